@@ -1,0 +1,1 @@
+"""What a design is worth: tasks, short-proxy training, metrics."""

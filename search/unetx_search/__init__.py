@@ -1,0 +1,1 @@
+"""How we look: samplers, coordinator, executors, command line."""

@@ -1,0 +1,1 @@
+"""What a design is: genome, backbone, rules, network, cost."""

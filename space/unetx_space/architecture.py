@@ -1,0 +1,57 @@
+"""Architecture = backbone + genome at full size: the JSON document, and what can be built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetx_space.backbone import Backbone
+from unetx_space.genome import Genome
+
+if TYPE_CHECKING:
+    from unetx_space.network import SkipUNet
+
+FORMAT = "unetx.architecture"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What a search proposes, a file keeps and ``build`` makes real."""
+
+    backbone: Backbone
+    genome: Genome
+    score: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    """What it was worth, with the budget that said so; empty when it was never scored."""
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    """Where it comes from: study, trial, task, versions."""
+
+    def build(self, *, seed: int = 0) -> SkipUNet:
+        """The network, its initial values drawn from (seed, parameter name). Raises RequestError when it has faults."""
+        from unetx_space.network import SkipUNet  # the only door from the data to torch
+
+        return SkipUNet(self, seed=seed)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "backbone": self.backbone.to_json(),
+            "genome": self.genome.to_json(),
+            "score": dict(self.score),
+            "provenance": dict(self.provenance),
+        }
+
+    def dumps(self) -> str:
+        """The document as text, indented for people."""
+        return json.dumps(self.to_json(), indent=2) + "\n"
+
+    def save(self, path: Path | str) -> None:
+        """Write the document; readers see the old file or the new one, never half of it."""
+        target = Path(path)
+        aside = target.with_name(target.name + ".part")
+        aside.write_text(self.dumps(), encoding="utf-8")
+        aside.replace(target)

@@ -1,0 +1,34 @@
+"""The errors this project raises on purpose.
+
+Anything else that flies out is a bug of ours and should be reported with its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnetxError(Exception):
+    """Base of every error raised on purpose. Its text states the rule, what came, and the way out."""
+
+
+class RequestError(UnetxError):
+    """The request itself was wrong (an option, a path, a file); nothing was done. CLI exit code 2."""
+
+
+class DocumentError(RequestError):
+    """A JSON document was refused. ``field`` is the path of the offending value, like ``genome.nodes[2].fusion``."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(f"{field}: {problem}")
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
+    """A sentence for an unknown name: what it should have been, and the nearest one known."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {what} {name!r}; {hint}known: {', '.join(names)}"

@@ -1,0 +1,1 @@
+"""An architecture leaves in other formats."""
