@@ -65,11 +65,7 @@ class Budget:
     """An evaluation that runs longer ends as timed-out."""
 
     def __post_init__(self) -> None:
-        if (
-            not self.rungs
-            or self.rungs[-1] != self.steps
-            or list(self.rungs) != sorted(set(self.rungs))
-        ):
+        if not self.rungs or self.rungs[-1] != self.steps or list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError(f"rungs ascend to steps={self.steps}, got {self.rungs}")
 
 
@@ -126,7 +122,7 @@ class Observer(Protocol):
 
 
 class Evaluator(Protocol):
-    """Anything that can say what an architecture is worth. Instances are picklable and import torch only when called."""
+    """Says what an architecture is worth. Instances are picklable and import torch only when called."""
 
     def evaluate(
         self, architecture: Architecture, task: Task, budget: Budget, seed: int, observer: Observer

@@ -37,7 +37,7 @@ class Backbone:
         return len(self.widths)
 
     def sizes(self, patch: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """The size of every level's map for an input of ``patch``: rounded up by a strided convolution, down by pooling."""
+        """Size of every level's map for an input of ``patch``: a strided convolution rounds up, pooling down."""
         up = self.downsampling == "strided-conv"
         sizes, size = [], patch
         for stride in self.strides:
@@ -58,10 +58,7 @@ class Backbone:
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
-        return {
-            k: [list(s) for s in v] if k == "strides" else list(v) if k == "widths" else v
-            for k, v in data.items()
-        }
+        return {k: [list(s) for s in v] if k == "strides" else list(v) if k == "widths" else v for k, v in data.items()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

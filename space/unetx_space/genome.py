@@ -62,9 +62,7 @@ class Attention:
 
     def __post_init__(self) -> None:
         if (self.type == "none") != (self.placement is None):
-            raise ValueError(
-                f"attention 'none' has no placement and every other has one, got {self}"
-            )
+            raise ValueError(f"attention 'none' has no placement and every other has one, got {self}")
 
     def __str__(self) -> str:
         return self.type if self.placement is None else f"{self.type}@{self.placement}"
@@ -78,9 +76,7 @@ class Attention:
                 return cls(type_, placement)
         if text == "none":
             return cls()
-        raise ValueError(
-            f"expected 'none' or TYPE@PLACEMENT with a placement of {PLACEMENTS}, got {text!r}"
-        )
+        raise ValueError(f"expected 'none' or TYPE@PLACEMENT with a placement of {PLACEMENTS}, got {text!r}")
 
 
 NO_ATTENTION = Attention()

@@ -78,9 +78,7 @@ class Task:
 
     def save(self) -> None:
         """Write ``task.json`` into the folder."""
-        (self.folder / "task.json").write_text(
-            json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8"
-        )
+        (self.folder / "task.json").write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
