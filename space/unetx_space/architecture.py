@@ -51,7 +51,11 @@ class Architecture:
 
     def save(self, path: Path | str) -> None:
         """Write the document; readers see the old file or the new one, never half of it."""
-        target = Path(path)
-        aside = target.with_name(target.name + ".part")
-        aside.write_text(self.dumps(), encoding="utf-8")
-        aside.replace(target)
+        write_aside(Path(path), self.dumps())
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text beside its place, then put it there in one step."""
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)

@@ -6,13 +6,18 @@ Frozen data without torch. Sizes are voxels per axis in the array's own order (`
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 Norm = Literal["instance", "batch", "group"]
 Downsampling = Literal["strided-conv", "max-pool"]
 
+NORMS: tuple[Norm, ...] = get_args(Norm)
+DOWNSAMPLINGS: tuple[Downsampling, ...] = get_args(Downsampling)
+
 MAX_LEVELS = 9
 MAX_WIDTH = 4096
+MAX_CLASSES = 256
+MAX_STRIDE = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,16 @@ class RequestError(UnetxError):
 class DocumentError(RequestError):
     """A JSON document was refused. ``field`` is the path of the offending value, like ``genome.nodes[2].fusion``."""
 
-    def __init__(self, field: str, problem: str) -> None:
+    def __init__(self, field: str, problem: str, *, file: str = "") -> None:
         self.field = field
         self.problem = problem
-        super().__init__(f"{field}: {problem}")
+        super().__init__(f"{file}: {field}: {problem}" if file else f"{field}: {problem}")
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     """A sentence for an unknown name: what it should have been, and the nearest one known."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    text = str(name)[:60]
+    close = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {what} {name!r}; {hint}known: {', '.join(names)}"
+    return f"unknown {what} {text!r}; {hint}known: {', '.join(names)}"

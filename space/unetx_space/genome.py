@@ -72,7 +72,7 @@ class Attention:
         """The inverse of ``str``. Raises ValueError on anything else."""
         type_, _, place = text.partition("@")
         for placement in PLACEMENTS:
-            if place == placement:
+            if type_ and place == placement:
                 return cls(type_, placement)
         if text == "none":
             return cls()

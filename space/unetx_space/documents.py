@@ -1,0 +1,206 @@
+"""Reading an architecture from a stranger: the document is data, and nothing in it is imported, evaluated or unpickled.
+
+The order of the checks: size, depth, JSON, schema, faults. Each refusal is a DocumentError with the path of the field.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.validators import extend
+
+from unetx_space.architecture import FORMAT, VERSION, Architecture
+from unetx_space.backbone import DOWNSAMPLINGS, MAX_CLASSES, MAX_LEVELS, MAX_STRIDE, MAX_WIDTH, NORMS, Backbone
+from unetx_space.errors import DocumentError, RequestError, unknown_name
+from unetx_space.genome import PLACEMENTS, Genome
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
+from unetx_space.validity import faults
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 16
+MAX_NODES = MAX_LEVELS * MAX_LEVELS
+
+
+def load(path: Path | str) -> Architecture:
+    """The architecture in a file such as ``best.json``.
+
+    Raises RequestError when there is no such file, DocumentError with the offending field when it is no valid
+    architecture.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        return loads(data)
+    except DocumentError as error:
+        raise DocumentError(error.field, error.problem, file=str(path)) from None
+
+
+def loads(data: bytes | str) -> Architecture:
+    """The architecture in a JSON text. Raises DocumentError."""
+    document = _parse(data.encode() if isinstance(data, str) else data)
+    error = best_match(_validator().iter_errors(document))
+    if error is not None:
+        raise DocumentError(_path(error), _problem(error))
+    architecture = Architecture(
+        backbone=Backbone.from_json(document["backbone"]),
+        genome=Genome.from_json(document["genome"]),
+        score=document.get("score", {}),
+        provenance=document.get("provenance", {}),
+    )
+    for fault in faults(architecture):
+        raise DocumentError(fault.field, fault.rule)
+    return architecture
+
+
+def _parse(data: bytes) -> Any:
+    if len(data) > MAX_BYTES:
+        raise DocumentError("document", f"an architecture has at most {MAX_BYTES:,} bytes")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DocumentError("document", f"is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    if _depth(text) > MAX_DEPTH:
+        raise DocumentError("document", f"is nested deeper than {MAX_DEPTH} levels")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as error:
+        raise DocumentError(
+            "document", f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DocumentError("document", f"holds a number that cannot be read: {error}") from None
+
+
+def _depth(text: str) -> int:
+    """Deepest nesting of brackets outside strings."""
+    depth = deepest = 0
+    in_string = escaped = False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif char in "]}":
+            depth -= 1
+    return deepest
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise DocumentError("document", f"{name} is not a JSON number")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DocumentError("document", f"the field {_short(twice)} occurs twice in one object")
+    return table
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of an architecture document, its names read from the catalogue."""
+    stage = {"type": "string", "pattern": r"^(E([0-9]|[1-9][0-9])|D([0-9]|[1-9][0-9])(\.[1-9][0-9]?)?)$"}
+    attention = ["none", *(f"{name}@{place}" for name in ATTENTIONS if name != "none" for place in PLACEMENTS)]
+    node = _object(
+        node=stage,
+        coarser=stage,
+        sources={"type": "array", "items": stage, "maxItems": MAX_NODES, "uniqueItems": True},
+        attention={"enum": attention},
+        upsampler={"enum": list(UPSAMPLERS)},
+        fusion={"enum": list(FUSIONS)},
+        alignment={"enum": list(ALIGNMENTS)},
+    )
+    backbone = _object(
+        dims={"type": "integer", "enum": [2, 3]},
+        in_channels=_integer(1, MAX_WIDTH),
+        out_channels=_integer(1, MAX_CLASSES),
+        widths={"type": "array", "items": _integer(1, MAX_WIDTH), "minItems": 2, "maxItems": MAX_LEVELS},
+        strides={
+            "type": "array",
+            "minItems": 2,
+            "maxItems": MAX_LEVELS,
+            "items": {"type": "array", "items": _integer(1, MAX_STRIDE), "minItems": 2, "maxItems": 3},
+        },
+        norm={"enum": list(NORMS)},
+        downsampling={"enum": list(DOWNSAMPLINGS)},
+    )
+    nodes = {"type": "array", "items": node, "minItems": 1, "maxItems": MAX_NODES}
+    document = _object(
+        format={"const": FORMAT}, version={"const": VERSION}, backbone=backbone, genome=_object(nodes=nodes)
+    )
+    document["properties"] |= {"score": {"type": "object"}, "provenance": {"type": "object"}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "An architecture of unetx-search",
+        **document,
+    }
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    """An object with exactly these fields."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _integer(low: int, high: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": low, "maximum": high}
+
+
+@cache
+def _validator() -> Any:
+    """Stricter than the draft in one point: 8.0 is no integer here, since it would become a float in Python."""
+    checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    return extend(Draft202012Validator, type_checker=checker)(schema())
+
+
+def _path(error: ValidationError) -> str:
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path]
+    return "".join(parts).removeprefix(".") or "document"
+
+
+def _problem(error: ValidationError) -> str:
+    """One line whatever the document holds; jsonschema's own text repeats the whole value."""
+    came = _short(error.instance)
+    expected = error.validator_value
+    match error.validator:
+        case "required":
+            missing = [name for name in expected if name not in error.instance]
+            return f"the field {missing[0]!r} is missing"
+        case "additionalProperties":
+            extra = next(name for name in error.instance if name not in error.schema["properties"])
+            return unknown_name("field", extra[:40], error.schema["properties"])
+        case "enum" if isinstance(error.instance, str):
+            return unknown_name("value", error.instance, map(str, expected))
+        case "enum":
+            return f"must be one of {', '.join(map(str, expected))}, got {came}"
+        case "type":
+            return f"must be of type {expected}, got {came}"
+        case "const":
+            return f"must be {expected!r}, got {came}"
+        case "pattern":
+            return f"must name a stage such as E2, D1 or D0.3, got {came}"
+        case "minimum" | "maximum" | "minItems" | "maxItems":
+            return f"its {error.validator} is {expected}, got {came}"
+        case _:
+            return f"breaks the rule {error.validator}, got {came}"
+
+
+def _short(value: object) -> str:
+    text = f"{len(value)} items" if isinstance(value, list) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,188 @@
+"""Architecture documents from strangers: loaded as valid, or refused with the path of the bad field."""
+
+import copy
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from unetx_space import Architecture, load
+from unetx_space.backbone import isotropic_backbone
+from unetx_space.design_space import DesignSpace
+from unetx_space.documents import MAX_BYTES, loads, schema
+from unetx_space.errors import DocumentError, RequestError
+from unetx_space.presets import PRESETS
+
+
+def document(n_levels: int = 3) -> dict[str, Any]:
+    return Architecture(isotropic_backbone(2, n_levels=n_levels), PRESETS["u-net"].genome(n_levels)).to_json()
+
+
+def refusal(data: object) -> DocumentError:
+    with pytest.raises(DocumentError) as caught:
+        loads(data if isinstance(data, (str, bytes)) else json.dumps(data))
+    return caught.value
+
+
+def test_documents_survive_saving_and_loading(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for dims in (2, 3):
+        for n_levels in (2, 5):
+            found = Architecture(
+                isotropic_backbone(dims, n_levels=n_levels),
+                DesignSpace(n_levels).sample(rng),
+                score={"dice": 0.5},
+                provenance={"study": "s"},
+            )
+            found.save(tmp_path / "a.json")
+            again = load(tmp_path / "a.json")
+            assert again == found
+            assert (again.score, again.provenance) == (found.score, found.provenance)
+            assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_schema_is_a_valid_schema_and_accepts_what_we_write() -> None:
+    Draft202012Validator.check_schema(schema())
+    Draft202012Validator(schema()).validate(document())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        (("format",), "other", "format"),
+        (("version",), 2, "version"),
+        (("backbone", "dims"), 4, "backbone.dims"),
+        (("backbone", "widths", 1), "wide", "backbone.widths[1]"),
+        (("backbone", "widths", 1), 10**400, "backbone.widths[1]"),
+        (("backbone", "widths", 1), 8.0, "backbone.widths[1]"),
+        (("backbone", "dims"), 2.0, "backbone.dims"),
+        (("backbone", "dims"), "2", "backbone.dims"),
+        (("backbone", "widths", 1), True, "backbone.widths[1]"),
+        (("backbone", "widths"), [8], "backbone.widths"),
+        (("backbone", "strides", 1), [2, 2, 2], "backbone.strides[1]"),
+        (("backbone", "strides", 0), [2, 2], "backbone.strides[0]"),
+        (("genome", "nodes"), [], "genome.nodes"),
+        (("genome", "nodes", 0, "node"), "X1", "genome.nodes[0].node"),
+        (("genome", "nodes", 0, "coarser"), "E9", "genome.nodes[0].coarser"),
+        (("genome", "nodes", 0, "sources"), "E1", "genome.nodes[0].sources"),
+        (("genome", "nodes", 0, "sources"), ["E1", "E1"], "genome.nodes[0].sources"),
+        (("genome", "nodes", 0, "sources"), ["D0"], "genome.nodes[0].sources[0]"),
+        (("genome", "nodes", 1, "attention"), "se", "genome.nodes[1].attention"),
+        (("genome", "nodes", 1, "upsampler"), "tranposed", "genome.nodes[1].upsampler"),
+        (("genome", "nodes", 1, "extra"), 1, "genome.nodes[1]"),
+        (("score",), 3, "score"),
+        (("surprise",), {}, "document"),
+    ],
+)
+def test_a_damaged_field_is_named(path: tuple[str | int, ...], value: object, field: str) -> None:
+    damaged: Any = copy.deepcopy(document())
+    place = damaged
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    assert refusal(damaged).field == field
+
+
+def test_a_missing_field_is_named() -> None:
+    damaged = document()
+    del damaged["genome"]["nodes"][0]["fusion"]
+    error = refusal(damaged)
+    assert error.field == "genome.nodes[0]"
+    assert "'fusion' is missing" in str(error)
+
+
+def test_an_unknown_operator_is_answered_with_the_nearest_one() -> None:
+    damaged = document()
+    damaged["genome"]["nodes"][0]["upsampler"] = "pixelshuffle"
+    assert "did you mean 'pixel-shuffle'?" in str(refusal(damaged))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[" * 100_000, "nested deeper"),
+        ('{"a": ' * 1000 + "1" + "}" * 1000, "nested deeper"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (" " * (MAX_BYTES + 1), "at most"),
+        ('{"format": NaN}', "NaN"),
+        ('{"format": 1, "format": 2}', "twice"),
+        ('{"version": ' + "9" * 5000 + "}", "cannot be read"),
+        ("[]", "type object"),
+        ("null", "type object"),
+    ],
+)
+def test_what_is_no_document_is_refused_in_one_line(data: str | bytes, problem: str) -> None:
+    error = refusal(data)
+    assert error.field == "document"
+    assert problem in str(error)
+    assert len(str(error)) < 300
+
+
+def test_brackets_inside_strings_are_no_depth() -> None:
+    found = document()
+    found["provenance"] = {"note": '[[["{' * 100 + '\\"'}
+    assert loads(json.dumps(found)).provenance == found["provenance"]
+
+
+def test_a_refused_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text("{}")
+    with pytest.raises(DocumentError, match=r"broken\.json: document"):
+        load(path)
+    with pytest.raises(RequestError, match="cannot be read"):
+        load(tmp_path / "absent.json")
+    with pytest.raises(RequestError, match="cannot be read"):
+        load(tmp_path)
+
+
+def damage(value: Any, rng: random.Random) -> Any:
+    """One random change somewhere in a document."""
+    junk: list[Any] = [None, True, -1, 0, 10**30, 1.5, "", "E1", "D0.1", "none", [], {}, [[1]], {"a": 1}, "x" * 200]
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        name = rng.choice(list(value))
+        match rng.randrange(6):
+            case 0:
+                return {k: v for k, v in value.items() if k != name}
+            case 1:
+                return {**value, rng.choice(["extra", "node", ""]): rng.choice(junk)}
+            case _:
+                return {**value, name: damage(value[name], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.9:
+        index = rng.randrange(len(value))
+        match rng.randrange(6):
+            case 0:
+                return value[:index] + value[index + 1 :]
+            case 1:
+                return value + [copy.deepcopy(value[index])] * rng.choice([1, 1, 50])
+            case _:
+                return [*value[:index], damage(value[index], rng), *value[index + 1 :]]
+    return rng.choice(junk)
+
+
+def test_damaged_documents_are_refused_by_field_or_load_as_valid() -> None:
+    rng = random.Random(0)
+    n_refused = 0
+    for _ in range(2000):
+        damaged = document(rng.choice([2, 3, 5]))
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            damaged = damage(damaged, rng)
+        answer = answer_to(damaged)
+        if isinstance(answer, DocumentError):
+            n_refused += 1
+            assert answer.field, answer
+            assert len(str(answer)) < 600
+        else:
+            assert loads(answer.dumps()) == answer
+    assert 1000 < n_refused < 2000
+
+
+def answer_to(damaged: object) -> Architecture | DocumentError:
+    try:
+        return loads(json.dumps(damaged))
+    except DocumentError as error:
+        return error
