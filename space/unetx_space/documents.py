@@ -8,11 +8,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError, best_match
-from jsonschema.validators import extend
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from unetx_space.architecture import FORMAT, VERSION, Architecture
 from unetx_space.backbone import DOWNSAMPLINGS, MAX_CLASSES, MAX_LEVELS, MAX_STRIDE, MAX_WIDTH, NORMS, Backbone
@@ -20,6 +16,9 @@ from unetx_space.errors import DocumentError, RequestError, unknown_name
 from unetx_space.genome import PLACEMENTS, Genome
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 from unetx_space.validity import faults
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 16
@@ -46,9 +45,7 @@ def load(path: Path | str) -> Architecture:
 def loads(data: bytes | str) -> Architecture:
     """The architecture in a JSON text. Raises DocumentError."""
     document = _parse(data.encode() if isinstance(data, str) else data)
-    error = best_match(_validator().iter_errors(document))
-    if error is not None:
-        raise DocumentError(_path(error), _problem(error))
+    _check_schema(document)
     architecture = Architecture(
         backbone=Backbone.from_json(document["backbone"]),
         genome=Genome.from_json(document["genome"]),
@@ -162,9 +159,20 @@ def _integer(low: int, high: int) -> dict[str, Any]:
     return {"type": "integer", "minimum": low, "maximum": high}
 
 
+def _check_schema(document: Any) -> None:
+    from jsonschema.exceptions import best_match  # here, so that the command line starts without it
+
+    error = best_match(_validator().iter_errors(document))
+    if error is not None:
+        raise DocumentError(_path(error), _problem(error))
+
+
 @cache
 def _validator() -> Any:
     """Stricter than the draft in one point: 8.0 is no integer here, since it would become a float in Python."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
     checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     return extend(Draft202012Validator, type_checker=checker)(schema())
 
