@@ -1,0 +1,199 @@
+"""The command line. Each command parses, calls one function of the library and prints; nothing heavy is imported here.
+
+Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 the work failed, 2 the request was wrong,
+130 interrupted by the user (the study can be continued).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from unetx_search.config import SearchConfig
+from unetx_space.errors import RequestError, UnetxError
+
+INTERRUPTED = 130
+
+app = App(
+    name="unetx-search",
+    version=lambda: version("unetx-search"),
+    help=(
+        "Find which skip connections a medical-segmentation U-Net should have, on your own data. "
+        "Without a command it searches: unetx-search --trials 200 --gpus 4 --data PATH"
+    ),
+)
+
+Json = Annotated[bool, Parameter(name="--json", negative=())]
+
+
+@app.default
+def search(
+    config: Annotated[SearchConfig, Parameter(name="*")] = SearchConfig(),  # noqa: B008 (frozen)
+    *,
+    json: Json = False,
+) -> int:
+    """Search, or continue the study of the same name up to --trials.
+
+    Parameters
+    ----------
+    json
+        Print the summary as JSON.
+    """
+    from unetx_search.run import search
+    from unetx_search.summary import summary_json, summary_text
+
+    summary = search(config, console=_stderr())
+    print(summary_json(summary) if json else summary_text(summary))
+    if summary.was_stopped:
+        return INTERRUPTED
+    return 0 if summary.best is not None else 1
+
+
+@app.command
+def show(
+    architecture: str,
+    *,
+    svg: Path | None = None,
+    ascii: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+) -> None:
+    """Draw an architecture in the terminal, and as SVG.
+
+    Parameters
+    ----------
+    architecture
+        A JSON file such as runs/NAME/best.json, or the name of a preset.
+    svg
+        Also write the drawing there.
+    ascii
+        Draw without box characters.
+    json
+        Print costs and facts as JSON instead.
+    """
+    from unetx_search.summary import architecture_json, architecture_text, named_architecture
+    from unetx_space.architecture import write_aside
+    from unetx_studies.drawing import to_svg
+
+    found = named_architecture(architecture)
+    if svg is not None:
+        write_aside(svg, to_svg(found))
+    print(architecture_json(found) if json else architecture_text(found, ascii=ascii))
+
+
+@app.command
+def export(
+    architecture: Path,
+    target: Path,
+    *,
+    format: Literal["onnx", "pt2"] | None = None,
+    weights: Path | None = None,
+    patch: tuple[int, ...] | None = None,
+    seed: int = 0,
+) -> None:
+    """Write the network of an architecture for use elsewhere.
+
+    Parameters
+    ----------
+    architecture
+        A JSON file such as runs/NAME/best.json.
+    target
+        The file to write; its ending gives the format unless --format does.
+    format
+        onnx (for ONNX Runtime and others) or pt2 (torch.export).
+    weights
+        Trained weights as safetensors. Fresh initial values without them.
+    patch
+        Input size in voxels per axis. The patch the architecture was searched with by default.
+    seed
+        Seed of the initial values where no weights are given.
+    """
+    from unetx_space import load
+    from unetx_studies.export import export
+
+    export(load(architecture), target, format=format, weights=weights, patch=patch, seed=seed)
+    print(f"wrote {target}")
+
+
+@app.command
+def presets(*, json: Json = False) -> None:
+    """List the published designs.
+
+    Parameters
+    ----------
+    json
+        Print them as JSON.
+    """
+    from unetx_search.summary import presets_json, presets_text
+
+    print(presets_json() if json else presets_text())
+
+
+@app.command
+def dashboard(study: Path, *, host: str = "127.0.0.1", port: int = 8080) -> None:
+    """Serve Optuna's dashboard for a study, also while it runs.
+
+    Parameters
+    ----------
+    study
+        The folder of the study, such as runs/demo.
+    host
+        Address to listen on. Only this machine by default.
+    port
+        Port to listen on.
+    """
+    from unetx_studies.dashboard import serve
+
+    serve(study, host=host, port=port)
+
+
+@app.command
+def doctor(*, data: Path | None = None, labels: str | None = None, json: Json = False) -> int:
+    """Tell what this machine offers a search and, with --data, whether a dataset can be used.
+
+    Parameters
+    ----------
+    data
+        A dataset folder to read and check, every case of it.
+    labels
+        As for a search.
+    json
+        Print the findings as JSON.
+    """
+    from unetx_search.doctor import examine, findings_json, findings_text
+
+    findings = examine(data=data, labels=labels, console=_stderr())
+    print(findings_json(findings) if json else findings_text(findings))
+    return 0 if findings.is_fit else 1
+
+
+def _stderr():  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """The console script. Errors raised on purpose become one screen of text and an exit code; bugs fly."""
+    try:
+        result = app(sys.argv[1:], exit_on_error=True, result_action="return_value")
+    except RequestError as error:
+        sys.exit(_complain(error, 2))
+    except UnetxError as error:
+        sys.exit(_complain(error, 1))
+    except KeyboardInterrupt:
+        print("stopped; run the same command to continue", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(result or 0)
+
+
+def _complain(error: UnetxError, code: int) -> int:
+    print(f"unetx-search: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Everything a search can be told: one dataclass, from which flags, help, defaults and TOML come."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from unetx_space.errors import RequestError
+
+if TYPE_CHECKING:
+    from unetx_evaluators.evaluation import Budget
+    from unetx_evaluators.tasks.task import Task
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """A search as its user asked for it."""
+
+    trials: int = 12
+    """Trials the study shall have in total; run the same command with more to continue."""
+    gpus: Literal["all"] | int = "all"
+    """GPUs to use: a count, "all" that are visible, or 0 for CPU workers."""
+    data: Path | None = None
+    """Dataset folder: MSD (dataset.json with NIfTI) or images with masks (PNG). The built-in demo task without it."""
+    study: str | None = None
+    """Name of the study, and of its folder below --out. The dataset's name by default."""
+    out: Path = Path("runs")
+    """Folder that holds the studies."""
+    seed: int = 0
+    """Decides the split, the proposals, the initial values and the order of the batches."""
+    labels: str | None = None
+    """Classes of masks with more than two values, as NAME=VALUE pairs: "background=0,cell=128,border=255"."""
+    cpu_workers: int | None = None
+    """CPU workers, one thread each, where no GPU is used. One per core by default."""
+    workers_per_gpu: int = 1
+    """Worker processes that share one GPU."""
+    steps: int | None = None
+    """Training steps of one evaluation. Chosen from the task by default."""
+    batch_size: int | None = None
+    """Patches per training step. Chosen from the task by default."""
+    width_factor: float | None = None
+    """Part of the full-size network's widths that an evaluation trains, such as 0.25."""
+    selection_cases: int | None = None
+    """Cases scored at every rung, at most."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """What proposes designs: Optuna's TPE, or uniform draws to compare it with."""
+    pruner: Literal["median", "none"] = "median"
+    """Whether an evaluation that is behind the median of the others is stopped early."""
+    max_cost: float = 4.0
+    """Designs dearer than this many times the U-Net's multiply-adds are not tried."""
+
+    def __post_init__(self) -> None:
+        for name, value, rule, ok in (
+            ("trials", self.trials, "at least 1", self.trials >= 1),
+            ("gpus", self.gpus, "0 or more, or all", self.gpus == "all" or self.gpus >= 0),
+            ("seed", self.seed, "0 or more", self.seed >= 0),
+            ("cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1),
+            ("workers-per-gpu", self.workers_per_gpu, "at least 1", self.workers_per_gpu >= 1),
+            ("steps", self.steps, "at least 1", self.steps is None or self.steps >= 1),
+            ("batch-size", self.batch_size, "at least 1", self.batch_size is None or self.batch_size >= 1),
+            (
+                "width-factor",
+                self.width_factor,
+                "above 0 and at most 1",
+                self.width_factor is None or 0 < self.width_factor <= 1,
+            ),
+            (
+                "selection-cases",
+                self.selection_cases,
+                "at least 1",
+                self.selection_cases is None or self.selection_cases >= 1,
+            ),
+            ("max-cost", self.max_cost, "at least 1 (the U-Net itself costs 1)", self.max_cost >= 1),
+        ):
+            if not ok:
+                raise RequestError(f"--{name} must be {rule}, got {value}")
+        if self.study is not None and (not self.study.strip() or {"/", "\\", "\0"} & set(self.study)):
+            raise RequestError(f"--study is the name of one folder below --out, got {self.study!r}")
+        if self.study in (".", ".."):
+            raise RequestError(f"--study is the name of one folder below --out, got {self.study!r}")
+
+    @property
+    def study_name(self) -> str:
+        """What the study is called."""
+        return self.study or (self.data.resolve().name if self.data else DEMO)
+
+    @property
+    def folder(self) -> Path:
+        """Where the study lives."""
+        return self.out / self.study_name
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a study was begun with; a continuation must agree, or its scores could not be compared.
+
+    Numbers of trials and workers may change from run to run and are not part of it.
+    """
+
+    task_digest: str
+    seed: int
+    sampler: str
+    pruner: str
+    max_cost: float
+    budget: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: SearchConfig, task: Task, budget: Budget) -> Settled:
+        return cls(
+            task_digest=task.digest,
+            seed=config.seed,
+            sampler=config.sampler,
+            pruner=config.pruner,
+            max_cost=config.max_cost,
+            budget={f.name: _plain(getattr(budget, f.name)) for f in fields(budget)},
+        )
+
+    def freeze(self, path: Path) -> None:
+        """Write the settings beside the results, or check them against those of an earlier run.
+
+        Raises RequestError naming every difference.
+        """
+        mine = json.loads(json.dumps({f.name: getattr(self, f.name) for f in fields(self)}))
+        if not path.exists():
+            path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+            return
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        differences = [
+            f"  {name}: begun with {theirs.get(name)!r}, now {mine[name]!r}"
+            for name in mine
+            if mine[name] != theirs.get(name)
+        ]
+        if differences:
+            raise RequestError(
+                f"the study in {path.parent} was begun with other settings, so new scores could not be compared "
+                "with its own:\n" + "\n".join(differences) + "\nuse the same settings, or another --study NAME"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

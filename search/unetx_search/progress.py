@@ -1,0 +1,197 @@
+"""A search as a person sees it while it runs: a live panel on a terminal, one line per trial elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
+from unetx_search.coordinator import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Display(Reporter, Protocol):
+    """A reporter that is open while the search runs."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """What a worker is doing."""
+
+    device: str
+    trial: int
+    origin: str
+    step: int = 0
+    score: float | None = None
+
+
+@dataclass(slots=True)
+class Standing:
+    """The state of a search, as far as a person wants to know it."""
+
+    study: str
+    n_trials: int
+    n_steps: int
+    n_slots: int
+    n_done: int = 0
+    best: float | None = None
+    best_trial: int | None = None
+    seats: dict[int, Seat] = field(default_factory=dict)
+    outcomes: dict[Outcome, int] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    """How long each evaluation of this run took."""
+
+    def eta_s(self) -> float | None:
+        """Seconds to the end at the pace so far; None before the first result of this run."""
+        if not self.seconds:
+            return None
+        pace = sum(self.seconds) / len(self.seconds)
+        under_way = sum(seat.step / self.n_steps for seat in self.seats.values())
+        return max(0.0, self.n_trials - self.n_done - under_way) * pace / max(1, self.n_slots)
+
+
+class LineReporter:
+    """One line on stderr per finished trial: for logs, pipes and batch systems."""
+
+    def __init__(self, standing: Standing, console: Console) -> None:
+        self.standing = standing
+        self._console = console
+        self._seat_of: dict[int, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None:
+        self._seat_of[trial] = worker
+        self.standing.seats[worker] = Seat(device, trial, origin)
+
+    def trial_step(self, trial: int, step: int) -> None:
+        if (seat := self._seat(trial)) is not None:
+            seat.step = step
+
+    def trial_rung(self, trial: int, point: CurvePoint) -> None:
+        if (seat := self._seat(trial)) is not None:
+            seat.step, seat.score = point.step, point.score
+
+    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
+        seat = self._leave(trial)
+        standing = self.standing
+        standing.n_done += 1
+        standing.outcomes[evaluation.outcome] = standing.outcomes.get(evaluation.outcome, 0) + 1
+        standing.seconds.append(evaluation.seconds)
+        if is_best:
+            standing.best, standing.best_trial = evaluation.score, trial
+        self._console.print(trial_line(trial, seat.origin if seat else "", evaluation, is_best, standing))
+
+    def trial_interrupted(self, trial: int) -> None:
+        self._leave(trial)
+        self._console.print(f"trial {trial:>4}  interrupted; it will be run again under the same number")
+
+    def _seat(self, trial: int) -> Seat | None:
+        return self.standing.seats.get(self._seat_of.get(trial, -1))
+
+    def _leave(self, trial: int) -> Seat | None:
+        return self.standing.seats.pop(self._seat_of.pop(trial, -1), None)
+
+
+class LiveReporter(LineReporter):
+    """The same lines above a panel, drawn anew twice a second: progress, best so far, time left, every worker."""
+
+    def __init__(self, standing: Standing, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(standing, console)
+        self._clock = clock
+        self._begin = clock()
+        self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Self:
+        self._begin = self._clock()
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def _panel(self) -> RenderableType:
+        return panel(self.standing, self._clock() - self._begin)
+
+
+def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, standing: Standing) -> Text:
+    """``trial 7 complete Dice 0.812 31 s ...``"""
+    score = f"Dice {evaluation.score:.4f}" if evaluation.score is not None else " " * 11
+    line = Text(f"trial {trial:>4}  {evaluation.outcome:<13} {score}  {evaluation.seconds:>5.0f} s  {origin}")
+    if is_best:
+        line.append("  best so far", style="bold green")
+    if evaluation.reason and evaluation.outcome is not Outcome.PRUNED:
+        line.append(f"\n            {evaluation.reason}", style="red")
+    line.append(f"  [{standing.n_done}/{standing.n_trials}]", style="dim")
+    return line
+
+
+def panel(standing: Standing, elapsed_s: float) -> RenderableType:
+    """The live panel for a standing after ``elapsed_s`` seconds."""
+    head = Table.grid(padding=(0, 2), expand=False)
+    best = (
+        f"best Dice {standing.best:.4f} (trial {standing.best_trial})" if standing.best is not None else "no best yet"
+    )
+    eta = standing.eta_s()
+    left = f"about {duration(eta)} left" if eta is not None else "time left not known yet"
+    bar = ProgressBar(total=standing.n_trials, completed=standing.n_done, width=24)
+    head.add_row(
+        Text(standing.study, style="bold"), bar, f"{standing.n_done}/{standing.n_trials} trials", best,
+        f"{duration(elapsed_s)} so far", left,
+    )  # fmt: skip
+    seats = Table.grid(padding=(0, 2))
+    for seat in _in_order(standing.seats):
+        score = f"Dice {seat.score:.4f}" if seat.score is not None else ""
+        bar = ProgressBar(total=standing.n_steps, completed=seat.step, width=16)
+        seats.add_row(
+            f"  {seat.device}", f"trial {seat.trial}", bar, f"{seat.step}/{standing.n_steps}", score, seat.origin
+        )
+    return Group(head, seats)
+
+
+def _in_order(seats: Mapping[int, Seat]) -> list[Seat]:
+    return [seats[worker] for worker in sorted(seats)]
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def display(standing: Standing, console: Console) -> LineReporter:
+    """The live panel on a terminal, plain lines elsewhere."""
+    return LiveReporter(standing, console) if console.is_terminal else LineReporter(standing, console)

@@ -1,0 +1,287 @@
+"""A whole search, from a settled configuration to a summary: what the CLI's main command calls."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import optuna
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from unetx_evaluators.budgets import default_budget
+from unetx_evaluators.proxy import ProxyEvaluator
+from unetx_evaluators.tasks import DemoSource, open_source, parse_labels, prepare
+from unetx_search.config import SearchConfig, Settled
+from unetx_search.coordinator import Coordinator, Ground
+from unetx_search.executors.local import LocalExecutor
+from unetx_search.executors.slots import GpuProbe, make_slots, nvidia_smi_probe
+from unetx_search.progress import Standing, display
+from unetx_search.samplers.guard import Guard
+from unetx_space.architecture import write_aside
+from unetx_space.design_space import DesignSpace
+from unetx_studies.drawing import to_svg
+from unetx_studies.store import Records, open_store, optuna_storage, study_url
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unetx_evaluators.evaluation import Budget, Evaluator
+    from unetx_evaluators.tasks import Source, Task
+    from unetx_search.executors.base import Executor
+    from unetx_studies.store import EvaluationRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a search came to."""
+
+    study: str
+    folder: Path
+    n_trials: int
+    """The total that was asked for."""
+    evaluations: tuple[EvaluationRecord, ...]
+    """Every finished evaluation, in order of trial number."""
+    was_complete: bool
+    """There was nothing left to do."""
+    was_stopped: bool
+    """The user asked for an end before the total was reached."""
+
+    @property
+    def best(self) -> EvaluationRecord | None:
+        """The complete evaluation of the highest score; the earliest of equals."""
+        return max(self.ranking, key=lambda record: record.score or 0.0, default=None)
+
+    @property
+    def ranking(self) -> tuple[EvaluationRecord, ...]:
+        """Complete evaluations, best first."""
+        complete = [e for e in self.evaluations if e.outcome == "complete" and e.score is not None]
+        return tuple(sorted(complete, key=lambda e: (-(e.score or 0.0), e.trial_number)))
+
+    def preset(self, name: str) -> EvaluationRecord | None:
+        """The evaluation of a preset, where it is finished."""
+        return next((e for e in self.evaluations if e.origin == f"preset {name}"), None)
+
+
+def search(
+    config: SearchConfig,
+    *,
+    console: Console,
+    probe: GpuProbe = nvidia_smi_probe,
+    evaluator: Evaluator | None = None,
+    source: Source | None = None,
+) -> Summary:
+    """Run or continue the study of ``config`` and say what it came to.
+
+    ``probe``, ``evaluator`` and ``source`` replace the machine, the trainer and the data in tests. Raises
+    RequestError before anything is written when the request cannot be met, SearchFailed when the work is hopeless.
+    """
+    slots = make_slots(config.gpus, workers_per_gpu=config.workers_per_gpu, cpu_workers=config.cpu_workers, probe=probe)
+    with _nothing_left_on_refusal(config.folder):
+        task = _prepare(config, source, console)
+        budget = settle_budget(config, task)
+        Settled.of(config, task, budget).freeze(config.folder / "config.json")
+    with open_store(study_url(config.folder), create=True) as store:
+        study = _open_study(config)
+        records = Records(store, config.study_name)
+        n_missing = config.trials - len(_finished(records))
+        was_stopped = False
+        if n_missing > 0:
+            chosen = evaluator or ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)
+            with LocalExecutor(chosen, task, slots, log_folder=config.folder / "logs") as executor:
+                was_stopped = _run(config, study, records, task, budget, executor, console)
+        _save_best(records, study, task, config.folder)
+        return Summary(
+            study=config.study_name,
+            folder=config.folder,
+            n_trials=config.trials,
+            evaluations=_finished(records),
+            was_complete=n_missing <= 0,
+            was_stopped=was_stopped,
+        )
+
+
+def settle_budget(config: SearchConfig, task: Task) -> Budget:
+    """The task's default budget with what the user set; new ``steps`` move the rungs along."""
+    budget = default_budget(task)
+    if config.steps is not None:
+        rungs = {max(1, round(rung * config.steps / budget.steps)) for rung in budget.rungs}
+        budget = replace(budget, steps=config.steps, rungs=tuple(sorted(rungs)))
+    given = {
+        "batch_size": config.batch_size,
+        "width_factor": config.width_factor,
+        "selection_cases": config.selection_cases,
+    }
+    return replace(budget, **{name: value for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def _nothing_left_on_refusal(folder: Path) -> Iterator[None]:
+    """Remove the folders that preparing made, when it ends in an error."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if made:
+            shutil.rmtree(made[-1], ignore_errors=True)
+        raise
+
+
+def _prepare(config: SearchConfig, source: Source | None, console: Console) -> Task:
+    if source is None and config.data is not None:
+        labels = parse_labels(config.labels) if config.labels is not None else None
+        source = open_source(config.data, labels=labels)
+    elif source is None:
+        console.print("no --data given: searching on the built-in demo task (synthetic images)")
+        source = DemoSource()
+    with Progress(
+        TextColumn("preparing {task.fields[name]}"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
+    ) as bars:
+        bar = bars.add_task("", name=source.name, total=None)
+        return prepare(
+            source,
+            config.folder / "task",
+            split_seed=config.seed,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+
+
+def _open_study(config: SearchConfig) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        storage=optuna_storage(study_url(config.folder)),
+        study_name=config.study_name,
+        direction="maximize",
+        pruner=PRUNERS[config.pruner](),
+        load_if_exists=True,
+    )
+
+
+def _run(
+    config: SearchConfig,
+    study: optuna.Study,
+    records: Records,
+    task: Task,
+    budget: Budget,
+    executor: Executor,
+    console: Console,
+) -> bool:
+    """Bring the study to its total; True when the user asked for an earlier end."""
+    backbone = task.backbone()
+    ground = Ground(backbone, task.patch, DesignSpace(backbone.n_levels), budget, config.seed, config.max_cost)
+    screen = display(_standing(config, budget, records, executor.n_slots), console)
+    coordinator = Coordinator(
+        study=study,
+        records=records,
+        executor=executor,
+        ground=ground,
+        reporter=screen,
+        n_trials=config.trials,
+        on_best=lambda trial: _save_best(records, study, task, config.folder),
+    )
+    study.sampler = Guard(
+        SAMPLERS[config.sampler](_sampler_seed(config.seed, len(study.get_trials(deepcopy=False)))),
+        ground.space,
+        is_admissible=ground.admission(),
+        is_new=coordinator.is_new,
+        seed=config.seed,
+    )
+    with screen, _orderly_stop(coordinator, executor, console):
+        coordinator.run()
+    return coordinator.was_stopped
+
+
+SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+}
+
+PRUNERS: Mapping[str, Callable[[], optuna.pruners.BasePruner]] = {
+    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5),
+    "none": optuna.pruners.NopPruner,
+}
+
+
+def _sampler_seed(seed: int, n_trials: int) -> int:
+    """Another seed after every restart, or a continued study would draw its first numbers again."""
+    digest = hashlib.blake2b(f"{seed}:{n_trials}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _standing(config: SearchConfig, budget: Budget, records: Records, n_slots: int) -> Standing:
+    done, best = _finished(records), records.best()
+    return Standing(
+        study=config.study_name,
+        n_trials=config.trials,
+        n_steps=budget.steps,
+        n_slots=n_slots,
+        n_done=len(done),
+        best=best.score if best else None,
+        best_trial=best.trial_number if best else None,
+    )
+
+
+def _finished(records: Records) -> tuple[EvaluationRecord, ...]:
+    return tuple(record for record in records.evaluations() if record.outcome is not None)
+
+
+@contextmanager
+def _orderly_stop(coordinator: Coordinator, executor: Executor, console: Console) -> Iterator[None]:
+    """Ctrl-C or SIGTERM once: the running trials stop at their next step. Twice: everything stops now."""
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if coordinator.was_stopped:
+            executor.close(timeout_s=0.0)
+            raise KeyboardInterrupt
+        coordinator.stop()
+        console.print(f"{signal.Signals(number).name}: stopping the running trials; again to stop at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _save_best(records: Records, study: optuna.Study, task: Task, folder: Path) -> None:
+    """Write ``best.json`` and ``best.svg`` for the best complete evaluation, when there is one."""
+    record = records.best()
+    if record is None:
+        return
+    architecture = replace(
+        records.architecture(record.key),
+        score={
+            "dice": record.score,
+            "metric": "mean over foreground classes of the mean Dice over selection cases",
+            "budget": asdict(record.budget),
+            "seed": record.seed,
+        },
+        provenance={
+            "study": study.study_name,
+            "trial": record.trial_number,
+            "origin": record.origin,
+            "key": record.key,
+            "task": {
+                "name": task.name,
+                "digest": task.digest,
+                "channels": list(task.channels),
+                "classes": list(task.classes),
+                "spacing": list(task.spacing),
+                "patch": list(task.patch),
+            },
+            "versions": dict(record.versions),
+        },
+    )
+    architecture.save(folder / "best.json")
+    write_aside(folder / "best.svg", to_svg(architecture))

@@ -1,0 +1,197 @@
+"""What the command line prints: the same facts as text for people and as JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetx_space.architecture import Architecture
+from unetx_space.backbone import isotropic_backbone
+from unetx_space.canonical import key
+from unetx_space.cost import cost
+from unetx_space.documents import load
+from unetx_space.errors import RequestError, unknown_name
+from unetx_space.presets import PRESETS
+from unetx_studies.drawing import to_text
+
+if TYPE_CHECKING:
+    from unetx_search.run import Summary
+    from unetx_studies.store import EvaluationRecord
+
+N_RANKED = 5
+
+
+def summary_text(summary: Summary) -> str:
+    """The end of a search on one screen: ranking, the reference designs, honest words, where to go from here."""
+    if summary.was_stopped:
+        head = f"stopped: {len(summary.evaluations)} of {summary.n_trials} trials are done"
+    elif summary.was_complete:
+        head = f"the study is complete: {len(summary.evaluations)} of {summary.n_trials} trials were done before"
+    else:
+        head = f"done: {len(summary.evaluations)} of {summary.n_trials} trials"
+    lines = [f"{summary.study}: {head} ({_outcomes(summary)})", ""]
+    lines += _ranking(summary)
+    lines += _caution(summary)
+    lines += ["", *_where_to_go(summary)]
+    return "\n".join(lines)
+
+
+def _outcomes(summary: Summary) -> str:
+    counts: dict[str, int] = {}
+    for record in summary.evaluations:
+        counts[str(record.outcome)] = counts.get(str(record.outcome), 0) + 1
+    return ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "none yet"
+
+
+def _ranking(summary: Summary) -> list[str]:
+    if not summary.ranking:
+        return ["no trial completed, so there is no best architecture"]
+    shown = list(summary.ranking[:N_RANKED])
+    for name in ("u-net", "no-skip"):
+        record = summary.preset(name)
+        if record is not None and record in summary.ranking and record not in shown:
+            shown.append(record)
+    lines = [f"{'rank':>5}  {'trial':>5}  {'Dice':>6}  {'seconds':>7}  design"]
+    for record in shown:
+        rank = summary.ranking.index(record) + 1
+        lines.append(
+            f"{rank:>5}  {record.trial_number:>5}  {record.score:.4f}  {record.seconds or 0:>7.0f}  {_design(record)}"
+        )
+    return lines
+
+
+def _design(record: EvaluationRecord) -> str:
+    return f"{record.key[:12]}  {record.origin}"
+
+
+def _caution(summary: Summary) -> list[str]:
+    """What the numbers can carry: one seed each says little about small differences."""
+    best, unet = summary.best, summary.preset("u-net")
+    if best is None or unet is None or unet.score is None or best.score is None:
+        return []
+    if best is unet:
+        return ["", "U-Net itself is the best design so far: no evidence of a gain from other skips."]
+    return [
+        "",
+        f"The best design is {best.score - unet.score:+.4f} Dice from U-Net, on one seed each and on the cases that",
+        "chose it. Seed noise is often as large: take it as a candidate, not as a proven gain.",
+    ]
+
+
+def _where_to_go(summary: Summary) -> list[str]:
+    folder = summary.folder
+    lines = [f"  study      {folder / 'study.db'}"]
+    if summary.best is not None:
+        lines += [
+            f"  best       {folder / 'best.json'}",
+            f"  look       unetx-search show {folder / 'best.json'}",
+            f"  export     unetx-search export {folder / 'best.json'} best.onnx",
+        ]
+    lines.append(f"  dashboard  unetx-search dashboard {folder}")
+    if summary.was_stopped:
+        lines.append("  continue   run the same command again; interrupted trials are run under the same numbers")
+    return lines
+
+
+def summary_json(summary: Summary) -> str:
+    """The facts of ``summary_text`` and every evaluation."""
+    best = summary.best
+    return _dumps(
+        {
+            "study": summary.study,
+            "folder": str(summary.folder),
+            "n_trials": summary.n_trials,
+            "n_finished": len(summary.evaluations),
+            "was_complete": summary.was_complete,
+            "was_stopped": summary.was_stopped,
+            "best_trial": best.trial_number if best else None,
+            "best_dice": best.score if best else None,
+            "evaluations": [
+                {
+                    "trial": record.trial_number,
+                    "outcome": record.outcome,
+                    "reason": record.reason,
+                    "dice": record.score,
+                    "origin": record.origin,
+                    "key": record.key,
+                    "seed": record.seed,
+                    "seconds": record.seconds,
+                }
+                for record in summary.evaluations
+            ],
+        }
+    )
+
+
+def named_architecture(name: str) -> Architecture:
+    """An architecture file, or a preset on a five-level 2D backbone. Raises RequestError."""
+    if name in PRESETS:
+        backbone = isotropic_backbone(2)
+        return Architecture(backbone, PRESETS[name].genome(backbone.n_levels), provenance={"preset": name})
+    if not Path(name).exists() and Path(name).suffix == "":
+        raise RequestError(f"{unknown_name('preset', name, PRESETS)}; and there is no file of that name")
+    return load(name)
+
+
+def _patch(architecture: Architecture) -> tuple[int, ...]:
+    """The patch the architecture was searched with; a usual one where it does not say."""
+    task = architecture.provenance.get("task", {})
+    patch = task.get("patch") if isinstance(task, dict) else None
+    dims = architecture.backbone.dims
+    if isinstance(patch, list) and len(patch) == dims and all(isinstance(n, int) and n > 0 for n in patch):
+        return tuple(patch)
+    return (128, 128) if dims == 2 else (64, 64, 64)
+
+
+def _facts(architecture: Architecture) -> dict[str, Any]:
+    patch = _patch(architecture)
+    full = cost(architecture, patch)
+    return {
+        "key": key(architecture),
+        "n_parameters": full.n_parameters,
+        "macs": full.macs,
+        "patch": list(patch),
+        "dice": architecture.score.get("dice"),
+    }
+
+
+def architecture_text(architecture: Architecture, *, ascii: bool = False) -> str:
+    """The drawing, then what it costs."""
+    facts = _facts(architecture)
+    patch = "x".join(map(str, facts["patch"]))
+    lines = [
+        to_text(architecture, ascii=ascii),
+        "",
+        f"key {facts['key']}",
+        f"{facts['n_parameters'] / 1e6:.2f} M parameters, {facts['macs'] / 1e9:.2f} G multiply-adds on a {patch} patch",
+    ]
+    if isinstance(facts["dice"], float):
+        lines.append(f"Dice {facts['dice']:.4f} under the search's short budget, one seed")
+    return "\n".join(lines)
+
+
+def architecture_json(architecture: Architecture) -> str:
+    """Costs and the document itself."""
+    return _dumps({**_facts(architecture), "architecture": architecture.to_json()})
+
+
+def presets_text() -> str:
+    """Name, title and paper of every preset."""
+    width = max(map(len, PRESETS))
+    rows = [f"{preset.name:<{width}}  {preset.title} ({preset.paper})" for preset in PRESETS.values()]
+    return "\n".join([*rows, "", "draw one with: unetx-search show NAME"])
+
+
+def presets_json() -> str:
+    """Every preset with its genome for five levels."""
+    return _dumps(
+        [
+            {"name": p.name, "title": p.title, "paper": p.paper, "genome_of_5_levels": p.genome(5).to_json()}
+            for p in PRESETS.values()
+        ]
+    )
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, indent=2, allow_nan=False)

@@ -1,0 +1,288 @@
+"""The coordinator with a fake evaluator in this process and a real database: exact totals, records before tells."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import optuna
+import pytest
+from executor_helpers import TASK
+from optuna.trial import TrialState
+
+from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Outcome
+from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_search.coordinator import Coordinator, Ground, SearchFailed
+from unetx_search.executors.inline import InlineExecutor
+from unetx_search.samplers.guard import ORIGIN, Guard
+from unetx_space.canonical import canonical, key
+from unetx_space.cost import cost
+from unetx_space.design_space import DesignSpace
+from unetx_space.presets import PRESETS
+from unetx_studies.store import Records, Store, open_store, optuna_storage, study_url
+
+BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(2, 4, 6), selection_cases=3)
+BACKBONE = TASK.backbone()
+GROUND = Ground(BACKBONE, TASK.patch, DesignSpace(BACKBONE.n_levels), BUDGET, seed=0, max_cost=4.0)
+
+
+@dataclass
+class Notes:
+    """A reporter that writes down."""
+
+    finished: list[int] = field(default_factory=list)
+    interrupted: list[int] = field(default_factory=list)
+    bests: list[int] = field(default_factory=list)
+    rungs: list[int] = field(default_factory=list)
+
+    def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None: ...
+    def trial_step(self, trial: int, step: int) -> None: ...
+    def trial_rung(self, trial: int, point: CurvePoint) -> None:
+        self.rungs.append(point.step)
+
+    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
+        self.finished.append(trial)
+
+    def trial_interrupted(self, trial: int) -> None:
+        self.interrupted.append(trial)
+
+
+def ticking() -> Iterator[datetime]:
+    """A clock that goes on a second at every look."""
+    return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=s) for s in itertools.count())
+
+
+class Bench:
+    """A study in a folder, which may be opened again as after a crash."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = study_url(folder)
+        self.notes = Notes()
+
+    def open(self, evaluator: FakeEvaluator, n_trials: int) -> tuple[Coordinator, Store]:
+        store = open_store(self.url, create=True)
+        self.records = Records(store, "s")
+        self.study = optuna.create_study(
+            storage=optuna_storage(self.url),
+            study_name="s",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
+        )
+        self.executor = InlineExecutor(evaluator, TASK)
+        clock = ticking()
+        coordinator = Coordinator(
+            study=self.study,
+            records=self.records,
+            executor=self.executor,
+            ground=GROUND,
+            reporter=self.notes,
+            n_trials=n_trials,
+            on_best=self.notes.bests.append,
+            clock=lambda: next(clock),
+        )
+        self.study.sampler = Guard(
+            optuna.samplers.TPESampler(seed=0, n_startup_trials=4),
+            GROUND.space,
+            is_admissible=GROUND.admission(),
+            is_new=coordinator.is_new,
+            seed=0,
+        )
+        return coordinator, store
+
+    def run(self, evaluator: FakeEvaluator, n_trials: int) -> None:
+        coordinator, store = self.open(evaluator, n_trials)
+        with store:
+            coordinator.run()
+            self.records_now = self.records.evaluations()
+            self.trials = self.study.get_trials(deepcopy=False)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "s")
+
+
+def test_a_study_reaches_its_total_with_one_record_for_every_trial(bench: Bench) -> None:
+    bench.run(FakeEvaluator(), 12)
+    assert [record.trial_number for record in bench.records_now] == list(range(12))
+    assert [trial.number for trial in bench.trials] == list(range(12))
+    for record, trial in zip(bench.records_now, bench.trials, strict=True):
+        assert record.outcome is not None
+        expected = TrialState.COMPLETE if record.outcome is Outcome.COMPLETE else TrialState.PRUNED
+        assert trial.state is expected
+        assert trial.value == pytest.approx(record.score)
+        assert trial.user_attrs[ORIGIN] == record.origin
+
+
+def test_the_presets_come_first_and_are_never_pruned(bench: Bench) -> None:
+    bench.run(FakeEvaluator(), 12)
+    assert [record.origin for record in bench.records_now[:2]] == ["preset u-net", "preset no-skip"]
+    assert [record.outcome for record in bench.records_now[:2]] == [Outcome.COMPLETE] * 2
+    unet = GROUND.architecture(PRESETS["u-net"].genome(BACKBONE.n_levels))
+    assert bench.records_now[0].key == key(unet)
+    assert Outcome.PRUNED in {record.outcome for record in bench.records_now}, "the pruner had its say elsewhere"
+
+
+def test_every_design_is_new_valid_and_inside_the_cost_limit(bench: Bench) -> None:
+    bench.run(FakeEvaluator(), 12)
+    assert len({record.key for record in bench.records_now}) == 12
+    with open_store(bench.url, create=False) as store:
+        records = Records(store, "s")
+        designs = [records.architecture(record.key) for record in bench.records_now]
+    assert all(cost(design, TASK.patch).macs <= 4 * GROUND.unet_macs() for design in designs)
+    assert all(canonical(design.genome) == design.genome for design in designs)
+
+
+def test_the_best_is_announced_each_time_it_changes(bench: Bench) -> None:
+    bench.run(FakeEvaluator(), 10)
+    best, announced = float("-inf"), []
+    for record in bench.records_now:
+        if record.outcome is Outcome.COMPLETE and record.score is not None and record.score > best:
+            best = record.score
+            announced.append(record.trial_number)
+    assert bench.notes.bests == announced
+
+
+def test_a_study_is_continued_to_a_higher_total_and_not_beyond(bench: Bench) -> None:
+    bench.run(FakeEvaluator(), 5)
+    bench.run(FakeEvaluator(), 8)
+    assert [trial.number for trial in bench.trials] == list(range(8))
+    before = bench.records_now
+    bench.run(FakeEvaluator(), 8)
+    assert bench.records_now == before
+
+
+def test_a_total_of_one_is_the_u_net_alone_and_the_next_is_the_no_skip_net(bench: Bench) -> None:
+    bench.run(FakeEvaluator(), 1)
+    assert [record.origin for record in bench.records_now] == ["preset u-net"]
+    assert len(bench.trials) == 1
+    bench.run(FakeEvaluator(), 3)
+    assert [record.origin for record in bench.records_now] == ["preset u-net", "preset no-skip", "random"]
+
+
+@pytest.mark.parametrize(
+    ("act", "outcome", "state", "violation"),
+    [
+        (Outcome.INFEASIBLE, Outcome.INFEASIBLE, TrialState.PRUNED, 1.0),
+        (Outcome.OUT_OF_MEMORY, Outcome.OUT_OF_MEMORY, TrialState.PRUNED, 1.0),
+        (Outcome.DIVERGED, Outcome.DIVERGED, TrialState.PRUNED, 1.0),
+        (Outcome.TIMED_OUT, Outcome.TIMED_OUT, TrialState.FAIL, None),
+        (Outcome.DATA_ERROR, Outcome.DATA_ERROR, TrialState.FAIL, None),
+        (Misdeed.RAISE, Outcome.CRASHED, TrialState.FAIL, None),
+    ],
+)
+def test_every_ending_counts_and_reaches_optuna_as_designed(
+    bench: Bench, tmp_path: Path, act: Outcome | Misdeed, outcome: Outcome, state: TrialState, violation: float | None
+) -> None:
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    bench.run(FakeEvaluator(acts_by_call={2: act}, calls_folder=calls), 4)
+    assert bench.records_now[2].outcome is outcome
+    assert bench.trials[2].state is state
+    assert bench.trials[2].constraints.get("trainable") == violation
+    assert len(bench.trials) == 4
+
+
+def test_a_search_whose_first_five_evaluations_all_fail_stops_with_the_reason(bench: Bench, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    broken = FakeEvaluator(acts_by_call=dict.fromkeys(range(100), Outcome.DATA_ERROR), calls_folder=calls)
+    with pytest.raises(SearchFailed, match=r"first 5 evaluations.*data-error"):
+        bench.run(broken, 50)
+    assert len(bench.notes.finished) == 5
+
+
+class Crash(Exception):
+    """Stands for a process that is gone."""
+
+
+@pytest.mark.parametrize("moment", ["before our record", "after our record", "before the job", "half asked"])
+def test_after_a_crash_nothing_is_lost_and_nothing_counts_twice(
+    bench: Bench, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator, store = bench.open(FakeEvaluator(), 6)
+    calls = itertools.count()
+
+    def crash_at_the_fourth(*args: object, **kwargs: object) -> None:
+        if next(calls) == 3:
+            raise Crash
+
+    def wrap(owner: object, name: str, *, before: bool) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*args: object, **kwargs: object) -> object:
+            if before:
+                crash_at_the_fourth()
+            result = original(*args, **kwargs)
+            if not before:
+                crash_at_the_fourth()
+            return result
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    match moment:
+        case "before our record":
+            wrap(bench.records, "finish", before=True)
+        case "after our record":
+            wrap(bench.records, "finish", before=False)
+        case "before the job":
+            wrap(bench.executor, "submit", before=True)
+        case _:
+            wrap(bench.records, "add_architecture", before=True)
+    with store, pytest.raises(Crash):
+        coordinator.run()
+    monkeypatch.undo()
+    finished_before = {r.trial_number: r for r in Records(open_store(bench.url, create=False), "s").evaluations()
+                       if r.outcome is not None}  # fmt: skip
+    bench.run(FakeEvaluator(), 6)
+    assert [record.trial_number for record in bench.records_now] == list(range(6))
+    assert all(record.outcome is not None for record in bench.records_now)
+    assert all(trial.state.is_finished() for trial in bench.trials)
+    for number, record in finished_before.items():
+        assert bench.records_now[number] == record
+
+
+def test_an_interrupted_trial_is_run_again_under_the_same_number_and_design(bench: Bench) -> None:
+    coordinator, store = bench.open(FakeEvaluator(), 5)
+    rungs = itertools.count()
+    original = coordinator.on_rung
+
+    def stop_in_the_third_trial(trial: int, point: CurvePoint) -> bool:
+        answer = original(trial, point)
+        if next(rungs) == 4:
+            coordinator.stop()
+            bench.executor.interrupt()
+        return answer
+
+    coordinator.on_rung = stop_in_the_third_trial  # type: ignore[method-assign]
+    with store:
+        coordinator.run()
+        left = bench.records.evaluation(2)
+    assert coordinator.was_stopped
+    assert bench.notes.interrupted == [2]
+    assert left is not None
+    assert left.outcome is None
+    bench.run(FakeEvaluator(), 5)
+    assert [trial.number for trial in bench.trials] == list(range(5))
+    assert bench.records_now[2].key == left.key
+    assert bench.records_now[2].seed == left.seed
+    assert bench.records_now[2].outcome is not None
+
+
+def test_rungs_and_final_scores_reach_optunas_curves(bench: Bench) -> None:
+    bench.run(FakeEvaluator(), 2)
+    assert sorted(bench.trials[0].intermediate_values) == [2, 4, 6]
+    assert bench.trials[0].intermediate_values[6] == pytest.approx(bench.trials[0].value)
+
+
+def test_the_same_seed_gives_the_same_study(tmp_path: Path) -> None:
+    studies = []
+    for name in ("one", "two"):
+        bench = Bench(tmp_path / name)
+        bench.run(FakeEvaluator(), 10)
+        studies.append([(r.key, r.seed, r.score, r.outcome) for r in bench.records_now])
+    assert studies[0] == studies[1]
