@@ -1,1 +1,1 @@
-"""Every operator of the design space."""
+"""Every operator of the design space: ``catalogue`` is data without torch, the other files hold the modules."""

@@ -1,0 +1,51 @@
+"""The torch classes that differ between 2D and 3D, chosen by ``dims`` in this one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Convolution = nn.Conv2d | nn.Conv3d
+Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
+
+_CONV: Mapping[int, Callable[..., Convolution]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: Mapping[int, Callable[..., Transposed]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_MAX_POOL: Mapping[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_AVERAGE_POOL: Mapping[int, Callable[..., nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+_LINEAR: Mapping[int, str] = {2: "bilinear", 3: "trilinear"}
+
+
+def conv(
+    dims: int, c_in: int, c_out: int, kernel: int, *, stride: int | tuple[int, ...] = 1, bias: bool = True
+) -> Convolution:
+    """Convolution with an odd kernel edge, zero-padded so that stride 1 keeps the size and stride s rounds it up."""
+    return _CONV[dims](c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=bias)
+
+
+def transposed_conv(c_in: int, c_out: int, stride: tuple[int, ...]) -> Transposed:
+    """Transposed convolution with kernel = stride: exactly ``stride`` times the size, no overlap."""
+    return _TRANSPOSED[len(stride)](c_in, c_out, stride, stride=stride)
+
+
+def max_pool(stride: tuple[int, ...], *, ceil: bool = False) -> nn.Module:
+    """Maximum over cells of ``stride`` voxels; with ``ceil`` a cell cut off by the border counts as well."""
+    return _MAX_POOL[len(stride)](stride, stride=stride, ceil_mode=ceil)
+
+
+def average_pool(stride: tuple[int, ...], *, ceil: bool = False) -> nn.Module:
+    """Mean over cells of ``stride`` voxels; with ``ceil`` a cut-off cell is the mean of the voxels it has."""
+    return _AVERAGE_POOL[len(stride)](stride, stride=stride, ceil_mode=ceil)
+
+
+def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:
+    """``x[b,c,*]`` brought to ``[b,c,*size]`` by linear interpolation between voxel centres."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode=_LINEAR[x.ndim - 2], align_corners=False)
+
+
+def per_channel(gate: Tensor, dims: int) -> Tensor:
+    """``gate[b,c]`` as ``[b,c,1,1(,1)]``, ready to multiply a map."""
+    return gate.reshape(*gate.shape, *(1,) * dims)

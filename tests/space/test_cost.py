@@ -1,0 +1,106 @@
+"""Costs against published counts, hand-worked sums, and built networks under torch's FLOP counter."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from sampled_architectures import KINDS, Kind, sampled
+from torch.utils.flop_counter import FlopCounterMode
+
+from unetx_space.architecture import Architecture
+from unetx_space.backbone import Backbone, isotropic_backbone
+from unetx_space.cost import Cost, cost
+from unetx_space.genome import Attention, DecoderNode, Genome, StageRef, decoder, encoder, plain_coarser
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
+
+
+def unet(backbone: Backbone) -> Architecture:
+    levels = range(backbone.n_levels - 1)
+    nodes = [DecoderNode(decoder(i), plain_coarser(i, backbone.n_levels), (encoder(i),)) for i in levels]
+    return Architecture(backbone, Genome(tuple(nodes)))
+
+
+def two_levels(
+    *sources: StageRef, fusion: str = "concat", attention: str = "none", upsampler: str = "transposed"
+) -> Architecture:
+    """Two levels in 2D, widths 2 and 4, where every number can be worked by hand."""
+    node = DecoderNode(decoder(0), encoder(1), sources, Attention.parse(attention), upsampler, fusion)
+    return Architecture(isotropic_backbone(2, n_levels=2, base_width=2), Genome((node,)))
+
+
+def test_the_unet_equals_monais_dynunet() -> None:
+    """DynUNet(3, 1, 2, filters 32..320) has 31,189,410 parameters (SPACE 2.2); ours adds the upsamplers' biases."""
+    backbone = isotropic_backbone(3, n_levels=6, base_width=32)
+    assert backbone.widths == (32, 64, 128, 256, 320, 320)
+    assert cost(unet(backbone), (32, 32, 32)).n_parameters == 31_189_410 + (32 + 64 + 128 + 256 + 320)
+
+
+def test_the_unets_convolutions_equal_monais_dynunet() -> None:
+    """DynUNet in 2D, filters 32..512: 20,611,170 parameters and 888,537,088 multiply-adds at 64 x 64 (SPACE 2.2)."""
+    backbone = isotropic_backbone(2, n_levels=6, base_width=32)
+    assert backbone.widths == (32, 64, 128, 256, 512, 512)
+    got = cost(unet(backbone), (64, 64))
+    assert got.n_parameters == 20_611_170 + (32 + 64 + 128 + 256 + 512)
+    assert (got.conv_macs, got.other_macs) == (888_537_088, 0)
+
+
+def test_a_small_design_is_worked_by_hand() -> None:
+    """On 4 x 4: E0 9*(1+2)*2 + 8, E1 9*(2+4)*4 + 16, up 4*4*2 + 2, D0 9*(4+2)*2 + 8, head 2*2 + 2."""
+    n_parameters = (54 + 8) + (216 + 16) + (32 + 2) + (108 + 8) + (4 + 2)
+    conv_macs = 16 * 54 + 4 * 216 + 4 * 32 + 16 * 108 + 16 * 4
+    assert cost(two_levels(encoder(0)), (4, 4)) == Cost(n_parameters, conv_macs, 0)
+
+
+def test_sampling_gating_and_adding_are_priced() -> None:
+    """16 voxels x 2 channels: interpolation 4 each, adding one source 1 each, SE one to pool and one to gate."""
+    plain = cost(two_levels(encoder(0)), (4, 4))
+    rich = cost(two_levels(encoder(0), fusion="sum", attention="se@source", upsampler="linear"), (4, 4))
+    assert rich.other_macs == 16 * 2 * 4 + 16 * 2 + 2 * 16 * 2
+    se, block = 2 * 2 * 4, 9 * 2 * 2  # two dense layers of 2 x 4; the first convolution reads 2 channels, not 4
+    assert rich.conv_macs == plain.conv_macs - 4 * 24 + se - 16 * block  # the 1x1 upsampler has 8 weights, not 32
+    assert rich.macs == rich.conv_macs + rich.other_macs
+
+
+def test_max_pooling_in_the_encoder_is_priced_at_its_input() -> None:
+    backbone = Backbone(2, 1, 2, (2, 4), ((1, 1), (2, 2)), downsampling="max-pool")
+    assert cost(unet(backbone), (4, 4)).other_macs == 16 * 2
+
+
+def test_deformable_upsampling_is_mostly_sampling() -> None:
+    """SPACE 1.2: 27 taps of 8 corners; in 2D per fine voxel 9 taps x (3 maps x 4 corners + 2 channels x (4 + 1))."""
+    assert cost(two_levels(upsampler="deformable"), (4, 4)).other_macs == 16 * 9 * (3 * 4 + 2 * 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_parameters", "macs"),
+    [
+        ("linear", 2_080, 8_388_608),
+        ("transposed", 8_224, 33_554_432),
+        ("pixel-shuffle", 73_856, 301_989_888),
+    ],
+)
+def test_upsamplers_cost_what_the_literature_counts(name: str, n_parameters: int, macs: int) -> None:
+    """The column C=64 -> 32, 64 x 64 sites of SPACE 1.2."""
+    spec = UPSAMPLERS[name]
+    assert spec.n_parameters(64, 32, 2, 4) == n_parameters
+    assert spec.conv_macs(64, 32, 2, 4, 64 * 64) == macs
+
+
+@pytest.mark.parametrize("family", [ATTENTIONS, UPSAMPLERS, FUSIONS, ALIGNMENTS])
+def test_every_spec_is_found_under_its_own_name(family: dict[str, object]) -> None:
+    assert all(getattr(spec, "name", None) == name for name, spec in family.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("seed", range(12))
+def test_the_predicted_cost_equals_the_built_networks(seed: int, dims: Literal[2, 3], kind: Kind) -> None:
+    architecture, patch = sampled(seed, dims, kind)
+    network = architecture.build()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, architecture.backbone.in_channels, *patch))
+    predicted = cost(architecture, patch)
+    assert predicted.n_parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert 2 * predicted.conv_macs == counter.get_total_flops()
