@@ -9,12 +9,15 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
 
 from unetx_search.config import SearchConfig
-from unetx_space.errors import RequestError, UnetxError
+from unetx_space.errors import RequestError, UnetxError, unknown_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 INTERRUPTED = 130
 
@@ -170,7 +173,7 @@ def doctor(*, data: Path | None = None, labels: str | None = None, json: Json = 
     return 0 if findings.is_fit else 1
 
 
-def _stderr():  # type: ignore[no-untyped-def]
+def _stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
@@ -179,7 +182,7 @@ def _stderr():  # type: ignore[no-untyped-def]
 def main() -> None:
     """The console script. Errors raised on purpose become one screen of text and an exit code; bugs fly."""
     try:
-        result = app(sys.argv[1:], exit_on_error=True, result_action="return_value")
+        result = app(sys.argv[1:], error_formatter=_error_panel, result_action="return_value")
     except RequestError as error:
         sys.exit(_complain(error, 2))
     except UnetxError as error:
@@ -190,9 +193,19 @@ def main() -> None:
     sys.exit(result or 0)
 
 
+def _error_panel(error: CycloptsError) -> Any:
+    """As cyclopts words it; where a first word is no command, with the nearest command instead."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return unknown_name("command", error.unused_tokens[0], COMMANDS)
+    return CycloptsPanel(error)
+
+
 def _complain(error: UnetxError, code: int) -> int:
     print(f"unetx-search: {error}", file=sys.stderr)
     return code
+
+
+COMMANDS = [name for name in app if not name.startswith("-")]
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ class Coordinator:
         reporter: Reporter,
         n_trials: int,
         on_best: Callable[[int], None],
+        on_dispatch: Callable[[Trial, Architecture], None] = lambda trial, architecture: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._study = study
@@ -127,6 +128,7 @@ class Coordinator:
         self._reporter = reporter
         self._n_trials = n_trials
         self._on_best = on_best
+        self._on_dispatch = on_dispatch
         self._clock = clock
         self._running: dict[int, _Running] = {}
         self._to_rerun: deque[tuple[Trial, set[int]]] = deque()
@@ -211,6 +213,7 @@ class Coordinator:
         self._records.start(
             trial.number, design, seed=seed, origin=origin, budget=self._ground.budget, started_at=self._clock()
         )
+        self._on_dispatch(trial, architecture)
         self._running[trial.number] = _Running(trial, design, origin, reported)
         self._executor.submit(Job(trial.number, architecture, self._ground.budget, seed))
 

@@ -62,14 +62,16 @@ def _machine() -> dict[str, str]:
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "free disk here": f"{disk.free / 2**30:.0f} GiB",
-        "cpu precision": _cpu_precision(),
+        "cpu": _cpu(),
     }
 
 
-def _cpu_precision() -> str:
-    from unetx_evaluators.device import cpu_precision
+def _cpu() -> str:
+    from unetx_evaluators.device import profile
 
-    return cpu_precision()
+    cpu = profile("cpu")
+    precision = str(cpu.autocast_dtype or "torch.float32").removeprefix("torch.")
+    return f"{cpu.name}, trains in {precision}"
 
 
 def _packages() -> dict[str, str]:

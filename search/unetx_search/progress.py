@@ -105,7 +105,8 @@ class LineReporter:
         standing.seconds.append(evaluation.seconds)
         if is_best:
             standing.best, standing.best_trial = evaluation.score, trial
-        self._console.print(trial_line(trial, seat.origin if seat else "", evaluation, is_best, standing))
+        line = trial_line(trial, seat.origin if seat else "", evaluation, is_best, standing)
+        self._console.print(line, soft_wrap=True)
 
     def trial_interrupted(self, trial: int) -> None:
         self._leave(trial)
@@ -142,14 +143,17 @@ class LiveReporter(LineReporter):
 
 
 def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, standing: Standing) -> Text:
-    """``trial 7 complete Dice 0.812 31 s ...``"""
+    """``[8/20] trial 7 complete Dice 0.8120 31 s random``, and the reason below where there is one."""
+    done = f"[{standing.n_done}/{standing.n_trials}]"
+    width = 2 * len(str(standing.n_trials)) + 3
     score = f"Dice {evaluation.score:.4f}" if evaluation.score is not None else " " * 11
-    line = Text(f"trial {trial:>4}  {evaluation.outcome:<13} {score}  {evaluation.seconds:>5.0f} s  {origin}")
+    line = Text(
+        f"{done:>{width}} trial {trial:>3}  {evaluation.outcome:<13} {score} {evaluation.seconds:>5.0f} s  {origin}"
+    )
     if is_best:
         line.append("  best so far", style="bold green")
     if evaluation.reason and evaluation.outcome is not Outcome.PRUNED:
-        line.append(f"\n            {evaluation.reason}", style="red")
-    line.append(f"  [{standing.n_done}/{standing.n_trials}]", style="dim")
+        line.append(f"\n{'':>{width}} {evaluation.reason}", style="red")
     return line
 
 

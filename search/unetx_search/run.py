@@ -6,9 +6,10 @@ import hashlib
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from unetx_search.progress import Standing, display
 from unetx_search.samplers.guard import Guard
 from unetx_space.architecture import write_aside
 from unetx_space.design_space import DesignSpace
+from unetx_space.errors import RequestError
+from unetx_studies.artifacts import attach_drawing
 from unetx_studies.drawing import to_svg
 from unetx_studies.store import Records, open_store, optuna_storage, study_url
 
@@ -84,6 +87,8 @@ def search(
     RequestError before anything is written when the request cannot be met, SearchFailed when the work is hopeless.
     """
     slots = make_slots(config.gpus, workers_per_gpu=config.workers_per_gpu, cpu_workers=config.cpu_workers, probe=probe)
+    if evaluator is None:
+        _check_torch(slots)
     with _nothing_left_on_refusal(config.folder):
         task = _prepare(config, source, console)
         budget = settle_budget(config, task)
@@ -108,18 +113,27 @@ def search(
         )
 
 
+def _check_torch(slots: Sequence[Slot]) -> None:
+    """GPU workers need a torch that was built for them; its version tells without the seconds of an import."""
+    if any(slot.device != "cpu" for slot in slots) and version("torch").endswith("+cpu"):
+        raise RequestError(
+            f"{len(slots)} GPU worker(s) were asked for, but the installed torch {version('torch')} was built for CPUs "
+            "only; install a CUDA build of torch, or use --gpus 0 for CPU workers"
+        )
+
+
 def settle_budget(config: SearchConfig, task: Task) -> Budget:
     """The task's default budget with what the user set; new ``steps`` move the rungs along."""
     budget = default_budget(task)
     if config.steps is not None:
         rungs = {max(1, round(rung * config.steps / budget.steps)) for rung in budget.rungs}
         budget = replace(budget, steps=config.steps, rungs=tuple(sorted(rungs)))
-    given = {
-        "batch_size": config.batch_size,
-        "width_factor": config.width_factor,
-        "selection_cases": config.selection_cases,
-    }
-    return replace(budget, **{name: value for name, value in given.items() if value is not None})
+    return replace(
+        budget,
+        batch_size=config.batch_size or budget.batch_size,
+        width_factor=config.width_factor or budget.width_factor,
+        selection_cases=config.selection_cases or budget.selection_cases,
+    )
 
 
 @contextmanager
@@ -141,9 +155,8 @@ def _prepare(config: SearchConfig, source: Source | None, console: Console) -> T
     elif source is None:
         console.print("no --data given: searching on the built-in demo task (synthetic images)")
         source = DemoSource()
-    with Progress(
-        TextColumn("preparing {task.fields[name]}"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
-    ) as bars:
+    columns = (TextColumn("preparing {task.fields[name]}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("", name=source.name, total=None)
         return prepare(
             source,
@@ -185,6 +198,7 @@ def _run(
         reporter=screen,
         n_trials=config.trials,
         on_best=lambda trial: _save_best(records, study, task, config.folder),
+        on_dispatch=lambda trial, architecture: attach_drawing(trial, architecture, config.folder),
     )
     study.sampler = Guard(
         SAMPLERS[config.sampler](_sampler_seed(config.seed, len(study.get_trials(deepcopy=False)))),

@@ -1,0 +1,256 @@
+"""A closed-form evaluator for tests and simulations, which also misbehaves on request; no torch.
+
+The final score of an architecture under a seed, with n decoder nodes of which n_own read the encoder stage of their
+own level, n_far read another level too, n_attention have attention and n_concat fuse by concatenation::
+
+    score = 0.55 + 0.25 n_own/n + 0.03 n_far/n + 0.02 n_attention/n + 0.01 n_concat/n + noise * u
+
+so that a U-Net beats a net without skips by far and everything else by little, as on real data. u in [-1, 1) is drawn
+from SHA-256 of (backbone, genome, seed). After step t of T the score is s(t) = score * (1 - e^(-4t/T)) / (1 - e^-4),
+and the loss 1 - s(t). Cases of a class lie evenly within 0.03 around the score, so that their mean is the score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NoReturn
+
+from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Observer, Outcome
+from unetx_evaluators.tasks.task import Task
+from unetx_space.architecture import Architecture
+from unetx_space.genome import DecoderNode, StageRef, encoder
+
+CASE_SPREAD = 0.03
+
+
+class Misdeed(StrEnum):
+    """Ways in which an evaluator breaks its promise."""
+
+    RAISE = "raise"  # an ordinary error
+    RAISE_UNPICKLABLE = "raise-unpicklable"  # an error that no pipe can carry
+    RETURN_UNPICKLABLE = "return-unpicklable"  # an answer that no pipe can carry
+    EXIT = "exit"  # os._exit(3)
+    SEGFAULT = "segfault"  # SIGSEGV to its own process
+    KILL = "kill"  # SIGKILL, as the kernel does when memory runs out
+    HANG = "hang"  # never looks at its observer again
+    HANG_IN_C = "hang-in-c"  # the same without letting any other thread run
+
+
+@dataclass(frozen=True, slots=True)
+class FakeEvaluator:
+    """Scores by the formula above. Its switches are picklable, and the same in every process."""
+
+    noise: float = 0.01
+    """Largest distance from the noiseless score."""
+    seconds_per_step: float = 0.0
+    acts_by_seed: Mapping[int, Misdeed | Outcome] = field(default_factory=dict)
+    """A misdeed, or an outcome to answer at once, for evaluations under a seed."""
+    acts_by_call: Mapping[int, Misdeed | Outcome] = field(default_factory=dict)
+    """The same for the n-th evaluation, counted from 0 over all processes; needs ``calls_folder``."""
+    act_after_step: int = 0
+    """When to act; 0 is before the first step."""
+    calls_folder: Path | None = None
+    """Each evaluation leaves ``{n}.json`` here: process id, seed and the architecture's digest."""
+    shown_variables: tuple[str, ...] = ()
+    """Environment variables to put into ``versions`` as this process sees them, beside ``pid`` and ``torch``."""
+    ballast_bytes: int = 0
+    """Makes the answer this much longer."""
+
+    def __post_init__(self) -> None:
+        if self.acts_by_call and self.calls_folder is None:
+            raise ValueError("acts_by_call counts calls over processes in a calls_folder, got none")
+
+    def evaluate(
+        self, architecture: Architecture, task: Task, budget: Budget, seed: int, observer: Observer
+    ) -> Evaluation:
+        """As an Evaluator does, unless told to misbehave."""
+        began_s = time.monotonic()
+        act = self._act(architecture, seed)
+        final = self.final_score(architecture, seed)
+        curve: list[CurvePoint] = []
+        if act is not None and self.act_after_step == 0:
+            return _perform(act)
+        for step in range(1, budget.steps + 1):
+            time.sleep(self.seconds_per_step)
+            observer.on_step(step)
+            if time.monotonic() - began_s > budget.max_seconds:
+                return self._answer(Outcome.TIMED_OUT, f"longer than {budget.max_seconds:g} s", curve, began_s)
+            if step in budget.rungs:
+                score = final * learning_curve(step / budget.steps)
+                curve.append(CurvePoint(step, score, 1.0 - score, time.monotonic() - began_s))
+                if step < budget.steps and observer.on_rung(curve[-1]):
+                    return self._answer(Outcome.PRUNED, f"behind at step {step}", curve, began_s)
+            if act is not None and self.act_after_step == step:
+                return _perform(act)
+        return self._answer(Outcome.COMPLETE, "", curve, began_s, case_scores(task, budget, final))
+
+    def final_score(self, architecture: Architecture, seed: int) -> float:
+        """What ``evaluate`` ends with."""
+        nodes = architecture.genome.nodes
+        return (
+            0.55
+            + 0.25 * _share(nodes, lambda node: _own_skip(node) in node.sources)
+            + 0.03 * _share(nodes, lambda node: any(source != _own_skip(node) for source in node.sources))
+            + 0.02 * _share(nodes, lambda node: node.attention.type != "none")
+            + 0.01 * _share(nodes, lambda node: node.fusion == "concat")
+            + self.noise * _uniform(architecture, seed)
+        )
+
+    def _act(self, architecture: Architecture, seed: int) -> Misdeed | Outcome | None:
+        if self.calls_folder is not None:
+            call = _sign_in(self.calls_folder, {"pid": os.getpid(), "seed": seed, "digest": digest(architecture)})
+            if call in self.acts_by_call:
+                return self.acts_by_call[call]
+        return self.acts_by_seed.get(seed)
+
+    def _answer(
+        self,
+        outcome: Outcome,
+        reason: str,
+        curve: Sequence[CurvePoint],
+        began_s: float,
+        scores: tuple[CaseScore, ...] = (),
+    ) -> Evaluation:
+        return Evaluation(
+            outcome,
+            reason,
+            score=curve[-1].score if curve else None,
+            case_scores=scores,
+            curve=tuple(curve),
+            seconds=time.monotonic() - began_s,
+            device="fake",
+            versions=self._versions(),
+        )
+
+    def _versions(self) -> dict[str, str]:
+        shown = {name: os.environ[name] for name in self.shown_variables if name in os.environ}
+        ballast = {"ballast": "x" * self.ballast_bytes} if self.ballast_bytes else {}
+        return {
+            "pid": str(os.getpid()),
+            "torch": "imported" if "torch" in sys.modules else "absent",
+            **shown,
+            **ballast,
+        }
+
+
+def learning_curve(progress: float) -> float:
+    """The share of the final score that is reached after a share of the steps: 0 at 0, 1 at 1, concave."""
+    return math.expm1(-4.0 * progress) / math.expm1(-4.0)
+
+
+def case_scores(task: Task, budget: Budget, mean: float) -> tuple[CaseScore, ...]:
+    """Dice per foreground class and selection case with the given mean in every class."""
+    cases = task.splits.selection[: budget.selection_cases]
+    half = (len(cases) - 1) / 2
+    spread = CASE_SPREAD / half if half else 0.0
+    return tuple(
+        CaseScore(case, class_name, mean + spread * (position - half))
+        for class_name in task.classes[1:]
+        for position, case in enumerate(cases)
+    )
+
+
+def digest(architecture: Architecture) -> str:
+    """SHA-256 of backbone and genome: the same in every process, and for no other spelling."""
+    document = {"backbone": architecture.backbone.to_json(), "genome": architecture.genome.to_json()}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _uniform(architecture: Architecture, seed: int) -> float:
+    """A number in [-1, 1) that only (architecture, seed) decides."""
+    drawn = hashlib.sha256(f"{digest(architecture)}:{seed}".encode()).digest()
+    return int.from_bytes(drawn[:8], "big") / 2**63 - 1.0
+
+
+def _share(nodes: Sequence[DecoderNode], holds: Callable[[DecoderNode], bool]) -> float:
+    return sum(map(holds, nodes)) / len(nodes)
+
+
+def _own_skip(node: DecoderNode) -> StageRef:
+    return encoder(node.ref.level)
+
+
+def _sign_in(folder: Path, facts: Mapping[str, object]) -> int:
+    """Take the next free number among all processes, and leave the facts under it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(sum(1 for _ in folder.iterdir())):
+        try:
+            with (folder / f"{number}.json").open("x", encoding="utf-8") as file:
+                json.dump(facts, file)
+        except FileExistsError:
+            continue  # another process was faster
+        return number
+    raise AssertionError("numbers never end")
+
+
+class UnpicklableError(Exception):
+    """Refuses to be pickled, as errors of some C++ libraries do."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("this object cannot be pickled")
+
+
+def _perform(act: Misdeed | Outcome) -> Evaluation:
+    if isinstance(act, Outcome):
+        return Evaluation(act, "" if act is Outcome.COMPLETE else f"{act.value} on request", device="fake")
+    return _MISDEEDS[act]()
+
+
+def _raise() -> NoReturn:
+    raise ArithmeticError("an error on request")
+
+
+def _raise_unpicklable() -> NoReturn:
+    raise UnpicklableError("an error on request")
+
+
+def _return_unpicklable() -> Evaluation:
+    reason: str = _Unpicklable()
+    return Evaluation(Outcome.COMPLETE, reason)
+
+
+class _Unpicklable(str):
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("this object cannot be pickled")
+
+
+def _exit() -> NoReturn:
+    os._exit(3)
+
+
+def _signal(number: signal.Signals) -> NoReturn:
+    os.kill(os.getpid(), number)
+    _hang()  # until the signal arrives
+
+
+def _hang() -> NoReturn:
+    while True:
+        time.sleep(3600.0)
+
+
+def _hang_in_c() -> NoReturn:
+    sum(itertools.repeat(0))  # an endless loop in C that keeps the interpreter's lock
+    raise AssertionError("zeros never end")
+
+
+_MISDEEDS: Mapping[Misdeed, Callable[[], Evaluation]] = {
+    Misdeed.RAISE: _raise,
+    Misdeed.RAISE_UNPICKLABLE: _raise_unpicklable,
+    Misdeed.RETURN_UNPICKLABLE: _return_unpicklable,
+    Misdeed.EXIT: _exit,
+    Misdeed.SEGFAULT: lambda: _signal(signal.SIGSEGV),
+    Misdeed.KILL: lambda: _signal(signal.SIGKILL),
+    Misdeed.HANG: _hang,
+    Misdeed.HANG_IN_C: _hang_in_c,
+}

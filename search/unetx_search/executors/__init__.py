@@ -1,0 +1,1 @@
+"""Where evaluations run: in this process, or in a process per slot."""

@@ -1,0 +1,100 @@
+"""What the coordinator and an executor promise each other; no torch here.
+
+An executor owns worker seats. The coordinator hands it jobs and polls; everything that happened is told to a handler
+from inside ``poll``, in the coordinator's own thread, so that there is one writer and nothing to lock. The life of a
+submitted job, told in this order::
+
+    on_started   (on_step | on_rung)*   on_finished
+                                      | on_interrupted
+
+A job that is withdrawn before it began is only told as ``on_interrupted``. Every submitted job ends in exactly one of
+``on_finished`` and ``on_interrupted``, unless the executor is closed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Outcome
+from unetx_space.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is asked: one evaluation."""
+
+    trial: int
+    architecture: Architecture
+    budget: Budget
+    seed: int
+
+
+class Handler(Protocol):
+    """Who is told what happened: the coordinator. An error it raises flies out of ``poll``."""
+
+    def on_started(self, trial: int, worker: int, device: str) -> None:
+        """The evaluation begins in seat ``worker`` on a device such as "GPU 0: NVIDIA H200"."""
+
+    def on_step(self, trial: int, step: int) -> None:
+        """Training reached ``step``; the first step is told, then about two a second."""
+
+    def on_rung(self, trial: int, point: CurvePoint) -> bool:
+        """What is known at a rung; the evaluation waits for the answer. True: prune."""
+
+    def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
+        """The answer, whatever its outcome. The seat is free again when this is told."""
+
+    def on_interrupted(self, trial: int) -> None:
+        """Left without a result, to be run again. The seat is free again when this is told."""
+
+
+class Executor(Protocol):
+    """Runs jobs in ``n_slots`` seats. To be used from one thread, as a context manager."""
+
+    n_slots: int
+
+    def n_free(self) -> int:
+        """Seats that take a job now."""
+
+    def submit(self, job: Job) -> None:
+        """Give a free seat the job. Raises RuntimeError when no seat is free or the executor is closed."""
+
+    def poll(self, handler: Handler, timeout_s: float) -> None:
+        """Tell the handler what happened; wait at most ``timeout_s`` for something, return earlier at will.
+
+        Raises UnetxError when workers cannot be started at all.
+        """
+
+    def interrupt(self) -> None:
+        """Ask every job under way to stop at its next step; ``on_interrupted`` follows through ``poll``.
+
+        Jobs submitted later are not concerned. A job that ends by itself first is told as finished.
+        """
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Leave no process behind, whatever happened; jobs under way are dropped without a word. May be repeated."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def failed_evaluation(
+    outcome: Outcome, reason: str, *, curve: Sequence[CurvePoint] = (), seconds: float = 0.0, traceback: str = ""
+) -> Evaluation:
+    """What an executor answers for an evaluator that could not; rungs that were reached still count."""
+    return Evaluation(
+        outcome,
+        reason,
+        score=curve[-1].score if curve else None,
+        curve=tuple(curve),
+        seconds=seconds,
+        traceback=traceback,
+    )

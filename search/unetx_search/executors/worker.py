@@ -1,0 +1,287 @@
+"""The worker's side: a process that waits for jobs, evaluates them one at a time and says what came out.
+
+The parent pins the device in the environment this process starts with, so nothing here imports torch, directly or not:
+the evaluator does, when it is unpickled or called.
+
+A thread reads everything the parent says. So an interrupt costs the training loop one comparison per step, neither
+side can block the other with a full pipe, and the end of the parent (or its hanging up) ends the worker at once, even
+in the middle of a step that hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NoReturn
+
+from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, Evaluator, Observer, Outcome
+from unetx_search.executors.base import Job, failed_evaluation
+
+if TYPE_CHECKING:
+    from unetx_evaluators.tasks.task import Task
+
+STEP_INTERVAL_S = 0.5
+"""Between two reported steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Parent to worker, once: a pickled pair of evaluator and task."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Parent to worker: a job, under a number that no other job of this executor has."""
+
+    number: int
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Parent to worker: what to do at the rung that job ``number`` has reported."""
+
+    number: int
+    prune: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Parent to worker: leave job ``number`` at its next step."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Worker to parent: up and listening."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Worker to parent: the evaluator or the task could not be unpickled; the worker ends."""
+
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Worker to parent: the evaluation begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """Worker to parent: training reached this step."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReachedRung:
+    """Worker to parent: what is known at a rung; an Answer is awaited."""
+
+    point: CurvePoint
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Worker to parent: the answer."""
+
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Worker to parent: the job was left without a result, as asked."""
+
+
+Order = Setup | Begin | Answer | Interrupt
+Report = Hello | Broken | Started | Stepped | ReachedRung | Finished | Left
+
+
+class Relay(Observer):
+    """An evaluation's observer that passes on what it sees and stops the evaluation when asked; keeps the curve."""
+
+    def __init__(
+        self,
+        is_interrupted: Callable[[], bool],
+        tell_step: Callable[[int], None],
+        ask_at_rung: Callable[[CurvePoint], bool],
+    ) -> None:
+        self.curve: list[CurvePoint] = []
+        self._is_interrupted = is_interrupted
+        self._tell_step = tell_step
+        self._ask_at_rung = ask_at_rung
+        self._next_report_s = 0.0
+
+    def on_step(self, step: int) -> None:
+        self._leave_if_interrupted()
+        now_s = time.monotonic()
+        if now_s >= self._next_report_s:
+            self._next_report_s = now_s + STEP_INTERVAL_S
+            self._tell_step(step)
+
+    def on_rung(self, point: CurvePoint) -> bool:
+        self._leave_if_interrupted()
+        self.curve.append(point)
+        prune = self._ask_at_rung(point)
+        self._leave_if_interrupted()
+        return prune
+
+    def _leave_if_interrupted(self) -> None:
+        if self._is_interrupted():
+            raise EvaluationInterrupted
+
+
+def evaluate_job(evaluator: Evaluator, task: Task, job: Job, relay: Relay) -> Evaluation | None:
+    """The evaluator's answer, CRASHED with its traceback where it raises; None when it was interrupted."""
+    began_s = time.monotonic()
+    try:
+        evaluation = evaluator.evaluate(job.architecture, task, job.budget, job.seed, relay)
+        if not isinstance(evaluation, Evaluation):
+            raise TypeError(
+                f"{type(evaluator).__name__}.evaluate returns an Evaluation, got {type(evaluation).__name__}"
+            )
+    except EvaluationInterrupted:
+        return None
+    except Exception as error:  # noqa: BLE001  a failed trial is data: stored with its traceback, and the study goes on
+        return crashed(error, relay, time.monotonic() - began_s)
+    return evaluation
+
+
+def crashed(error: Exception, relay: Relay, seconds: float) -> Evaluation:
+    """An unforeseen error as an evaluation; as text, for not every exception can be pickled."""
+    reason = traceback.format_exception_only(error)[-1].strip()
+    text = "".join(traceback.format_exception(error))
+    return failed_evaluation(Outcome.CRASHED, reason, curve=relay.curve, seconds=seconds, traceback=text)
+
+
+def main(connection: Connection[Report, Order], environment: Mapping[str, str], log_file: Path | None) -> None:
+    """A worker process from its first line to its last. Returns only when the set-up failed."""
+    os.environ.update(environment)  # stood already when this process began; once more, in case a start-up hook undid it
+    _ignore_signals()
+    if log_file is not None:
+        _redirect_output(log_file)
+    faulthandler.enable()  # a segmentation fault leaves a Python traceback in the log
+    _volunteer_for_oom_killer()
+    mailbox = Mailbox(connection)
+    mailbox.send(Hello())
+    try:
+        evaluator, task = pickle.loads(mailbox.setups.get().payload)
+    except Exception:  # noqa: BLE001  whatever it is, the parent tells it to the user and gives up after a few
+        mailbox.send(Broken(traceback.format_exc()))
+        sys.exit(1)
+    while True:
+        _do_job(evaluator, task, mailbox.jobs.get(), mailbox)
+
+
+def _do_job(evaluator: Evaluator, task: Task, order: Begin, mailbox: Mailbox) -> None:
+    relay = Relay(
+        is_interrupted=lambda: mailbox.interrupted == order.number,
+        tell_step=lambda step: mailbox.send(Stepped(step)),
+        ask_at_rung=lambda point: mailbox.ask(order.number, point),
+    )
+    mailbox.send(Started())
+    began_s = time.monotonic()
+    evaluation = evaluate_job(evaluator, task, order.job, relay)
+    if evaluation is None:
+        mailbox.send(Left())
+        return
+    try:
+        mailbox.send(Finished(evaluation))
+    except Exception as error:  # noqa: BLE001  pickling runs foreign code, which raises what it likes
+        mailbox.send(Finished(crashed(error, relay, time.monotonic() - began_s)))
+
+
+class Mailbox:
+    """The worker's end of the pipe: sends from the main thread, receives in a thread of its own."""
+
+    def __init__(self, connection: Connection[Report, Order]) -> None:
+        self.setups: SimpleQueue[Setup] = SimpleQueue()
+        self.jobs: SimpleQueue[Begin] = SimpleQueue()
+        self.interrupted = 0
+        """Number of the latest job that is to be left; numbers start at 1."""
+        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._connection = connection
+        threading.Thread(target=self._listen, name="mailbox", daemon=True).start()
+
+    def send(self, report: Report) -> None:
+        """Blocks while the pipe is full. Raises what pickling raises; a parent that has gone ends the process."""
+        try:
+            self._connection.send(report)
+        except OSError:
+            _leave()
+
+    def ask(self, number: int, point: CurvePoint) -> bool:
+        """Report a rung and wait for the answer; an interrupt counts as one."""
+        self.send(ReachedRung(point))
+        while True:
+            answer = self._answers.get()
+            if answer.number == number:  # the answer to a job that was left can come late
+                return answer.prune
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                order = self._connection.recv()
+            except (EOFError, OSError):
+                _leave()
+            self._sort(order)
+
+    def _sort(self, order: Order) -> None:
+        match order:
+            case Setup():
+                self.setups.put(order)
+            case Begin():
+                self.jobs.put(order)
+            case Answer():
+                self._answers.put(order)
+            case Interrupt():
+                self.interrupted = order.number
+                self._answers.put(Answer(order.number, prune=False))  # wakes a job that waits at a rung
+
+
+def _leave() -> NoReturn:
+    """End this process from any thread, at once: the parent has gone or hung up, and nobody waits for an answer."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
+
+
+def _ignore_signals() -> None:
+    """Ctrl-C and a batch system's SIGTERM reach the whole process group; only the coordinator acts on them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # held back by the parent
+
+
+def _redirect_output(log_file: Path) -> None:
+    """Everything this process prints, C libraries included, goes to the end of the file."""
+    descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    for target in (1, 2):
+        os.dup2(descriptor, target)
+    os.close(descriptor)
+
+
+def _volunteer_for_oom_killer() -> None:
+    """When memory runs out, Linux is to end a worker, which is replaced, rather than the coordinator."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

@@ -1,0 +1,37 @@
+"""What Optuna's dashboard shows beside a trial: its architecture as a drawing, kept as an Optuna artifact."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna_dashboard import save_note
+from optuna_dashboard.artifact import get_artifact_path
+
+from unetx_studies.drawing import to_svg
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+    from unetx_space.architecture import Architecture
+
+ARTIFACTS = "artifacts"
+"""Folder of a study's artifacts, beside its database."""
+DRAWING = "architecture.svg"
+
+
+def attach_drawing(trial: Trial, architecture: Architecture, study_folder: Path) -> None:
+    """Attach the drawing to a trial and show it in the trial's note; nothing happens when it has one already."""
+    if any(meta.filename == DRAWING for meta in get_all_artifact_meta(trial)):
+        return
+    folder = study_folder / ARTIFACTS
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as aside:
+        drawing = Path(aside) / DRAWING
+        drawing.write_text(to_svg(architecture), encoding="utf-8")
+        artifact = upload_artifact(
+            artifact_store=FileSystemArtifactStore(folder), file_path=str(drawing), study_or_trial=trial
+        )
+    save_note(trial, f"![architecture of trial {trial.number}]({get_artifact_path(trial, artifact)})")

@@ -1,0 +1,212 @@
+"""The command line: what it prints, its exit codes, and that bad input writes nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from unetx_search import cli
+from unetx_space import load
+from unetx_space.architecture import Architecture
+from unetx_space.backbone import isotropic_backbone
+from unetx_space.presets import PRESETS
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run the command line inside an empty folder: exit code, stdout, stderr."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def invoke(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["unetx-search", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return invoke
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A dataset of eight small images, each a bright square to be found."""
+    folder = tmp_path / "squares"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        image = rng.integers(0, 60, (40, 36)).astype(np.uint8)
+        mask = np.zeros_like(image)
+        top, left = rng.integers(4, 20, 2)
+        mask[top : top + 12, left : left + 12] = 255
+        image[mask > 0] += 120
+        Image.fromarray(image).save(folder / "images" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+    return folder
+
+
+def refusal(run: Run, *words: object) -> str:
+    """What a wrong request is answered: exit 2, one screen on stderr, nothing on stdout, nothing written."""
+    before = sorted(Path.cwd().rglob("*"))
+    code, out, err = run(*words)
+    assert code == 2, (out, err)
+    assert out == ""
+    assert sorted(Path.cwd().rglob("*")) == before
+    assert 0 < len(err.splitlines()) <= 24
+    assert "Traceback" not in err
+    return " ".join(err.replace("│", " ").split())
+
+
+def test_a_path_that_is_not_there(run: Run) -> None:
+    assert "nowhere" in refusal(run, "--data", "nowhere")
+
+
+def test_a_folder_of_no_known_layout(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("no images here")
+    assert "dataset.json" in refusal(run, "--data", tmp_path / "notes")
+
+
+def test_an_image_without_its_mask(run: Run, pictures: Path) -> None:
+    (pictures / "masks" / "3.png").unlink()
+    assert "3.png" in refusal(run, "--data", pictures)
+
+
+def test_shapes_that_differ(run: Run, pictures: Path) -> None:
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(pictures / "masks" / "3.png")
+    answer = refusal(run, "--data", pictures)
+    assert "3.png" in answer
+    assert "9" in answer
+
+
+def test_a_broken_nifti(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "msd"
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    training = []
+    for number in range(6):
+        name = f"case_{number}.nii.gz"
+        volume = np.random.default_rng(number).normal(size=(12, 12, 12)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / "imagesTr" / name)
+        nibabel.save(nibabel.Nifti1Image((volume > 1).astype(np.uint8), np.eye(4)), folder / "labelsTr" / name)
+        training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    description = {
+        "name": "t",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "x"},
+        "training": training,
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    broken = folder / "imagesTr" / "case_2.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:1500])
+    assert "case_2.nii.gz" in refusal(run, "--data", folder)
+
+
+def test_more_gpus_than_there_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # where nvidia-smi would be found
+    answer = refusal(run, "--gpus", "4")
+    assert "4" in answer
+    assert "--gpus 0" in answer
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        (["--trials", "-1"], "at least 1"),
+        (["--trials", "many"], "many"),
+        (["--pruner", "medain"], 'Did you mean "median"'),
+        (["--sampler", "tpee"], 'Did you mean "tpe"'),
+        (["--trails", "3"], "--trials"),
+        (["--gpus", "some"], "some"),
+        (["--labels", "cell", "--data", "."], "cell"),
+        (["shwo", "u-net"], "show"),
+        (["show", "u-nett"], "did you mean 'u-net'"),
+        (["show", "absent.json"], "absent.json"),
+        (["dashboard", "absent"], "absent"),
+    ],
+)
+def test_an_unknown_value_is_answered_with_the_way_out(run: Run, words: list[str], fact: str) -> None:
+    assert fact in refusal(run, *words)
+
+
+def test_a_damaged_best_json(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    path.write_text('{"format": "unetx.architecture"')
+    assert "not JSON" in refusal(run, "show", path)
+    assert "not JSON" in refusal(run, "export", path, tmp_path / "net.onnx")
+
+
+def test_a_best_json_that_names_an_unknown_operator(run: Run, tmp_path: Path) -> None:
+    document = Architecture(isotropic_backbone(2), PRESETS["u-net"].genome(5)).to_json()
+    document["genome"]["nodes"][1]["upsampler"] = "transposd"
+    path = tmp_path / "best.json"
+    path.write_text(json.dumps(document))
+    answer = refusal(run, "show", path)
+    assert "genome.nodes[1].upsampler" in answer
+    assert "did you mean 'transposed'" in answer
+
+
+def test_a_search_on_pictures_ends_with_a_ranking_and_files(run: Run, pictures: Path) -> None:
+    words = ("--data", pictures, "--trials", 3, "--gpus", 0, "--steps", 4, "--batch-size", 2, "--width-factor", 0.125)
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "squares: done: 3 of 3 trials" in out
+    assert "preset u-net" in out
+    assert "preset no-skip" in out
+    assert "trial   2" in err
+    assert load(Path("runs/squares/best.json")).backbone.in_channels == 1
+    code, out, _ = run(*words)
+    assert code == 0
+    assert "the study is complete" in out
+    code, out, _ = run(*words, "--json")
+    assert json.loads(out)["n_finished"] == 3
+    code, out, _ = run("show", "runs/squares/best.json", "--svg", "best.svg")
+    assert code == 0
+    assert "parameters" in out
+    assert Path("best.svg").read_text().startswith("<svg")
+
+
+def test_presets_are_listed_and_drawn(run: Run) -> None:
+    code, out, _ = run("presets")
+    assert code == 0
+    assert all(name in out for name in PRESETS)
+    assert {preset["name"] for preset in json.loads(run("presets", "--json")[1])} == set(PRESETS)
+    for name in PRESETS:
+        code, out, _ = run("show", name, "--ascii")
+        assert code == 0
+        assert out.isascii()
+        assert all(stage in out for stage in ("E0", "E4", "D0", "D3"))
+    assert json.loads(run("show", "u-net", "--json")[1])["n_parameters"] > 1_000_000
+
+
+def test_doctor_tells_of_the_machine_and_of_good_and_bad_data(run: Run, pictures: Path) -> None:
+    code, out, _ = run("doctor")
+    assert code == 0
+    assert "torch" in out
+    assert "workers" in out
+    code, out, _ = run("doctor", "--data", pictures, "--json")
+    assert code == 0
+    assert json.loads(out)["data"]["dims"] == 2
+    (pictures / "masks" / "3.png").unlink()
+    code, out, _ = run("doctor", "--data", pictures)
+    assert code == 1
+    assert "3.png" in out
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version")[1].strip()
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(option in out for option in ("--trials", "--gpus", "--data", "show", "export", "dashboard"))

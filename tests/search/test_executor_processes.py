@@ -1,0 +1,409 @@
+"""What the local executor's worker processes see, survive and leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from executor_helpers import DEADLINE_S, LONG, TASK, Recorder, cpu_slots, job, poll_until, run_all
+
+from unetx_evaluators.evaluation import Budget, Outcome
+from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_search.executors.local import LocalExecutor
+from unetx_search.executors.process import describe_exit
+from unetx_search.executors.slots import Gpu, make_slots
+from unetx_space.errors import UnetxError
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(sys.platform == "win32", reason="process groups and signals are POSIX"),
+]
+
+FOUR_GPUS = tuple(Gpu(index, f"GPU-{index}{index}", "Pretended", 1000) for index in range(4))
+
+
+class DiesWhenUnpickled(FakeEvaluator):
+    """Stands for an evaluator whose libraries crash when they are loaded."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os._exit, (7,)
+
+
+class FailsWhenUnpickled(FakeEvaluator):
+    """Stands for an evaluator whose libraries are missing."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return importlib.import_module, ("no_such_module_anywhere",)
+
+
+class SlowToUnpickle(FakeEvaluator):
+    """Stands for an evaluator whose libraries take long to load, as torch does."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return time.sleep, (3600.0,)
+
+
+def worker_pids() -> list[int]:
+    return [process.pid for process in multiprocessing.active_children() if process.pid is not None]
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process runs; where /proc says so, one that only waits for its exit code to be read does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    return not Path("/proc/self").exists()
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline_s, "nothing happened"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def running_script(script: str) -> Iterator[subprocess.Popen[str]]:
+    """A coordinator of its own, in a process group of its own, that can import the helpers; killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_each_of_four_workers_sees_its_own_gpu_and_no_other_before_torch_can_be_imported() -> None:
+    slots = make_slots("all", probe=lambda: FOUR_GPUS, n_cores=8)
+    shown = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    with LocalExecutor(FakeEvaluator(shown_variables=shown), TASK, slots) as executor:
+        told = run_all(executor, [job(trial) for trial in range(4)])
+    seen = {told.workers[trial]: evaluation.versions for trial, evaluation in told.finished.items()}
+    assert {index: facts["CUDA_VISIBLE_DEVICES"] for index, facts in seen.items()} == {
+        gpu.index: gpu.uuid for gpu in FOUR_GPUS
+    }
+    assert [told.started[trial][1] for trial in range(4)] == [f"GPU {index}: Pretended" for index in range(4)]
+    for facts in seen.values():
+        assert (facts["CUDA_DEVICE_ORDER"], facts["OMP_NUM_THREADS"], facts["MKL_NUM_THREADS"]) == (
+            "PCI_BUS_ID",
+            "2",
+            "2",
+        )
+        assert facts["torch"] == "absent"
+    assert len({facts["pid"] for facts in seen.values()}) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the environment a process began with")
+def test_a_worker_is_born_with_its_device_so_that_no_import_can_come_too_early() -> None:
+    slots = make_slots("all", probe=lambda: FOUR_GPUS[:2], n_cores=8)
+    with LocalExecutor(FakeEvaluator(), TASK, slots) as executor:
+        told = run_all(executor, [job(trial) for trial in range(2)])
+        for trial, gpu in enumerate(FOUR_GPUS[:2]):
+            born_with = (
+                Path(f"/proc/{told.finished[trial].versions['pid']}/environ").read_text(encoding="utf-8").split("\0")
+            )
+            assert f"CUDA_VISIBLE_DEVICES={gpu.uuid}" in born_with
+            assert "OMP_NUM_THREADS=4" in born_with
+
+
+def test_the_parents_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "13")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    with LocalExecutor(FakeEvaluator(shown_variables=("OMP_NUM_THREADS",)), TASK, cpu_slots(1)) as executor:
+        told = run_all(executor, [job(0)])
+        assert dict(os.environ) == before
+    assert told.finished[0].versions["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_worker_is_used_again_and_none_is_started_without_work() -> None:
+    with LocalExecutor(FakeEvaluator(), TASK, cpu_slots(3)) as executor:
+        told = run_all(executor, [job(0)])
+        run_all(executor, [job(1)], told)
+        assert len(worker_pids()) == 1
+    assert told.finished[0].versions["pid"] == told.finished[1].versions["pid"] != str(os.getpid())
+
+
+def test_jobs_on_several_workers_are_evaluated_exactly_once(tmp_path: Path) -> None:
+    evaluator = FakeEvaluator(calls_folder=tmp_path, acts_by_call={4: Misdeed.KILL, 9: Misdeed.EXIT})
+    with LocalExecutor(evaluator, TASK, cpu_slots(2)) as executor:
+        told = run_all(executor, [job(trial, seed=trial) for trial in range(20)])
+    calls = [json.loads(file.read_text(encoding="utf-8"))["seed"] for file in tmp_path.iterdir()]
+    assert sorted(calls) == sorted(told.finished) == list(range(20))
+    outcomes = [evaluation.outcome for evaluation in told.finished.values()]
+    assert (outcomes.count(Outcome.CRASHED), outcomes.count(Outcome.COMPLETE)) == (2, 18)
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "words"),
+    [
+        (Misdeed.EXIT, "exited with code 3"),
+        (Misdeed.SEGFAULT, "was killed by SIGSEGV"),
+        (Misdeed.KILL, "was killed by SIGKILL"),
+    ],
+)
+def test_a_worker_that_dies_under_a_job_is_a_crash_and_its_seat_is_filled_again(
+    tmp_path: Path, misdeed: Misdeed, words: str
+) -> None:
+    evaluator = FakeEvaluator(acts_by_seed={1: misdeed}, act_after_step=3)
+    with LocalExecutor(evaluator, TASK, cpu_slots(1), log_folder=tmp_path) as executor:
+        told = run_all(executor, [job(0), job(1, seed=1), job(2)])
+    crash = told.finished[1]
+    assert crash.outcome is Outcome.CRASHED
+    assert words in crash.reason
+    assert "worker 0 on CPU 0" in crash.reason
+    assert str(tmp_path / "worker-0.log") in crash.reason
+    assert ([point.step for point in crash.curve], crash.score) == ([2], crash.curve[0].score)
+    assert told.finished[2].outcome is Outcome.COMPLETE
+    assert told.finished[2].versions["pid"] != told.finished[0].versions["pid"]
+
+
+def test_a_segmentation_fault_leaves_its_traceback_in_the_workers_log(tmp_path: Path) -> None:
+    evaluator = FakeEvaluator(acts_by_seed={0: Misdeed.SEGFAULT})
+    with LocalExecutor(evaluator, TASK, cpu_slots(1), log_folder=tmp_path / "logs") as executor:
+        run_all(executor, [job(0)])
+    log = (tmp_path / "logs" / "worker-0.log").read_text(encoding="utf-8")
+    assert "Segmentation fault" in log
+    assert "evaluate" in log
+
+
+def test_kill_nine_from_outside_in_the_middle_of_a_job_is_a_crash_and_the_seat_works_again() -> None:
+    with LocalExecutor(FakeEvaluator(seconds_per_step=0.001), TASK, cpu_slots(1)) as executor:
+        told = Recorder()
+        executor.submit(job(0, budget=LONG))
+        poll_until(executor, told, lambda: 0 in told.steps)
+        [pid] = worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        poll_until(executor, told, lambda: told.n_ended == 1)
+        run_all(executor, [job(1)], told)
+    assert told.finished[0].outcome is Outcome.CRASHED
+    assert "SIGKILL" in told.finished[0].reason
+    assert told.finished[1].outcome is Outcome.COMPLETE
+
+
+def test_a_worker_that_dies_without_a_job_is_replaced_without_a_word() -> None:
+    with LocalExecutor(FakeEvaluator(), TASK, cpu_slots(1)) as executor:
+        told = run_all(executor, [job(0)])
+        [pid] = worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_running(pid))
+        run_all(executor, [job(1)], told)
+    assert [told.finished[trial].outcome for trial in (0, 1)] == [Outcome.COMPLETE] * 2
+
+
+def test_a_worker_that_dies_after_an_interrupt_leaves_its_job_to_be_run_again() -> None:
+    with LocalExecutor(FakeEvaluator(acts_by_seed={0: Misdeed.HANG}), TASK, cpu_slots(1)) as executor:
+        told = Recorder()
+        executor.submit(job(0))
+        poll_until(executor, told, lambda: 0 in told.started)
+        executor.interrupt()
+        os.kill(worker_pids()[0], signal.SIGKILL)
+        poll_until(executor, told, lambda: told.n_ended == 1)
+    assert (told.interrupted, told.finished) == ([0], {})
+
+
+@pytest.mark.parametrize("misdeed", [Misdeed.HANG, Misdeed.HANG_IN_C])
+def test_a_worker_that_hangs_past_its_limit_is_timed_out_and_replaced(misdeed: Misdeed) -> None:
+    impatient = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), selection_cases=1, max_seconds=0.05)
+    with LocalExecutor(FakeEvaluator(acts_by_seed={1: misdeed}), TASK, cpu_slots(1), overtime_s=0.1) as executor:
+        told = run_all(executor, [job(0, budget=impatient, seed=1)])
+        run_all(executor, [job(1)], told)
+    assert told.finished[0].outcome is Outcome.TIMED_OUT
+    assert "hung: still running after its 0.05 s and 0.1 s more" in told.finished[0].reason
+    assert told.finished[1].outcome is Outcome.COMPLETE
+
+
+def test_an_answer_that_cannot_be_pickled_is_a_crash() -> None:
+    evaluator = FakeEvaluator(acts_by_seed={0: Misdeed.RETURN_UNPICKLABLE}, act_after_step=3)
+    with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:
+        told = run_all(executor, [job(0), job(1, seed=1)])
+    assert told.finished[0].outcome is Outcome.CRASHED
+    assert "cannot be pickled" in told.finished[0].reason
+    assert [point.step for point in told.finished[0].curve] == [2]
+    assert told.finished[1].outcome is Outcome.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "words"),
+    [(DiesWhenUnpickled(), "exited with code 7"), (FailsWhenUnpickled(), "No module named 'no_such_module_anywhere'")],
+)
+def test_workers_that_never_come_up_are_a_clear_error_and_no_loop(evaluator: FakeEvaluator, words: str) -> None:
+    told = Recorder()
+    with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:
+        executor.submit(job(0))
+        with pytest.raises(UnetxError, match="3 times in a row") as caught:
+            poll_until(executor, told, lambda: told.n_ended > 0)
+    assert words in str(caught.value)
+    assert told.n_ended == 0
+
+
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        FakeEvaluator(seconds_per_step=0.001),
+        FakeEvaluator(acts_by_seed={0: Misdeed.HANG}),
+        SlowToUnpickle(),
+    ],
+    ids=["training", "hanging", "importing"],
+)
+def test_close_hangs_up_and_every_worker_leaves_by_itself(evaluator: FakeEvaluator) -> None:
+    told = Recorder()
+    with LocalExecutor(evaluator, TASK, cpu_slots(2)) as executor:
+        for trial in range(2):
+            executor.submit(job(trial, budget=LONG))
+        pids = worker_pids()
+        if not isinstance(evaluator, SlowToUnpickle):
+            poll_until(executor, told, lambda: len(told.started) == 2)
+        executor.poll(told, 1.0)
+        executor.close(timeout_s=3600.0)  # would be waited for if they did not
+    assert len(pids) == 2
+    assert not any(map(is_running, pids))
+    assert told.n_ended == 0
+
+
+def test_close_is_quick_while_workers_are_only_being_started() -> None:
+    executor = LocalExecutor(FakeEvaluator(), TASK, cpu_slots(2))
+    executor.submit(job(0))
+    executor.submit(job(1))
+    pids = worker_pids()
+    executor.close(timeout_s=3600.0)
+    assert len(pids) == 2
+    assert not any(map(is_running, pids))
+
+
+def test_close_kills_a_worker_that_cannot_hear() -> None:
+    told = Recorder()
+    with LocalExecutor(FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C}), TASK, cpu_slots(1)) as executor:
+        executor.submit(job(0))
+        poll_until(executor, told, lambda: 0 in told.started)
+        pids = worker_pids()
+        executor.close(timeout_s=0.1)
+    assert len(pids) == 1
+    assert not is_running(pids[0])
+
+
+SIGNALS_TO_THE_GROUP = """
+import json, multiprocessing, os, signal
+from executor_helpers import TASK, Recorder, cpu_slots, job, run_all
+from unetx_evaluators.fake import FakeEvaluator
+from unetx_search.executors.local import LocalExecutor
+
+def shout():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.killpg(0, number)
+
+class Shouting(Recorder):
+    def on_started(self, trial, worker, device):
+        shout()
+        super().on_started(trial, worker, device)
+
+n_heard = 0
+def hear(number, frame):
+    global n_heard
+    n_heard += 1
+
+signal.signal(signal.SIGINT, hear)
+signal.signal(signal.SIGTERM, hear)
+with LocalExecutor(FakeEvaluator(seconds_per_step=0.01), TASK, cpu_slots(2)) as executor:
+    told = Shouting()
+    for trial in range(2):
+        executor.submit(job(trial))
+    shout()
+    pids = [process.pid for process in multiprocessing.active_children()]
+    while told.n_ended < 2:
+        executor.poll(told, 1.0)
+    run_all(executor, [job(2), job(3)], told)
+print(json.dumps({
+    "heard": n_heard,
+    "started": pids,
+    "answered": [int(told.finished[trial].versions["pid"]) for trial in range(4)],
+}))
+"""
+
+
+def test_ctrl_c_and_sigterm_to_the_whole_group_leave_workers_alive_even_while_they_start() -> None:
+    with running_script(SIGNALS_TO_THE_GROUP) as script:
+        output, _ = script.communicate(timeout=DEADLINE_S)
+    facts = json.loads(output)
+    assert script.returncode == 0
+    assert facts["heard"] > 0
+    assert sorted(facts["answered"][:2]) == sorted(facts["answered"][2:]) == sorted(facts["started"])
+
+
+KILLED = """
+import json, multiprocessing, time
+from executor_helpers import LONG, TASK, Recorder, cpu_slots, job, poll_until, run_all
+from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_search.executors.local import LocalExecutor
+
+evaluator = FakeEvaluator(seconds_per_step=0.001, acts_by_seed={1: Misdeed.HANG})
+executor = LocalExecutor(evaluator, TASK, cpu_slots(3))
+told = Recorder()
+for trial in range(3):
+    executor.submit(job(trial, budget=LONG if trial == 2 else job(0).budget, seed=trial))
+if BUSY:
+    poll_until(executor, told, lambda: len(told.started) == 3 and 0 in told.finished)
+print(json.dumps([process.pid for process in multiprocessing.active_children()]), flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["one idle, one hanging, one training", "all starting"])
+def test_workers_are_gone_soon_after_their_parent_was_killed(busy: bool) -> None:
+    with running_script(KILLED.replace("BUSY", str(busy))) as script:
+        assert script.stdout is not None
+        pids = json.loads(script.stdout.readline())
+        script.kill()
+        assert len(pids) == 3
+        wait_until(lambda: not any(map(is_running, pids)))
+
+
+FORGETS_TO_CLOSE = """
+from executor_helpers import TASK, cpu_slots, job, run_all
+from unetx_evaluators.fake import FakeEvaluator
+from unetx_search.executors.local import LocalExecutor
+
+executor = LocalExecutor(FakeEvaluator(), TASK, cpu_slots(1))
+print(run_all(executor, [job(0)]).finished[0].versions["pid"])
+"""
+
+
+def test_a_program_that_forgets_to_close_ends_and_leaves_nothing() -> None:
+    with running_script(FORGETS_TO_CLOSE) as script:
+        output, _ = script.communicate(timeout=DEADLINE_S)
+    assert script.returncode == 0
+    assert not is_running(int(output))
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "exited with code 0"),
+        (3, "exited with code 3"),
+        (-11, "was killed by SIGSEGV"),
+        (-9, "was killed by SIGKILL (by hand, or by the kernel when memory ran out)"),
+    ],
+)
+def test_exit_codes_in_words(code: int, words: str) -> None:
+    assert describe_exit(code) == words

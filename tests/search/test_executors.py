@@ -1,0 +1,231 @@
+"""The executors' contract, held by all of them alike. Worker processes: test_executor_processes.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+from executor_helpers import BUDGET, LONG, TASK, Forgetful, Recorder, cpu_slots, job, poll_until, run_all, u_net
+
+from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, Evaluator, NullObserver, Outcome
+from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_search.executors import worker
+from unetx_search.executors.base import Executor, Job
+from unetx_search.executors.inline import InlineExecutor
+from unetx_search.executors.local import LocalExecutor
+
+pytestmark = pytest.mark.timeout(120)
+
+Make = Callable[[Evaluator], Executor]
+
+MAKERS: dict[str, Make] = {
+    "inline": lambda evaluator: InlineExecutor(evaluator, TASK),
+    "local": lambda evaluator: LocalExecutor(evaluator, TASK, cpu_slots(1)),
+}
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes an executor of each kind, closed at the end of the test."""
+    with ExitStack() as stack:
+        yield lambda evaluator: stack.enter_context(MAKERS[request.param](evaluator))
+
+
+class Interrupter(Recorder):
+    """Interrupts everything when it is told of a step or a rung, as a Ctrl-C between two lines would."""
+
+    executor: Executor
+    at_step = False
+    at_rung = False
+
+    def on_step(self, trial: int, step: int) -> None:
+        super().on_step(trial, step)
+        if self.at_step:
+            self.executor.interrupt()
+
+    def on_rung(self, trial: int, point: CurvePoint) -> bool:
+        prune = super().on_rung(trial, point)
+        if self.at_rung:
+            self.executor.interrupt()
+        return prune
+
+
+def test_the_answer_is_the_evaluators_own(make: Make) -> None:
+    evaluator = FakeEvaluator()
+    told = run_all(make(evaluator), [job(7, seed=3)])
+    expected = evaluator.evaluate(u_net(), TASK, BUDGET, 3, NullObserver())
+    answer = told.finished[7]
+    assert (answer.outcome, answer.score, answer.case_scores) == (
+        Outcome.COMPLETE,
+        expected.score,
+        expected.case_scores,
+    )
+    assert [(point.step, point.score) for point in answer.curve] == [(p.step, p.score) for p in expected.curve]
+
+
+def test_start_steps_and_rungs_are_told_and_the_seat_is_named(make: Make) -> None:
+    told = run_all(make(FakeEvaluator()), [job(7)])
+    assert told.started[7][0] == told.workers[7] == 0
+    assert told.started[7][1]
+    assert told.steps[7][0] == 1
+    assert told.rungs[7] == [2, 4]
+
+
+def test_a_handler_that_says_so_prunes(make: Make) -> None:
+    told = run_all(make(FakeEvaluator()), [job(0)], Recorder(prune_at=(4,)))
+    assert told.finished[0].outcome is Outcome.PRUNED
+    assert told.rungs[0] == [2, 4]
+    assert [point.step for point in told.finished[0].curve] == [2, 4]
+
+
+def test_every_outcome_comes_through(make: Make) -> None:
+    outcomes = dict(enumerate(Outcome))
+    told = run_all(make(FakeEvaluator(acts_by_seed=outcomes)), [job(seed, seed=seed) for seed in outcomes])
+    assert {trial: evaluation.outcome for trial, evaluation in told.finished.items()} == outcomes
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "words"),
+    [
+        (Misdeed.RAISE, ("ArithmeticError: an error on request", "in _raise")),
+        (Misdeed.RAISE_UNPICKLABLE, ("UnpicklableError: an error on request", "in _raise_unpicklable")),
+    ],
+)
+def test_an_error_of_the_evaluator_is_a_crash_with_its_traceback(
+    make: Make, misdeed: Misdeed, words: tuple[str, str]
+) -> None:
+    told = run_all(make(FakeEvaluator(acts_by_seed={1: misdeed})), [job(0, seed=1), job(1)])
+    assert told.finished[0].outcome is Outcome.CRASHED
+    assert words[0] in told.finished[0].reason
+    assert words[1] in told.finished[0].traceback
+    assert told.finished[1].outcome is Outcome.COMPLETE
+
+
+def test_a_crash_keeps_the_rungs_it_reached(make: Make) -> None:
+    told = run_all(make(FakeEvaluator(acts_by_seed={0: Misdeed.RAISE}, act_after_step=3)), [job(0)])
+    crash = told.finished[0]
+    assert [point.step for point in crash.curve] == told.rungs[0] == [2]
+    assert crash.score == crash.curve[0].score
+
+
+def test_an_evaluator_that_returns_nothing_is_a_crash(make: Make) -> None:
+    told = run_all(make(Forgetful()), [job(0)])
+    assert told.finished[0].outcome is Outcome.CRASHED
+    assert "Forgetful.evaluate returns an Evaluation, got NoneType" in told.finished[0].reason
+
+
+def test_a_taken_seat_refuses_a_second_job(make: Make) -> None:
+    executor = make(FakeEvaluator())
+    assert executor.n_free() == executor.n_slots == 1
+    executor.submit(job(0))
+    assert executor.n_free() == 0
+    with pytest.raises(RuntimeError, match="trial 1 came when"):
+        executor.submit(job(1))
+
+
+def test_a_closed_executor_refuses_jobs_and_closes_twice(make: Make) -> None:
+    executor = make(FakeEvaluator())
+    executor.close()
+    executor.close()
+    with pytest.raises(RuntimeError, match="it is closed"):
+        executor.submit(job(0))
+
+
+def test_the_seat_is_free_when_the_end_is_told(make: Make) -> None:
+    executor = make(FakeEvaluator())
+
+    class Chaining(Recorder):
+        def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
+            super().on_finished(trial, worker, evaluation)
+            if trial < 3:
+                executor.submit(job(trial + 1))
+
+    told = Chaining()
+    executor.submit(job(0))
+    poll_until(executor, told, lambda: told.n_finished_calls == 4)
+    assert sorted(told.finished) == [0, 1, 2, 3]
+
+
+def test_a_job_interrupted_before_it_began_is_only_told_as_interrupted(make: Make) -> None:
+    executor, told = make(FakeEvaluator()), Recorder()
+    executor.submit(job(0))
+    executor.interrupt()
+    poll_until(executor, told, lambda: told.n_ended == 1)
+    assert (told.interrupted, told.started, executor.n_free()) == ([0], {}, 1)
+
+
+def test_a_running_job_is_left_at_its_next_step_and_the_seat_goes_on(make: Make) -> None:
+    told = Interrupter()
+    told.executor, told.at_step = make(FakeEvaluator(seconds_per_step=0.001)), True
+    run_all(told.executor, [job(0, budget=LONG)], told)
+    assert told.interrupted == [0]
+    told.at_step = False
+    run_all(told.executor, [job(0)], told)
+    assert told.finished[0].outcome is Outcome.COMPLETE
+
+
+def test_an_interrupt_at_a_rung_counts_more_than_its_answer_which_no_later_job_gets(make: Make) -> None:
+    told = Interrupter(prune_at=(2,))
+    told.executor, told.at_rung = make(FakeEvaluator()), True
+    run_all(told.executor, [job(0)], told)
+    assert (told.interrupted, told.finished) == ([0], {})
+    told.at_rung, told.prune_at = False, ()
+    run_all(told.executor, [job(1)], told)
+    assert told.finished[1].outcome is Outcome.COMPLETE
+
+
+def test_an_interrupt_without_jobs_concerns_nobody(make: Make) -> None:
+    executor = make(FakeEvaluator())
+    executor.interrupt()
+    told = run_all(executor, [job(0)])
+    assert (told.finished[0].outcome, told.interrupted) == (Outcome.COMPLETE, [])
+
+
+def test_an_error_of_the_handler_flies_out_of_poll(make: Make) -> None:
+    class Broken(Recorder):
+        def on_rung(self, trial: int, point: CurvePoint) -> bool:
+            raise LookupError("the database is gone")
+
+    executor, told = make(FakeEvaluator()), Broken()
+    executor.submit(job(0))
+    with pytest.raises(LookupError, match="the database is gone"):
+        poll_until(executor, told, lambda: False)
+    assert told.finished == {}
+
+
+def test_jobs_and_answers_larger_than_any_pipe_come_through(make: Make) -> None:
+    size = 4 * 2**20
+    large = replace(u_net(), provenance={"notes": "y" * size})
+    told = run_all(make(FakeEvaluator(ballast_bytes=size)), [Job(trial, large, BUDGET, 0) for trial in range(2)])
+    assert [len(told.finished[trial].versions["ballast"]) for trial in range(2)] == [size, size]
+
+
+def test_many_jobs_end_exactly_once_each(make: Make) -> None:
+    told = run_all(make(FakeEvaluator()), [job(trial, seed=trial) for trial in range(40)])
+    assert sorted(told.finished) == list(range(40))
+    assert told.n_finished_calls == 40
+
+
+def test_a_relay_tells_the_first_step_and_then_two_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    relay = worker.Relay(lambda: False, told.append, lambda _: False)
+    for step in range(1, 17):
+        # An eighth of a second a step, exact in binary: four steps to the half second.
+        monkeypatch.setattr("time.monotonic", lambda step=step: 100.0 + step / 8)
+        relay.on_step(step)
+    assert told == [1, 5, 9, 13]
+
+
+def test_a_relay_leaves_even_when_the_interrupt_comes_with_the_rungs_answer() -> None:
+    asked: list[int] = []
+
+    def ask(point: CurvePoint) -> bool:
+        asked.append(point.step)
+        return True
+
+    relay = worker.Relay(lambda: bool(asked), lambda _: None, ask)
+    with pytest.raises(EvaluationInterrupted):
+        relay.on_rung(CurvePoint(2, 0.5, 0.5, 0.0))
+    assert asked == [2]

@@ -1,0 +1,90 @@
+"""What a person sees while a search runs."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
+from unetx_search.progress import LineReporter, LiveReporter, Seat, Standing, display, duration, panel
+
+
+def standing() -> Standing:
+    return Standing(study="liver", n_trials=10, n_steps=100, n_slots=2)
+
+
+def plain(width: int = 160) -> Console:
+    return Console(file=io.StringIO(), width=width)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_each_finished_trial_is_one_line_with_its_score_and_the_count() -> None:
+    console = plain()
+    lines = LineReporter(standing(), console)
+    lines.trial_started(3, 0, "CPU 0", "random")
+    lines.trial_finished(3, Evaluation(Outcome.COMPLETE, score=0.8125, seconds=31.4), is_best=True)
+    lines.trial_started(4, 1, "CPU 1", "sampler")
+    lines.trial_finished(4, Evaluation(Outcome.OUT_OF_MEMORY, "out of memory on CPU"), is_best=False)
+    first, second, third = text_of(console).splitlines()
+    assert " ".join(first.split()) == "[1/10] trial 3 complete Dice 0.8125 31 s random best so far"
+    assert second.split()[:4] == ["[2/10]", "trial", "4", "out-of-memory"]
+    assert "out of memory on CPU" in third
+
+
+def test_the_panel_tells_progress_best_time_left_and_every_worker() -> None:
+    console = plain()
+    live = LiveReporter(standing(), console, clock=lambda: 0.0)
+    live.trial_started(0, 0, "GPU 0: H200", "preset u-net")
+    live.trial_finished(0, Evaluation(Outcome.COMPLETE, score=0.75, seconds=60.0), is_best=True)
+    live.trial_started(1, 0, "GPU 0: H200", "preset no-skip")
+    live.trial_step(1, 25)
+    live.trial_started(2, 1, "GPU 1: H200", "random")
+    live.trial_rung(2, CurvePoint(50, 0.6, 0.4, 20.0))
+    console.print(panel(live.standing, 65.0))
+    shown = text_of(console)
+    for fact in ("liver", "1/10 trials", "best Dice 0.7500 (trial 0)", "1 min 5 s so far", "trial 1", "25/100",
+                 "GPU 1: H200", "50/100", "Dice 0.6000", "random"):  # fmt: skip
+        assert fact in shown
+    # Nine trials are left, of which three quarters of one have been trained: 8.25 of 60 s each on two workers.
+    assert "about 4 min 8 s left" in shown
+
+
+def test_the_time_left_is_not_guessed_before_the_first_result() -> None:
+    assert standing().eta_s() is None
+    console = plain()
+    console.print(panel(standing(), 0.0))
+    assert "not known yet" in text_of(console)
+
+
+def test_an_interrupted_trial_leaves_its_seat() -> None:
+    console = plain()
+    lines = LineReporter(standing(), console)
+    lines.trial_started(3, 0, "CPU 0", "random")
+    lines.trial_interrupted(3)
+    assert lines.standing.seats == {}
+    assert lines.standing.n_done == 0
+    assert "run again under the same number" in text_of(console)
+
+
+def test_a_terminal_gets_the_panel_and_a_pipe_gets_lines() -> None:
+    assert isinstance(display(standing(), Console(file=io.StringIO(), force_terminal=True)), LiveReporter)
+    assert not isinstance(display(standing(), plain()), LiveReporter)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")]
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_seat_counts_towards_the_time_left() -> None:
+    now = standing()
+    now.seconds.append(10.0)
+    now.n_done = 8
+    now.seats = {0: Seat("CPU 0", 8, "random", step=50), 1: Seat("CPU 1", 9, "random", step=50)}
+    assert now.eta_s() == pytest.approx((2 - 1.0) * 10 / 2)

@@ -1,0 +1,221 @@
+"""A whole search with worker processes and files: what it leaves, how it is continued, killed and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from unetx_evaluators.evaluation import Budget
+from unetx_evaluators.fake import FakeEvaluator
+from unetx_evaluators.tasks import DemoSource
+from unetx_search.config import SearchConfig
+from unetx_search.executors.slots import Gpu
+from unetx_search.run import Summary, search, settle_budget
+from unetx_space import load
+from unetx_space.errors import RequestError
+from unetx_studies.store import Records, open_store, study_url
+
+SCRIPT = Path(__file__).with_name("fake_search.py")
+DEADLINE_S = 120.0
+SOURCE = DemoSource(n_cases=6)
+
+
+def run(out: Path, *, evaluator: FakeEvaluator | None = None, **changes: Any) -> Summary:
+    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "study": "s", **changes}
+    return search(
+        SearchConfig(out=out, **settings),
+        console=Console(stderr=True, file=open(os.devnull, "w")),  # noqa: PTH123
+        evaluator=evaluator or FakeEvaluator(),
+        source=SOURCE,
+    )
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """What the database holds, read with nothing but sqlite3."""
+    with sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True) as db:
+        queries = {
+            "trials": "select count(*) from trials",
+            "finished": "select count(*) from trials where state in ('COMPLETE', 'PRUNED', 'FAIL')",
+            "ours": "select count(*) from unetx_evaluations",
+            "ours finished": "select count(*) from unetx_evaluations where outcome is not null",
+        }
+        found = {name: db.execute(query).fetchone()[0] for name, query in queries.items()}
+        assert db.execute("pragma integrity_check").fetchone()[0] == "ok"
+    return found
+
+
+def test_a_search_leaves_a_study_a_best_architecture_and_its_drawing(tmp_path: Path) -> None:
+    summary = run(tmp_path / "runs")
+    folder = tmp_path / "runs" / "s"
+    assert {"study.db", "best.json", "best.svg", "config.json", "task", "logs"} <= {p.name for p in folder.iterdir()}
+    assert counts(folder) == {"trials": 4, "finished": 4, "ours": 4, "ours finished": 4}
+    best = load(folder / "best.json")
+    assert summary.best is not None
+    assert best.score["dice"] == summary.best.score == max(e.score for e in summary.ranking if e.score is not None)
+    assert best.provenance["trial"] == summary.best.trial_number
+    assert best.backbone.widths[0] == 32, "an architecture keeps the full-size backbone"
+    with open_store(study_url(folder), create=False, read_only=True) as store:
+        assert Records(store, "s").case_scores(0)
+        assert [point.step for point in Records(store, "s").curve(0)] == [4, 8, 12]
+
+
+def test_a_complete_study_says_so_and_more_trials_continue_it(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    assert not first.was_complete
+    again = run(tmp_path)
+    assert again.was_complete
+    assert again.evaluations == first.evaluations
+    more = run(tmp_path, trials=6)
+    assert not more.was_complete
+    assert more.evaluations[:4] == first.evaluations
+    assert counts(tmp_path / "s")["trials"] == 6
+
+
+def test_other_settings_are_refused_with_every_difference(tmp_path: Path) -> None:
+    run(tmp_path, trials=1)
+    with pytest.raises(RequestError, match=r"(?s)seed: begun with 0, now 1.*another --study"):
+        run(tmp_path, trials=1, seed=1)
+    with pytest.raises(RequestError, match="budget"):
+        run(tmp_path, trials=1, steps=24)
+    assert run(tmp_path, trials=1).was_complete
+
+
+def test_a_refused_request_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="gpus"):
+        run(tmp_path / "runs", gpus=4)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_gpus_with_a_torch_that_was_built_for_cpus_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetx_search.run.version", lambda package: "2.13.0+cpu")
+    gpu = Gpu(index=0, uuid="GPU-0", name="pretended", memory_mib=1000)
+    config = SearchConfig(trials=1, out=tmp_path / "runs")
+    with pytest.raises(RequestError, match="built for CPUs only"):
+        search(config, console=Console(stderr=True, quiet=True), probe=lambda: (gpu,), source=SOURCE)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_four_pretended_gpus_each_give_their_worker_exactly_one_device(tmp_path: Path) -> None:
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i:08d}", name="pretended", memory_mib=1000) for i in range(4))
+    config = SearchConfig(trials=12, gpus=4, out=tmp_path, study="s", steps=12)
+    summary = search(
+        config,
+        console=Console(stderr=True, quiet=True),
+        probe=lambda: gpus,
+        evaluator=FakeEvaluator(shown_variables=("CUDA_VISIBLE_DEVICES",), seconds_per_step=0.05),
+        source=SOURCE,
+    )
+    seen = {(e.versions["pid"], e.versions["CUDA_VISIBLE_DEVICES"]) for e in summary.evaluations}
+    assert {device for _, device in seen} == {gpu.uuid for gpu in gpus}
+    assert len(seen) == len({pid for pid, _ in seen}) == 4, "a worker keeps its device"
+    assert {e.versions["torch"] for e in summary.evaluations} == {"absent"}
+
+
+def start(out: Path, trials: int, seconds_per_step: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(out), str(trials), str(seconds_per_step)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not come"
+        time.sleep(0.05)
+
+
+def n_finished(folder: Path) -> int:
+    try:
+        return counts(folder)["finished"]
+    except sqlite3.OperationalError:
+        return 0  # not there yet
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_killed_in_the_middle_and_run_again_the_total_is_exact_and_nothing_is_lost(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    process = start(tmp_path, 8, 0.05)
+    wait_until(lambda: n_finished(folder) >= 3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=DEADLINE_S)
+    process.communicate()
+    with sqlite3.connect(folder / "study.db") as db:
+        before = dict(
+            db.execute("select trial_number, score from unetx_evaluations where outcome is not null").fetchall()
+        )
+    assert len(before) >= 3
+    after = result(start(tmp_path, 8, 0.0))
+    assert counts(folder) == {"trials": 8, "finished": 8, "ours": 8, "ours finished": 8}
+    scores = {e["trial"]: e["dice"] for e in after["evaluations"]}
+    assert sorted(scores) == list(range(8))
+    assert {trial: scores[trial] for trial in before} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_stops_in_order_and_the_same_command_continues(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "s"
+    process = start(tmp_path, 6, 0.2)
+    wait_until(lambda: n_finished(folder) >= 1)
+    os.killpg(process.pid, number)  # the whole group, as a terminal does
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert json.loads(out)["was_stopped"]
+    stopped = counts(folder)
+    assert stopped["ours"] == stopped["trials"]
+    assert stopped["finished"] < 6
+    assert result(start(tmp_path, 6, 0.0))["n_finished"] == 6
+    assert counts(folder) == {"trials": 6, "finished": 6, "ours": 6, "ours finished": 6}
+
+
+def test_two_signals_stop_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path, 6, 3600.0)  # no step ever ends, so an orderly stop would take its whole grace
+    log = tmp_path / "s" / "logs"
+    wait_until(lambda: log.exists() and n_started(tmp_path / "s") >= 2)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "again to stop at once" in line:
+            break
+    os.kill(process.pid, signal.SIGINT)
+    process.wait(timeout=15)
+    assert process.returncode != 0
+    process.communicate()
+
+
+def n_started(folder: Path) -> int:
+    try:
+        return counts(folder)["ours"]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_steps_move_the_rungs_along() -> None:
+    from executor_helpers import TASK
+
+    assert settle_budget(SearchConfig(), TASK).rungs[-1] == settle_budget(SearchConfig(), TASK).steps
+    budget: Budget = settle_budget(SearchConfig(steps=2, batch_size=3, width_factor=0.5, selection_cases=1), TASK)
+    assert (budget.steps, budget.rungs[-1]) == (2, 2)
+    assert (budget.batch_size, budget.width_factor, budget.selection_cases) == (3, 0.5, 1)
