@@ -23,7 +23,7 @@ from unetx_evaluators.tasks import DemoSource, open_source, parse_labels, prepar
 from unetx_search.config import SearchConfig, Settled
 from unetx_search.coordinator import Coordinator, Ground
 from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.slots import GpuProbe, make_slots, nvidia_smi_probe
+from unetx_search.executors.slots import GpuProbe, Slot, make_slots, nvidia_smi_probe
 from unetx_search.progress import Standing, display
 from unetx_search.samplers.guard import Guard
 from unetx_space.architecture import write_aside
