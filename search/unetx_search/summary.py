@@ -157,18 +157,8 @@ def _facts(architecture: Architecture) -> dict[str, Any]:
 
 
 def architecture_text(architecture: Architecture, *, ascii: bool = False) -> str:
-    """The drawing, then what it costs."""
-    facts = _facts(architecture)
-    patch = "x".join(map(str, facts["patch"]))
-    lines = [
-        to_text(architecture, ascii=ascii),
-        "",
-        f"key {facts['key']}",
-        f"{facts['n_parameters'] / 1e6:.2f} M parameters, {facts['macs'] / 1e9:.2f} G multiply-adds on a {patch} patch",
-    ]
-    if isinstance(facts["dice"], float):
-        lines.append(f"Dice {facts['dice']:.4f} under the search's short budget, one seed")
-    return "\n".join(lines)
+    """The drawing with its costs, then the key."""
+    return f"{to_text(architecture, ascii=ascii)}\n\nkey {key(architecture)}"
 
 
 def architecture_json(architecture: Architecture) -> str:

@@ -1,1 +1,6 @@
 """Layouts of data on disk."""
+
+from unetx_evaluators.tasks.sources.base import RawCase as RawCase
+from unetx_evaluators.tasks.sources.base import Source as Source
+from unetx_evaluators.tasks.sources.open import open_source as open_source
+from unetx_evaluators.tasks.sources.open import parse_labels as parse_labels

@@ -1,0 +1,61 @@
+"""Random changes of a batch, made on its device. All chance comes from a numpy generator that is handed in.
+
+No gamma: images are z-scored, so a power needs a range that they do not have; contrast covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unetx_evaluators.recipe import Recipe
+
+
+def augmented(images: Tensor, labels: Tensor, recipe: Recipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A changed copy of images ``[b, c, *spatial]`` and labels ``[b, *spatial]``."""
+    if recipe.flips:
+        images, labels = _moved(images, labels, rng)
+    return _recoloured(images, recipe, rng), labels
+
+
+def _moved(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Every axis mirrored, and axes of one size swapped, each for half of the samples: all 90 degree rotations."""
+    dims = labels.ndim - 1
+    for axis in range(-dims, 0):
+        chosen = rng.random(len(images)) < 0.5
+        images = _where(chosen, images.flip(axis), images)
+        labels = _where(chosen, labels.flip(axis), labels)
+    for a, b in combinations(range(-dims, 0), 2):
+        if images.shape[a] == images.shape[b]:
+            chosen = rng.random(len(images)) < 0.5
+            images = _where(chosen, images.transpose(a, b), images)
+            labels = _where(chosen, labels.transpose(a, b), labels)
+    return images, labels
+
+
+def _recoloured(images: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """Contrast and brightness drawn per sample and channel, Gaussian noise of a strength drawn per sample."""
+    b, c = images.shape[:2]
+    scale = 1 + recipe.intensity_scale * rng.uniform(-1, 1, (b, c))
+    shift = recipe.intensity_shift * rng.uniform(-1, 1, (b, c))
+    strength = recipe.noise * rng.random((b, 1))
+    noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32)).to(images.device, non_blocking=True)
+    return (images * _per_sample(scale, images) + _per_sample(shift, images)).addcmul_(
+        noise, _per_sample(strength, images)
+    )
+
+
+def _where(chosen: Sequence[bool] | npt.NDArray[np.bool_], changed: Tensor, unchanged: Tensor) -> Tensor:
+    mask = torch.as_tensor(chosen, device=changed.device).view(-1, *[1] * (changed.ndim - 1))
+    return torch.where(mask, changed, unchanged)
+
+
+def _per_sample(values: npt.NDArray[np.float64], images: Tensor) -> Tensor:
+    """``[b, c or 1]`` made to broadcast over the images."""
+    tensor = torch.as_tensor(values, dtype=images.dtype, device=images.device)
+    return tensor.view(*values.shape, *[1] * (images.ndim - 2))

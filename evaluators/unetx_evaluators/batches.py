@@ -1,0 +1,97 @@
+"""Training batches: which case, which patch, which augmentation.
+
+A batch is a pure function of (cases, seed, step). So all architectures of a study see the same batches (common random
+numbers), whatever their networks draw, and a training that resumes needs no state of a generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unetx_evaluators.augmentation import augmented
+from unetx_evaluators.cases import Case, crop, pad_to
+from unetx_evaluators.recipe import Recipe
+
+# Keep the generators of one seed apart.
+_ORDER, _STEP = 0, 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``b`` patches on the device."""
+
+    images: Tensor
+    """``[b, c, *patch]`` float32."""
+    labels: Tensor
+    """``[b, *patch]`` uint8."""
+
+
+class BatchStream:
+    """The batches of one training. Cases come in random order, each once before any comes again."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        patch: tuple[int, ...],
+        batch_size: int,
+        seed: int,
+        recipe: Recipe,
+        device: torch.device,
+    ) -> None:
+        self._cases = cases
+        self._patch = patch
+        self._batch_size = batch_size
+        self._seed = seed
+        self._recipe = recipe
+        self._device = device
+        self._order = lru_cache(maxsize=2)(self._shuffled)
+
+    def batch(self, step: int) -> Batch:
+        """Of a step, counted from 1."""
+        rng = np.random.default_rng([self._seed, _STEP, step])
+        first = (step - 1) * self._batch_size
+        patches = [self._sample(number, rng) for number in range(first, first + self._batch_size)]
+        images, labels = (torch.stack(parts).to(self._device) for parts in zip(*patches, strict=True))
+        return Batch(*augmented(images, labels, self._recipe, rng))
+
+    def _sample(self, number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The patch of one sample, counted over the whole training: image ``[c, *patch]``, label ``[*patch]``."""
+        epoch, position = divmod(number, len(self._cases))
+        case = self._cases[self._order(epoch)[position]]
+        wants_foreground = _falls_due(number, self._recipe.foreground_share)
+        corner = (_foreground_corner if wants_foreground else _any_corner)(case, self._patch, rng)
+        image, label = (pad_to(crop(whole, corner, self._patch), self._patch) for whole in (case.image, case.label))
+        return image, label
+
+    def _shuffled(self, epoch: int) -> npt.NDArray[np.intp]:
+        return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self._cases))
+
+
+def _falls_due(number: int, share: float) -> bool:
+    """True for a ``share`` of all numbers, evenly spread: no batch has much more of it than another."""
+    return int((number + 1) * share) > int(number * share)
+
+
+def _any_corner(case: Case, patch: tuple[int, ...], rng: np.random.Generator) -> list[int]:
+    """The lowest corner of a patch inside the image; 0 along an axis that is smaller than the patch."""
+    return [int(rng.integers(0, max(0, n - p) + 1)) for n, p in zip(case.label.shape, patch, strict=True)]
+
+
+def _foreground_corner(case: Case, patch: tuple[int, ...], rng: np.random.Generator) -> list[int]:
+    """The corner of a patch around a foreground voxel, of a class drawn first, so that rare ones come as often.
+
+    The voxel lies in the middle half of the patch along every axis, unless the image ends there.
+    """
+    if not case.foreground:
+        return _any_corner(case, patch, rng)
+    voxels = case.foreground[rng.integers(len(case.foreground))]
+    voxel = voxels[rng.integers(len(voxels))]
+    corner = [int(v) - int(rng.integers(p // 4, p - p // 4)) for v, p in zip(voxel, patch, strict=True)]
+    return [min(max(0, c), max(0, n - p)) for c, n, p in zip(corner, case.label.shape, patch, strict=True)]

@@ -1,0 +1,27 @@
+"""How much training an evaluation gets when nobody says."""
+
+from __future__ import annotations
+
+from unetx_evaluators.evaluation import Budget
+from unetx_evaluators.tasks.task import Task
+
+WIDTH_FACTOR = 0.25
+"""A base width of 32 becomes 8. Resolution stays: what skip connections are worth shows there."""
+
+
+STEPS = {2: 200, 3: 240}
+BATCH_SIZE = {2: 8, 3: 2}
+SELECTION_CASES = {2: 24, 3: 12}
+"""By dimensions."""
+
+
+def default_budget(task: Task) -> Budget:
+    """Short enough for a CPU: about half a minute of one core for a U-Net, in 2D and in 3D alike."""
+    steps = STEPS[task.dims]
+    return Budget(
+        steps=steps,
+        batch_size=BATCH_SIZE[task.dims],
+        width_factor=WIDTH_FACTOR,
+        rungs=(round(steps / 3), round(2 * steps / 3), steps),
+        selection_cases=SELECTION_CASES[task.dims],
+    )

@@ -1,0 +1,136 @@
+"""The cases of a task, opened once per process: on the device where they fit, else memory-mapped."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unetx_evaluators.device import DeviceProfile
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.task import Image, Label, Task
+
+MAX_VOXELS_PER_CLASS = 10_000
+"""Foreground voxels remembered per case and class for sampling, as in nnU-Net."""
+
+
+@dataclass
+class Case:
+    """One image with its labels. Its tensors are read-only: they may be views of a file."""
+
+    name: str
+    image: Tensor
+    """``[c, *spatial]`` float32."""
+    label: Tensor
+    """``[*spatial]`` uint8."""
+    n_classes: int
+    _foreground: list[np.ndarray[tuple[int, int], np.dtype[np.int32]]] | None = field(default=None, repr=False)
+
+    @property
+    def foreground(self) -> list[np.ndarray[tuple[int, int], np.dtype[np.int32]]]:
+        """For every foreground class present, ``[n, dims]`` coordinates of some of its voxels, evenly drawn.
+
+        Found at the first call. Raises DataError on a label value that no class has.
+        """
+        if self._foreground is None:
+            label = self.label.cpu().numpy()
+            if label.size and label.max() >= self.n_classes:
+                raise DataError(
+                    f"case {self.name}: label value {label.max()} where the task has {self.n_classes} classes "
+                    f"(0..{self.n_classes - 1}); prepare the task again"
+                )
+            found = (_some_voxels(label, c) for c in range(1, self.n_classes))
+            self._foreground = [voxels for voxels in found if len(voxels)]
+        return self._foreground
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What an evaluation reads; the held-out cases are not among it."""
+
+    train: tuple[Case, ...]
+    selection: tuple[Case, ...]
+
+
+@lru_cache(maxsize=1)  # a worker evaluates one task; another one takes its place
+def open_cases(task: Task, device: DeviceProfile, n_selection: int) -> Cases:
+    """The training cases and the first ``n_selection`` selection cases.
+
+    Kept for the next call with the same arguments. Raises DataError when an array is missing or damaged.
+    """
+    train = [_open(task, name) for name in task.splits.train]
+    selection = [_open(task, name) for name in task.splits.selection[:n_selection]]
+    if not train or not selection:
+        raise DataError(
+            f"task {task.name}: training and selection need a case each, got {len(train)} and {len(selection)}"
+        )
+    cases = [*train, *selection]
+    if device.device.type != "cpu" and device.holds(sum(_n_bytes(case) for case in cases)):
+        for case in cases:
+            case.image, case.label = case.image.to(device.device), case.label.to(device.device)
+    return Cases(tuple(train), tuple(selection))
+
+
+def _open(task: Task, name: str) -> Case:
+    try:
+        image, label = task.image(name), task.label(name)
+    except (OSError, ValueError, EOFError) as error:  # ValueError: no array, or shorter than its header says
+        raise DataError(
+            f"case {name} of {task.folder} cannot be read ({type(error).__name__}: {error}); prepare the task again"
+        ) from error
+    _check(task, name, image, label)
+    return Case(name, _tensor(image), _tensor(label), len(task.classes))
+
+
+def _check(task: Task, name: str, image: Image, label: Label) -> None:
+    expected = (len(task.channels), *label.shape)
+    if image.shape != expected or label.ndim != task.dims or image.dtype != np.float32 or label.dtype != np.uint8:
+        raise DataError(
+            f"case {name} of {task.folder}: an image of {len(task.channels)} channels in float32 and a label map of "
+            f"{task.dims} axes and the same size in uint8 belong together, got {image.dtype}{list(image.shape)} and "
+            f"{label.dtype}{list(label.shape)}; prepare the task again"
+        )
+
+
+def _tensor(array: Image | Label) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing here writes to it
+        return torch.from_numpy(array)
+
+
+def _n_bytes(case: Case) -> int:
+    return case.image.nbytes + case.label.nbytes
+
+
+def _some_voxels(label: Label, class_index: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
+    """``[n, dims]`` coordinates of at most ``MAX_VOXELS_PER_CLASS`` voxels of a class, in array order."""
+    flat = np.flatnonzero(label == class_index)
+    flat = flat[:: max(1, math.ceil(len(flat) / MAX_VOXELS_PER_CLASS))]
+    return np.stack(np.unravel_index(flat, label.shape), axis=1).astype(np.int32)
+
+
+def crop(tensor: Tensor, corner: Iterable[int], size: Iterable[int]) -> Tensor:
+    """A view of the last axes from ``corner`` on, of ``size`` voxels or as many as there are."""
+    window = list(zip(corner, size, strict=True))
+    for axis, (start, n) in enumerate(window, start=tensor.ndim - len(window)):
+        tensor = tensor.narrow(axis, start, min(n, tensor.shape[axis] - start))
+    return tensor
+
+
+def pad_to(tensor: Tensor, size: Iterable[int]) -> Tensor:
+    """The last axes grown to at least ``size`` by zeros on both sides; the same tensor when they are large enough.
+
+    Zero is the mean of a normalised image and the background of a label map.
+    """
+    size = tuple(size)
+    missing = [max(0, wanted - n) for wanted, n in zip(size, tensor.shape[-len(size) :], strict=True)]
+    if not any(missing):
+        return tensor
+    padding = [side for n in reversed(missing) for side in (n // 2, n - n // 2)]
+    return torch.nn.functional.pad(tensor, padding)

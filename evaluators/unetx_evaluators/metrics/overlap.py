@@ -1,0 +1,64 @@
+"""Dice per class and case from label maps, and the objective made of it. Pure functions, no torch.
+
+The convention for a class that is absent from a case's truth: left out (None) when the prediction is empty too,
+otherwise 0. MONAI's DiceMetric with its default ``ignore_empty`` gives NaN for both, and so forgives every false
+positive on a case without the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unetx_evaluators.evaluation import CaseScore
+
+LabelMap = npt.NDArray[np.integer[Any]]
+
+
+def dice_per_class(truth: LabelMap, prediction: LabelMap, n_classes: int) -> tuple[float | None, ...]:
+    """2|T∩P| / (|T|+|P|) of classes 1 to ``n_classes`` - 1, for two label maps of one shape.
+
+    Labels lie in 0..n_classes-1; 0 is the background and has no score. Raises ValueError when they do not, or when the
+    shapes differ.
+    """
+    n_true, n_predicted, n_both = _voxel_counts(truth, prediction, n_classes)
+    return tuple(
+        _dice(int(t), int(p), int(both)) for t, p, both in zip(n_true[1:], n_predicted[1:], n_both[1:], strict=True)
+    )
+
+
+def objective(case_scores: Iterable[CaseScore]) -> float:
+    """Mean over classes of the mean over cases; a class that is None everywhere is left out.
+
+    Raises ValueError when that leaves nothing, which means that no case shows any foreground.
+    """
+    by_class: dict[str, list[float]] = {}
+    for score in case_scores:
+        if score.dice is not None:
+            by_class.setdefault(score.class_name, []).append(score.dice)
+    if not by_class:
+        raise ValueError("an objective needs a case with foreground in its truth or prediction, and none has any")
+    return float(np.mean([np.mean(values) for values in by_class.values()]))
+
+
+def _voxel_counts(
+    truth: LabelMap, prediction: LabelMap, n_classes: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Voxels of every class in the truth, in the prediction and in both."""
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth and prediction have one shape, got {truth.shape} and {prediction.shape}")
+    for name, labels in (("truth", truth), ("prediction", prediction)):
+        if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
+            raise ValueError(f"labels of the {name} lie in 0..{n_classes - 1}, got {labels.min()}..{labels.max()}")
+    pairs = truth.ravel().astype(np.int64) * n_classes + prediction.ravel()
+    confusion = np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+    return confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+
+
+def _dice(n_true: int, n_predicted: int, n_both: int) -> float | None:
+    if n_true == 0:
+        return None if n_predicted == 0 else 0.0
+    return 2 * n_both / (n_true + n_predicted)

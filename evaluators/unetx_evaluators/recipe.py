@@ -1,0 +1,42 @@
+"""How a network is trained, apart from how much (that is the budget); no torch here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way of training, shared by all evaluations of a study."""
+
+    learning_rate: float = 1e-2
+    """At the end of the warm-up. High, because a proxy is short: at 4e-3 small classes are at times hardly learned."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises linearly; without it a class is at times never learned."""
+    weight_decay: float = 1e-2
+    """Decoupled (AdamW, arXiv:1711.05101)."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this L2 norm, over all parameters together."""
+    background_weight: float = 0.3
+    """Of the background in the cross entropy, against 1 for every other class."""
+    foreground_share: float = 0.5
+    """Share of the patches that are made to show foreground."""
+    flips: bool = False
+    """Mirror along every axis, and swap axes on which the patch has the same size. Off, because anatomy has a front and
+    a back: in a proxy of 240 steps it cost 0.13 Dice on hippocampus_msd, and 0.05 on the demo."""
+    intensity_scale: float = 0.2
+    """Contrast is multiplied by a factor from 1 - this to 1 + this."""
+    intensity_shift: float = 0.2
+    """Brightness moves by up to this many standard deviations of the image."""
+    noise: float = 0.1
+    """Largest standard deviation of the Gaussian noise added, in those of the image."""
+
+
+def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
+    """Of step 1 to ``n_steps``: a linear warm-up, then half a cosine down to almost zero (arXiv:1608.03983)."""
+    n_warmup = round(recipe.warmup * n_steps)
+    if step <= n_warmup:
+        return recipe.learning_rate * step / n_warmup
+    progress = (step - 1 - n_warmup) / (n_steps - n_warmup)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

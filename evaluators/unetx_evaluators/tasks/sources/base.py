@@ -1,0 +1,185 @@
+"""What a layout on disk offers: cases in a common form, and the checks that every layout shares.
+
+A source lists and reads; it writes nothing. Whatever makes the data unusable is a DataError that names the file, the
+reason and the remedy, raised when the source is opened (what the listing and the headers tell) or when a case is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.task import Image, Label
+
+MAX_CLASSES = 256
+"""Labels are kept as uint8."""
+
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawCase:
+    """One case as its source holds it, intensities untouched."""
+
+    image: Image
+    """float32 ``[c, *spatial]``, finite."""
+    label: Label
+    """uint8 ``[*spatial]``: indices into the source's classes."""
+    spacing: tuple[float, ...]
+    """mm per voxel and axis; ones where the data do not say."""
+
+
+class Source(Protocol):
+    """A dataset somebody has. Picklable; reading the same case twice gives the same arrays."""
+
+    @property
+    def name(self) -> str:
+        """What people call the dataset."""
+
+    @property
+    def layout(self) -> str:
+        """Which layout was recognised, in words."""
+
+    @property
+    def origin(self) -> str:
+        """Where the data come from, for people."""
+
+    @property
+    def identity(self) -> str:
+        """Equal texts mean unchanged input; found without reading any array."""
+
+    @property
+    def dims(self) -> Literal[2, 3]: ...
+
+    @property
+    def channels(self) -> tuple[str, ...]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label value; ``classes[0]`` is the background."""
+
+    @property
+    def case_names(self) -> tuple[str, ...]:
+        """Unique, sorted, and usable as file names."""
+
+    def read(self, name: str) -> RawCase:
+        """One case, checked. Raises DataError."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMap:
+    """Which values of a mask file mean which class; ``values[0]`` is the background."""
+
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+
+    @classmethod
+    def from_labels(cls, labels: Mapping[str, int]) -> Self:
+        """Names with their mask values; 0 is the background unless ``background`` says otherwise."""
+        background = labels.get("background", 0)
+        foreground = sorted((value, name) for name, value in labels.items() if name != "background")
+        values = (background, *(value for value, _ in foreground))
+        if len(foreground) == 0 or len(set(values)) < len(values) or len(values) > MAX_CLASSES:
+            raise DataError(
+                f"labels name at least one class beside the background (0, unless background=VALUE says otherwise), at "
+                f"most {MAX_CLASSES - 1}, each with a value of its own; got {dict(labels)}"
+            )
+        return cls(("background", *(name for _, name in foreground)), values)
+
+    def encode(self, mask: npt.NDArray[Any], file: Path, remedy: str) -> Label:
+        """Class indices for a mask's values. ``mask`` may hold floats if they are whole numbers."""
+        whole = as_whole_numbers(mask, file)
+        label = np.full(mask.shape, MAX_CLASSES, dtype=np.int16)
+        for index, value in enumerate(self.values):
+            label[whole == value] = index
+        if (label == MAX_CLASSES).any():
+            strange = [int(value) for value in np.unique(whole[label == MAX_CLASSES])]
+            meaning = ", ".join(f"{value} {name}" for value, name in zip(self.values, self.names, strict=True))
+            raise DataError(f"{file}: holds {listed(strange, 'value')} that no class has (known: {meaning}); {remedy}")
+        return label.astype(np.uint8)
+
+
+def as_whole_numbers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64]:
+    """The mask as integers; a value that is none (half, NaN, infinite) is a DataError."""
+    if mask.dtype.kind in "bui":
+        return mask.astype(np.int64)
+    if mask.dtype.kind != "f":
+        raise DataError(f"{file}: a label map holds whole numbers, this one values of type {mask.dtype}; write it anew")
+    if not np.isfinite(mask).all():
+        raise DataError(f"{file}: a label map holds whole numbers, this one NaN or infinite voxels; write it anew")
+    odd = np.unique(mask[mask != np.rint(mask)])
+    if odd.size:
+        raise DataError(
+            f"{file}: a label map holds whole numbers, this one {odd[0]:g}; was it resampled with interpolation? "
+            "resample labels with nearest neighbour"
+        )
+    return mask.astype(np.int64)
+
+
+def check_image(image: npt.NDArray[Any], file: Path) -> Image:
+    """The image as float32 if it holds anything and every voxel is finite."""
+    if image.size == 0:
+        raise DataError(f"{file}: is empty (shape {image.shape}); export it again or remove the case")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+        values = np.ascontiguousarray(image, dtype=np.float32)
+    strange = int(values.size - np.isfinite(values).sum())
+    if strange:
+        raise DataError(
+            f"{file}: {strange} of {values.size} voxels are NaN or infinite; replace them (0, say) or remove the case"
+        )
+    return values
+
+
+def check_same_shape(image: tuple[int, ...], label: tuple[int, ...], image_file: Path, label_file: Path) -> None:
+    """A mask has one voxel for every voxel of its image."""
+    if image != label:
+        raise DataError(
+            f"{label_file}: the mask is {by(label)}, its image {image_file.name} is {by(image)}; "
+            "resample the mask to the image's grid (nearest neighbour) or pair it with the right image"
+        )
+
+
+def check_case_name(name: str, file: Path) -> str:
+    """A case's name becomes a file name, here and on other systems."""
+    safe = name.isprintable() and not set(name) & set('/\\:*?"<>|') and len(name.encode()) <= 200
+    if not safe or not name or name.startswith(".") or name != name.strip(" ."):
+        raise DataError(
+            f'{file}: {name!r} cannot name a case: it needs printable characters other than /\\:*?"<>|, no dot or '
+            "space at either end and at most 200 bytes; rename the files"
+        )
+    return name
+
+
+def check_inside(file: Path, folder: Path) -> Path:
+    """The file, if it really lies in the dataset's folder, links followed."""
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise DataError(
+            f"{file}: leaves the dataset's folder {folder}; only files inside it are read: copy the file there"
+        )
+    return file
+
+
+def identity_of(layout: str, folder: Path, files: Iterable[Path], **options: Any) -> str:
+    """Path, options, and every file's size and time of change: equal texts mean unchanged input."""
+    stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
+    listing = sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    return json.dumps([layout, str(folder.resolve()), options, listing], sort_keys=True)
+
+
+def listed(items: Sequence[object], noun: str, plural: str = "") -> str:
+    """``3 values (7, 8, 9)``; at most five are shown."""
+    shown = ", ".join(str(item) for item in items[:_LISTED])
+    more = ", ..." if len(items) > _LISTED else ""
+    return f"{len(items)} {noun if len(items) == 1 else plural or noun + 's'} ({shown}{more})"
+
+
+def by(shape: Sequence[int]) -> str:
+    """``31x43x24``."""
+    return "x".join(str(n) for n in shape)

@@ -1,0 +1,87 @@
+"""Devices: what they can do, that settings are put back, and which errors mean a lack of memory."""
+
+import numpy as np
+import pytest
+import torch
+
+from unetx_evaluators.device import PeakMemory, is_out_of_memory, memory_format, profile, tuned, versions
+from unetx_space.errors import RequestError
+
+
+def test_threads_and_settings_are_those_asked_inside_and_the_old_ones_afterwards() -> None:
+    before = (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision())
+    with tuned(profile("cpu"), n_threads=2):
+        assert torch.get_num_threads() == 2
+        assert torch.backends.cudnn.benchmark
+    with pytest.raises(KeyError), tuned(profile("cpu"), n_threads=3):
+        raise KeyError
+    after = (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision())
+    assert after == before
+
+
+@pytest.mark.parametrize(("features", "expected"), [({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True}, None)])
+def test_a_cpu_computes_in_bfloat16_only_where_it_has_instructions_for_it(
+    features: dict[str, bool], expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    assert profile("cpu").autocast_dtype == expected
+
+
+def test_a_torch_that_cannot_tell_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    cpu = profile("cpu")
+    assert cpu.autocast_dtype is None
+    with cpu.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_a_missing_gpu_is_a_wrong_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RequestError, match="torch sees none"):
+        profile("cuda:3")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_memory_format_fits_the_dimensions(dims: int) -> None:
+    batch = torch.zeros(2, 3, *[4] * dims).contiguous(memory_format=memory_format(dims))
+    assert batch.stride(1) == 1
+
+
+def test_a_real_failure_of_the_cpu_allocator_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    assert is_out_of_memory(caught.value)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
+
+
+def test_peak_memory_rises_with_what_is_used() -> None:
+    peak = PeakMemory(torch.device("cpu"))
+    before = peak.mib()
+    block = np.ones(64 * 2**20 // 8)
+    after = peak.mib()
+    assert before is not None
+    assert after is not None
+    assert after > before + 48, f"64 MiB more in use: {block.nbytes}"
+
+
+def test_versions_name_what_decides_the_numbers() -> None:
+    assert versions().keys() == {"python", "torch", "monai", "numpy", "unetx-search"}
+    assert versions()["torch"] == torch.__version__.partition("+")[0] or versions()["torch"] == torch.__version__
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_computes_in_half_precision_and_reports_its_own_memory() -> None:
+    cuda = profile("cuda")
+    assert cuda.autocast_dtype in (torch.bfloat16, torch.float16)
+    peak = PeakMemory(cuda.device)
+    block = torch.zeros(32, 2**20, device=cuda.device)
+    mib = peak.mib()
+    assert mib is not None
+    assert mib >= block.nbytes / 2**20

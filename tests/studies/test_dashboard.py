@@ -1,0 +1,116 @@
+"""The dashboard shows a study that is being written, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+
+from unetx_space.errors import RequestError
+from unetx_studies.dashboard import dashboard_server, serve
+from unetx_studies.store import open_store, optuna_storage, study_url
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[optuna.Study]:
+    """A study whose writer stays open."""
+    with open_store(study_url(tmp_path), create=True):
+        yield optuna.create_study(storage=optuna_storage(study_url(tmp_path)), study_name="demo", direction="maximize")
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    with dashboard_server(folder, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def get(url: str) -> tuple[int, bytes]:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return answer.status, answer.read()
+
+
+def status_of(method: str, url: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method, data=b"{}"), timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_page_and_api_answer_while_the_study_is_being_written(tmp_path: Path, study: optuna.Study) -> None:
+    with running(tmp_path) as url:
+        for value in (0.25, 0.5):
+            study.add_trial(optuna.trial.create_trial(value=value))
+            status, page = get(f"{url}/")
+            assert status == 200
+            assert b"<html" in page.lower()
+            status, body = get(f"{url}/api/studies")
+            assert status == 200
+            (summary,) = json.loads(body)["study_summaries"]
+            assert summary["study_name"] == "demo"
+        status, body = get(f"{url}/api/studies/{summary['study_id']}")
+        assert status == 200
+        assert [trial["values"] for trial in json.loads(body)["trials"]] == [[0.25], [0.5]]
+
+
+def test_requests_that_would_change_the_study_are_refused(tmp_path: Path, study: optuna.Study) -> None:
+    with running(tmp_path) as url:
+        assert status_of("DELETE", f"{url}/api/studies/1") == 403
+        assert status_of("POST", f"{url}/api/studies") == 403
+        assert status_of("PUT", f"{url}/api/studies/1/note") == 403
+    assert optuna.get_all_study_names(optuna_storage(study_url(tmp_path), read_only=True)) == ["demo"]
+
+
+@pytest.mark.parametrize("has_artifacts", [True, False])
+def test_artifacts_are_served_where_there_are_any(tmp_path: Path, study: optuna.Study, has_artifacts: bool) -> None:
+    if has_artifacts:
+        (tmp_path / "artifacts").mkdir()
+    with running(tmp_path) as url:
+        assert json.loads(get(f"{url}/api/meta")[1])["artifact_is_available"] is has_artifacts
+
+
+def test_a_folder_without_a_study_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no study"):
+        dashboard_server(tmp_path, port=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_a_request_error_naming_the_way_out(tmp_path: Path, study: optuna.Study) -> None:
+    with (
+        dashboard_server(tmp_path, port=0) as server,
+        pytest.raises(RequestError, match=rf"{server.server_port}.*choose another --port"),
+    ):
+        dashboard_server(tmp_path, port=server.server_port)
+
+
+@pytest.mark.parametrize("port", [-1, 70_000])
+def test_an_impossible_port_is_a_request_error(tmp_path: Path, study: optuna.Study, port: int) -> None:
+    with pytest.raises(RequestError, match="port"):
+        dashboard_server(tmp_path, port=port)
+
+
+def test_serve_announces_its_address_and_ends_on_ctrl_c(tmp_path: Path, study: optuna.Study) -> None:
+    announced: list[str] = []
+
+    def interrupt(url: str) -> None:
+        announced.append(url)
+        raise KeyboardInterrupt
+
+    serve(tmp_path, port=0, announce=interrupt)
+    (url,) = announced
+    assert url.startswith("http://127.0.0.1:")
+    with pytest.raises(urllib.error.URLError):  # nobody listens there any more
+        get(url)

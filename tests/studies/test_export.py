@@ -1,0 +1,242 @@
+"""What leaves in another format answers as the network itself does, or does not leave."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unetx_space.architecture import Architecture
+from unetx_space.backbone import isotropic_backbone
+from unetx_space.documents import loads
+from unetx_space.errors import RequestError, UnetxError
+from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder, plain_coarser
+from unetx_space.operators.catalogue import UPSAMPLERS
+from unetx_space.presets import unet
+from unetx_studies.export import FORMATS, export
+from unetx_studies.export import formats as formats_module
+from unetx_studies.export.weights import load_weights
+
+PATCHES: dict[int, tuple[int, ...]] = {2: (21, 18), 3: (11, 12, 9)}
+SMALL = Architecture(
+    isotropic_backbone(2, n_levels=2, base_width=4),
+    unet(2),
+    provenance={"study": "s", "trial": 3, "task": {"patch": [16, 12]}},
+)
+
+
+def varied(dims: Literal[2, 3]) -> Architecture:
+    """Four levels: every upsampler but the deformable one, every attention, both fusions, alignments and directions."""
+    genes = {
+        2: ("linear", Attention("se", "source"), "sum", "max"),
+        1: ("transposed", Attention("cbam", "block"), "concat", "average"),
+        0: ("pixel-shuffle", Attention("scse", "fused"), "concat", "max"),
+    }
+    nodes = []
+    for level, (upsampler, attention, fusion, alignment) in genes.items():
+        coarser = plain_coarser(level, 4)
+        sources = tuple(stage for stage in map(encoder, range(4)) if stage != coarser)
+        nodes.append(DecoderNode(decoder(level), coarser, sources, attention, upsampler, fusion, alignment))
+    return Architecture(
+        isotropic_backbone(dims, n_levels=4, base_width=4, in_channels=2, out_channels=3), Genome(tuple(nodes))
+    )
+
+
+def deformable(dims: Literal[2, 3]) -> Architecture:
+    node = DecoderNode(decoder(0), encoder(1), (encoder(0),), Attention("eca", "source"), "deformable")
+    return Architecture(isotropic_backbone(dims, n_levels=2, base_width=4), Genome((node,)))
+
+
+def save_trained(architecture: Architecture, path: Path) -> None:
+    """Weights far from the initial ones, so that offsets and gates do something."""
+    generator = torch.Generator().manual_seed(1)
+    state = architecture.build(seed=1).state_dict()
+    save_file(
+        {name: value + 0.2 * torch.randn(value.shape, generator=generator) for name, value in state.items()}, path
+    )
+
+
+def check(name: str, architecture: Architecture, folder: Path) -> None:
+    """The file agrees with torch within 1e-4 for batches of one and of three, with weights that were loaded."""
+    target, weights = folder / f"net.{name}", folder / "weights.safetensors"
+    save_trained(architecture, weights)
+    patch = PATCHES[architecture.backbone.dims]
+    exported = export(architecture, target, weights=weights, patch=patch)
+    assert (exported.path, exported.format, exported.patch) == (target, name, patch)
+    network = architecture.build()
+    load_weights(network, weights)
+    generator = torch.Generator().manual_seed(2)
+    for batch in (1, 3):
+        image = torch.randn(batch, architecture.backbone.in_channels, *patch, generator=generator)
+        with torch.no_grad():
+            expected = network.eval()(image)
+        assert torch.isfinite(expected).all()
+        assert expected.std() > 0.01
+        torch.testing.assert_close(FORMATS[name].run(target, image), expected, rtol=1e-4, atol=1e-4)
+    assert sorted(path.name for path in folder.iterdir()) == [target.name, weights.name]
+
+
+def test_every_upsampler_of_the_catalogue_is_covered_here() -> None:
+    used = {node.upsampler for architecture in (varied(2), deformable(2)) for node in architecture.genome.nodes}
+    assert used == set(UPSAMPLERS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("architecture", [varied(2), deformable(2)], ids=["varied", "deformable"])
+def test_a_2d_network_answers_alike_in_every_format(name: str, architecture: Architecture, tmp_path: Path) -> None:
+    check(name, architecture, tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_3d_network_answers_alike_in_every_format(name: str, tmp_path: Path) -> None:
+    check(name, varied(3), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_deformable_upsampling_of_volumes_answers_alike_in_every_format(name: str, tmp_path: Path) -> None:
+    check(name, deformable(3), tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_file_carries_its_architecture_and_the_patch_it_was_searched_with(name: str, tmp_path: Path) -> None:
+    exported = export(SMALL, tmp_path / "net.bin", format=name)
+    assert exported.patch == (16, 12)
+    if name == "onnx":
+        import onnx
+
+        properties = {entry.key: entry.value for entry in onnx.load(exported.path).metadata_props}
+        document = properties["unetx.architecture"]
+    else:
+        files = {"unetx.architecture": ""}
+        with exported.path.open("rb") as file:
+            torch.export.load(file, extra_files=files)
+        document = files["unetx.architecture"]
+    again = loads(document)
+    assert again == SMALL
+    assert again.provenance == SMALL.provenance
+
+
+def test_the_seed_gives_the_initial_values_where_there_are_no_weights(tmp_path: Path) -> None:
+    image = torch.ones(1, 1, 16, 12)
+    answers = []
+    for seed in (0, 7):
+        export(SMALL, tmp_path / f"{seed}.pt2", seed=seed)
+        answers.append(FORMATS["pt2"].run(tmp_path / f"{seed}.pt2", image))
+        with torch.no_grad():
+            torch.testing.assert_close(answers[-1], SMALL.build(seed=seed).eval()(image))
+    assert not torch.allclose(answers[0], answers[1])
+
+
+def test_an_exported_onnx_file_passes_the_checker_of_onnx_itself(tmp_path: Path) -> None:
+    import onnx
+
+    export(SMALL, tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [value.name for value in model.graph.input] == ["image"]
+    assert [value.name for value in model.graph.output] == ["logits"]
+    batch, channels, *spatial = model.graph.input[0].type.tensor_type.shape.dim
+    assert batch.dim_param
+    assert [channels.dim_value, *(d.dim_value for d in spatial)] == [1, 16, 12]
+
+
+def broken(change: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = "decoder.D0.block.conv1.weight"
+    assert name in state
+    changes = {
+        "missing": {k: v for k, v in state.items() if k != name},
+        "shape": state | {name: torch.zeros(2, 2)},
+        "dtype": state | {name: state[name].long()},
+        "extra": state | {"decoder.D0.block.conv9.weight": torch.zeros(1)},
+    }
+    return changes[change]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("missing", r"decoder\.D0\.block\.conv1\.weight is missing"),
+        ("shape", r"decoder\.D0\.block\.conv1\.weight has shape \[2, 2\], expected \[4, 8, 3, 3\]"),
+        ("dtype", r"decoder\.D0\.block\.conv1\.weight holds torch\.int64"),
+        ("extra", r"unknown parameter 'decoder\.D0\.block\.conv9\.weight'; did you mean 'decoder\.D0\.block\.conv"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_naming_the_first_parameter(
+    tmp_path: Path, change: str, problem: str
+) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_file(broken(change, dict(SMALL.build().state_dict())), weights)
+    with pytest.raises(RequestError, match=rf"w\.safetensors does not fit.*{problem}"):
+        export(SMALL, tmp_path / "net.pt2", weights=weights)
+    assert list(tmp_path.iterdir()) == [weights]
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"not weights at all")
+    for name, problem in (("w.safetensors", "no safetensors file"), ("nowhere", "cannot be read")):
+        with pytest.raises(RequestError, match=problem):
+            export(SMALL, tmp_path / "net.pt2", weights=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"format": "onxx"}, "did you mean 'onnx'"),
+        ({"target": "net.pb"}, r"ends in none of \.onnx, \.pt2"),
+        ({"target": "folder/net.pt2"}, "no folder"),
+        ({"patch": (16, 16, 16)}, "one per axis"),
+        ({"patch": (0, 16)}, "at least one voxel"),
+        ({"patch": (2, 2)}, "bottleneck"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, object], problem: str
+) -> None:
+    target = tmp_path / str(options.pop("target", "net.pt2"))
+    with pytest.raises(RequestError, match=problem):
+        export(SMALL, target, **options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_patch_anywhere_the_way_out_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--patch"):
+        export(replace(SMALL, provenance={}), tmp_path / "net.pt2")
+
+
+def test_without_the_extra_the_command_that_installs_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RequestError, match=r'onnxruntime.*pip install "unetx-search\[export\]"'):
+        export(SMALL, tmp_path / "net.onnx")
+    export(SMALL, tmp_path / "net.pt2")  # needs nothing beyond torch
+
+
+def test_a_file_whose_answer_differs_is_not_kept_and_an_older_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "net.pt2"
+    target.write_text("older")
+    right = FORMATS["pt2"]
+    wrong = replace(right, run=lambda path, image: right.run(path, image) + 1e-2)
+    monkeypatch.setitem(formats_module.FORMATS, "pt2", wrong)
+    with pytest.raises(UnetxError, match=r"differ from torch's by 0\.01"):
+        export(SMALL, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt2"]
+    assert target.read_text() == "older"
+
+
+def test_weights_beyond_the_limit_of_onnx_are_refused_with_the_other_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats_module, "MAX_ONNX_BYTES", 100)
+    with pytest.raises(RequestError, match="use pt2"):
+        export(SMALL, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
