@@ -75,9 +75,10 @@ class ProxyEvaluator:
         profile: DeviceProfile,
         progress: Progress,
     ) -> None:
-        """Check, open, build, train; what comes out is noted in ``progress``."""
+        """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
         from unetx_evaluators.cases import open_cases
         from unetx_evaluators.device import memory_format
+        from unetx_evaluators.dry_run import dry_run
         from unetx_evaluators.trainer import train
 
         if problems := [*map(str, faults(architecture, task.patch)), *_misfits(architecture.backbone, task)]:
@@ -87,6 +88,8 @@ class ProxyEvaluator:
         network = trained.build(seed=seed).to(profile.device)
         network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
         progress.n_parameters = sum(parameter.numel() for parameter in network.parameters())
+        if reasons := dry_run(network, trained.backbone, task.patch, profile).faults:
+            raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(reasons))
         train(network, cases, task, budget, self.recipe, seed, profile, observer, progress)
 
 

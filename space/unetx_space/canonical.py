@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from unetx_space.genome import NO_ATTENTION, DecoderNode, Genome, StageRef
-from unetx_space.validity import reached
+from unetx_space.labelling import columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from unetx_space.architecture import Architecture
+    from unetx_space.backbone import Backbone
 
 DEFAULT_FUSION = "concat"
 """What is written where fusion has no effect: a node without sources."""
@@ -26,41 +27,86 @@ DEFAULT_ALIGNMENT = "max"
 
 def canonical(genome: Genome) -> Genome:
     """The canonical spelling of a genome without faults; applying it twice changes nothing."""
-    live = reached(genome)
-    names = _compact_names(ref for ref in live if ref.kind == "D")
-    nodes = [_canonical_node(node, names) for node in genome.nodes if node.ref in live]
-    return Genome(tuple(sorted(nodes, key=lambda node: (-node.ref.level, node.ref.column))))
+    nodes = live_nodes(genome)
+    names = _names(nodes)
+    renamed = [_renamed(node, names) for node in nodes.values()]
+    return Genome(tuple(sorted(renamed, key=lambda node: (-node.ref.level, node.ref.column))))
 
 
-def _compact_names(refs: Iterable[StageRef]) -> dict[StageRef, StageRef]:
-    """Columns counted anew without gaps: a decoder with one node per level is plain, any other starts at 1."""
-    by_level: dict[int, list[StageRef]] = {}
-    for ref in sorted(refs):
-        by_level.setdefault(ref.level, []).append(ref)
-    first = 0 if all(len(column) == 1 for column in by_level.values()) else 1
-    return {
-        ref: StageRef("D", level, column)
-        for level, columns in by_level.items()
-        for column, ref in enumerate(columns, first)
-    }
+def canonical_names(genome: Genome) -> dict[StageRef, StageRef]:
+    """What the canonical spelling calls each live decoder node: the way from one twin's weights to another's."""
+    return _names(live_nodes(genome))
 
 
-def _canonical_node(node: DecoderNode, names: dict[StageRef, StageRef]) -> DecoderNode:
-    has_finer = any(source.level < node.ref.level for source in node.sources)
-    idle_attention = not node.sources and node.attention.placement == "source"
-    return replace(
-        node,
-        ref=names[node.ref],
-        coarser=names.get(node.coarser, node.coarser),
-        sources=tuple(sorted(names.get(source, source) for source in node.sources)),
-        attention=NO_ATTENTION if idle_attention else node.attention,
-        fusion=node.fusion if node.sources else DEFAULT_FUSION,
-        alignment=node.alignment if has_finer else DEFAULT_ALIGNMENT,
+def live_nodes(genome: Genome) -> dict[StageRef, DecoderNode]:
+    """The nodes from which a path leads to the output, by their own names, with idle genes reset."""
+    live: dict[StageRef, DecoderNode] = {}
+    waiting = [genome.output.ref]
+    while waiting:
+        ref = waiting.pop()
+        if ref not in live:
+            node = genome[ref]
+            live[ref] = without_idle_genes(node)
+            waiting += [read for read in (node.coarser, *node.sources) if read.kind == "D"]
+    return live
+
+
+def without_idle_genes(node: DecoderNode) -> DecoderNode:
+    """The node with its sources in order and every gene that changes nothing at its default."""
+    level, sources = node.ref.level, node.sources
+    if not sources:
+        attention = NO_ATTENTION if node.attention.placement == "source" else node.attention
+        return DecoderNode(node.ref, node.coarser, (), attention, node.upsampler, DEFAULT_FUSION, DEFAULT_ALIGNMENT)
+    has_finer = any(source.level < level for source in sources)
+    return DecoderNode(
+        node.ref,
+        node.coarser,
+        tuple(sorted(sources, key=_place)),
+        node.attention,
+        node.upsampler,
+        node.fusion,
+        node.alignment if has_finer else DEFAULT_ALIGNMENT,
+    )
+
+
+def _place(ref: StageRef) -> tuple[str, int, int]:
+    return ref.kind, ref.level, ref.column
+
+
+def _names(nodes: Mapping[StageRef, DecoderNode]) -> dict[StageRef, StageRef]:
+    """One node per level is a plain decoder without columns; any other counts them from 1."""
+    if len({ref.level for ref in nodes}) == len(nodes):
+        return {ref: StageRef("D", ref.level) for ref in nodes}
+    return columns(nodes)
+
+
+def _renamed(node: DecoderNode, names: Mapping[StageRef, StageRef]) -> DecoderNode:
+    ref = names[node.ref]
+    if ref == node.ref and all(names.get(read, read) == read for read in (node.coarser, *node.sources)):
+        return node
+    return DecoderNode(
+        ref,
+        names.get(node.coarser, node.coarser),
+        tuple(sorted((names.get(source, source) for source in node.sources), key=_place)),
+        node.attention,
+        node.upsampler,
+        node.fusion,
+        node.alignment,
     )
 
 
 def key(architecture: Architecture) -> str:
     """32 hexadecimal digits that two architectures share exactly when their canonical forms are equal."""
-    form = {"backbone": architecture.backbone.to_json(), "genome": canonical(architecture.genome).to_json()}
-    text = json.dumps(form, sort_keys=True, separators=(",", ":"))
+    text = "\n".join((_backbone_text(architecture.backbone), *map(_text, canonical(architecture.genome).nodes)))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _backbone_text(backbone: Backbone) -> str:
+    """A search asks this of one backbone thousands of times."""
+    return json.dumps(backbone.to_json(), sort_keys=True, separators=(",", ":"))
+
+
+def _text(node: DecoderNode) -> str:
+    stages = " ".join([str(ref) for ref in (node.ref, node.coarser, *node.sources)])
+    return f"{stages} {node.attention} {node.upsampler} {node.fusion} {node.alignment}"

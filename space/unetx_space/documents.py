@@ -11,9 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from unetx_space.architecture import FORMAT, VERSION, Architecture
-from unetx_space.backbone import DOWNSAMPLINGS, MAX_CLASSES, MAX_LEVELS, MAX_STRIDE, MAX_WIDTH, NORMS, Backbone
+from unetx_space.backbone import (
+    DECODER_BLOCKS,
+    DOWNSAMPLINGS,
+    ENCODER_BLOCKS,
+    HEAD_KERNELS,
+    MAX_CLASSES,
+    MAX_LEVELS,
+    MAX_SLOPE,
+    MAX_STAGE_DEPTH,
+    MAX_STRIDE,
+    MAX_WIDTH,
+    NORMS,
+    Backbone,
+)
 from unetx_space.errors import DocumentError, RequestError, unknown_name
-from unetx_space.genome import PLACEMENTS, Genome
+from unetx_space.genome import Genome
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 from unetx_space.validity import faults
 
@@ -114,7 +127,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of an architecture document, its names read from the catalogue."""
     stage = {"type": "string", "pattern": r"^(E([0-9]|[1-9][0-9])|D([0-9]|[1-9][0-9])(\.[1-9][0-9]?)?)$"}
-    attention = ["none", *(f"{name}@{place}" for name in ATTENTIONS if name != "none" for place in PLACEMENTS)]
+    attention = ["none", *(f"{name}@{place}" for name, spec in ATTENTIONS.items() for place in spec.placements)]
     node = _object(
         node=stage,
         coarser=stage,
@@ -124,7 +137,20 @@ def schema() -> dict[str, Any]:
         fusion={"enum": list(FUSIONS)},
         alignment={"enum": list(ALIGNMENTS)},
     )
-    backbone = _object(
+    nodes = {"type": "array", "items": node, "minItems": 1, "maxItems": MAX_NODES}
+    document = _object(
+        format={"const": FORMAT}, version={"const": VERSION}, backbone=_backbone_schema(), genome=_object(nodes=nodes)
+    )
+    document["properties"] |= {"score": {"type": "object"}, "provenance": {"type": "object"}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "An architecture of unetx-search",
+        **document,
+    }
+
+
+def _backbone_schema() -> dict[str, Any]:
+    return _object(
         dims={"type": "integer", "enum": [2, 3]},
         in_channels=_integer(1, MAX_WIDTH),
         out_channels=_integer(1, MAX_CLASSES),
@@ -137,16 +163,28 @@ def schema() -> dict[str, Any]:
         },
         norm={"enum": list(NORMS)},
         downsampling={"enum": list(DOWNSAMPLINGS)},
+        encoder_block={"enum": list(ENCODER_BLOCKS)},
+        decoder_block={"enum": list(DECODER_BLOCKS)},
+        encoder_depth=_per_level("integer", MAX_STAGE_DEPTH),
+        decoder_depth=_per_level("integer", MAX_STAGE_DEPTH),
+        conv_bias={"type": "boolean"},
+        negative_slope={"type": "number", "minimum": 0, "maximum": MAX_SLOPE},
+        decoder_widths=_per_level("null", MAX_WIDTH),
+        source_width={"type": ["integer", "null"], "minimum": 1, "maximum": MAX_WIDTH},
+        normalise_upsampled={"type": "boolean"},
+        head_kernel={"type": "integer", "enum": list(HEAD_KERNELS)},
+        deep_supervision={"type": "boolean"},
     )
-    nodes = {"type": "array", "items": node, "minItems": 1, "maxItems": MAX_NODES}
-    document = _object(
-        format={"const": FORMAT}, version={"const": VERSION}, backbone=backbone, genome=_object(nodes=nodes)
-    )
-    document["properties"] |= {"score": {"type": "object"}, "provenance": {"type": "object"}}
+
+
+def _per_level(otherwise: str, high: int) -> dict[str, Any]:
+    """One number per level, each in 1..``high``, or a single value of the type ``otherwise``."""
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "An architecture of unetx-search",
-        **document,
+        **_integer(1, high),
+        "type": [otherwise, "array"],
+        "items": _integer(1, high),
+        "minItems": 1,
+        "maxItems": MAX_LEVELS,
     }
 
 
@@ -198,7 +236,7 @@ def _problem(error: ValidationError) -> str:
         case "enum":
             return f"must be one of {', '.join(map(str, expected))}, got {came}"
         case "type":
-            return f"must be of type {expected}, got {came}"
+            return f"must be of type {expected if isinstance(expected, str) else ' or '.join(expected)}, got {came}"
         case "const":
             return f"must be {expected!r}, got {came}"
         case "pattern":

@@ -8,15 +8,32 @@ import torch
 from torch import Tensor, nn
 
 from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone
+from unetx_space.backbone import Backbone, EncoderBlock, Norm
 from unetx_space.errors import RequestError
 from unetx_space.genome import StageRef
 from unetx_space.initial import initialise
-from unetx_space.operators.alignment import AverageAlignment, MaxAlignment, Source
-from unetx_space.operators.attention import CBAM, ECA, SCSE, SqueezeExcite
-from unetx_space.operators.blocks import DoubleConv
-from unetx_space.operators.fusion import Concat, Sum
+from unetx_space.operators.alignment import (
+    AverageAlignment,
+    MaxAlignment,
+    Source,
+    SpaceToDepthAlignment,
+    StridedConvAlignment,
+)
+from unetx_space.operators.attention import CBAM, ECA, SCSE, CoordinateAttention, SCSEAdd, SimAM, SqueezeExcite
+from unetx_space.operators.blocks import NormAct, PlainStage, ResidualStage, ResNetDStage, Style
+from unetx_space.operators.catalogue import ATTENTIONS, UPSAMPLERS, AttentionContext, Gate
+from unetx_space.operators.dynamic import CARAFE, DySample
+from unetx_space.operators.fusion import BiFPN, Concat, Gated, Mean, Sum
+from unetx_space.operators.gates import AttentionGate, ChannelCrossAttention, GridAttentionGate
 from unetx_space.operators.nd import conv
+from unetx_space.operators.resampling import (
+    LinearConvUpsampling,
+    NearestConvUpsampling,
+    NearestUpsampling,
+    OverlappingTransposedUpsampling,
+    PixelShuffleECA,
+    TransposedSE,
+)
 from unetx_space.operators.upsampling import (
     DeformableUpsampling,
     LinearUpsampling,
@@ -24,37 +41,63 @@ from unetx_space.operators.upsampling import (
     TransposedUpsampling,
     fit,
 )
-from unetx_space.plan import NodePlan, SourcePlan, StagePlan, make_plan
+from unetx_space.plan import BlockPlan, NodePlan, SourcePlan, make_plan
 from unetx_space.validity import faults
 
-ATTENTION_MODULES: Mapping[str, Callable[[int, int], nn.Module]] = {
-    "none": nn.Identity,
-    "se": SqueezeExcite,
-    "cbam": CBAM,
-    "eca": ECA,
-    "scse": SCSE,
+ATTENTION_MODULES: Mapping[str, Callable[[AttentionContext, Norm], nn.Module]] = {
+    "none": lambda at, norm: nn.Identity(),
+    "se": lambda at, norm: SqueezeExcite(at.channels, at.dims),
+    "cbam": lambda at, norm: CBAM(at.channels, at.dims),
+    "eca": lambda at, norm: ECA(at.channels, at.dims),
+    "scse": lambda at, norm: SCSE(at.channels, at.dims),
+    "scse-add": lambda at, norm: SCSEAdd(at.channels, at.dims),
+    "attention-gate": lambda at, norm: AttentionGate(at.channels, at.c_upsampled, at.dims, norm),
+    "attention-gate-grid": lambda at, norm: GridAttentionGate(at.channels, at.c_coarse, at.stride, norm),
+    "coordinate": lambda at, norm: CoordinateAttention(at.channels, at.dims, norm),
+    "simam": lambda at, norm: SimAM(),
+    "cca": lambda at, norm: ChannelCrossAttention(at.channels, at.c_upsampled, at.dims),
 }
-"""(channels, dims)"""
+"""(context, the backbone's norm)"""
 
-UPSAMPLER_MODULES: Mapping[str, Callable[[int, int, tuple[int, ...]], nn.Module]] = {
+UPSAMPLER_MODULES: Mapping[str, Callable[..., nn.Module]] = {
+    "nearest": NearestUpsampling,
     "linear": LinearUpsampling,
+    "nearest-conv": NearestConvUpsampling,
+    "linear-conv": LinearConvUpsampling,
     "transposed": TransposedUpsampling,
+    "transposed-k4": OverlappingTransposedUpsampling,
+    "transposed-se": TransposedSE,
     "pixel-shuffle": PixelShuffleUpsampling,
+    "pixel-shuffle-eca": PixelShuffleECA,
+    "carafe": CARAFE,
+    "dysample": DySample,
     "deformable": DeformableUpsampling,
 }
-"""(c_in, c_out, stride)"""
+"""(c_in, c_out, stride), and ``bias`` where the catalogue calls it optional"""
 
 FUSION_MODULES: Mapping[str, Callable[[int, int], nn.Module]] = {
     "concat": Concat,
     "sum": Sum,
+    "mean": Mean,
+    "bifpn": BiFPN,
+    "gated": Gated,
 }
 """(n_inputs, channels)"""
 
 ALIGNMENT_MODULES: Mapping[str, Callable[[int, tuple[int, ...], bool], nn.Module]] = {
     "max": MaxAlignment,
     "average": AverageAlignment,
+    "strided-conv": StridedConvAlignment,
+    "space-to-depth": SpaceToDepthAlignment,
 }
 """(channels, factor, ceil)"""
+
+BLOCK_MODULES: Mapping[EncoderBlock, Callable[..., nn.Module]] = {
+    "plain": PlainStage,
+    "residual": ResidualStage,
+    "resnet-d": ResNetDStage,
+}
+"""(c_in, c_out, stride, style, depth, pool)"""
 
 
 def module_name(ref: StageRef) -> str:
@@ -67,20 +110,23 @@ class DecoderNode(nn.Module):
 
     def __init__(self, plan: NodePlan, backbone: Backbone) -> None:
         super().__init__()
-        dims = backbone.dims
+        dims, style = backbone.dims, _style(backbone)
         self.level = f"E{plan.ref.level}"
         self.coarser = module_name(plan.coarser)
-        self.upsampler = UPSAMPLER_MODULES[plan.upsampler](plan.c_coarser, plan.c_out, plan.stride)
-        self.sources = nn.ModuleDict({module_name(s.ref): _source(s, backbone) for s in plan.sources})
+        self.upsampler = _upsampler(plan, backbone)
+        self.upsampled = NormAct(plan.c_upsampled, dims, style) if backbone.normalise_upsampled else nn.Identity()
+        self.sources = nn.ModuleDict({module_name(s.ref): _source(s, plan, backbone) for s in plan.sources})
         self.fusion = FUSION_MODULES[plan.fusion](len(plan.sources) + 1, plan.c_fused)
-        self.fused_attention = ATTENTION_MODULES[plan.fused_attention](plan.c_fused, dims)
-        self.block = DoubleConv(plan.c_fused, plan.c_out, (1,) * dims, backbone.norm)
-        self.block_attention = ATTENTION_MODULES[plan.block_attention](plan.c_out, dims)
+        self.fused_attention = _attention(plan.fused_attention, plan.c_fused, plan, backbone)
+        self.block = _block(plan.block, style)
+        self.block_attention = _attention(plan.block_attention, plan.c_out, plan, backbone)
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         size = maps[self.level].shape[2:]
-        sources = [source(maps[name], size) for name, source in self.sources.items()]  # each [b, c_source, *size]
-        up = fit(self.upsampler(maps[self.coarser]), size)  # [b, c_out, *size]
+        coarse = maps[self.coarser]
+        up = fit(self.upsampled(self.upsampler(coarse)), size)  # [b, c_upsampled, *size]
+        gates: dict[Gate, Tensor] = {"upsampled": up, "coarse": coarse}
+        sources = [source(maps[name], size, gates) for name, source in self.sources.items()]  # each [b, c_i, *size]
         fused = self.fused_attention(self.fusion([*sources, up]))  # [b, c_fused, *size]
         return self.block_attention(self.block(fused))  # type: ignore[no-any-return]
 
@@ -91,7 +137,8 @@ class SkipUNet(nn.Module):
 
     Its initial values depend on the seed and the parameters' names only (see ``initial.py``). Names say where:
     ``encoder.E1.conv1.weight``, ``decoder.D1.sources.E3.projection.weight``, ``decoder.D1.upsampler...``,
-    ``decoder.D1.fused_attention...``, ``decoder.D1.block.norm2.bias``, ``head.weight``.
+    ``decoder.D1.fused_attention...``, ``decoder.D1.block.norm2.bias``, ``head.weight``; where the backbone has them
+    ``stem.conv1.weight``, ``encoder.E1.block2.conv1.weight`` (residual), ``side_heads.D1.weight``.
 
     Raises RequestError, listing the faults, for an architecture that has any.
     """
@@ -102,32 +149,81 @@ class SkipUNet(nn.Module):
             raise RequestError("an architecture with faults cannot be built:\n" + "\n".join(map(str, found)))
         self.architecture = architecture
         self.plan = plan = make_plan(architecture)
-        backbone = architecture.backbone
+        self.output = module_name(plan.output)
+        backbone, style = architecture.backbone, _style(architecture.backbone)
         with torch.device("meta"):  # no memory and no torch default values, which would draw from the global generator
-            self.encoder = nn.ModuleDict({module_name(stage.ref): _stage(stage, backbone) for stage in plan.encoder})
+            self.stem = nn.Identity() if plan.stem is None else _block(plan.stem, style)
+            self.encoder = nn.ModuleDict({module_name(stage.ref): _block(stage.block, style) for stage in plan.encoder})
             self.decoder = nn.ModuleDict({module_name(node.ref): DecoderNode(node, backbone) for node in plan.nodes})
-            self.head = conv(backbone.dims, plan.c_head, backbone.out_channels, 1)
+            self.head = _head(plan.nodes[-1], backbone)
+            self.side_heads = nn.ModuleDict({module_name(node.ref): _head(node, backbone) for node in plan.side_heads})
         self.to_empty(device="cpu")
         initialise(self, seed)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x)[self.output])  # type: ignore[no-any-return]  # [b, k, *size]
+
+    def forward_all(self, x: Tensor) -> list[Tensor]:
+        """The logits of every head for deep supervision, the output's first, then the latest node's.
+
+        Each has the size of its node's level. Without deep supervision in the backbone the output is the only one.
+        """
+        maps = self.features(x)
+        sides = [head(maps[name]) for name, head in self.side_heads.items()]
+        return [self.head(maps[self.output]), *reversed(sides)]
+
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """The output of every stage and node, each ``[b, its channels, *size of its level]``."""
         maps: dict[str, Tensor] = {}
+        x = self.stem(x)
         for name, stage in self.encoder.items():
-            maps[name] = x = stage(x)  # [b, widths[level], *size of the level]
+            maps[name] = x = stage(x)
         for name, node in self.decoder.items():
-            maps[name] = x = node(maps)  # likewise
-        return self.head(x)  # type: ignore[no-any-return]  # [b, k, *size]
+            maps[name] = node(maps)
+        return maps
 
 
-def _stage(plan: StagePlan, backbone: Backbone) -> nn.Module:
-    pool = backbone.downsampling == "max-pool"
-    return DoubleConv(plan.c_in, plan.c_out, plan.stride, backbone.norm, pool=pool)
+def _style(backbone: Backbone) -> Style:
+    return Style(backbone.norm, backbone.conv_bias, backbone.negative_slope)
 
 
-def _source(plan: SourcePlan, backbone: Backbone) -> Source:
+def _block(plan: BlockPlan, style: Style) -> nn.Module:
+    build = BLOCK_MODULES[plan.kind]
+    return build(plan.c_in, plan.c_out, plan.stride, style, depth=plan.depth, pool=plan.pool)
+
+
+def _head(plan: NodePlan, backbone: Backbone) -> nn.Module:
+    return conv(backbone.dims, plan.c_out, backbone.out_channels, backbone.head_kernel)
+
+
+def _upsampler(plan: NodePlan, backbone: Backbone) -> nn.Module:
+    options = {"bias": backbone.conv_bias} if UPSAMPLERS[plan.upsampler].optional_bias else {}
+    return UPSAMPLER_MODULES[plan.upsampler](plan.c_coarser, plan.c_upsampled, plan.stride, **options)
+
+
+def _attention(name: str, channels: int, node: NodePlan, backbone: Backbone) -> nn.Module:
+    return ATTENTION_MODULES[name](node.attention_context(channels), backbone.norm)
+
+
+def _source(plan: SourcePlan, node: NodePlan, backbone: Backbone) -> Source:
     alignment: nn.Module = nn.Identity()
     if plan.alignment is not None:
         ceil = backbone.downsampling == "strided-conv"
         alignment = ALIGNMENT_MODULES[plan.alignment](plan.c_in, plan.factor, ceil)
-    projection = conv(backbone.dims, plan.c_aligned, plan.c_out, 1, bias=False) if plan.projected else nn.Identity()
-    return Source(alignment, projection, ATTENTION_MODULES[plan.attention](plan.c_out, backbone.dims))
+    return Source(
+        alignment,
+        _projection(plan, backbone),
+        _attention(plan.attention, plan.c_out, node, backbone),
+        gate=ATTENTIONS[plan.attention].gate,
+        on_node_grid=plan.projection == "block",
+    )
+
+
+def _projection(plan: SourcePlan, backbone: Backbone) -> nn.Module:
+    match plan.projection:
+        case "none":
+            return nn.Identity()
+        case "pointwise":
+            return conv(backbone.dims, plan.c_aligned, plan.c_out, 1, bias=backbone.conv_bias)
+        case "block":
+            return PlainStage(plan.c_aligned, plan.c_out, (1,) * backbone.dims, _style(backbone), depth=1)

@@ -11,12 +11,41 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone
+from unetx_space.backbone import Backbone, EncoderBlock
 from unetx_space.genome import NO_ATTENTION, PLACEMENTS, DecoderNode, Genome, Placement, StageRef, encoder
-from unetx_space.operators.catalogue import ALIGNMENTS, FUSIONS
+from unetx_space.operators.catalogue import ALIGNMENTS, FUSIONS, AttentionContext
 
 Relation = Literal["same", "finer", "coarser"]
 """Where a source's level lies as seen from the node that reads it."""
+
+Projection = Literal["none", "pointwise", "block"]
+"""How a source gets the width at which it enters: as it is, by a 1x1 convolution, or by convolution, normalisation and
+activation on the node's grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """The convolutions of an encoder stage or a decoder node."""
+
+    kind: EncoderBlock
+    c_in: int
+    c_out: int
+    stride: tuple[int, ...]
+    """Reduction per axis on the way in."""
+    depth: int
+    """Convolutions when plain, blocks of two convolutions when residual."""
+    pool: bool = False
+    """Max pooling reduces the map, not the first convolution."""
+
+    @property
+    def is_strided(self) -> bool:
+        """A convolution reduces the map."""
+        return not self.pool and max(self.stride) > 1
+
+    @property
+    def has_shortcut_convolution(self) -> bool:
+        """The first residual block's shortcut is no plain identity or pooling; the later ones' always are."""
+        return self.c_in != self.c_out or (self.kind == "residual" and self.is_strided)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +53,7 @@ class StagePlan:
     """An encoder stage."""
 
     ref: StageRef
-    c_in: int
-    c_out: int
-    stride: tuple[int, ...]
-    """Reduction per axis on the way into the stage."""
+    block: BlockPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +66,8 @@ class SourcePlan:
     c_aligned: int
     """Channels after alignment, before the projection."""
     c_out: int
-    projected: bool
-    """A 1x1 convolution brings ``c_aligned`` to ``c_out``."""
+    projection: Projection
+    """From ``c_aligned`` to ``c_out``."""
     alignment: str | None
     """Name in ALIGNMENTS for a finer source, otherwise None."""
     factor: tuple[int, ...]
@@ -57,8 +83,9 @@ class NodePlan:
     ref: StageRef
     coarser: StageRef
     c_coarser: int
+    c_upsampled: int
     c_out: int
-    """Channels of the upsampled map and of the node's output."""
+    """Channels of the node's output."""
     stride: tuple[int, ...]
     upsampler: str
     sources: tuple[SourcePlan, ...]
@@ -66,7 +93,12 @@ class NodePlan:
     fusion: str
     c_fused: int
     fused_attention: str
+    block: BlockPlan
     block_attention: str
+
+    def attention_context(self, channels: int) -> AttentionContext:
+        """What an attention operator on a map of ``channels`` finds in this node."""
+        return AttentionContext(channels, self.stride, self.c_upsampled, self.c_coarser)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +106,12 @@ class Plan:
     """All steps, each after the ones it reads."""
 
     backbone: Backbone
+    stem: BlockPlan | None
+    """Before the first encoder stage."""
     encoder: tuple[StagePlan, ...]
     nodes: tuple[NodePlan, ...]
+    side_heads: tuple[NodePlan, ...]
+    """Nodes with a head of their own for deep supervision, beside the output."""
 
     @property
     def output(self) -> StageRef:
@@ -93,7 +129,14 @@ def make_plan(architecture: Architecture) -> Plan:
     backbone, genome = architecture.backbone, architecture.genome
     nodes = tuple(_node_plan(node, backbone) for node in _in_order(genome))
     deepest = max(ref.level for node in nodes for ref in (node.coarser, *(source.ref for source in node.sources)))
-    return Plan(backbone, tuple(_stage_plan(backbone, level) for level in range(deepest + 1)), nodes)
+    stages = tuple(_stage_plan(backbone, level) for level in range(deepest + 1))
+    return Plan(backbone, _stem_plan(backbone), stages, nodes, _side_heads(nodes) if backbone.deep_supervision else ())
+
+
+def _side_heads(nodes: tuple[NodePlan, ...]) -> tuple[NodePlan, ...]:
+    """All other nodes of level 0 where there are any, as in UNet++; otherwise all other nodes, as in nnU-Net."""
+    others = nodes[:-1]
+    return tuple(node for node in others if node.ref.level == 0) or others
 
 
 def _in_order(genome: Genome) -> list[DecoderNode]:
@@ -111,53 +154,94 @@ def _in_order(genome: Genome) -> list[DecoderNode]:
 
 
 def _stage_plan(backbone: Backbone, level: int) -> StagePlan:
-    c_in = backbone.widths[level - 1] if level else backbone.in_channels
-    return StagePlan(encoder(level), c_in, backbone.widths[level], backbone.strides[level])
+    c_first = backbone.widths[0] if _has_stem(backbone) else backbone.in_channels
+    block = BlockPlan(
+        kind=backbone.encoder_block,
+        c_in=backbone.widths[level - 1] if level else c_first,
+        c_out=backbone.widths[level],
+        stride=backbone.strides[level],
+        depth=_depth(backbone.encoder_depth, level),
+        pool=backbone.downsampling == "max-pool" and level > 0,
+    )
+    return StagePlan(encoder(level), block)
+
+
+def _has_stem(backbone: Backbone) -> bool:
+    return backbone.encoder_block == "resnet-d"
+
+
+def _stem_plan(backbone: Backbone) -> BlockPlan | None:
+    if not _has_stem(backbone):
+        return None
+    return BlockPlan("plain", backbone.in_channels, backbone.widths[0], (1,) * backbone.dims, depth=1)
+
+
+def _depth(depths: int | tuple[int, ...], level: int) -> int:
+    return depths if isinstance(depths, int) else depths[level]
+
+
+def _channels(ref: StageRef, backbone: Backbone) -> int:
+    return backbone.widths[ref.level] if ref.kind == "E" else backbone.decoder_width(ref.level)
 
 
 def _node_plan(node: DecoderNode, backbone: Backbone) -> NodePlan:
-    level, width = node.ref.level, backbone.widths[node.ref.level]
+    level, width = node.ref.level, backbone.decoder_width(node.ref.level)
+    c_upsampled = backbone.source_width or width
     at: dict[Placement, str] = dict.fromkeys(PLACEMENTS, NO_ATTENTION.type)
     if node.attention.placement is not None:
         at[node.attention.placement] = node.attention.type
     sources = tuple(_source_plan(ref, node, backbone, at["source"]) for ref in sorted(node.sources))
+    c_fused = FUSIONS[node.fusion].out_channels((*(source.c_out for source in sources), c_upsampled))
     return NodePlan(
         ref=node.ref,
         coarser=node.coarser,
-        c_coarser=backbone.widths[node.coarser.level],
+        c_coarser=_channels(node.coarser, backbone),
+        c_upsampled=c_upsampled,
         c_out=width,
         stride=backbone.factor(level, node.coarser.level),
         upsampler=node.upsampler,
         sources=sources,
         fusion=node.fusion,
-        c_fused=FUSIONS[node.fusion].out_channels((*(source.c_out for source in sources), width)),
+        c_fused=c_fused,
         fused_attention=at["fused"],
+        block=_node_block(c_fused, level, backbone),
         block_attention=at["block"],
     )
 
 
+def _node_block(c_fused: int, level: int, backbone: Backbone) -> BlockPlan:
+    return BlockPlan(
+        kind=backbone.decoder_block,
+        c_in=c_fused,
+        c_out=backbone.decoder_width(level),
+        stride=(1,) * backbone.dims,
+        depth=_depth(backbone.decoder_depth, level),
+    )
+
+
 def _source_plan(ref: StageRef, node: DecoderNode, backbone: Backbone, attention: str) -> SourcePlan:
-    """Same-level sources enter as they are where the fusion allows it; all others are projected to the node's width."""
-    level, c_in, width = node.ref.level, backbone.widths[ref.level], backbone.widths[node.ref.level]
+    level, c_in = node.ref.level, _channels(ref, backbone)
     relation: Relation = "same" if ref.level == level else "finer" if ref.level < level else "coarser"
     alignment = node.alignment if relation == "finer" else None
     factor = backbone.factor(min(ref.level, level), max(ref.level, level))
-    projected = relation != "same" or (FUSIONS[node.fusion].equal_widths and c_in != width)
+    c_aligned = ALIGNMENTS[alignment].out_channels(c_in, factor) if alignment else c_in
+    c_upsampled = backbone.source_width or backbone.decoder_width(level)
+    projection = _projection(relation, c_in != c_upsampled and FUSIONS[node.fusion].equal_widths, backbone)
     return SourcePlan(
         ref=ref,
         relation=relation,
         c_in=c_in,
-        c_aligned=ALIGNMENTS[alignment].out_channels(c_in, _voxels(factor)) if alignment else c_in,
-        c_out=width if projected else c_in,
-        projected=projected,
+        c_aligned=c_aligned,
+        c_out=c_in if projection == "none" else c_upsampled,
+        projection=projection,
         alignment=alignment,
         factor=factor,
         attention=attention,
     )
 
 
-def _voxels(size: tuple[int, ...]) -> int:
-    voxels = 1
-    for n in size:
-        voxels *= n
-    return voxels
+def _projection(relation: Relation, must_widen: bool, backbone: Backbone) -> Projection:
+    """Same-level sources enter as they are where the fusion allows it; others get the upsampled map's width."""
+    if backbone.source_width is not None:
+        return "block"
+    return "pointwise" if must_widen or relation != "same" else "none"

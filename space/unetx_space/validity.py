@@ -6,13 +6,26 @@ with "the coarser input is exactly one level down" this makes every genome that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unetx_space.backbone import DOWNSAMPLINGS, MAX_CLASSES, MAX_LEVELS, MAX_STRIDE, MAX_WIDTH, NORMS, Backbone
+from unetx_space.backbone import (
+    DECODER_BLOCKS,
+    DOWNSAMPLINGS,
+    ENCODER_BLOCKS,
+    HEAD_KERNELS,
+    MAX_CLASSES,
+    MAX_LEVELS,
+    MAX_SLOPE,
+    MAX_STAGE_DEPTH,
+    MAX_STRIDE,
+    MAX_WIDTH,
+    NORMS,
+    Backbone,
+)
 from unetx_space.errors import unknown_name
-from unetx_space.genome import PLACEMENTS, DecoderNode, Genome, StageRef, encoder
+from unetx_space.genome import PLACEMENTS, Attention, DecoderNode, Genome, StageRef, encoder
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 
 if TYPE_CHECKING:
@@ -54,22 +67,62 @@ def _backbone_faults(backbone: Backbone) -> Iterator[Fault]:
     if backbone.dims not in (2, 3):
         yield Fault("backbone.dims", f"must be 2 or 3, got {backbone.dims}")
         return
-    for name, value, low, high in (
-        ("in_channels", backbone.in_channels, 1, MAX_WIDTH),
-        ("out_channels", backbone.out_channels, 1, MAX_CLASSES),
-        ("widths", backbone.n_levels, 2, MAX_LEVELS),
-    ):
+    if not 2 <= backbone.n_levels <= MAX_LEVELS:
+        yield Fault("backbone.widths", f"the number of levels must lie in 2..{MAX_LEVELS}, got {backbone.n_levels}")
+    for name, value, low, high in _backbone_ranges(backbone):
         if not low <= value <= high:
-            what = "number of levels" if name == "widths" else name
-            yield Fault(f"backbone.{name}", f"the {what} must lie in {low}..{high}, got {value}")
-    for level, width in enumerate(backbone.widths):
-        if not 1 <= width <= MAX_WIDTH:
-            yield Fault(f"backbone.widths[{level}]", f"must lie in 1..{MAX_WIDTH}, got {width}")
+            yield Fault(f"backbone.{name}", f"must lie in {low}..{high}, got {value}")
+    for name, known in _BACKBONE_NAMES.items():
+        if (value := getattr(backbone, name)) not in known:
+            yield Fault(f"backbone.{name}", unknown_name(name.replace("_", " "), value, known))
+    if backbone.head_kernel not in HEAD_KERNELS:
+        yield Fault("backbone.head_kernel", f"must be one of {HEAD_KERNELS}, got {backbone.head_kernel}")
+    yield from _length_faults(backbone)
     yield from _stride_faults(backbone)
-    if backbone.norm not in NORMS:
-        yield Fault("backbone.norm", unknown_name("norm", backbone.norm, NORMS))
-    if backbone.downsampling not in DOWNSAMPLINGS:
-        yield Fault("backbone.downsampling", unknown_name("downsampling", backbone.downsampling, DOWNSAMPLINGS))
+
+
+_BACKBONE_NAMES: Mapping[str, tuple[str, ...]] = {
+    "norm": NORMS,
+    "downsampling": DOWNSAMPLINGS,
+    "encoder_block": ENCODER_BLOCKS,
+    "decoder_block": DECODER_BLOCKS,
+}
+
+
+def _backbone_ranges(backbone: Backbone) -> Iterator[tuple[str, float, int, float]]:
+    """Every number as (field, value, lowest, highest)."""
+    yield "in_channels", backbone.in_channels, 1, MAX_WIDTH
+    yield "out_channels", backbone.out_channels, 1, MAX_CLASSES
+    yield "negative_slope", backbone.negative_slope, 0, MAX_SLOPE
+    for name, high in _PER_LEVEL.items():
+        value = getattr(backbone, name)
+        if isinstance(value, int):
+            yield name, value, 1, high
+        for level, number in enumerate(value if isinstance(value, tuple) else ()):
+            yield f"{name}[{level}]", number, 1, high
+
+
+_PER_LEVEL: Mapping[str, int] = {
+    "widths": MAX_WIDTH,
+    "decoder_widths": MAX_WIDTH,
+    "source_width": MAX_WIDTH,
+    "encoder_depth": MAX_STAGE_DEPTH,
+    "decoder_depth": MAX_STAGE_DEPTH,
+}
+"""Fields of one number, or of one for every level; absent (None) where the backbone needs none."""
+
+
+def _length_faults(backbone: Backbone) -> Iterator[Fault]:
+    """A field with one number per level has as many as there are levels; a decoder has one level fewer."""
+    decoder_levels = backbone.n_levels - 1
+    for name, length, of in (
+        ("encoder_depth", backbone.n_levels, "level"),
+        ("decoder_depth", decoder_levels, "level but the coarsest"),
+        ("decoder_widths", decoder_levels, "level but the coarsest"),
+    ):
+        value = getattr(backbone, name)
+        if isinstance(value, tuple) and len(value) != length:
+            yield Fault(f"backbone.{name}", f"needs {length} numbers, one per {of}, got {len(value)}")
 
 
 def _stride_faults(backbone: Backbone) -> Iterator[Fault]:
@@ -166,8 +219,21 @@ def _name_faults(node: DecoderNode, field: str) -> Iterator[Fault]:
     ):
         if name not in known:
             yield Fault(f"{field}.{gene}", unknown_name(gene, name, known))
-    if node.attention.placement is not None and node.attention.placement not in PLACEMENTS:
-        yield Fault(f"{field}.attention", unknown_name("placement", node.attention.placement, PLACEMENTS))
+    if problem := _placement_problem(node.attention):
+        yield Fault(f"{field}.attention", problem)
+
+
+def _placement_problem(attention: Attention) -> str | None:
+    """What is wrong with the place of an attention whose type may be unknown."""
+    place = attention.placement
+    if place is None:
+        return None
+    if place not in PLACEMENTS:
+        return unknown_name("placement", place, PLACEMENTS)
+    spec = ATTENTIONS.get(attention.type)
+    if spec is None or place in spec.placements:
+        return None
+    return f"{spec.name} can be placed at {', '.join(spec.placements)} only, got {place!r}"
 
 
 def _exists(ref: StageRef, genome: Genome, n_levels: int) -> bool:

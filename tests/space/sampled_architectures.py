@@ -6,7 +6,7 @@ import random
 from typing import Literal
 
 from unetx_space.architecture import Architecture
-from unetx_space.backbone import DOWNSAMPLINGS, NORMS, Backbone
+from unetx_space.backbone import DECODER_BLOCKS, DOWNSAMPLINGS, ENCODER_BLOCKS, HEAD_KERNELS, NORMS, Backbone
 from unetx_space.genome import Attention, DecoderNode, Genome, StageRef, decoder, encoder, plain_coarser
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 
@@ -18,7 +18,13 @@ def sampled(seed: int, dims: Literal[2, 3], kind: Kind) -> tuple[Architecture, t
     """A small valid architecture and a patch that leaves its bottleneck 2 or 3 voxels per axis."""
     rng = random.Random(f"{seed}|{dims}|{kind}")
     n_levels = rng.randint(2, 4 if dims == 2 else 3)
-    backbone = Backbone(
+    backbone = _backbone(rng, dims, n_levels)
+    whole = tuple(f * rng.randint(2, 3) for f in backbone.factor(0, n_levels - 1))
+    return Architecture(backbone, _genome(rng, n_levels, kind)), tuple(_odd(rng, n, backbone) for n in whole)
+
+
+def _backbone(rng: random.Random, dims: Literal[2, 3], n_levels: int) -> Backbone:
+    return Backbone(
         dims=dims,
         in_channels=rng.randint(1, 3),
         out_channels=rng.randint(2, 4),
@@ -26,9 +32,18 @@ def sampled(seed: int, dims: Literal[2, 3], kind: Kind) -> tuple[Architecture, t
         strides=((1,) * dims, *(_stride(rng, dims) for _ in range(n_levels - 1))),
         norm=rng.choice(NORMS),
         downsampling=rng.choice(DOWNSAMPLINGS),
+        encoder_block=rng.choice(ENCODER_BLOCKS),
+        decoder_block=rng.choice(DECODER_BLOCKS),
+        encoder_depth=tuple(rng.randint(1, 3) for _ in range(n_levels)),
+        decoder_depth=rng.randint(1, 2),
+        conv_bias=rng.random() < 0.5,
+        negative_slope=rng.choice((0.0, 0.01, 0.1)),
+        decoder_widths=rng.choice((None, tuple(rng.randint(1, 12) for _ in range(n_levels - 1)))),
+        source_width=rng.choice((None, None, rng.randint(1, 8))),
+        normalise_upsampled=rng.random() < 0.5,
+        head_kernel=rng.choice(HEAD_KERNELS),
+        deep_supervision=rng.random() < 0.5,
     )
-    whole = tuple(f * rng.randint(2, 3) for f in backbone.factor(0, n_levels - 1))
-    return Architecture(backbone, _genome(rng, n_levels, kind)), tuple(_odd(rng, n, backbone) for n in whole)
 
 
 def _odd(rng: random.Random, n: int, backbone: Backbone) -> int:

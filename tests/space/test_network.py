@@ -44,6 +44,10 @@ def image(architecture: Architecture, *size: int, batch: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
 
+def _squares(maps: list[Tensor]) -> Tensor:
+    return torch.stack([y.square().sum() for y in maps]).sum()
+
+
 def digest(network: nn.Module) -> str:
     content = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
@@ -109,6 +113,48 @@ def test_nested_nodes_are_named_with_an_underscore() -> None:
     assert network(torch.zeros(1, 1, 9, 10)).shape == (1, 2, 9, 10)
 
 
+def test_knobs_of_the_backbone_show_in_the_names() -> None:
+    whole = rich(2)
+    backbone = replace(
+        whole.backbone,
+        encoder_block="resnet-d",
+        encoder_depth=(1, 2, 2, 2, 2),
+        decoder_depth=1,
+        conv_bias=True,
+        source_width=3,
+        normalise_upsampled=True,
+        deep_supervision=True,
+    )
+    names = set(replace(whole, backbone=backbone).build().state_dict())
+    assert {
+        "stem.conv1.weight",
+        "encoder.E0.block1.conv1.bias",
+        "encoder.E1.block1.shortcut.conv.weight",
+        "encoder.E4.block2.norm2.weight",
+        "decoder.D0.block.conv1.bias",
+        "decoder.D0.upsampler.transposed.bias",
+        "decoder.D0.upsampled.norm.weight",
+        "decoder.D0.sources.E2.projection.conv1.weight",
+        "decoder.D0.sources.E2.projection.norm1.bias",
+        "side_heads.D3.weight",
+    } <= names
+    assert not names & {"encoder.E0.block2.conv1.weight", "decoder.D0.block.conv2.weight", "side_heads.D0.weight"}
+
+
+def test_deep_supervision_gives_the_logits_of_every_level_the_output_first() -> None:
+    whole = rich(2)
+    supervised = replace(whole, backbone=replace(whole.backbone, deep_supervision=True)).build()
+    x = image(whole, 33, 47)
+    everything = supervised.forward_all(x)
+    assert [tuple(y.shape[2:]) for y in everything] == [(33, 47), (17, 24), (9, 12), (5, 6)]
+    assert torch.equal(everything[0], supervised(x))
+    plain = whole.build()  # the heads of other levels change nothing else
+    assert torch.equal(plain(x), everything[0])
+    assert len(plain.forward_all(x)) == 1
+    _squares(everything).backward()  # type: ignore[no-untyped-call]
+    assert all(head.weight.grad is not None for head in supervised.side_heads.values())
+
+
 def test_an_architecture_with_faults_is_refused_with_all_of_them() -> None:
     good = rich(2)
     nodes = tuple(replace(node, upsampler="trasposed", fusion="conat") for node in good.genome.nodes[:1])
@@ -155,7 +201,6 @@ def test_weights_have_the_variance_of_kaiming() -> None:
         ("decoder.D0.upsampler.transposed.weight", 128),  # each fine voxel reads one coarse one
     ]:
         assert weights[name].std().item() == pytest.approx((2 / 1.0001 / fan_in) ** 0.5, rel=0.02)
-    assert weights["decoder.D0.upsampler.transposed.bias"].abs().max() == 0
     assert (weights["encoder.E1.norm1.weight"] == 1).all()
 
 
@@ -237,9 +282,9 @@ def test_every_live_part_of_a_random_design_learns(seed: int, dims: Literal[2, 3
 
     for stage in [*network.encoder.values(), *network.decoder.values()]:
         stage.register_forward_hook(retain)
-    y = network(image(architecture, *patch, batch=2))
-    assert y.shape == (2, architecture.backbone.out_channels, *patch)
-    y.square().sum().backward()
+    logits = network.forward_all(image(architecture, *patch, batch=2))
+    assert logits[0].shape == (2, architecture.backbone.out_channels, *patch)
+    _squares(logits).backward()  # type: ignore[no-untyped-call]
     assert len(outputs) == len(network.plan.encoder) + len(network.plan.nodes)
     for output in outputs:
         assert output.grad is not None
@@ -264,8 +309,10 @@ def test_a_network_can_be_copied_pickled_and_restored_from_its_state() -> None:
         assert torch.equal(twin(x), expected)
 
 
-@pytest.mark.parametrize(("dims", "size"), [(2, (33, 47)), (3, (17, 33, 23))])
+@pytest.mark.parametrize(("dims", "size"), [(2, (33, 47)), (3, (33, 34, 35))])
 def test_it_runs_in_bfloat16_autocast_and_learns(dims: Literal[2, 3], size: tuple[int, ...]) -> None:
+    """In 3D with 3 voxels at the bottleneck: for 2, a lone bfloat16 nn.Conv3d of torch 2.13 on a CPU has values from
+    elsewhere in memory in its weight gradient at times."""
     architecture = rich(dims)
     network, x = architecture.build(), image(architecture, *size)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,19 +1,42 @@
-"""Alignment, fusion and blocks."""
+"""Alignment of sources of another level."""
 
 from __future__ import annotations
 
+from math import prod
+
+import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from operator_samples import image, randomised
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from unetx_space.backbone import DOWNSAMPLINGS, NORMS, Backbone, Norm
+from unetx_space.backbone import DOWNSAMPLINGS, Backbone, Downsampling
+from unetx_space.initial import initialise
 from unetx_space.network import ALIGNMENT_MODULES
-from unetx_space.operators.alignment import AverageAlignment, MaxAlignment, Source
-from unetx_space.operators.blocks import NORMS as NORM_MODULES
-from unetx_space.operators.blocks import DoubleConv, group_count
+from unetx_space.operators.alignment import (
+    AverageAlignment,
+    MaxAlignment,
+    Source,
+    SpaceToDepthAlignment,
+    StridedConvAlignment,
+    fold,
+    whole_cells,
+)
 from unetx_space.operators.catalogue import ALIGNMENTS
-from unetx_space.operators.fusion import Concat, Sum
+from unetx_space.operators.catalogue.alignment import folded_width, stride_steps
 from unetx_space.operators.nd import conv
+from unetx_space.operators.upsampling import shuffle
+
+FACTORS = [(2, 2), (1, 4), (3, 2), (6, 8), (2, 2, 2), (1, 2, 4), (3, 1, 2)]
+SIZES = {2: (13, 17), 3: (7, 9, 10)}
+Array = NDArray[np.float64]
+
+
+def target_of(size: tuple[int, ...], factor: tuple[int, ...], ceil: bool) -> tuple[int, ...]:
+    return tuple(-(-n // f) if ceil else n // f for n, f in zip(size, factor, strict=True))
 
 
 def test_a_cut_off_cell_is_pooled_over_the_voxels_it_has() -> None:
@@ -25,8 +48,9 @@ def test_a_cut_off_cell_is_pooled_over_the_voxels_it_has() -> None:
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
 @pytest.mark.parametrize("downsampling", DOWNSAMPLINGS)
-def test_alignment_reaches_the_size_of_every_level_from_every_finer_one(name: str, downsampling: str) -> None:
-    backbone = Backbone(3, 1, 2, (1,) * 4, ((1, 1, 1), (1, 2, 3), (2, 2, 2), (2, 1, 4)), downsampling=downsampling)  # type: ignore[arg-type]
+def test_alignment_reaches_the_size_of_every_level_from_every_finer_one(name: str, downsampling: Downsampling) -> None:
+    strides = ((1, 1, 1), (1, 2, 3), (2, 2, 2), (2, 1, 4))
+    backbone = Backbone(3, 1, 2, (1,) * 4, strides, downsampling=downsampling)
     ceil = downsampling == "strided-conv"
     for patch in [(4, 4, 24), (5, 7, 31), (9, 10, 25), (17, 4, 47)]:
         sizes = backbone.sizes(patch)
@@ -36,55 +60,167 @@ def test_alignment_reaches_the_size_of_every_level_from_every_finer_one(name: st
 
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
-def test_alignment_of_a_map_smaller_than_its_cell_leaves_one_voxel(name: str) -> None:
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("ceil", [True, False])
+@pytest.mark.parametrize("channels", [1, 7, 96])
+def test_alignment_has_gradients_and_costs_what_it_says(
+    name: str, factor: tuple[int, ...], ceil: bool, channels: int
+) -> None:
+    spec, size = ALIGNMENTS[name], SIZES[len(factor)]
+    module = ALIGNMENT_MODULES[name](channels, factor, ceil)
+    initialise(module, seed=1)
+    x, target = image(channels, size, batch=1, dtype=torch.float32), target_of(size, factor, ceil)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(x)
+    y = module(x.requires_grad_())
+    assert y.shape == (1, spec.out_channels(channels, factor), *target)
+    assert sum(p.numel() for p in module.parameters()) == spec.n_parameters(channels, factor)
+    assert counter.get_total_flops() == 2 * spec.conv_macs(channels, factor, prod(size), prod(target))
+    y.square().sum().backward()
+    for tensor in (x, *module.parameters()):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+        assert tensor.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ALIGNMENTS)
+@pytest.mark.parametrize("factor", [(4, 2), (1, 2, 2)])
+def test_alignment_agrees_with_itself_under_bfloat16_autocast(name: str, factor: tuple[int, ...]) -> None:
+    module, x = ALIGNMENT_MODULES[name](6, factor, True), image(6, SIZES[len(factor)], dtype=torch.float32)
+    initialise(module, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = module(x)
+    torch.testing.assert_close(half.float(), module(x), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["max", "average"])
+def test_pooling_a_map_smaller_than_its_cell_leaves_one_voxel(name: str) -> None:
     assert ALIGNMENT_MODULES[name](2, (16, 4), True)(torch.ones(1, 2, 3, 4)).tolist() == [[[[1.0]], [[1.0]]]]
+
+
+@pytest.mark.parametrize("name", ALIGNMENTS)
+def test_a_map_smaller_than_its_cell_becomes_one_voxel(name: str) -> None:
+    module = ALIGNMENT_MODULES[name](2, (16, 4), True)
+    initialise(module, seed=1)
+    y = module(torch.ones(1, 2, 3, 4))
+    assert y.shape == (1, ALIGNMENTS[name].out_channels(2, (16, 4)), 1, 1)
+    assert y.isfinite().all()
 
 
 def test_a_coarser_source_is_interpolated_to_the_exact_size() -> None:
     source = Source(nn.Identity(), conv(2, 3, 5, 1, bias=False), nn.Identity())
-    assert source(torch.zeros(2, 3, 4, 3), (9, 11)).shape == (2, 5, 9, 11)
+    assert source(torch.zeros(2, 3, 4, 3), (9, 11), {}).shape == (2, 5, 9, 11)
 
 
-def test_fusions_are_concatenation_and_sum() -> None:
-    maps = [torch.full((1, 2, 2, 2), float(n)) for n in (1, 2, 4)]
-    assert torch.equal(Concat(3, 6)(maps)[0, :, 0, 0], torch.tensor([1.0, 1.0, 2.0, 2.0, 4.0, 4.0]))
-    assert torch.equal(Sum(3, 2)(maps), torch.full((1, 2, 2, 2), 7.0))
+def test_whole_cells_continue_the_border_where_sizes_round_up_and_crop_where_they_round_down() -> None:
+    x = torch.tensor([[[[1.0, 2.0, 3.0, 4.0, 5.0]]]])
+    assert whole_cells(x, (1, 4), True).tolist() == [[[[1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0, 5.0]]]]
+    assert whole_cells(x, (1, 4), False).tolist() == [[[[1.0, 2.0, 3.0, 4.0]]]]
+    assert whole_cells(x, (1, 5), True) is x
 
 
-def test_concat_and_a_1x1_convolution_equal_the_sum_of_projections() -> None:
-    """SPACE equivalence E4, why neither is an operator of its own here."""
-    torch.manual_seed(0)
-    a, b, weight = torch.randn(1, 3, 4, 5), torch.randn(1, 2, 4, 5), torch.randn(6, 5, 1, 1)
-    whole = nn.functional.conv2d(Concat(2, 5)([a, b]), weight)
-    parts = [nn.functional.conv2d(a, weight[:, :3]), nn.functional.conv2d(b, weight[:, 3:])]
-    torch.testing.assert_close(Sum(2, 6)(parts), whole)
+# Strided convolutions
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (6, 6), (7, 7), (8, 8), (11, 1), (12, 6), (32, 8), (90, 6)])
-def test_group_count_is_the_largest_divisor_up_to_eight(channels: int, groups: int) -> None:
-    assert group_count(channels) == groups
+def test_a_factor_is_taken_in_steps_of_two_and_three() -> None:
+    assert stride_steps((2, 2)) == ((2, 2),)
+    assert stride_steps((4, 1, 6)) == ((2, 1, 3), (2, 1, 2))
+    assert stride_steps((8, 2, 1)) == ((2, 2, 1), (2, 1, 1), (2, 1, 1))
 
 
-def test_there_is_a_module_for_every_norm() -> None:
-    assert set(NORM_MODULES) == set(NORMS)
+@pytest.mark.parametrize("factor", [(a, b) for a in range(1, 17) for b in (1, 2, 3, 4, 12)][1:])
+def test_steps_multiply_to_their_factor(factor: tuple[int, ...]) -> None:
+    steps = stride_steps(factor)
+    assert tuple(map(prod, zip(*steps, strict=True))) == factor
+    assert all(max(step) > 1 for step in steps)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("pool", "expected"), [(False, (4, 4, 3)), (True, (3, 4, 2))])
-def test_a_strided_block_rounds_up_and_a_pooling_one_down(norm: Norm, pool: bool, expected: tuple[int, ...]) -> None:
-    block = DoubleConv(3, 6, (2, 1, 3), norm, pool=pool)
-    assert block(torch.randn(2, 3, 7, 4, 8)).shape == (2, 6, *expected)
+def strided(x: Array, weight: Array, stride: tuple[int, ...]) -> Array:
+    """Kernels of edge 3 around the first voxel of every cell, zero outside: ``x[c, *size]``, size a multiple of it."""
+    out = np.zeros((len(weight), *(n // s for n, s in zip(x.shape[1:], stride, strict=True))))
+    for at in np.ndindex(*out.shape[1:]):
+        for tap in np.ndindex(*weight.shape[2:]):
+            site = tuple(i * s + k - 1 for i, s, k in zip(at, stride, tap, strict=True))
+            if all(0 <= a < n for a, n in zip(site, x.shape[1:], strict=True)):
+                out[(slice(None), *at)] += weight[(slice(None), slice(None), *tap)] @ x[(slice(None), *site)]
+    return out
 
 
-@pytest.mark.parametrize("pool", [False, True])
-def test_the_block_is_conv_norm_activation_twice(pool: bool) -> None:
-    torch.manual_seed(0)
-    block = DoubleConv(2, 3, (2, 2), "instance", pool=pool)
-    x = torch.randn(1, 2, 8, 8)
-    y = nn.functional.max_pool2d(x, 2) if pool else x
-    for weight, stride in ((block.conv1.weight, 1 if pool else 2), (block.conv2.weight, 1)):
-        y = nn.functional.conv2d(y, weight, stride=stride, padding=1)
-        variance, mean = torch.var_mean(y, (2, 3), correction=0, keepdim=True)
-        y = (y - mean) / (variance + 1e-5).sqrt()
-        y = torch.where(y > 0, y, 0.01 * y)
-    torch.testing.assert_close(block(x), y)
+@pytest.mark.parametrize(
+    ("factor", "steps", "size"),
+    [
+        ((2, 2), [(2, 2)], (5, 4)),
+        ((4, 1), [(2, 1), (2, 1)], (9, 3)),
+        ((6, 2), [(3, 2), (2, 1)], (13, 5)),
+        ((1, 2, 4), [(1, 2, 2), (1, 1, 2)], (2, 3, 6)),
+    ],
+)
+@pytest.mark.parametrize("ceil", [True, False])
+def test_strided_convolutions_equal_a_naive_loop(
+    factor: tuple[int, ...], steps: list[tuple[int, ...]], size: tuple[int, ...], ceil: bool
+) -> None:
+    module, x = randomised(StridedConvAlignment(2, factor, ceil)), image(2, size, batch=1)
+    target = target_of(size, factor, ceil)
+    want = [n * f for n, f in zip(target, factor, strict=True)]
+    if ceil:
+        padding = [(0, 0), *((0, w - n) for w, n in zip(want, size, strict=True))]
+        expected = np.pad(x.numpy()[0], padding, mode="edge")
+    else:
+        expected = x.numpy()[0][(slice(None), *[slice(w) for w in want])]
+    for i, step in enumerate(steps, 1):
+        weight = module.get_parameter(f"steps.conv{i}.weight").detach().numpy()
+        expected = strided(expected if i == 1 else np.where(expected > 0, expected, 0.01 * expected), weight, step)
+    torch.testing.assert_close(module(x)[0], torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (2, 12)])
+def test_on_whole_cells_one_step_is_the_strided_convolution_of_the_encoder(size: tuple[int, ...]) -> None:
+    module, x = randomised(StridedConvAlignment(3, (2, 2), True)), image(3, size)
+    expected = F.conv2d(x, module.get_parameter("steps.conv1.weight"), stride=2, padding=1)
+    torch.testing.assert_close(module(x), expected)
+
+
+# Space to depth
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_fold_is_the_inverse_of_shuffle(factor: tuple[int, ...]) -> None:
+    x = image(3 * prod(factor), (2, 3, 4)[: len(factor)])
+    assert torch.equal(fold(shuffle(x, factor), factor), x)
+
+
+def test_fold_equals_torchs_pixel_unshuffle() -> None:
+    x = image(3, (8, 12))
+    assert torch.equal(fold(x, (4, 4)), F.pixel_unshuffle(x, 4))
+
+
+@pytest.mark.parametrize("factor", [(2, 2), (1, 4), (2, 2, 2), (1, 2, 4), (3, 1, 2)])
+def test_space_to_depth_and_a_projection_equal_a_convolution_with_kernel_equal_to_stride(
+    factor: tuple[int, ...],
+) -> None:
+    """SPACE equivalence E3, why the latter is no operator of its own here."""
+    dims = len(factor)
+    x = image(3, tuple(2 * f for f in factor))
+    weight = image(3, factor, batch=5)  # [c_out, c, *factor]
+    convolve = F.conv2d if dims == 2 else F.conv3d
+    pointwise = weight.reshape(5, -1, *(1,) * dims)
+    folded: Tensor = SpaceToDepthAlignment(3, factor, True)(x)
+    torch.testing.assert_close(convolve(folded, pointwise), convolve(x, weight, stride=factor))
+
+
+def test_large_cells_are_narrowed_first_so_that_at_most_2_to_the_d_times_the_channels_come_out() -> None:
+    """8 channels in cells of 4 x 4: 8 * 4 / 16 = 2 of them are folded, to 32, which cell of 2 x 2 gives too."""
+    spec = ALIGNMENTS["space-to-depth"]
+    assert [spec.out_channels(8, factor) for factor in ((2, 2), (4, 1), (4, 4), (8, 2))] == [32] * 4
+    assert [spec.n_parameters(8, factor) for factor in ((2, 2), (4, 1), (4, 4), (8, 2))] == [0, 0, 16, 16]
+    assert folded_width(32, (4, 4, 4)) == 4  # 64 times the channels would come out
+    assert folded_width(1, (4, 4)) == 1  # nothing left to narrow
+    module, x = randomised(SpaceToDepthAlignment(8, (4, 4), True)), image(8, (8, 4))
+    narrow = F.conv2d(x, module.get_parameter("reduction.weight"))
+    torch.testing.assert_close(module(x), F.pixel_unshuffle(narrow, 4))
+
+
+def test_space_to_depth_of_a_cut_off_cell_repeats_the_border_or_leaves_it_out() -> None:
+    x = torch.tensor([[[[1.0, 2.0, 3.0]]]])
+    assert SpaceToDepthAlignment(1, (1, 2), True)(x).flatten().tolist() == [1.0, 3.0, 2.0, 3.0]
+    assert SpaceToDepthAlignment(1, (1, 2), False)(x).flatten().tolist() == [1.0, 2.0]

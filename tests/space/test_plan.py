@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from sampled_architectures import KINDS, Kind, sampled
 
 from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone
+from unetx_space.backbone import Backbone, EncoderBlock
 from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder
-from unetx_space.plan import Plan, make_plan
+from unetx_space.plan import BlockPlan, Plan, make_plan
+from unetx_space.presets import PRESETS
 from unetx_space.validity import faults, reached
 
 BACKBONE = Backbone(2, 1, 3, (4, 8, 16, 32), ((1, 1), (2, 1), (2, 2), (2, 2)))
@@ -53,30 +55,98 @@ def test_nodes_that_do_not_reach_the_output_are_not_planned() -> None:
 
 
 def test_encoder_stages_follow_the_backbone() -> None:
-    stages = plan_of(*plain()).encoder
-    assert [(stage.c_in, stage.c_out, stage.stride) for stage in stages] == [
-        (1, 4, (1, 1)),
-        (4, 8, (2, 1)),
-        (8, 16, (2, 2)),
-        (16, 32, (2, 2)),
+    assert [stage.block for stage in plan_of(*plain()).encoder] == [
+        BlockPlan("plain", 1, 4, (1, 1), 2),
+        BlockPlan("plain", 4, 8, (2, 1), 2),
+        BlockPlan("plain", 8, 16, (2, 2), 2),
+        BlockPlan("plain", 16, 32, (2, 2), 2),
     ]
+
+
+def test_each_level_has_its_own_depth_and_the_decoder_its_own_widths_and_blocks() -> None:
+    backbone = replace(
+        BACKBONE,
+        encoder_block="residual",
+        decoder_block="residual",
+        encoder_depth=(1, 2, 3, 4),
+        decoder_depth=(3, 1, 2),
+        decoder_widths=(5, 6, 7),
+    )
+    plan = make_plan(Architecture(backbone, Genome(plain(sources=(encoder(0),)))))
+    assert [stage.block.depth for stage in plan.encoder] == [1, 2, 3, 4]
+    assert [(node.c_coarser, node.c_upsampled) for node in plan.nodes] == [(32, 7), (7, 6), (6, 5)]
+    assert [node.block for node in plan.nodes] == [
+        BlockPlan("residual", 7, 7, (1, 1), 2),
+        BlockPlan("residual", 6, 6, (1, 1), 1),
+        BlockPlan("residual", 4 + 5, 5, (1, 1), 3),
+    ]
+
+
+def test_a_resnet_d_encoder_has_a_stem_that_widens_the_image() -> None:
+    plan = make_plan(Architecture(replace(BACKBONE, encoder_block="resnet-d"), Genome(plain())))
+    assert plan.stem == BlockPlan("plain", 1, 4, (1, 1), 1)
+    assert (plan.encoder[0].block.c_in, plan.encoder[1].block.c_in) == (4, 4)
+    assert plan_of(*plain()).stem is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "c_in", "stride", "pool", "expected"),
+    [
+        ("residual", 4, (1, 1), False, False),
+        ("residual", 4, (1, 2), False, True),
+        ("residual", 4, (1, 2), True, False),
+        ("residual", 3, (1, 1), False, True),
+        ("resnet-d", 4, (1, 2), False, False),
+        ("resnet-d", 3, (1, 2), False, True),
+    ],
+)
+def test_a_shortcut_has_a_convolution_where_it_is_neither_identity_nor_pooling(
+    kind: EncoderBlock, c_in: int, stride: tuple[int, ...], pool: bool, expected: bool
+) -> None:
+    assert BlockPlan(kind, c_in, 4, stride, 1, pool).has_shortcut_convolution == expected
+
+
+@pytest.mark.parametrize(("fusion", "c_fused"), [("concat", 4 * 3), ("sum", 3)])
+def test_with_a_source_width_everything_enters_at_that_width(fusion: str, c_fused: int) -> None:
+    genome = Genome(plain(sources=(encoder(0), encoder(2), decoder(2)), fusion=fusion))
+    node = make_plan(Architecture(replace(BACKBONE, source_width=3), genome)).nodes[-1]
+    assert [(str(s.ref), s.projection, s.c_out) for s in node.sources] == [
+        ("D2", "block", 3),
+        ("E0", "block", 3),
+        ("E2", "block", 3),
+    ]
+    assert (node.c_upsampled, node.c_fused, node.c_out) == (3, c_fused, 4)
+
+
+def test_deep_supervision_puts_heads_on_every_node_of_a_plain_decoder() -> None:
+    supervised = replace(BACKBONE, deep_supervision=True)
+    plan = make_plan(Architecture(supervised, Genome(plain())))
+    assert [str(node.ref) for node in plan.side_heads] == ["D2", "D1"]
+    assert plan_of(*plain()).side_heads == ()
+
+
+def test_deep_supervision_puts_heads_on_every_finest_node_of_a_nested_decoder() -> None:
+    supervised = replace(BACKBONE, deep_supervision=True)
+    plan = make_plan(Architecture(supervised, PRESETS["unet++"].genome(4)))
+    assert sorted(str(node.ref) for node in plan.side_heads) == ["D0.1", "D0.2"]
+    assert str(plan.output) == "D0.3"
 
 
 def test_under_concat_a_same_level_source_enters_as_it_is_and_others_are_projected_to_the_nodes_width() -> None:
     node = DecoderNode(decoder(1), decoder(2), (encoder(3), encoder(1), encoder(0)), alignment="average")
     plan = plan_of(DecoderNode(decoder(0), decoder(1)), node, DecoderNode(decoder(2), encoder(3)))
     assert plan.nodes[1].c_fused == 8 + 8 + 8 + 8
-    rows = [(str(s.ref), s.relation, s.projected, s.c_out, s.alignment, s.factor) for s in plan.nodes[1].sources]
+    rows = [(str(s.ref), s.relation, s.projection, s.c_out, s.alignment, s.factor) for s in plan.nodes[1].sources]
     assert rows == [
-        ("E0", "finer", True, 8, "average", (2, 1)),
-        ("E1", "same", False, 8, None, (1, 1)),
-        ("E3", "coarser", True, 8, None, (4, 4)),
+        ("E0", "finer", "pointwise", 8, "average", (2, 1)),
+        ("E1", "same", "none", 8, None, (1, 1)),
+        ("E3", "coarser", "pointwise", 8, None, (4, 4)),
     ]
 
 
 def test_a_sum_has_the_nodes_width() -> None:
     node = plan_of(*plain(sources=(encoder(0), encoder(2)), fusion="sum")).nodes[-1]
-    assert (node.c_fused, [source.projected for source in node.sources]) == (4, [False, True])
+    assert (node.c_fused, [source.projection for source in node.sources]) == (4, ["none", "pointwise"])
 
 
 @pytest.mark.parametrize(

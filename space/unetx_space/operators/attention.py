@@ -1,17 +1,28 @@
 """Attention: modules that reweight a map and keep its shape.
 
-Every class is built by ``(channels, dims)``, takes ``x[b,c,*size]`` of any size and any number of channels, and starts
-near the identity: a gate that starts at one half would halve a skip before anything was learnt. ``start()`` sets those
-values after the generic ones (see ``initial.py``).
+Every class takes ``x[b,c,*size]`` of any size and any number of channels, and starts near the identity, or its
+docstring says why not: a gate that starts at one half would halve a skip before anything was learnt. ``start()`` sets
+those values after the generic ones (see ``initial.py``). Attention that reads a second map stands in ``gates.py``.
 """
 
 from __future__ import annotations
+
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unetx_space.operators.catalogue import CBAM_KERNEL, SCSE_REDUCTION, SE_REDUCTION, eca_kernel, hidden_width
+from unetx_space.backbone import Norm
+from unetx_space.operators.blocks import NORMS
+from unetx_space.operators.catalogue import (
+    CBAM_KERNEL,
+    SCSE_REDUCTION,
+    SE_REDUCTION,
+    eca_kernel,
+    hidden_width,
+    token_width,
+)
 from unetx_space.operators.nd import conv, per_channel
 
 OPEN_LOGIT = 3.0
@@ -20,14 +31,15 @@ OPEN_SCALE = 0.1
 """Factor on the weights in front of a gate at the start, so that the logit is near OPEN_LOGIT for every input."""
 
 
-def _open(layer: nn.Linear | nn.Conv2d | nn.Conv3d, logit: float) -> None:
+def open_gate(layer: nn.Linear | nn.Conv2d | nn.Conv3d, logit: float = OPEN_LOGIT) -> None:
     """Let ``layer``, the one in front of a sigmoid, say about ``logit`` whatever comes in."""
     layer.weight.mul_(OPEN_SCALE)
     if layer.bias is not None:
         layer.bias.fill_(logit)
 
 
-def _spatial_axes(x: Tensor) -> tuple[int, ...]:
+def spatial_axes(x: Tensor) -> tuple[int, ...]:
+    """The axes of ``x[b,c,*size]`` behind the channels."""
     return tuple(range(2, x.ndim))
 
 
@@ -39,18 +51,21 @@ class SqueezeExcite(nn.Module):
     sliding window of the same patch in inference.
     """
 
-    def __init__(self, channels: int, dims: int, reduction: int = SE_REDUCTION) -> None:
+    def __init__(
+        self, channels: int, dims: int, reduction: int = SE_REDUCTION, start_logit: float = OPEN_LOGIT
+    ) -> None:
         super().__init__()
         self.dims = dims
+        self.start_logit = start_logit
         hidden = hidden_width(channels, reduction)
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
 
     def start(self) -> None:
-        _open(self.excite, OPEN_LOGIT)
+        open_gate(self.excite, self.start_logit)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.mean(_spatial_axes(x))  # [b, c]
+        mean = x.mean(spatial_axes(x))  # [b, c]
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(mean))))
         return x * per_channel(gate, self.dims)
 
@@ -72,11 +87,11 @@ class CBAM(nn.Module):
         self.spatial = conv(dims, 2, 1, CBAM_KERNEL)
 
     def start(self) -> None:
-        _open(self.excite, OPEN_LOGIT / 2)  # counted twice: for the average and for the maximum
-        _open(self.spatial, OPEN_LOGIT)
+        open_gate(self.excite, OPEN_LOGIT / 2)  # counted twice: for the average and for the maximum
+        open_gate(self.spatial)
 
     def forward(self, x: Tensor) -> Tensor:
-        axes = _spatial_axes(x)
+        axes = spatial_axes(x)
         pooled = torch.stack([x.mean(axes), x.amax(axes)])  # [2, b, c]
         logits = self.excite(F.relu(self.squeeze(pooled))).sum(0)  # [b, c]
         x = x * per_channel(torch.sigmoid(logits), self.dims)
@@ -101,7 +116,7 @@ class ECA(nn.Module):
         self.conv.weight.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.mean(_spatial_axes(x))  # [b, c]
+        mean = x.mean(spatial_axes(x))  # [b, c]
         logits = self.conv(mean.unsqueeze(1)).squeeze(1)  # the channels are the sequence
         return x * per_channel(2 * torch.sigmoid(logits), self.dims)
 
@@ -119,7 +134,76 @@ class SCSE(nn.Module):
         self.spatial = conv(dims, channels, 1, 1)
 
     def start(self) -> None:
-        _open(self.spatial, OPEN_LOGIT)
+        open_gate(self.spatial)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.maximum(self.channel(x), x * torch.sigmoid(self.spatial(x)))
+
+
+class SCSEAdd(nn.Module):
+    """Concurrent spatial and channel squeeze and excitation, added (Roy et al. 2018, arXiv:1803.02579, section 2).
+
+    x gated per channel plus x gated per voxel: the combination and the reduction of segmentation_models.pytorch, whose
+    two gates together lie in 0..2. Both start at one half, so that their sum starts as the identity.
+    """
+
+    def __init__(self, channels: int, dims: int) -> None:
+        super().__init__()
+        self.channel = SqueezeExcite(channels, dims, SE_REDUCTION, start_logit=0.0)
+        self.spatial = conv(dims, channels, 1, 1)
+
+    def start(self) -> None:
+        open_gate(self.spatial, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.channel(x) + x * torch.sigmoid(self.spatial(x))  # type: ignore[no-any-return]
+
+
+class CoordinateAttention(nn.Module):
+    """One gate per channel and position along each axis (Hou et al. 2021, arXiv:2103.02907, equations 4 to 9).
+
+    Every axis gives a line: x averaged over all other axes. All lines share one 1x1 convolution with normalisation and
+    hard swish; a 1x1 convolution per axis then makes its gates, whose product reweights x. The paper has two axes; with
+    three the averages go over planes. The normalisation is the backbone's (the paper's is batch) over all lines
+    together, so that it sees as many values as there are axes even of a single voxel. The gates start open.
+    """
+
+    def __init__(self, channels: int, dims: int, norm: Norm) -> None:
+        super().__init__()
+        width = token_width(channels)
+        self.squeeze = conv(dims, channels, width, 1)
+        self.norm = NORMS[norm](width, dims)
+        self.excite = nn.ModuleList([conv(dims, width, channels, 1) for _ in range(dims)])
+
+    def start(self) -> None:
+        for layer in self.excite:
+            open_gate(layer)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes = spatial_axes(x)
+        # Each line lies along the first spatial axis, whatever axis it comes from: [b, c, n, 1(, 1)].
+        lines = [x.mean([other for other in axes if other != axis], keepdim=True).transpose(2, axis) for axis in axes]
+        hidden = F.hardswish(self.norm(self.squeeze(torch.cat(lines, 2))))  # [b, width, sum of sizes, 1(, 1)]
+        for axis, layer, line in zip(axes, self.excite, torch.split(hidden, list(x.shape[2:]), 2), strict=True):
+            x = x * torch.sigmoid(layer(line)).transpose(2, axis)
+        return x
+
+
+SIMAM_LAMBDA = 1e-4
+"""Regulariser of the authors' code."""
+
+
+class SimAM(nn.Module):
+    """Parameter-free attention, x * sigmoid(1 / minimal energy) (Yang et al. 2021, PMLR 139:11863, equations 5, 6).
+
+    The inverse energy is (x - mean)^2 / (4 (variance + lambda)) + 1/2 per channel, the variance with N - 1. For one
+    voxel that is 0 / 0 in the authors' code; here it is 1/2, the value of every voxel of a constant map. It stays as it
+    starts, for there is nothing to learn: every gate lies between sigmoid(1/2) = 0.62 and 1. Energies are computed in
+    float32 at least: in float16 a square overflows beyond 255, and lambda is hardly a number.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes, wide = spatial_axes(x), x.to(torch.promote_types(x.dtype, torch.float32))
+        squares = (wide - wide.mean(axes, keepdim=True)).square()  # [b, c, *size]
+        variance = squares.sum(axes, keepdim=True) / max(1, prod(x.shape[2:]) - 1)
+        return x * torch.sigmoid(squares / (4 * (variance + SIMAM_LAMBDA)) + 0.5).to(x.dtype)

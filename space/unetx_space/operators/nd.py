@@ -24,9 +24,22 @@ def conv(
     return _CONV[dims](c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=bias)
 
 
-def transposed_conv(c_in: int, c_out: int, stride: tuple[int, ...]) -> Transposed:
-    """Transposed convolution with kernel = stride: exactly ``stride`` times the size, no overlap."""
-    return _TRANSPOSED[len(stride)](c_in, c_out, stride, stride=stride)
+def cell_conv(c_in: int, c_out: int, stride: tuple[int, ...], *, bias: bool = True) -> Convolution:
+    """Convolution with kernel = stride: one value from each cell of ``stride`` voxels, no overlap, no padding."""
+    return _CONV[len(stride)](c_in, c_out, stride, stride=stride, bias=bias)
+
+
+def transposed_conv(
+    c_in: int, c_out: int, stride: tuple[int, ...], *, kernel: tuple[int, ...] | None = None, bias: bool = True
+) -> Transposed:
+    """Transposed convolution to exactly ``stride`` times the size; with kernel = stride unless given: no overlap."""
+    kernel = kernel or stride
+    excess = [k - s for k, s in zip(kernel, stride, strict=True)]  # what has to be cut off along each axis
+    padding = tuple((n + 1) // 2 for n in excess)
+    output_padding = tuple(n % 2 for n in excess)
+    return _TRANSPOSED[len(stride)](
+        c_in, c_out, kernel, stride=stride, padding=padding, output_padding=output_padding, bias=bias
+    )
 
 
 def max_pool(stride: tuple[int, ...], *, ceil: bool = False) -> nn.Module:

@@ -51,9 +51,9 @@ class LinearUpsampling(nn.Module):
 class TransposedUpsampling(nn.Module):
     """Transposed convolution with kernel = stride: no overlap, hence no checkerboard (nnU-Net's upsampler)."""
 
-    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...]) -> None:
+    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...], *, bias: bool = True) -> None:
         super().__init__()
-        self.transposed = transposed_conv(c_in, c_out, stride)
+        self.transposed = transposed_conv(c_in, c_out, stride, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.transposed(x)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ Letters, used everywhere in this package:
 ========== =========================================================================================
 ``dims``   spatial axes, 2 or 3
 ``sites``  voxels of the map an operator reads (one image, not a batch)
-``factor`` voxels of the finer map per voxel of the coarser one: the product of the per-axis strides
+``stride`` finer voxels per coarser one along each axis; ``factor`` the same across several levels
 ========== =========================================================================================
 
 ``conv_macs`` are the multiply-adds of convolutions and matrix products, exactly as ``torch.utils.flop_counter`` counts
@@ -22,11 +22,15 @@ from unetx_space.operators.catalogue.attention import CBAM_KERNEL as CBAM_KERNEL
 from unetx_space.operators.catalogue.attention import SCSE_REDUCTION as SCSE_REDUCTION
 from unetx_space.operators.catalogue.attention import SE_REDUCTION as SE_REDUCTION
 from unetx_space.operators.catalogue.attention import eca_kernel as eca_kernel
+from unetx_space.operators.catalogue.attention import gate_width as gate_width
 from unetx_space.operators.catalogue.attention import hidden_width as hidden_width
+from unetx_space.operators.catalogue.attention import token_width as token_width
 from unetx_space.operators.catalogue.fusion import FUSIONS as FUSIONS
 from unetx_space.operators.catalogue.spec import AlignmentSpec as AlignmentSpec
+from unetx_space.operators.catalogue.spec import AttentionContext as AttentionContext
 from unetx_space.operators.catalogue.spec import AttentionSpec as AttentionSpec
 from unetx_space.operators.catalogue.spec import FusionSpec as FusionSpec
+from unetx_space.operators.catalogue.spec import Gate as Gate
 from unetx_space.operators.catalogue.spec import Spec as Spec
 from unetx_space.operators.catalogue.spec import UpsamplerSpec as UpsamplerSpec
 from unetx_space.operators.catalogue.spec import taps as taps

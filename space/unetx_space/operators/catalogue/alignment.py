@@ -3,27 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
+from math import prod
 
-from unetx_space.operators.catalogue.spec import AlignmentSpec
+from unetx_space.operators.catalogue.spec import AlignmentSpec, Stride, taps
+
+STEP_EDGE = 3
+"""Kernel edge of a strided convolution."""
+_INDEX = 2
+"""Values that the place of a maximum takes up: it is an int64."""
+
+
+def stride_steps(factor: Stride) -> tuple[Stride, ...]:
+    """``factor`` as strides of 2 and 3, the larger first, none of which a kernel of edge 3 could step over.
+
+    (4, 1, 6) is taken in the steps (2, 1, 3) and (2, 1, 2).
+    """
+    return tuple(zip_longest(*map(_primes, factor), fillvalue=1))
+
+
+def _primes(n: int) -> list[int]:
+    primes, divisor = [], 2
+    while n > 1:
+        if n % divisor:
+            divisor += 1
+        else:
+            primes.append(divisor)
+            n //= divisor
+    return primes[::-1]
+
+
+def _steps_parameters(channels: int, factor: Stride) -> int:
+    return len(stride_steps(factor)) * taps(STEP_EDGE, len(factor)) * channels * channels
+
+
+def _steps_macs(channels: int, factor: Stride, sites: int, target: int) -> int:
+    """The last step gives ``target`` voxels, and every step before it a whole number of cells for each of those."""
+    total = 0
+    for stride in reversed(stride_steps(factor)):
+        total += target
+        target *= prod(stride)
+    return taps(STEP_EDGE, len(factor)) * channels * channels * total
+
+
+def _steps_kept(channels: int, factor: Stride, sites: int, target: int) -> int:
+    """Before and after the activation of every step but the last; the map made whole, where a cell was cut off."""
+    total = 0
+    whole = target * prod(factor)
+    for stride in stride_steps(factor)[:-1]:
+        whole //= prod(stride)
+        total += 2 * whole
+    return channels * (total + (target * prod(factor) if target * prod(factor) > sites else 0))
+
+
+def folded_width(channels: int, factor: Stride) -> int:
+    """Channels that ``space-to-depth`` folds: all while a cell has at most 2^d voxels, beyond that so many fewer that
+    at most 2^d times the channels come out, as with a factor of 2 along every axis."""
+    cell, limit = prod(factor), 1 << len(factor)
+    return channels if cell <= limit else max(1, channels * limit // cell)
+
+
+def _reduction(channels: int, factor: Stride) -> int:
+    """Weights of the 1x1 convolution in front of the folding, 0 where none is needed."""
+    width = folded_width(channels, factor)
+    return channels * width if width < channels else 0
+
 
 ALIGNMENTS: Mapping[str, AlignmentSpec] = {
     "max": AlignmentSpec(
         name="max",
         title="Max pooling",
         note="Keeps small bright structures.",
+        equation=r"$y(p) = \max_q x(f p + q)$ over the voxels $q$ of a cell",
         paper="Huang et al. 2020, UNet 3+, arXiv:2004.08790",
         out_channels=lambda channels, factor: channels,
-        n_parameters=lambda channels, dims, factor: 0,
-        conv_macs=lambda channels, dims, factor, sites: 0,
-        other_macs=lambda channels, dims, factor, sites: channels * sites,
+        n_parameters=lambda channels, factor: 0,
+        conv_macs=lambda channels, factor, sites, target: 0,
+        other_macs=lambda channels, factor, sites, target: channels * sites,
+        kept_values=lambda channels, factor, sites, target: _INDEX * channels * target,
     ),
     "average": AlignmentSpec(
         name="average",
         title="Average pooling",
         note="Anti-aliases.",
+        equation=r"$y(p) = \mathrm{mean}_q x(f p + q)$ over the voxels $q$ of a cell",
         out_channels=lambda channels, factor: channels,
-        n_parameters=lambda channels, dims, factor: 0,
-        conv_macs=lambda channels, dims, factor, sites: 0,
-        other_macs=lambda channels, dims, factor, sites: channels * sites,
+        n_parameters=lambda channels, factor: 0,
+        conv_macs=lambda channels, factor, sites, target: 0,
+        other_macs=lambda channels, factor, sites, target: channels * sites,
+        kept_values=lambda channels, factor, sites, target: 0,
+    ),
+    "strided-conv": AlignmentSpec(
+        name="strided-conv",
+        title="Strided 3^d convolutions, one for each factor of 2",
+        note="Learns what to keep; 3^d weights per pair of channels and step.",
+        equation=r"$y = k_m * h(\ldots h(k_1 * x))$ with $3^d$ kernels of strides 2 and 3 and LeakyReLU $h$",
+        paper="Wang et al. 2020, HRNet, arXiv:1908.07919",
+        out_channels=lambda channels, factor: channels,
+        n_parameters=_steps_parameters,
+        conv_macs=_steps_macs,
+        other_macs=lambda channels, factor, sites, target: 0,
+        kept_values=_steps_kept,
+    ),
+    "space-to-depth": AlignmentSpec(
+        name="space-to-depth",
+        title="Space to depth",
+        note="Every voxel of a cell becomes a channel, so that nothing is thrown away; at most 2^d times the channels.",
+        equation="$y(p) = [R x(f p + q)]_q$ over the voxels $q$ of a cell; $R$ only where it would be too wide",
+        paper="Sunkara and Luo 2022, SPD-Conv, arXiv:2208.03641",
+        out_channels=lambda channels, factor: folded_width(channels, factor) * prod(factor),
+        n_parameters=_reduction,
+        conv_macs=lambda channels, factor, sites, target: _reduction(channels, factor) * sites,
+        other_macs=lambda channels, factor, sites, target: 0,
+        kept_values=lambda channels, factor, sites, target: 0,
     ),
 }

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
-from unetx_space.operators.catalogue.spec import AttentionSpec, taps
+from unetx_space.operators.catalogue.spec import AttentionContext, AttentionSpec, Size, taps
 
 CBAM_KERNEL = 7
 SE_REDUCTION = 16
 SCSE_REDUCTION = 2
 MIN_HIDDEN = 4
+COORDINATE_REDUCTION = 32
+MIN_TOKEN_WIDTH = 8
 
 
 def hidden_width(channels: int, reduction: int) -> int:
     """Width between the two dense layers; never 0, as ``channels // reduction`` would be for few channels."""
     return max(MIN_HIDDEN, channels // reduction)
+
+
+def token_width(channels: int) -> int:
+    """Width of coordinate attention's line averages (the authors' code: at least 8)."""
+    return max(MIN_TOKEN_WIDTH, channels // COORDINATE_REDUCTION)
+
+
+def gate_width(channels: int) -> int:
+    """Width in which an attention gate compares the map with its gate; never 0."""
+    return max(1, channels // 2)
 
 
 def eca_kernel(channels: int) -> int:
@@ -32,52 +45,189 @@ def _se_macs(channels: int, reduction: int) -> int:
     return 2 * channels * hidden_width(channels, reduction)
 
 
+def _gate_parameters(at: AttentionContext) -> int:
+    """Three 1x1 convolutions with bias, each with a normalisation."""
+    return gate_width(at.channels) * (at.c_upsampled + at.channels + 7) + 3
+
+
+def _gate_macs(at: AttentionContext, size: Size, coarse: Size) -> int:
+    return prod(size) * gate_width(at.channels) * (at.c_upsampled + at.channels + 1)
+
+
+def _grid_parameters(at: AttentionContext) -> int:
+    """theta without bias, phi and psi with, and two of 1x1 convolution with bias and normalisation."""
+    c = at.channels
+    return prod(at.stride) * c * c + (at.c_coarse + 1) * c + (c + 1) + 2 * (c + 3) * c
+
+
+def _grid_macs(at: AttentionContext, size: Size, coarse: Size) -> int:
+    c = at.channels
+    return prod(coarse) * c * (prod(at.stride) * c + at.c_coarse + 1) + 2 * prod(size) * c * c
+
+
+def _grid_sampling(at: AttentionContext, size: Size, coarse: Size) -> int:
+    return prod(coarse) * at.channels + prod(size) * (at.channels + (1 << at.dims))
+
+
+def _grid_kept(at: AttentionContext, size: Size, coarse: Size) -> int:
+    """The compared maps, their gate before and after upsampling, and both convolutions' inputs and outputs; the map
+    made whole, where a cell is cut off."""
+    cells = tuple(n * s for n, s in zip(coarse, at.stride, strict=True))
+    padded = prod(cells) if any(n > m for n, m in zip(cells, size, strict=True)) else 0
+    return prod(coarse) * (at.channels + 1) + prod(size) * (4 * at.channels + 1) + padded * at.channels
+
+
+def _coordinate_kept(at: AttentionContext, size: Size, coarse: Size) -> int:
+    """Of every line its averages, three hidden maps and its gate; the map after each axis but the last."""
+    lines = sum(size) * (2 * at.channels + 3 * token_width(at.channels))
+    return lines + (at.dims - 1) * at.channels * prod(size)
+
+
+def _coordinate_parameters(at: AttentionContext) -> int:
+    """One 1x1 convolution with bias and a normalisation, then one with bias per axis."""
+    width = token_width(at.channels)
+    return (at.channels + 3) * width + at.dims * (width + 1) * at.channels
+
+
 ATTENTIONS: Mapping[str, AttentionSpec] = {
     "none": AttentionSpec(
         name="none",
         title="No attention",
         note="The map as it is.",
-        n_parameters=lambda channels, dims: 0,
-        conv_macs=lambda channels, dims, sites: 0,
-        other_macs=lambda channels, dims, sites: 0,
+        equation="$y = x$",
+        n_parameters=lambda at: 0,
+        conv_macs=lambda at, size, coarse: 0,
+        other_macs=lambda at, size, coarse: 0,
+        kept_values=lambda at, size, coarse: 0,
+        keeps_input=False,
         placements=(),
     ),
     "se": AttentionSpec(
         name="se",
         title="Squeeze and excitation",
         note="One gate per channel from the global average through two dense layers; nearly free.",
+        equation=r"$y = x \cdot \sigma(W_2 \mathrm{relu}(W_1 \bar x))$",
         paper="Hu et al. 2018, arXiv:1709.01507",
-        n_parameters=lambda channels, dims: _se_parameters(channels, SE_REDUCTION),
-        conv_macs=lambda channels, dims, sites: _se_macs(channels, SE_REDUCTION),
-        other_macs=lambda channels, dims, sites: 2 * channels * sites,
+        n_parameters=lambda at: _se_parameters(at.channels, SE_REDUCTION),
+        conv_macs=lambda at, size, coarse: _se_macs(at.channels, SE_REDUCTION),
+        other_macs=lambda at, size, coarse: 2 * at.channels * prod(size),
+        kept_values=lambda at, size, coarse: 0,
     ),
     "cbam": AttentionSpec(
         name="cbam",
         title="Convolutional block attention module",
         note="Channel gate from average and maximum, then a spatial gate from a 7^d convolution.",
-        paper="Woo et al. 2018, arXiv:1807.06521",
-        n_parameters=lambda channels, dims: _se_parameters(channels, SE_REDUCTION) + 2 * taps(CBAM_KERNEL, dims) + 1,
-        conv_macs=lambda channels, dims, sites: (
-            2 * _se_macs(channels, SE_REDUCTION) + 2 * taps(CBAM_KERNEL, dims) * sites
+        equation=(
+            r"$x' = x \cdot \sigma(M(\bar x) + M(\max x))$ with $M(v) = W_2 \mathrm{relu}(W_1 v)$, then "
+            r"$y = x' \cdot \sigma(k * [\max_c x' ; \mathrm{mean}_c x'])$ with a kernel $k$ of $7^d$ voxels"
         ),
-        other_macs=lambda channels, dims, sites: 6 * channels * sites,
+        paper="Woo et al. 2018, arXiv:1807.06521",
+        n_parameters=lambda at: _se_parameters(at.channels, SE_REDUCTION) + 2 * taps(CBAM_KERNEL, at.dims) + 1,
+        conv_macs=lambda at, size, coarse: (
+            2 * _se_macs(at.channels, SE_REDUCTION) + 2 * taps(CBAM_KERNEL, at.dims) * prod(size)
+        ),
+        other_macs=lambda at, size, coarse: 6 * at.channels * prod(size),
+        kept_values=lambda at, size, coarse: (at.channels + 4) * prod(size),
     ),
     "eca": AttentionSpec(
         name="eca",
         title="Efficient channel attention",
         note="One gate per channel from a short 1-D convolution along the channels; three to five weights.",
+        equation=r"$y = x \cdot 2 \sigma(k * \bar x)$ with a kernel $k$ along the channels",
         paper="Wang et al. 2020, arXiv:1910.03151",
-        n_parameters=lambda channels, dims: eca_kernel(channels),
-        conv_macs=lambda channels, dims, sites: eca_kernel(channels) * channels,
-        other_macs=lambda channels, dims, sites: 2 * channels * sites,
+        n_parameters=lambda at: eca_kernel(at.channels),
+        conv_macs=lambda at, size, coarse: eca_kernel(at.channels) * at.channels,
+        other_macs=lambda at, size, coarse: 2 * at.channels * prod(size),
+        kept_values=lambda at, size, coarse: 0,
     ),
     "scse": AttentionSpec(
         name="scse",
         title="Concurrent spatial and channel squeeze and excitation",
         note="The larger of a channel-gated and a voxel-gated copy of the map.",
+        equation=r"$y = \max(x \cdot \sigma(W_2 \mathrm{relu}(W_1 \bar x)), x \cdot \sigma(w x + b))$",
         paper="Roy et al. 2018, arXiv:1803.02579",
-        n_parameters=lambda channels, dims: _se_parameters(channels, SCSE_REDUCTION) + channels + 1,
-        conv_macs=lambda channels, dims, sites: _se_macs(channels, SCSE_REDUCTION) + channels * sites,
-        other_macs=lambda channels, dims, sites: 4 * channels * sites,
+        n_parameters=lambda at: _se_parameters(at.channels, SCSE_REDUCTION) + at.channels + 1,
+        conv_macs=lambda at, size, coarse: _se_macs(at.channels, SCSE_REDUCTION) + at.channels * prod(size),
+        other_macs=lambda at, size, coarse: 4 * at.channels * prod(size),
+        kept_values=lambda at, size, coarse: (2 * at.channels + 1) * prod(size),
+    ),
+    "scse-add": AttentionSpec(
+        name="scse-add",
+        title="Concurrent spatial and channel squeeze and excitation, added",
+        note="The sum of a channel-gated and a voxel-gated copy of the map; lighter dense layers than scse.",
+        equation=r"$y = x \cdot \sigma(W_2 \mathrm{relu}(W_1 \bar x)) + x \cdot \sigma(w x + b)$",
+        paper="Roy et al. 2018, arXiv:1803.02579; the sum of segmentation_models.pytorch",
+        n_parameters=lambda at: _se_parameters(at.channels, SE_REDUCTION) + at.channels + 1,
+        conv_macs=lambda at, size, coarse: _se_macs(at.channels, SE_REDUCTION) + at.channels * prod(size),
+        other_macs=lambda at, size, coarse: 4 * at.channels * prod(size),
+        kept_values=lambda at, size, coarse: prod(size),
+    ),
+    "attention-gate": AttentionSpec(
+        name="attention-gate",
+        title="Attention gate on the node's grid",
+        note="The upsampled map decides, voxel by voxel, what a source may add.",
+        equation=r"$y = x \cdot \sigma(N(\psi \mathrm{relu}(N(W_g g) + N(W_x x))))$",
+        paper="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
+        gate="upsampled",
+        placements=("source",),
+        n_parameters=_gate_parameters,
+        conv_macs=_gate_macs,
+        other_macs=lambda at, size, coarse: (gate_width(at.channels) + at.channels) * prod(size),
+        kept_values=lambda at, size, coarse: (3 * gate_width(at.channels) + 2) * prod(size),
+        keeps_gate=True,
+    ),
+    "attention-gate-grid": AttentionSpec(
+        name="attention-gate-grid",
+        title="Attention gate on the coarse grid",
+        note="The coarser input decides before upsampling, so the gate is smooth; two more 1x1 convolutions follow it.",
+        equation=(
+            r"$\alpha = \sigma(\psi \mathrm{relu}(\theta x + \phi g))$ on the coarse grid, then "
+            r"$y = \mathrm{relu}(N(V N(W (x \cdot U \alpha))))$"
+        ),
+        paper="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
+        gate="coarse",
+        placements=("source",),
+        n_parameters=_grid_parameters,
+        conv_macs=_grid_macs,
+        other_macs=_grid_sampling,
+        kept_values=_grid_kept,
+        keeps_output=True,
+        keeps_gate=True,
+    ),
+    "coordinate": AttentionSpec(
+        name="coordinate",
+        title="Coordinate attention",
+        note="One gate per channel and position along each axis, from averages over the other axes.",
+        equation=r"$y = x \cdot \prod_a \sigma(F_a h(N(F \bar x_a)))$ with $\bar x_a$ averaged over all axes but $a$",
+        paper="Hou et al. 2021, arXiv:2103.02907",
+        n_parameters=_coordinate_parameters,
+        conv_macs=lambda at, size, coarse: 2 * at.channels * token_width(at.channels) * sum(size),
+        other_macs=lambda at, size, coarse: 2 * at.dims * at.channels * prod(size),
+        kept_values=_coordinate_kept,
+    ),
+    "simam": AttentionSpec(
+        name="simam",
+        title="SimAM, parameter-free attention",
+        note="Gates each voxel by how far it lies from its channel's mean; nothing to learn, and it never closes.",
+        equation=r"$y = x \cdot \sigma((x - \bar x)^2 / (4 (s^2 + \lambda)) + 1/2)$ with variance $s^2$ per channel",
+        paper="Yang et al. 2021, PMLR 139:11863",
+        n_parameters=lambda at: 0,
+        conv_macs=lambda at, size, coarse: 0,
+        other_macs=lambda at, size, coarse: 4 * at.channels * prod(size),
+        kept_values=lambda at, size, coarse: 3 * at.channels * prod(size),
+    ),
+    "cca": AttentionSpec(
+        name="cca",
+        title="Channel-wise cross attention",
+        note="One gate per channel from the averages of the source and of the upsampled map; full-width dense layers.",
+        equation=r"$y = \mathrm{relu}(x \cdot \sigma((A \bar x + B \bar g) / 2))$",
+        paper="Wang et al. 2022, UCTransNet, arXiv:2109.04335",
+        gate="upsampled",
+        placements=("source",),
+        n_parameters=lambda at: (at.channels + at.c_upsampled + 2) * at.channels,
+        conv_macs=lambda at, size, coarse: (at.channels + at.c_upsampled) * at.channels,
+        other_macs=lambda at, size, coarse: (2 * at.channels + at.c_upsampled) * prod(size),
+        kept_values=lambda at, size, coarse: 0,
+        keeps_output=True,
     ),
 }

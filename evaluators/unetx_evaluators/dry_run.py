@@ -1,0 +1,136 @@
+"""One step without an update, before any training is paid for: does everything that lives also learn?
+
+Random voxels and random labels stand in for the data, so that no gradient vanishes because a patch happens to be empty.
+The network leaves as it came: parameters, running statistics and mode; the global generators are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unetx_evaluators.batches import Batch
+from unetx_evaluators.device import DeviceProfile, PeakMemory, memory_format
+from unetx_evaluators.loss import dice_ce_loss
+from unetx_space.backbone import Backbone
+
+BATCH_SIZE = 2
+"""The smallest batch that batch normalisation takes for more than one image."""
+LOSS_SCALE = 2.0**10
+"""In float16, where the small gradients of many voxels would become zero."""
+NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What one step showed."""
+
+    faults: tuple[str, ...]
+    """Why training would be in vain; empty when the network is sound."""
+    peak_mem_mib: float | None
+    """Of the step, for a batch of BATCH_SIZE; see ``device.PeakMemory``."""
+
+
+def dry_run(network: nn.Module, backbone: Backbone, patch: tuple[int, ...], device: DeviceProfile) -> DryRun:
+    """One forward and backward pass of ``network``, which lies on ``device``, in the precision of training.
+
+    Sound are a finite output, a finite gradient of every parameter that the output depends on, and at least one
+    gradient other than zero at the output of every stage and node. (Not at every parameter: a bias before a
+    normalisation has none, and a gate may start at zero.) ``backbone`` is the network's own, for channels and classes.
+    Raises what the device raises when its memory is exhausted.
+    """
+    memory = PeakMemory(device.device)
+    with _left_as_it_was(network):
+        faults = tuple(_faults(network, _batch(backbone, patch, device.device), device))
+        return DryRun(faults, memory.mib())
+
+
+def _faults(network: nn.Module, batch: Batch, device: DeviceProfile) -> Iterator[str]:
+    stages = _stages(network)
+    with _watched(stages) as learning, device.autocast():
+        logits = network(batch.images)
+    if not logits.isfinite().all():
+        yield "the untrained network's output is not finite"
+        return
+    loss = dice_ce_loss(logits, batch.labels, background_weight=1.0)
+    (loss * (LOSS_SCALE if device.needs_loss_scaling else 1.0)).backward()  # type: ignore[no-untyped-call]
+    if still := _failing(stages, [learning.get(name) for name in stages]):
+        yield f"no gradient reaches the output of {_listed(still)}"
+    live = {name: p for name, p in network.named_parameters() if not name.startswith("side_heads.")}
+    if idle := [name for name, parameter in live.items() if parameter.grad is None]:
+        yield f"the output does not depend on {_listed(idle)}"
+    gradients = {name: parameter.grad for name, parameter in live.items() if parameter.grad is not None}
+    if broken := _failing(gradients, [gradient.isfinite().all() for gradient in gradients.values()]):
+        yield f"the gradient is not finite of {_listed(broken)}"
+
+
+def _stages(network: nn.Module) -> dict[str, nn.Module]:
+    """Encoder stages and decoder nodes by their names, ``E0`` or ``D0_1``."""
+    parts = ("encoder.", "decoder.")
+    return {
+        name.partition(".")[2]: module
+        for name, module in network.named_modules()
+        if name.startswith(parts) and name.count(".") == 1
+    }
+
+
+@contextmanager
+def _watched(stages: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Forward passes inside note, in the backward pass, whether the gradient at each stage's output has a value but 0.
+
+    The gradients themselves are let go, as in training, so that the memory read is that of training.
+    """
+    learning: dict[str, Tensor] = {}
+
+    def watcher(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def note(gradient: Tensor) -> None:
+            learning[name] = gradient.any()
+
+        def watch(module: nn.Module, inputs: object, output: Tensor) -> None:
+            output.register_hook(note)  # type: ignore[no-untyped-call]
+
+        return watch
+
+    handles = [module.register_forward_hook(watcher(name)) for name, module in stages.items()]
+    try:
+        yield learning
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _left_as_it_was(network: nn.Module) -> Iterator[None]:
+    """Inside: training mode. Afterwards no gradients, and statistics and mode as before."""
+    was_training, buffers = network.training, [buffer.clone() for buffer in network.buffers()]
+    network.train()
+    try:
+        yield
+    finally:
+        network.zero_grad(set_to_none=True)
+        network.train(was_training)
+        for buffer, before in zip(network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+
+
+def _batch(backbone: Backbone, patch: tuple[int, ...], device: torch.device) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH_SIZE, backbone.in_channels, *patch, generator=generator).to(device)
+    labels = torch.randint(backbone.out_channels, (BATCH_SIZE, *patch), generator=generator, dtype=torch.uint8)
+    return Batch(images.contiguous(memory_format=memory_format(backbone.dims)), labels.to(device))
+
+
+def _failing(names: Iterable[str], sound: Sequence[Tensor | None]) -> list[str]:
+    """The names whose flag is false or missing; the device is asked once for all of them."""
+    known = [flag for flag in sound if flag is not None]
+    answers = iter(torch.stack(known).tolist() if known else ())
+    return [name for name, flag in zip(names, sound, strict=True) if flag is None or not next(answers)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown} and {len(names) - NAMES_SHOWN} more"

@@ -1,0 +1,50 @@
+"""A design space in words: what ``show --space`` prints."""
+
+from __future__ import annotations
+
+from textwrap import fill
+from typing import Any
+
+from unetx_space.design_space.layouts import SPACES
+from unetx_space.design_space.space import DesignSpace
+from unetx_space.genome import Attention
+
+
+def description(space: DesignSpace) -> dict[str, Any]:
+    """The facts of ``describe`` for machines."""
+    return {
+        "space": space.name,
+        "n_levels": space.n_levels,
+        "n_designs": space.size(),
+        "genes": {name: list(choices) for name, choices in space.genes.items()},
+    }
+
+
+def describe(space: DesignSpace, *, width: int = 100) -> str:
+    """The genes of every node, the choices of every kind of gene, and the exact number of distinct designs."""
+    spec, n_designs = SPACES[space.name], space.size()
+    about = f" (about {n_designs:.1e})" if n_designs >= 10**6 else ""
+    rows = [
+        ("space", f"{space.name}: {spec.title} ({spec.paper}). {spec.note}"),
+        ("designs", f"{n_designs:,} distinct ones{about} on {space.n_levels} levels"),
+        ("genes", f"{len(space.genes)}"),
+        *((f"  {node.slot.ref}", ", ".join([*node.sources, *node.operators])) for node in space.nodes),
+        ("choices", "every gene that reads a stage is no or yes"),
+        ("  attention", _attentions(space.attentions)),
+        ("  upsampler", ", ".join(space.upsamplers)),
+        ("  fusion", ", ".join(space.fusions)),
+    ]
+    if any(node.alignment for node in space.nodes):
+        rows.append(("  alignment", ", ".join(space.alignments)))
+    return "\n".join(
+        fill(text, width, initial_indent=f"{head:<13}", subsequent_indent=" " * 13, break_on_hyphens=False)
+        for head, text in rows
+    )
+
+
+def _attentions(attentions: tuple[Attention, ...]) -> str:
+    """One word for each type, with its placements: ``se@source|fused|block``."""
+    placements: dict[str, list[str]] = {}
+    for attention in attentions:
+        placements.setdefault(attention.type, []).extend([attention.placement] if attention.placement else [])
+    return ", ".join(f"{type_}@{'|'.join(places)}" if places else type_ for type_, places in placements.items())

@@ -1,0 +1,125 @@
+"""Fewer (or other) choices for a space, from the words of a command line or of a TOML table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from unetx_space.design_space.layouts import SPACES
+from unetx_space.design_space.space import RELATIONS, DesignSpace, attention_genes
+from unetx_space.errors import RequestError, unknown_name
+from unetx_space.genome import NO_ATTENTION, Attention
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
+
+Words = str | Sequence[str]
+"""``"none,se"`` or ``["none", "se"]``; ``"all"`` is every one there is."""
+
+ALL = "all"
+
+
+def design_space(name: str, n_levels: int) -> DesignSpace:
+    """The space of that name. Raises RequestError naming the nearest one."""
+    for known in SPACES:
+        if name == known:
+            return DesignSpace(n_levels, name=known)
+    raise RequestError(unknown_name("space", name, SPACES))
+
+
+def narrowed(
+    space: DesignSpace,
+    *,
+    attention: Words | None = None,
+    upsampler: Words | None = None,
+    fusion: Words | None = None,
+    alignment: Words | None = None,
+    sources: Words | None = None,
+) -> DesignSpace:
+    """``space`` with these choices only; a family that is not named keeps its choices.
+
+    An attention is a type at all its placements (``se``) or at one (``se@source``); ``sources`` are ``same``, ``finer``
+    and ``coarser`` as seen from the node. The order of words and repeated words carry no meaning. Raises RequestError
+    for a word that is not known, with the nearest one, and for an empty list.
+    """
+    changes: dict[str, Any] = {}
+    if attention is not None:
+        changes["attentions"] = _attentions(attention)
+    for field, family, words, known in (
+        ("upsamplers", "upsampler", upsampler, UPSAMPLERS),
+        ("fusions", "fusion", fusion, FUSIONS),
+        ("alignments", "alignment", alignment, ALIGNMENTS),
+        ("sources", "sources", sources, RELATIONS),
+    ):
+        if words is not None:
+            changes[field] = _chosen(family, words, tuple(known))
+    return _with_sources(replace(space, **changes))
+
+
+def from_table(table: Mapping[str, Any], n_levels: int) -> DesignSpace:
+    """The space that a TOML table asks for: ``space = "nested"``, ``attention = ["none", "se"]`` and so on.
+
+    Raises RequestError for a key or word that is not known, and for values that are no text or list of texts.
+    """
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise RequestError(unknown_name("setting of a design space", key, _KEYS))
+        is_words = isinstance(value, str) or (
+            isinstance(value, list) and key != "space" and all(isinstance(word, str) for word in value)
+        )
+        if not is_words:
+            expected = "a name" if key == "space" else 'a text such as "none,se" or a list of names'
+            raise RequestError(f"{key}: expected {expected}, got {str(value)[:60]}")
+    words = dict(table)
+    return narrowed(design_space(words.pop("space", "default"), n_levels), **words)
+
+
+_KEYS = ("space", "attention", "upsampler", "fusion", "alignment", "sources")
+
+
+def _words(family: str, words: Words) -> set[str]:
+    parts = words.split(",") if isinstance(words, str) else words
+    given = {part.strip() for part in parts} - {""}
+    if not given:
+        raise RequestError(f"{family}: at least one name is needed; leave it out to keep the default, or say {ALL!r}")
+    return given
+
+
+def _chosen(family: str, words: Words, known: tuple[str, ...]) -> tuple[str, ...]:
+    """In the catalogue's order, so that two spellings of a list give one space."""
+    given = _words(family, words)
+    for word in sorted(given - {ALL}):
+        if word not in known:
+            raise RequestError(unknown_name(family, word, (*known, ALL)))
+    return known if ALL in given else tuple(name for name in known if name in given)
+
+
+def _attentions(words: Words) -> tuple[Attention, ...]:
+    given = _words("attention", words)
+    wanted = {gene for word in given for gene in _placed(word)}
+    return tuple(gene for gene in attention_genes(tuple(ATTENTIONS)) if gene in wanted)
+
+
+def _placed(word: str) -> tuple[Attention, ...]:
+    """One word: ``all``, a type, or a type at one placement."""
+    if word == ALL:
+        return attention_genes(tuple(ATTENTIONS))
+    type_, at, placement = word.partition("@")
+    if type_ not in ATTENTIONS:
+        raise RequestError(unknown_name("attention", type_, (*ATTENTIONS, ALL)))
+    if not at:
+        return attention_genes((type_,))
+    for place in ATTENTIONS[type_].placements:
+        if place == placement:
+            return (Attention(type_, place),)
+    if type_ == NO_ATTENTION.type:
+        raise RequestError(f"attention {type_!r} has no placement, got {word!r}")
+    raise RequestError(unknown_name(f"placement of attention {type_!r}", placement, ATTENTIONS[type_].placements))
+
+
+def _with_sources(space: DesignSpace) -> DesignSpace:
+    if not any(node.sources for node in space.nodes):
+        raise RequestError(
+            f"sources: with {', '.join(space.sources)} alone no node of the space {space.name!r} may read anything; "
+            "add 'same', the encoder stage of the node's own level"
+        )
+    return space

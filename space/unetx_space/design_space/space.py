@@ -1,0 +1,257 @@
+"""A design space: genes with names and choices, and the genomes they spell.
+
+A gene's name says where it acts: ``D2.E0`` (does D2 read E0?), ``D0.3.D0.1`` (does the third node of level 0 read the
+first?), ``D2.attention``, ``D2.upsampler``, ``D2.fusion``, ``D2.alignment``. A gene that could never have an effect is
+not there: no alignment where no source can be finer, no fusion where nothing can be read.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from unetx_space.canonical import DEFAULT_ALIGNMENT, DEFAULT_FUSION
+from unetx_space.design_space.counting import n_designs
+from unetx_space.design_space.layouts import SPACES, Slot, SpaceName
+from unetx_space.genome import NO_ATTENTION, Attention, DecoderNode, Genome, StageRef, decoder
+from unetx_space.operators.catalogue import ATTENTIONS
+from unetx_space.plan import Relation
+from unetx_space.validity import reached
+
+Choice = bool | str
+Params = Mapping[str, Any]
+
+RELATIONS: tuple[Relation, ...] = ("same", "finer", "coarser")
+
+
+class Suggester(Protocol):
+    """The part of an Optuna trial that a space needs."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Choice]) -> Any:
+        """One of ``choices``."""
+
+
+def attention_genes(types: Sequence[str]) -> tuple[Attention, ...]:
+    """Every valid (type, placement) pair of the given types."""
+    return tuple(
+        gene
+        for type_ in types
+        for gene in (
+            [NO_ATTENTION] if type_ == "none" else [Attention(type_, place) for place in ATTENTIONS[type_].placements]
+        )
+    )
+
+
+DEFAULT_ATTENTIONS = ("none", "se", "cbam", "eca", "scse", "attention-gate")
+"""Each at all its placements: gates of channels, of channels and voxels, and of voxels by the decoder. The catalogue's
+others are relatives of these; a search learns more from few choices that differ."""
+DEFAULT_UPSAMPLERS = ("linear", "linear-conv", "transposed", "pixel-shuffle", "dysample", "deformable")
+"""One of each kind: fixed; fixed, then learned (UNet 3+); learned per voxel; learned with neighbours; with learned
+positions; with learned positions and kernels."""
+DEFAULT_FUSIONS = ("concat", "sum", "gated")
+"""``mean`` is ``sum`` times a constant that the block's first normalised convolution absorbs, ``bifpn`` nearly so."""
+DEFAULT_ALIGNMENTS = ("max", "average")
+"""Both without parameters; those with some grow with the resolutions between."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGenes:
+    """The names of the genes of one decoder node."""
+
+    slot: Slot
+    sources: Mapping[str, StageRef]
+    """The stage that each source gene is about."""
+    attention: str
+    upsampler: str
+    fusion: str | None
+    """None where the node can read nothing but its coarser input."""
+    alignment: str | None
+    """None where no source can be finer."""
+
+    @classmethod
+    def of(cls, slot: Slot) -> NodeGenes:
+        """The genes that have an effect for some choice of sources."""
+        ref = slot.ref
+        return cls(
+            slot,
+            {f"{ref}.{source}": source for source in slot.candidates},
+            f"{ref}.attention",
+            f"{ref}.upsampler",
+            f"{ref}.fusion" if slot.candidates else None,
+            f"{ref}.alignment" if any(source.level < ref.level for source in slot.candidates) else None,
+        )
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The names of all genes that are no sources."""
+        own = (self.attention, self.upsampler, self.fusion, self.alignment)
+        return tuple(name for name in own if name is not None)
+
+
+@dataclass(frozen=True)
+class DesignSpace:
+    """A space for backbones of ``n_levels`` levels; every genome in it is free of faults."""
+
+    n_levels: int
+    attentions: tuple[Attention, ...] = attention_genes(DEFAULT_ATTENTIONS)
+    upsamplers: tuple[str, ...] = DEFAULT_UPSAMPLERS
+    fusions: tuple[str, ...] = DEFAULT_FUSIONS
+    alignments: tuple[str, ...] = DEFAULT_ALIGNMENTS
+    sources: tuple[Relation, ...] = RELATIONS
+    """Where a source may lie, as seen from the node."""
+    name: SpaceName = "default"
+
+    @cached_property
+    def nodes(self) -> tuple[NodeGenes, ...]:
+        """The genes of each node, deepest level and earliest column first."""
+        return tuple(NodeGenes.of(self._narrowed(slot)) for slot in SPACES[self.name].slots(self.n_levels))
+
+    def _narrowed(self, slot: Slot) -> Slot:
+        allowed = tuple(source for source in slot.candidates if relation(source, slot.ref) in self.sources)
+        return Slot(slot.ref, slot.coarser, allowed)
+
+    @cached_property
+    def genes(self) -> Mapping[str, tuple[Choice, ...]]:
+        """Every gene with its choices, deepest node first."""
+        genes: dict[str, tuple[Choice, ...]] = {}
+        for node in self.nodes:
+            genes |= dict.fromkeys(node.sources, (False, True))
+            genes[node.attention] = tuple(self._attentions)
+            genes[node.upsampler] = self.upsamplers
+            if node.fusion is not None:
+                genes[node.fusion] = self.fusions
+            if node.alignment is not None:
+                genes[node.alignment] = self.alignments
+        return genes
+
+    @cached_property
+    def _attentions(self) -> Mapping[str, Attention]:
+        return {str(attention): attention for attention in self.attentions}
+
+    def suggest(self, trial: Suggester) -> Genome:
+        """A genome from an Optuna trial: one categorical per gene, all of them always asked."""
+        return self.from_params({name: trial.suggest_categorical(name, list(c)) for name, c in self.genes.items()})
+
+    def sample(self, rng: random.Random) -> Genome:
+        """A genome with every gene drawn uniformly from ``rng``."""
+        choice = rng.choice
+        return self.from_params({name: choice(choices) for name, choices in self.genes.items()})
+
+    def from_params(self, params: Params) -> Genome:
+        """The genome that these gene values spell; nodes that no path to the output reads are left out.
+
+        Raises KeyError when a gene of a living node is missing.
+        """
+        read, nodes = {self.nodes[-1].slot.ref}, []
+        for names in reversed(self.nodes):  # the output first, and every node behind all that may read it
+            if names.slot.ref in read:
+                node = self.node(names, params)
+                read.update((node.coarser, *node.sources))
+                nodes.append(node)
+        return Genome(tuple(reversed(nodes)))
+
+    def node(self, names: NodeGenes, params: Params) -> DecoderNode:
+        """One node of the genome that these gene values spell."""
+        slot = names.slot
+        return DecoderNode(
+            slot.ref,
+            slot.coarser,
+            tuple([source for name, source in names.sources.items() if params[name]]),
+            self._attentions[params[names.attention]],
+            params[names.upsampler],
+            DEFAULT_FUSION if names.fusion is None else params[names.fusion],
+            DEFAULT_ALIGNMENT if names.alignment is None else params[names.alignment],
+        )
+
+    def to_params(self, genome: Genome) -> dict[str, Choice]:
+        """The gene values that spell ``genome``, or its twin when a gene without effect has a value outside this space.
+
+        Nodes that the genome does not have read nothing and take the first choices. Raises ValueError, naming the gene,
+        when no values spell it.
+        """
+        live = self.places(genome)
+        params: dict[str, Choice] = {}
+        for names in self.nodes:
+            node = live.get(names.slot.ref)
+            params |= self._bare(names) if node is None else self._spelling(names, node)
+        return params
+
+    def places(self, genome: Genome) -> dict[StageRef, DecoderNode]:
+        """The live nodes of a genome by the names this space gives them, written with these names throughout.
+
+        In a nested space the column is the length of the chain of coarser inputs: that of X^{i,j} starts at E{i+j}.
+        Raises ValueError when they do not fit the nodes of this space.
+        """
+        places: dict[StageRef, StageRef] = {}
+        for node in sorted(genome.nodes, key=lambda node: -node.ref.level):
+            column = places[node.coarser].column + 1 if node.coarser in places else 1
+            places[node.ref] = decoder(node.ref.level, column if self.name == "nested" else 0)
+        live = reached(genome)
+        nodes = [_renamed(node, places) for node in genome.nodes if node.ref in live]
+        found = {node.ref: node for node in nodes}
+        slots = [names.slot.ref for names in self.nodes]
+        if len(found) < len(nodes) or not found.keys() <= set(slots) or slots[-1] not in found:
+            came = ", ".join(str(node.ref) for node in nodes)
+            raise ValueError(f"this space has the nodes {', '.join(map(str, slots))}, got {came}")
+        return found
+
+    def _bare(self, names: NodeGenes) -> dict[str, Choice]:
+        return dict.fromkeys(names.sources, False) | {name: self.genes[name][0] for name in names.operators}
+
+    def _spelling(self, names: NodeGenes, node: DecoderNode) -> dict[str, Choice]:
+        slot = names.slot
+        if node.coarser != slot.coarser:
+            raise ValueError(f"{slot.ref}: its coarser input is {slot.coarser} in this space, not {node.coarser}")
+        if outside := sorted(set(node.sources) - set(slot.candidates)):
+            raise ValueError(
+                f"{slot.ref}.{outside[0]}: this space has no such gene; {slot.ref} may read "
+                f"{', '.join(map(str, slot.candidates)) or 'no source'}"
+            )
+        params: dict[str, Choice] = {name: source in node.sources for name, source in names.sources.items()}
+        params[names.attention] = self._attention(names, node)
+        params[names.upsampler] = self._checked(names.upsampler, node.upsampler, has_effect=True)
+        if names.fusion is not None:
+            params[names.fusion] = self._checked(names.fusion, node.fusion, has_effect=bool(node.sources))
+        if names.alignment is not None:
+            has_finer = any(source.level < slot.ref.level for source in node.sources)
+            params[names.alignment] = self._checked(names.alignment, node.alignment, has_effect=has_finer)
+        return params
+
+    def _attention(self, names: NodeGenes, node: DecoderNode) -> str:
+        """Without sources, attention on them is another spelling of none."""
+        idle = [str(gene) for gene in self.attentions if gene.placement in (None, "source")]
+        if not node.sources and node.attention.placement in (None, "source") and node.attention not in self.attentions:
+            return self._checked(names.attention, idle[0] if idle else str(node.attention), has_effect=True)
+        return self._checked(names.attention, str(node.attention), has_effect=True)
+
+    def _checked(self, name: str, value: str, *, has_effect: bool) -> str:
+        choices = self.genes[name]
+        if value in choices:
+            return value
+        if has_effect:
+            raise ValueError(f"{name}: {value!r} is not among {list(choices)}")
+        return str(choices[0])
+
+    def size(self) -> int:
+        """The exact number of distinct designs, that is of canonical forms."""
+        return n_designs(self)
+
+
+def relation(source: StageRef, node: StageRef) -> Relation:
+    """Where the level of ``source`` lies as seen from ``node``."""
+    return "same" if source.level == node.level else "finer" if source.level < node.level else "coarser"
+
+
+def _renamed(node: DecoderNode, places: Mapping[StageRef, StageRef]) -> DecoderNode:
+    return DecoderNode(
+        places[node.ref],
+        places.get(node.coarser, node.coarser),
+        tuple(places.get(source, source) for source in node.sources),
+        node.attention,
+        node.upsampler,
+        node.fusion,
+        node.alignment,
+    )

@@ -1,0 +1,185 @@
+"""What a training step keeps between forward and backward pass, from the plan alone; no torch.
+
+Autograd keeps what a derivative reads: the input of a convolution or normalisation, both factors of a product, the
+result of an activation. A map that several of them read is kept once, one that none reads is not. So this walks the
+network as ``network.py`` runs it, with maps that know whether they are kept already; what an operator keeps of its own
+making stands in its spec. Left out are values per channel (statistics, gates) and the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from unetx_space.architecture import Architecture
+from unetx_space.genome import StageRef
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS, Gate
+from unetx_space.plan import BlockPlan, NodePlan, Plan, SourcePlan, make_plan
+
+FLOAT32_BYTES = 4
+INDEX_VALUES = 2
+"""The place of a maximum is an int64."""
+
+Size = tuple[int, ...]
+
+
+def training_memory(architecture: Architecture, patch: Size, *, bytes_per_value: int = FLOAT32_BYTES) -> int:
+    """Bytes that autograd keeps for each patch of a batch, for an architecture without faults.
+
+    Under autocast to bfloat16 a value takes 2 bytes. Beside this, training needs four values per parameter (weight,
+    gradient and Adam's two moments), the loss, and what the largest operator works on.
+    """
+    return plan_memory(make_plan(architecture), patch, bytes_per_value=bytes_per_value)
+
+
+def plan_memory(plan: Plan, patch: Size, *, bytes_per_value: int = FLOAT32_BYTES) -> int:
+    """The same for a plan that was made already."""
+    return bytes_per_value * _Walk(plan, patch).n_values
+
+
+@dataclass(slots=True)
+class _Map:
+    """A map somewhere in the network."""
+
+    channels: int
+    size: Size
+    is_kept: bool = False
+
+    @property
+    def n_values(self) -> int:
+        return self.channels * prod(self.size)
+
+
+class _Walk:
+    """Goes through a plan once and counts."""
+
+    def __init__(self, plan: Plan, patch: Size) -> None:
+        self.n_values = 0
+        self._backbone = plan.backbone
+        self._sizes = plan.backbone.sizes(patch)
+        self._maps: dict[StageRef, _Map] = {}
+        x = _Map(plan.backbone.in_channels, patch)
+        if plan.stem is not None:
+            x = self._block(plan.stem, x, patch)
+        for stage in plan.encoder:
+            self._maps[stage.ref] = x = self._block(stage.block, x, self._sizes[stage.ref.level])
+        for node in plan.nodes:
+            self._maps[node.ref] = x = self._node(node)
+        self._keep(x)  # the head reads it
+
+    def _keep(self, x: _Map) -> None:
+        if not x.is_kept:
+            x.is_kept = True
+            self.n_values += x.n_values
+
+    def _kept(self, channels: int, size: Size) -> _Map:
+        """A new map that is kept by whatever made it."""
+        made = _Map(channels, size)
+        self._keep(made)
+        return made
+
+    def _node(self, node: NodePlan) -> _Map:
+        size, coarse = self._sizes[node.ref.level], self._maps[node.coarser]
+        up = self._fitted(self._upsampled(node, coarse), size)
+        gates: dict[Gate, _Map] = {"upsampled": up, "coarse": coarse}
+        sources = [self._source(source, node, gates) for source in node.sources]
+        fused = self._attended(node.fused_attention, self._fused(node, [*sources, up]), node, gates)
+        return self._attended(node.block_attention, self._block(node.block, fused, size), node, gates)
+
+    def _upsampled(self, node: NodePlan, x: _Map) -> _Map:
+        spec, channels = UPSAMPLERS[node.upsampler], node.c_upsampled
+        if spec.keeps_input:
+            self._keep(x)
+        self.n_values += spec.kept_values(x.channels, channels, node.stride, prod(x.size))
+        up = _Map(channels, _times(x.size, node.stride))
+        return self._normalised(up) if self._backbone.normalise_upsampled else up
+
+    def _fitted(self, x: _Map, size: Size) -> _Map:
+        """Cropped to a view of itself, or padded to a new map."""
+        if all(have >= want for have, want in zip(x.size, size, strict=True)):
+            return x
+        self._keep(x)
+        return _Map(x.channels, size)
+
+    def _source(self, source: SourcePlan, node: NodePlan, gates: Mapping[Gate, _Map]) -> _Map:
+        size = self._sizes[node.ref.level]
+        x = self._projected(source, self._aligned(source, size), size)
+        return self._attended(source.attention, x, node, gates)
+
+    def _aligned(self, source: SourcePlan, size: Size) -> _Map:
+        x = self._maps[source.ref]
+        if source.alignment is None:
+            return x
+        spec = ALIGNMENTS[source.alignment]
+        if spec.keeps_input:
+            self._keep(x)
+        self.n_values += spec.kept_values(source.c_in, source.factor, prod(x.size), prod(size))
+        return _Map(source.c_aligned, size)
+
+    def _projected(self, source: SourcePlan, x: _Map, size: Size) -> _Map:
+        match source.projection:
+            case "block":
+                on_grid = x if source.relation != "coarser" else _Map(x.channels, size)
+                self._keep(on_grid)
+                return self._normalised(_Map(source.c_out, size))
+            case "pointwise":
+                self._keep(x)
+                return _Map(source.c_out, size)
+            case "none":
+                return x
+
+    def _fused(self, node: NodePlan, maps: list[_Map]) -> _Map:
+        if len(maps) == 1:
+            return maps[0]
+        spec, size = FUSIONS[node.fusion], self._sizes[node.ref.level]
+        for x in maps if spec.keeps_input else []:
+            self._keep(x)
+        self.n_values += spec.kept_values(len(maps), node.c_fused, prod(size))
+        return _Map(node.c_fused, size)
+
+    def _attended(self, name: str, x: _Map, node: NodePlan, gates: Mapping[Gate, _Map]) -> _Map:
+        spec = ATTENTIONS[name]
+        if name == "none":
+            return x
+        if spec.keeps_input:
+            self._keep(x)
+        if spec.gate is not None and spec.keeps_gate:
+            self._keep(gates[spec.gate])
+        at, size = node.attention_context(x.channels), self._sizes[node.ref.level]
+        self.n_values += spec.kept_values(at, size, gates["coarse"].size)
+        return self._kept(x.channels, size) if spec.keeps_output else _Map(x.channels, size)
+
+    def _block(self, block: BlockPlan, x: _Map, size: Size) -> _Map:
+        if block.pool:
+            self._keep(x)
+            x = _Map(x.channels, size)
+            self.n_values += INDEX_VALUES * x.n_values
+        if block.kind != "plain" and block.has_shortcut_convolution:
+            self._shortcut(block, x, size)
+        for _ in range(block.depth):
+            x = self._convolved(block, x, size)
+            if block.kind != "plain":
+                self._keep(_Map(block.c_out, size))  # what the second normalisation reads
+                x = self._kept(block.c_out, size)  # the activation behind the sum
+        return x
+
+    def _shortcut(self, block: BlockPlan, x: _Map, size: Size) -> None:
+        """A convolution of what comes in, or of its averages, and what its normalisation reads."""
+        is_pooled = block.kind == "resnet-d" and block.is_strided
+        self._keep(_Map(x.channels, size) if is_pooled else x)
+        self._keep(_Map(block.c_out, size))
+
+    def _convolved(self, block: BlockPlan, x: _Map, size: Size) -> _Map:
+        """Convolution, normalisation, activation in place."""
+        self._keep(x)
+        return self._normalised(_Map(block.c_out, size))
+
+    def _normalised(self, x: _Map) -> _Map:
+        """Normalisation and activation in place: what comes in and what comes out."""
+        self._keep(x)
+        return self._kept(x.channels, x.size)
+
+
+def _times(size: Size, stride: Size) -> Size:
+    return tuple(n * s for n, s in zip(size, stride, strict=True))

@@ -1,0 +1,147 @@
+"""Upsamplers that decide from the map itself how each fine voxel reads it: CARAFE and DySample.
+
+Built and called like the ones of ``upsampling.py``: by ``(c_in, c_out, stride)``, and
+``[b, c_in, *size] -> [b, c_out, *(size * stride)]`` for any per-axis stride, in 2D and 3D.
+"""
+
+from __future__ import annotations
+
+import itertools
+from math import prod, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from unetx_space.operators.blocks import SLOPE
+from unetx_space.operators.catalogue.upsampling import (
+    CARAFE_ENCODER_EDGE,
+    carafe_kernel_edge,
+    carafe_width,
+    dysample_groups,
+)
+from unetx_space.operators.nd import Convolution, conv
+from unetx_space.operators.upsampling import shuffle
+
+START_STD = 1e-3
+"""Standard deviation of the weights that predict kernels (CARAFE) or offsets (DySample) at the start."""
+OFFSET_SCALE = 0.25
+"""Static scope of DySample: factor on the predicted offsets, so that neighbouring voxels seldom swap places."""
+
+
+def _nearly_silent(layer: Convolution) -> None:
+    """Shrink the generic initial weights, whose variance is that of Kaiming, to START_STD."""
+    fan_in = layer.weight[0].numel()
+    layer.weight.mul_(START_STD * sqrt((1 + SLOPE**2) * fan_in / 2))
+
+
+class CARAFE(nn.Module):
+    """Content-aware reassembly of features (Wang et al. 2019, arXiv:1905.02188, equations 1 to 3).
+
+    Every fine voxel is a weighted average of the k_up^d coarse voxels around its cell; a 1x1 convolution to C_m
+    channels and a k_e^d convolution on the coarse map predict the weights, a softmax makes them sum to 1. They start
+    nearly equal. With a 1x1 convolution to ``c_out`` channels, which goes first: it commutes with averages.
+
+    Departs from the authors' code at the border, where the map is continued by its last voxels instead of zeros (an
+    average must not fade there, and the 1x1 convolution commutes with its bias), and in 3D by a smaller k_up and C_m
+    (see the catalogue).
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        dims, width = len(stride), carafe_width(c_in, len(stride))
+        self.stride = stride
+        self.edge = carafe_kernel_edge(dims)
+        self.projection = conv(dims, c_in, c_out, 1)
+        self.compressor = conv(dims, c_in, width, 1)
+        self.encoder = conv(dims, width, self.edge**dims * prod(stride), CARAFE_ENCODER_EDGE)
+
+    def start(self) -> None:
+        _nearly_silent(self.encoder)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The weights of every fine voxel, at least float32: ``[b, k_up^d, cell, *coarse]``."""
+        logits: Tensor = self.encoder(self.compressor(x))
+        logits = logits.reshape(len(x), self.edge ** len(self.stride), prod(self.stride), *x.shape[2:])
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = self.projection(x)  # [b, c', *coarse]
+        cells = reassembled_sparingly(values, self.kernels(x), self.edge)  # [b, c', cell, *coarse]
+        return shuffle(cells.flatten(1, 2), self.stride)
+
+
+def reassembled(values: Tensor, kernels: Tensor, edge: int) -> Tensor:
+    """Averages of ``values[b, c', *coarse]`` over the ``edge``^d voxels around each one, the border continued, with the
+    weights ``kernels[b, edge^d, cell, *coarse]`` of every voxel of its cell: ``[b, c', cell, *coarse]``.
+
+    One small matrix product for each coarse voxel: two to eight times as fast on a CPU as a sum of shifted maps.
+    """
+    size = values.shape[2:]
+    rows = F.pad(values, [edge // 2] * (2 * len(size)), mode="replicate").movedim(1, -1).contiguous()
+    windows = [
+        rows[(slice(None), *[slice(at, at + n) for at, n in zip(corner, size, strict=True)])]
+        for corner in itertools.product(range(edge), repeat=len(size))
+    ]
+    neighbours = torch.stack(windows, -2)  # [b, *coarse, edge^d, c']
+    weights = kernels.to(values.dtype).movedim((1, 2), (-1, -2))  # [b, *coarse, cell, edge^d]
+    return torch.matmul(weights, neighbours).movedim((-1, -2), (1, 2))
+
+
+def reassembled_sparingly(values: Tensor, kernels: Tensor, edge: int) -> Tensor:
+    """``reassembled``, computed again in the backward pass, so that training keeps no copy of all neighbours."""
+    if torch.is_grad_enabled() and values.requires_grad and not torch.compiler.is_compiling():
+        again = checkpoint(reassembled, values, kernels, edge, use_reentrant=False, preserve_rng_state=False)
+        assert isinstance(again, Tensor)
+        return again
+    return reassembled(values, kernels, edge)
+
+
+class DySample(nn.Module):
+    """Linear interpolation at learned places (Liu et al. 2023, arXiv:2308.15085, section 3.2, static scope, 'LP').
+
+    Every fine voxel reads the coarse map at its own centre plus an offset, 0.25 times what a 1x1 convolution on the
+    coarse map says, for each of (up to) four groups of channels; outside the map the border continues. With zero
+    offsets, and nearly so at the start, this is linear interpolation. Positions are computed in float32 also under
+    autocast.
+
+    With a 1x1 convolution to ``c_out`` channels first, so that the groups are groups of those. Departs from the paper
+    only in going on to 3D and to strides other than 2: the cell of a fine voxel gives its centre in every case.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        dims = len(stride)
+        self.stride = stride
+        self.groups = dysample_groups(c_out)
+        self.projection = conv(dims, c_in, c_out, 1)
+        self.offset = conv(dims, c_in, dims * self.groups * prod(stride), 1)
+
+    def start(self) -> None:
+        _nearly_silent(self.offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values: Tensor = self.projection(x)  # [b, c', *coarse]
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        offsets = self._by_group(shuffle(OFFSET_SCALE * self.offset(x).to(dtype), self.stride))  # [b * g, d, *fine]
+        grouped = self._by_group(values.to(dtype))  # [b * g, c' / g, *coarse]
+        read = F.grid_sample(grouped, _positions(offsets, x.shape[2:]), padding_mode="border", align_corners=False)
+        return read.reshape(len(x), -1, *read.shape[2:]).to(values.dtype)
+
+    def _by_group(self, x: Tensor) -> Tensor:
+        """``[b, groups * c, *size] -> [b * groups, c, *size]``."""
+        return x.reshape(len(x) * self.groups, -1, *x.shape[2:])
+
+
+def _positions(offsets: Tensor, coarse: torch.Size) -> Tensor:
+    """Fine voxel centres moved by ``offsets[b, d, *fine]`` in coarse voxels, in grid_sample's unit and order.
+
+    That unit goes from -1 to 1 across the map, so a centre lies at the same place whichever grid it is counted on.
+    """
+    axes = []
+    for axis, (n, m) in enumerate(zip(offsets.shape[2:], coarse, strict=True)):
+        centres = (2 * torch.arange(n, device=offsets.device, dtype=offsets.dtype) + 1) / n - 1
+        shape = [n if i == axis else 1 for i in range(len(coarse))]
+        axes.append(centres.reshape(shape) + offsets[:, axis] * (2 / m))
+    return torch.stack(axes[::-1], -1)
