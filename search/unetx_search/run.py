@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -198,7 +198,9 @@ def _run(
         reporter=screen,
         n_trials=config.trials,
         on_best=lambda trial: _save_best(records, study, task, config.folder),
-        on_dispatch=lambda trial, architecture: attach_drawing(trial, architecture, config.folder),
+        on_dispatch=lambda trial, architecture: attach_drawing(
+            trial, replace(architecture, provenance=_whereabouts(study, trial.number, task)), config.folder
+        ),
     )
     study.sampler = Guard(
         SAMPLERS[config.sampler](_sampler_seed(config.seed, len(study.get_trials(deepcopy=False)))),
@@ -282,20 +284,27 @@ def _save_best(records: Records, study: optuna.Study, task: Task, folder: Path) 
             "seed": record.seed,
         },
         provenance={
-            "study": study.study_name,
-            "trial": record.trial_number,
+            **_whereabouts(study, record.trial_number, task),
             "origin": record.origin,
             "key": record.key,
-            "task": {
-                "name": task.name,
-                "digest": task.digest,
-                "channels": list(task.channels),
-                "classes": list(task.classes),
-                "spacing": list(task.spacing),
-                "patch": list(task.patch),
-            },
             "versions": dict(record.versions),
         },
     )
     architecture.save(folder / "best.json")
     write_aside(folder / "best.svg", to_svg(architecture))
+
+
+def _whereabouts(study: optuna.Study, trial: int, task: Task) -> dict[str, Any]:
+    """The part of an architecture's provenance that is known before it is trained."""
+    return {
+        "study": study.study_name,
+        "trial": trial,
+        "task": {
+            "name": task.name,
+            "digest": task.digest,
+            "channels": list(task.channels),
+            "classes": list(task.classes),
+            "spacing": list(task.spacing),
+            "patch": list(task.patch),
+        },
+    }
