@@ -24,6 +24,7 @@ INTERRUPTED = 130
 app = App(
     name="unetx-search",
     version=lambda: version("unetx-search"),
+    suppress_keyboard_interrupt=False,  # main() says how to go on
     help=(
         "Find which skip connections a medical-segmentation U-Net should have, on your own data. "
         "Without a command it searches: unetx-search --trials 200 --gpus 4 --data PATH"
