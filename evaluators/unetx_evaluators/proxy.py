@@ -77,12 +77,13 @@ class ProxyEvaluator:
     ) -> None:
         """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
         from unetx_evaluators.cases import open_cases
-        from unetx_evaluators.device import memory_format
+        from unetx_evaluators.device import memory_format, trusted
         from unetx_evaluators.dry_run import dry_run
         from unetx_evaluators.trainer import train
 
         if problems := [*map(str, faults(architecture, task.patch)), *_misfits(architecture.backbone, task)]:
             raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(problems))
+        profile = trusted(profile, architecture.backbone.sizes(task.patch))
         cases = open_cases(task, profile, budget.selection_cases)
         trained = replace(architecture, backbone=architecture.backbone.scaled(budget.width_factor))
         network = trained.build(seed=seed).to(profile.device)

@@ -24,6 +24,7 @@ INTERRUPTED = 130
 app = App(
     name="unetx-search",
     version=lambda: version("unetx-search"),
+    suppress_keyboard_interrupt=False,  # main() says how to go on
     help=(
         "Find which skip connections a medical-segmentation U-Net should have, on your own data. "
         "Without a command it searches: unetx-search --trials 200 --gpus 4 --data PATH"
@@ -117,8 +118,11 @@ def export(
     from unetx_space import load
     from unetx_studies.export import export
 
-    export(load(architecture), target, format=format, weights=weights, patch=patch, seed=seed)
-    print(f"wrote {target}")
+    done = export(load(architecture), target, format=format, weights=weights, patch=patch, seed=seed)
+    size = "x".join(map(str, done.patch))
+    print(
+        f"wrote {done.path} ({done.format}, patch {size}); it differs from torch by at most {done.max_difference:.1e}"
+    )
 
 
 @app.command
@@ -150,7 +154,7 @@ def dashboard(study: Path, *, host: str = "127.0.0.1", port: int = 8080) -> None
     """
     from unetx_studies.dashboard import serve
 
-    serve(study, host=host, port=port)
+    serve(study, host=host, port=port, announce=lambda url: print(f"serving {study} at {url} (Ctrl-C ends it)"))
 
 
 @app.command

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -20,17 +20,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import DemoSource, open_source, parse_labels, prepare
+from unetx_search.best import save_best, whereabouts
 from unetx_search.config import SearchConfig, Settled
 from unetx_search.coordinator import Coordinator, Ground
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import GpuProbe, Slot, make_slots, nvidia_smi_probe
 from unetx_search.progress import Standing, display
 from unetx_search.samplers.guard import Guard
-from unetx_space.architecture import write_aside
 from unetx_space.design_space import DesignSpace
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import attach_drawing
-from unetx_studies.drawing import to_svg
 from unetx_studies.store import Records, open_store, optuna_storage, study_url
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def search(
             chosen = evaluator or ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)
             with LocalExecutor(chosen, task, slots, log_folder=config.folder / "logs") as executor:
                 was_stopped = _run(config, study, records, task, budget, executor, console)
-        _save_best(records, study, task, config.folder)
+        save_best(records, study, task, config.folder)
         return Summary(
             study=config.study_name,
             folder=config.folder,
@@ -197,8 +196,10 @@ def _run(
         ground=ground,
         reporter=screen,
         n_trials=config.trials,
-        on_best=lambda trial: _save_best(records, study, task, config.folder),
-        on_dispatch=lambda trial, architecture: attach_drawing(trial, architecture, config.folder),
+        on_best=lambda trial: save_best(records, study, task, config.folder),
+        on_dispatch=lambda trial, architecture: attach_drawing(
+            trial, replace(architecture, provenance=whereabouts(study, trial.number, task)), config.folder
+        ),
     )
     study.sampler = Guard(
         SAMPLERS[config.sampler](_sampler_seed(config.seed, len(study.get_trials(deepcopy=False)))),
@@ -266,36 +267,3 @@ def _orderly_stop(coordinator: Coordinator, executor: Executor, console: Console
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _save_best(records: Records, study: optuna.Study, task: Task, folder: Path) -> None:
-    """Write ``best.json`` and ``best.svg`` for the best complete evaluation, when there is one."""
-    record = records.best()
-    if record is None:
-        return
-    architecture = replace(
-        records.architecture(record.key),
-        score={
-            "dice": record.score,
-            "metric": "mean over foreground classes of the mean Dice over selection cases",
-            "budget": asdict(record.budget),
-            "seed": record.seed,
-        },
-        provenance={
-            "study": study.study_name,
-            "trial": record.trial_number,
-            "origin": record.origin,
-            "key": record.key,
-            "task": {
-                "name": task.name,
-                "digest": task.digest,
-                "channels": list(task.channels),
-                "classes": list(task.classes),
-                "spacing": list(task.spacing),
-                "patch": list(task.patch),
-            },
-            "versions": dict(record.versions),
-        },
-    )
-    architecture.save(folder / "best.json")
-    write_aside(folder / "best.svg", to_svg(architecture))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from unetx_studies.store import EvaluationRecord
 
 N_RANKED = 5
+USUAL_PATCH: Mapping[int, tuple[int, ...]] = {2: (128, 128), 3: (64, 64, 64)}
+"""What costs are told for where an architecture was never searched."""
 
 
 def summary_text(summary: Summary) -> str:
@@ -128,24 +131,15 @@ def named_architecture(name: str) -> Architecture:
     """An architecture file, or a preset on a five-level 2D backbone. Raises RequestError."""
     if name in PRESETS:
         backbone = isotropic_backbone(2)
-        return Architecture(backbone, PRESETS[name].genome(backbone.n_levels), provenance={"preset": name})
+        provenance = {"preset": PRESETS[name].title, "task": {"patch": list(USUAL_PATCH[2])}}
+        return Architecture(backbone, PRESETS[name].genome(backbone.n_levels), provenance=provenance)
     if not Path(name).exists() and Path(name).suffix == "":
         raise RequestError(f"{unknown_name('preset', name, PRESETS)}; and there is no file of that name")
     return load(name)
 
 
-def _patch(architecture: Architecture) -> tuple[int, ...]:
-    """The patch the architecture was searched with; a usual one where it does not say."""
-    task = architecture.provenance.get("task", {})
-    patch = task.get("patch") if isinstance(task, dict) else None
-    dims = architecture.backbone.dims
-    if isinstance(patch, list) and len(patch) == dims and all(isinstance(n, int) and n > 0 for n in patch):
-        return tuple(patch)
-    return (128, 128) if dims == 2 else (64, 64, 64)
-
-
 def _facts(architecture: Architecture) -> dict[str, Any]:
-    patch = _patch(architecture)
+    patch = architecture.searched_patch or USUAL_PATCH[architecture.backbone.dims]
     full = cost(architecture, patch)
     return {
         "key": key(architecture),

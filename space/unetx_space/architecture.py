@@ -35,6 +35,15 @@ class Architecture:
 
         return SkipUNet(self, seed=seed)
 
+    @property
+    def searched_patch(self) -> tuple[int, ...] | None:
+        """The training patch of the task it was searched on, where provenance has one that fits."""
+        task = self.provenance.get("task")
+        patch = task.get("patch") if isinstance(task, Mapping) else None
+        if not isinstance(patch, list) or len(patch) != self.backbone.dims:
+            return None
+        return tuple(patch) if all(type(n) is int and 0 < n < 1 << 16 for n in patch) else None
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from unetx_evaluators.device import PeakMemory, is_out_of_memory, memory_format, profile, tuned, versions
+from unetx_evaluators.device import (
+    DeviceProfile,
+    PeakMemory,
+    is_out_of_memory,
+    memory_format,
+    profile,
+    trusted,
+    tuned,
+    versions,
+)
 from unetx_space.errors import RequestError
 
 
@@ -85,3 +94,38 @@ def test_a_gpu_computes_in_half_precision_and_reports_its_own_memory() -> None:
     mib = peak.mib()
     assert mib is not None
     assert mib >= block.nbytes / 2**20
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_trusted"),
+    [
+        ([(32, 48, 32), (16, 24, 16), (8, 12, 8), (4, 6, 4)], True),
+        ([(16, 48, 32), (8, 24, 16), (4, 12, 8), (2, 6, 4)], False),
+        ([(9, 8, 8), (5, 4, 4), (3, 2, 2)], True),
+        ([(1, 8, 8)], True),
+        ([(2, 8)], True),
+    ],
+)
+def test_bfloat16_is_not_used_where_onednn_leaves_weight_gradients_uninitialised(
+    sizes: list[tuple[int, ...]], is_trusted: bool
+) -> None:
+    cpu = DeviceProfile(torch.device("cpu"), torch.bfloat16)
+    assert trusted(cpu, sizes).autocast_dtype == (torch.bfloat16 if is_trusted else None)
+    cuda = DeviceProfile(torch.device("cuda"), torch.bfloat16)
+    assert trusted(cuda, sizes) is cuda
+
+
+@pytest.mark.parametrize("size", [(4, 6, 4), (3, 3, 3), (3, 2, 2), (1, 8, 8), (8, 2, 8), (2, 8, 8)])
+def test_trusted_bfloat16_gradients_of_a_3d_convolution_are_those_of_float32(size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(16, 16, 3, padding=1, bias=False)
+    image = torch.randn(2, 16, *size)
+    gradients = []
+    for device in (trusted(profile("cpu"), [size]), DeviceProfile(torch.device("cpu"), None)):
+        poisoned = [torch.full((2**power,), torch.nan) for power in range(6, 20)]
+        del poisoned  # what is not initialised now holds NaN
+        with device.autocast():
+            output = conv(image)
+        (gradient,) = torch.autograd.grad(output.float().square().mean(), conv.weight)
+        gradients.append(gradient)
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()

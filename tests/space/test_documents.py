@@ -4,9 +4,10 @@ import copy
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
 from unetx_space import Architecture, load
@@ -42,6 +43,14 @@ def test_documents_survive_saving_and_loading(tmp_path: Path) -> None:
             assert again == found
             assert (again.score, again.provenance) == (found.score, found.provenance)
             assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (33, 47)), (3, (17, 20, 23))])
+def test_a_loaded_architecture_builds_and_runs(dims: Literal[2, 3], size: tuple[int, ...], tmp_path: Path) -> None:
+    backbone = isotropic_backbone(dims, in_channels=2, out_channels=3, n_levels=3, base_width=4)
+    Architecture(backbone, DesignSpace(3).sample(random.Random(1))).save(tmp_path / "best.json")
+    net = load(tmp_path / "best.json").build()
+    assert net(torch.zeros(1, 2, *size)).shape == (1, 3, *size)
 
 
 def test_the_schema_is_a_valid_schema_and_accepts_what_we_write() -> None:

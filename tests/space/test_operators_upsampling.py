@@ -17,8 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetx_space.initial import initialise
 from unetx_space.network import UPSAMPLER_MODULES
+from unetx_space.operators import upsampling
 from unetx_space.operators.catalogue import UPSAMPLERS
 from unetx_space.operators.nd import interpolate
+from unetx_space.operators.sampling import bag_sampled, grid_sampled
 from unetx_space.operators.upsampling import (
     MOVE_RATE,
     DeformableUpsampling,
@@ -138,7 +140,13 @@ def test_fit_crops_long_axes_and_repeats_the_border_of_short_ones() -> None:
     assert fit(torch.zeros(1, 1, 1, 4, 2, dtype=torch.bfloat16), (3, 3, 3)).shape == (1, 1, 3, 3, 3)
 
 
-# Deformable upsampling
+# Deformable upsampling, however its taps are read
+
+
+@pytest.fixture(params=[grid_sampled, bag_sampled])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The taps are read in this way, whatever the size of the map."""
+    monkeypatch.setattr(upsampling, "sampled", request.param)
 
 
 def read_linearly(plane: Array, at: list[float], *, clamp: bool) -> float:
@@ -173,6 +181,7 @@ def looped_deformable(module: DeformableUpsampling, x: Array) -> Array:
     return out
 
 
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize(
     ("stride", "size"), [((2, 2), (3, 4)), ((1, 3), (4, 1)), ((2, 1, 2), (2, 3, 2)), ((2, 2, 2), (1, 2, 3))]
 )
@@ -185,6 +194,7 @@ def test_deformable_equals_a_naive_loop_with_offsets_and_modulation(
     torch.testing.assert_close(module(x), torch.from_numpy(expected))
 
 
+@pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("stride", STRIDES)
 def test_deformable_starts_as_a_convolution_followed_by_linear_interpolation(stride: tuple[int, ...]) -> None:
     """Closed form: the map continued by zeros, convolved, interpolated; away from the border linear(conv3(x))."""
@@ -202,6 +212,7 @@ def test_deformable_starts_as_a_convolution_followed_by_linear_interpolation(str
     torch.testing.assert_close(inside(y, stride), inside(same, stride))
 
 
+@pytest.mark.usefixtures("reader")
 def test_deformable_gradients_equal_finite_differences() -> None:
     module = randomised(DeformableUpsampling(2, 2, (2, 1)))
     names = [name for name, _ in module.named_parameters()]
@@ -215,6 +226,7 @@ def test_deformable_gradients_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(applied, inputs, fast_mode=True)
 
 
+@pytest.mark.usefixtures("reader")
 def test_deformable_training_keeps_no_fine_map_per_tap() -> None:
     kept: dict[int, Tensor] = {}
 
@@ -231,6 +243,7 @@ def test_deformable_training_keeps_no_fine_map_per_tap() -> None:
     )  # half of one float32 map per tap; the coarse maps of all taps are an eighth
 
 
+@pytest.mark.usefixtures("reader")
 def test_deformable_positions_are_exact_far_out_under_autocast() -> None:
     """bfloat16 has 8 bits: at 300 it steps by 2, so that positions computed in it would miss by a voxel."""
     module = built("deformable", 1, 1, (1, 2))

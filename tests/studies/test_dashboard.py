@@ -12,6 +12,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna_dashboard.artifact import get_artifact_path
 
 from unetx_space.errors import RequestError
 from unetx_studies.dashboard import dashboard_server, serve
@@ -80,6 +82,19 @@ def test_artifacts_are_served_where_there_are_any(tmp_path: Path, study: optuna.
         (tmp_path / "artifacts").mkdir()
     with running(tmp_path) as url:
         assert json.loads(get(f"{url}/api/meta")[1])["artifact_is_available"] is has_artifacts
+
+
+def test_an_artifact_of_a_trial_can_be_fetched(tmp_path: Path, study: optuna.Study) -> None:
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "drawing.svg").write_text("<svg/>")
+    trial = study.ask()
+    artifact = upload_artifact(
+        artifact_store=FileSystemArtifactStore(tmp_path / "artifacts"),
+        file_path=str(tmp_path / "drawing.svg"),
+        study_or_trial=trial,
+    )
+    with running(tmp_path) as url:
+        assert get(url + get_artifact_path(trial, artifact)) == (200, b"<svg/>")
 
 
 def test_a_folder_without_a_study_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:

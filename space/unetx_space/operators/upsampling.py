@@ -5,17 +5,15 @@ Every class is built by ``(c_in, c_out, stride)``. ``fit`` then brings the resul
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from math import prod
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from unetx_space.operators.catalogue import EDGE
+from unetx_space.operators.catalogue import EDGE, taps
 from unetx_space.operators.nd import conv, interpolate, per_channel, transposed_conv
+from unetx_space.operators.sampling import sampled
 
 
 def fit(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -115,9 +113,8 @@ class DeformableUpsampling(nn.Module):
         super().__init__()
         dims = len(stride)
         self.stride = stride
-        self.shifts = tuple(itertools.product((-1, 0, 1), repeat=dims))  # in the order of a kernel's weights
         self.taps = conv(dims, c_in, c_out, EDGE)
-        self.moves = conv(dims, c_in, len(self.shifts) * (dims + 1), EDGE)
+        self.moves = conv(dims, c_in, taps(EDGE, dims) * (dims + 1), EDGE)
 
     def start(self) -> None:
         self.moves.weight.zero_()
@@ -125,10 +122,7 @@ class DeformableUpsampling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values = self._tap_maps(x)  # [b, taps, c', *coarse]
         moves = self._by_tap(MOVE_RATE * self.moves(x))  # [b, taps, d + 1, *coarse]
-        centres = _fine_centres(x, self.stride)  # [d, *fine]
-        total = torch.zeros((), device=x.device)
-        for t, shift in enumerate(self.shifts):
-            total = total + _sampled_sparingly(values[:, t], moves[:, t], centres, shift)
+        total = sampled(values, moves, self.stride)  # [b, c', *fine]
         bias = self.taps.bias
         assert bias is not None
         return (total + per_channel(bias[None], len(self.stride))).to(values.dtype)
@@ -142,34 +136,4 @@ class DeformableUpsampling(nn.Module):
 
     def _by_tap(self, x: Tensor) -> Tensor:
         """``[b, taps * c, *size] -> [b, taps, c, *size]``."""
-        return x.reshape(x.shape[0], len(self.shifts), -1, *x.shape[2:])
-
-
-def _fine_centres(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Where the fine voxels lie on the coarse grid ``x``, in coarse voxels, at least float32: ``[d, *fine]``."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    sizes = zip(fine_size(x, stride), stride, strict=True)
-    axes = [(torch.arange(n, device=x.device, dtype=dtype) + 0.5) / s - 0.5 for n, s in sizes]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
-
-
-def _sampled(values: Tensor, moves: Tensor, centres: Tensor, shift: tuple[int, ...]) -> Tensor:
-    """One tap: ``values[b,c',*coarse]`` read at centre + shift + offset and modulated: ``[b,c',*fine]``."""
-    dims, dtype = len(shift), centres.dtype
-    moves = interpolate(moves.to(dtype), centres.shape[1:])  # [b, d + 1, *fine]
-    positions = [
-        # grid_sample's own unit without corner alignment, which, unlike the one with it, also holds for a single voxel
-        (2 * (centres[axis] + shift[axis] + moves[:, axis]) + 1) / values.shape[2 + axis] - 1
-        for axis in reversed(range(dims))  # it wants the last axis first
-    ]
-    read = F.grid_sample(values.to(dtype), torch.stack(positions, -1), padding_mode="zeros", align_corners=False)
-    return read * (2 * torch.sigmoid(moves[:, dims:]))
-
-
-def _sampled_sparingly(values: Tensor, moves: Tensor, centres: Tensor, shift: tuple[int, ...]) -> Tensor:
-    """``_sampled``, computed again in the backward pass, so that training keeps no fine-grid map of any of 3^d taps."""
-    if torch.is_grad_enabled() and values.requires_grad and not torch.compiler.is_compiling():
-        sampled = checkpoint(_sampled, values, moves, centres, shift, use_reentrant=False, preserve_rng_state=False)
-        assert isinstance(sampled, Tensor)
-        return sampled
-    return _sampled(values, moves, centres, shift)
+        return x.reshape(x.shape[0], taps(EDGE, len(self.stride)), -1, *x.shape[2:])

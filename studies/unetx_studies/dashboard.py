@@ -1,0 +1,98 @@
+"""A live view of a study in the browser: optuna-dashboard on connections that cannot write.
+
+The coordinator is the study's one writer, so requests that would change the study are refused here. Who wants to edit
+notes or delete trials runs ``optuna-dashboard`` itself on the same file, after the search.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import optuna_dashboard
+from optuna.artifacts import FileSystemArtifactStore
+
+from unetx_space.errors import RequestError
+from unetx_studies.artifacts import ARTIFACTS
+from unetx_studies.store import open_store, optuna_storage, study_url
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """No line per request: the page asks for news every few seconds."""
+
+
+def dashboard_app(study_folder: Path) -> WSGIApplication:
+    """The WSGI application for a study's folder, artifacts included where there are any.
+
+    Raises RequestError when the folder holds no study.
+    """
+    url = study_url(study_folder)
+    open_store(url, create=False, read_only=True).close()  # says what is wrong better than Optuna would
+    artifacts = study_folder / ARTIFACTS
+    return _read_only(
+        optuna_dashboard.wsgi(
+            optuna_storage(url, read_only=True),
+            artifact_store=FileSystemArtifactStore(artifacts) if artifacts.is_dir() else None,
+        )
+    )
+
+
+def _read_only(app: WSGIApplication) -> WSGIApplication:
+    """``app`` for requests that read; any other is answered with 403 and the reason."""
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in READING:
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "application/json")])
+        return [json.dumps({"reason": "unetx-search shows this study read-only"}).encode()]
+
+    return guarded
+
+
+def dashboard_server(study_folder: Path, *, host: str = "127.0.0.1", port: int = 8080) -> WSGIServer:
+    """A server that listens already; ``serve_forever`` starts it. Port 0 takes a free one, see ``server_port``.
+
+    Raises RequestError when the folder holds no study or the address cannot be had.
+    """
+    app = dashboard_app(study_folder)
+    try:
+        return make_server(host, port, app, server_class=_Server, handler_class=_QuietHandler)
+    except (OSError, OverflowError) as error:
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        hint = "choose another --port" if taken else "choose a host of this machine and a port of 0..65535"
+        raise RequestError(f"cannot listen on {host}:{port}: {error}; {hint}") from error
+
+
+def serve(
+    study_folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    announce: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Show a study until Ctrl-C. ``announce`` gets the page's URL once the server listens.
+
+    There is no password, so a host other than the loopback shows the study to everyone who can reach it.
+    """
+    with dashboard_server(study_folder, host=host, port=port) as server:
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            announce(f"http://{shown}:{server.server_port}/")
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return

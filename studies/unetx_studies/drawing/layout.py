@@ -1,0 +1,292 @@
+"""Where everything in the picture lies: boxes for stages, wires for what reads what. Geometry only, in pixels.
+
+A plain decoder is drawn as a U: encoder stages down the left, decoder nodes up the right, the bottleneck between them
+at the bottom, and cross-level sources as curves through the middle. A nested one is drawn as in UNet++
+(arXiv:1807.10165, figure 1): column j of level i stands at i + 2j half steps, so that every node lies up right of
+its coarser input, own-level sources arch over the row, and cross-level ones pass between the boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from unetx_space.architecture import Architecture
+from unetx_space.genome import DecoderNode, StageRef, encoder
+from unetx_space.plan import Relation
+from unetx_studies.drawing.words import relation
+
+Side = Literal["left", "right", "top", "bottom"]
+Kind = Literal["down", "up"] | Relation
+Point = tuple[float, float]
+
+OUTWARD: Mapping[Side, Point] = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
+
+ENCODER_WIDTH = 128.0
+DECODER_WIDTH = 196.0
+NESTED_WIDTH = 164.0
+ENCODER_HEIGHT = 48.0
+DECODER_HEIGHT = 82.0
+LABEL_PITCH = 11.0
+"""Between two incoming wires on the left or right of a box, so that their labels do not touch."""
+WIDE_LABEL_PITCH = 27.0
+"""Likewise on its top or bottom."""
+BARE_PITCH = 7.0
+"""Between two outgoing wires, which have no labels."""
+GAP = 36.0
+"""Between rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A stage: centre and size."""
+
+    ref: StageRef
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def port(self, side: Side, shift: float = 0.0) -> Point:
+        """A point on the border, ``shift`` pixels down or right of the side's middle."""
+        dx, dy = OUTWARD[side]
+        along = (0.0, shift) if dx else (shift, 0.0)
+        return self.x + dx * self.width / 2 + along[0], self.y + dy * self.height / 2 + along[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What one stage reads of another: ``down`` the encoder, ``up`` the decoder, or as a source by its relation."""
+
+    source: StageRef
+    target: StageRef
+    kind: Kind
+    leaves: Side
+    enters: Side
+    start: Point
+    control1: Point
+    control2: Point
+    end: Point
+
+    @property
+    def is_source(self) -> bool:
+        return self.kind not in ("down", "up")
+
+    @property
+    def is_corner(self) -> bool:
+        """One of the two lower corners of the U."""
+        return not self.is_source and (self.enters == "left" or self.leaves == "right")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A whole picture without its captions."""
+
+    boxes: Mapping[StageRef, Box]
+    wires: tuple[Wire, ...]
+    is_nested: bool
+
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of all boxes and wires."""
+        points = [p for wire in self.wires for p in (wire.start, wire.control1, wire.control2, wire.end)]
+        points += [box.port(side) for box in self.boxes.values() for side in OUTWARD]
+        xs, ys = zip(*points, strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+
+Rank = tuple[int, float]
+"""Group and order of an end on its side: negative groups lie before the side's middle (above it, or left of it),
+positive ones behind, group 0 right on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A wire whose ends have sides and ranks, but no places yet."""
+
+    source: StageRef
+    target: StageRef
+    kind: Kind
+    leaves: Side
+    leave_rank: Rank
+    enters: Side
+    enter_rank: Rank
+
+
+def make_layout(architecture: Architecture) -> Layout:
+    """The layout of an architecture without faults."""
+    nodes, n_levels = architecture.genome.nodes, architecture.backbone.n_levels
+    if any(node.ref.column for node in nodes):
+        ranks = _ranks(nodes)
+        links = _nested_links(nodes, n_levels, ranks)
+        shifts = _shifts(links)
+        boxes = _nested_boxes(nodes, n_levels, ranks, shifts)
+    else:
+        links = _plain_links(nodes, n_levels)
+        shifts = _shifts(links)
+        boxes = _plain_boxes(nodes, n_levels, shifts)
+    return Layout(boxes, tuple(_wire(link, boxes, shifts) for link in links), any(node.ref.column for node in nodes))
+
+
+def _signed(order: float) -> Rank:
+    return (order > 0) - (order < 0), order
+
+
+MIDDLE: Rank = (0, 0)
+
+
+def _plain_links(nodes: Iterable[DecoderNode], n_levels: int) -> list[_Link]:
+    bottleneck = encoder(n_levels - 1)
+    links = []
+    for level in range(n_levels - 1):
+        enters: Side = "left" if level == n_levels - 2 else "top"
+        links.append(_Link(encoder(level), encoder(level + 1), "down", "bottom", MIDDLE, enters, MIDDLE))
+    for node in nodes:
+        leaves: Side = "right" if node.coarser == bottleneck else "top"
+        links.append(_Link(node.coarser, node.ref, "up", leaves, MIDDLE, "bottom", MIDDLE))
+        links += [_plain_link(node.ref, source, bottleneck) for source in node.sources]
+    return links
+
+
+def _plain_link(node: StageRef, source: StageRef, bottleneck: StageRef) -> _Link:
+    kind, rise = relation(node, source), source.level - node.level
+    if source.kind == "D":  # bends round the right side, where an inner bend must not cross an outer one
+        return _Link(source, node, kind, "right", (-1, -1 / rise), "right", (1, 1 / rise))
+    if source == bottleneck:
+        return _Link(source, node, kind, "top", (-1, node.level), "left", _signed(rise))
+    return _Link(source, node, kind, "right", _signed(-rise), "left", _signed(rise))
+
+
+def _ranks(nodes: Iterable[DecoderNode]) -> dict[StageRef, int]:
+    """The columns of nested nodes, counted without gaps."""
+    columns = sorted({node.ref.column for node in nodes})
+    return {node.ref: columns.index(node.ref.column) + 1 for node in nodes}
+
+
+def _half_steps(ref: StageRef, ranks: Mapping[StageRef, int]) -> int:
+    return ref.level + 2 * ranks.get(ref, 0)
+
+
+def _nested_links(nodes: Iterable[DecoderNode], n_levels: int, ranks: Mapping[StageRef, int]) -> list[_Link]:
+    links = [
+        _Link(encoder(level), encoder(level + 1), "down", "bottom", MIDDLE, "top", MIDDLE)
+        for level in range(n_levels - 1)
+    ]
+    for node in nodes:
+        for ref in (node.coarser, *node.sources):
+            kind: Kind = "up" if ref == node.coarser else relation(node.ref, ref)
+            across = _half_steps(node.ref, ranks) - _half_steps(ref, ranks)
+            links.append(_nested_link(node.ref, ref, kind, across))
+    return links
+
+
+def _nested_link(node: StageRef, source: StageRef, kind: Kind, across: int) -> _Link:
+    """``across`` is how many half steps the node lies to the right of the source."""
+    if kind == "same" and across == 2:
+        return _Link(source, node, kind, "right", MIDDLE, "left", MIDDLE)
+    if kind == "same":  # arches over the row, where a wide arch must not cross the narrow one under it
+        return _Link(source, node, kind, "top", (2, -across), "top", (-2, across))
+    if kind == "finer":
+        return _Link(source, node, kind, "bottom", (1, across), "top", (-1, -across))
+    return _Link(source, node, kind, "top", (1, across), "bottom", (1 if across < 0 else -1, -across))
+
+
+_End = tuple[StageRef, StageRef, bool]
+"""Source and target of a wire, and whether this is its end at the target."""
+
+
+def _shifts(links: Iterable[_Link]) -> dict[_End, float]:
+    """How far from the middle of its side each end lies."""
+    sides: dict[tuple[StageRef, Side], list[tuple[Rank, _End, float]]] = {}
+    for link in links:
+        pitch = _pitch(link)
+        start, end = (link.source, link.target, False), (link.source, link.target, True)
+        sides.setdefault((link.source, link.leaves), []).append((link.leave_rank, start, BARE_PITCH))
+        sides.setdefault((link.target, link.enters), []).append((link.enter_rank, end, pitch))
+    return {end: shift for ends in sides.values() for end, shift in _spread(ends)}
+
+
+def _pitch(link: _Link) -> float:
+    """The room that a wire's end at the target takes, its label included."""
+    if link.kind in ("up", "down"):
+        return BARE_PITCH
+    return LABEL_PITCH if link.enters in ("left", "right") else WIDE_LABEL_PITCH
+
+
+def _spread(ends: list[tuple[Rank, _End, float]]) -> Iterator[tuple[_End, float]]:
+    """Ends side by side from the middle outwards."""
+    middle = [item for item in ends if item[0][0] == 0]
+    before = sorted((item for item in ends if item[0][0] < 0), reverse=True)
+    behind = sorted(item for item in ends if item[0][0] > 0)
+    yield from ((end, 0.0) for _, end, _ in middle)
+    for sign, half in ((-1, before), (1, behind)):
+        at = max((pitch for _, _, pitch in middle), default=0.0) / 2
+        for _, end, pitch in half:
+            yield end, sign * (at + pitch / 2)
+            at += pitch
+
+
+Shifts = Mapping[_End, float]
+
+
+def _reach(shifts: Shifts, at_end: bool | None = None) -> float:
+    """The farthest that any end lies from its middle."""
+    return max((abs(shift) for (_, _, end), shift in shifts.items() if at_end in (None, end)), default=0.0)
+
+
+def _plain_boxes(nodes: Iterable[DecoderNode], n_levels: int, shifts: Shifts) -> dict[StageRef, Box]:
+    height = max(DECODER_HEIGHT, 2 * _reach(shifts, True) + 18)
+    encoder_height = max(ENCODER_HEIGHT, 2 * _reach(shifts, False) + 14)
+    middle = max(360.0, 76.0 * n_levels)
+    pitch = max(height, encoder_height) + GAP
+    boxes = {
+        encoder(level): Box(encoder(level), 0, level * pitch, ENCODER_WIDTH, encoder_height)
+        for level in range(n_levels - 1)
+    }
+    bottleneck = encoder(n_levels - 1)
+    boxes[bottleneck] = Box(
+        bottleneck, (ENCODER_WIDTH + middle) / 2, (n_levels - 1) * pitch, ENCODER_WIDTH, ENCODER_HEIGHT
+    )
+    x = (ENCODER_WIDTH + DECODER_WIDTH) / 2 + middle
+    boxes |= {node.ref: Box(node.ref, x, node.ref.level * pitch, DECODER_WIDTH, height) for node in nodes}
+    return boxes
+
+
+def _nested_boxes(
+    nodes: Iterable[DecoderNode], n_levels: int, ranks: Mapping[StageRef, int], shifts: Shifts
+) -> dict[StageRef, Box]:
+    width = max(NESTED_WIDTH, 2 * _reach(shifts) + 40)
+    half_step = (width + 60) / 2
+    widest = max((ranks[node.ref] - ranks.get(source, 0) for node in nodes for source in node.sources), default=1)
+    pitch = DECODER_HEIGHT + 22 + GAP + 11 * max(widest, 2)
+    boxes = {
+        encoder(level): Box(encoder(level), level * half_step, level * pitch, ENCODER_WIDTH, ENCODER_HEIGHT)
+        for level in range(n_levels)
+    }
+    for node in nodes:
+        x = _half_steps(node.ref, ranks) * half_step
+        boxes[node.ref] = Box(node.ref, x, node.ref.level * pitch, width, DECODER_HEIGHT + 22)
+    return boxes
+
+
+def _wire(link: _Link, boxes: Mapping[StageRef, Box], shifts: Shifts) -> Wire:
+    start = boxes[link.source].port(link.leaves, shifts[link.source, link.target, False])
+    end = boxes[link.target].port(link.enters, shifts[link.source, link.target, True])
+    first, last = _reaches(link, start, end)
+    (ax, ay), (bx, by) = OUTWARD[link.leaves], OUTWARD[link.enters]
+    control1 = start[0] + ax * first, start[1] + ay * first
+    control2 = end[0] + bx * last, end[1] + by * last
+    return Wire(link.source, link.target, link.kind, link.leaves, link.enters, start, control1, control2, end)
+
+
+def _reaches(link: _Link, start: Point, end: Point) -> tuple[float, float]:
+    """How far each end goes straight out of its box before the wire turns."""
+    dx, dy = abs(end[0] - start[0]), abs(end[1] - start[1])
+    if link.leaves == link.enters:  # a bend or an arch
+        reach = 30 + 0.22 * dy if link.leaves == "right" else 18 + 0.07 * dx
+        return reach, reach
+    first = dx if link.leaves == "right" else dy
+    last = dx if link.enters == "left" else dy
+    is_turn = (link.leaves == "right") != (link.enters == "left")
+    share = 0.62 if is_turn else 0.5
+    return share * first, share * last

@@ -1,0 +1,236 @@
+"""An architecture as one self-contained SVG: it brings its own light ground, so it reads on any page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+
+from unetx_space.architecture import Architecture
+from unetx_space.backbone import Backbone
+from unetx_space.genome import DecoderNode
+from unetx_studies.drawing.layout import Box, Kind, Layout, Point, Wire, make_layout
+from unetx_studies.drawing.words import alignment_words, attention_words, by, captions, counted, fusion_words, title
+
+COLOURS: Mapping[Kind, str] = {
+    "down": "#7d8a9e",
+    "up": "#7d8a9e",
+    "same": "#1864c7",
+    "finer": "#c2500a",
+    "coarser": "#0b7f5c",
+}
+DASHES: Mapping[Kind, str] = {"down": "", "up": "", "same": "", "finer": "7 4", "coarser": "1.5 4"}
+LEGEND: Mapping[Kind, str] = {
+    "same": "source of the own level",
+    "finer": "finer source, aligned",
+    "coarser": "coarser source, interpolated",
+    "up": "main path",
+}
+STYLE = (
+    "text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;fill:#1b2333}"
+    ".muted{fill:#566176}.port{font-size:9px;font-weight:600}.fact{font-size:12px}"
+    ".name{font-size:15px;font-weight:700}"
+)
+MARGIN = 28.0
+HEADER = 74.0
+FOOTER = 46.0
+LEGEND_STEP = 215.0
+MIN_WIDTH = 3 * LEGEND_STEP + 110
+
+
+def to_svg(architecture: Architecture) -> str:
+    """The drawing of an architecture without faults."""
+    layout = make_layout(architecture)
+    left, top, right, bottom = layout.bounds()
+    ends = 96.0 if layout.is_nested else 0.0  # room for the words at both ends of the path
+    above = 0.0 if layout.is_nested else 40.0
+    width = max(right - left + 2 * ends, MIN_WIDTH) + 2 * MARGIN
+    x = (left + right - width) / 2
+    y = top - above - HEADER - MARGIN
+    height = bottom - y + FOOTER + MARGIN
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="{_n(x)} {_n(y)} {_n(width)} {_n(height)}" '
+        f'width="{_n(width)}" height="{_n(height)}">',
+        f"<title>{escape(title(architecture))}</title>",
+        f"<desc>{escape(_description(architecture))}</desc>",
+        f"<defs><style>{STYLE}</style>{''.join(map(_arrowhead, COLOURS))}</defs>",
+        f'<rect x="{_n(x + 1)}" y="{_n(y + 1)}" width="{_n(width - 2)}" height="{_n(height - 2)}" rx="12" '
+        'fill="#fcfdff" stroke="#d3d9e4"/>',
+        *_header(architecture, x + MARGIN, y + MARGIN),
+        *(part for wire in sorted(layout.wires, key=lambda wire: wire.is_source) for part in _wire(wire, architecture)),
+        *(part for box in layout.boxes.values() for part in _box(box, architecture, layout)),
+        *_ends(architecture, layout),
+        *_legend(x + MARGIN, y + height - MARGIN),
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _n(number: float) -> str:
+    return f"{number:.1f}".removesuffix(".0")
+
+
+def _text(x: float, y: float, words: str, *, kind: str = "", anchor: str = "start", more: str = "") -> str:
+    return f'<text x="{_n(x)}" y="{_n(y)}" class="{kind}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
+
+
+def _description(architecture: Architecture) -> str:
+    """The whole drawing in words, for whoever cannot see it."""
+    return " ".join(
+        f"{node.ref} upsamples {node.coarser} ({node.upsampler}) and reads "
+        f"{', '.join(map(str, node.sources)) or 'no source'}{_operators(node)}."
+        for node in architecture.genome.nodes
+    )
+
+
+def _operators(node: DecoderNode) -> str:
+    words = [words for words in (fusion_words(node), alignment_words(node), attention_words(node)) if words]
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _arrowhead(kind: Kind) -> str:
+    return (
+        f'<marker id="unetx-{kind}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="9" markerHeight="9" '
+        f'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0.8 10 5 0 9.2z" fill="{COLOURS[kind]}"/></marker>'
+    )
+
+
+def _header(architecture: Architecture, x: float, y: float) -> Iterator[str]:
+    worth, fixed = captions(architecture)
+    yield _text(x, y + 14, title(architecture), more=' font-size="18" font-weight="700"')
+    yield _text(x, y + 36, worth, more=' font-size="13"')
+    yield _text(x, y + 54, fixed, kind="muted fact")
+
+
+def _wire(wire: Wire, architecture: Architecture) -> Iterator[str]:
+    """A wire over a light edge, so that at a crossing one sees which wire goes on where."""
+    path = _corner(wire) if wire.is_corner else _curve(wire)
+    yield f'<path d="{path}" fill="none" stroke="#fcfdff" stroke-width="5"/>'
+    width, dash = ("1.8", DASHES[wire.kind]) if wire.is_source else ("2.4", "")
+    dashes = f' stroke-dasharray="{dash}" stroke-linecap="round"' if dash else ""
+    yield (
+        f'<path d="{path}" fill="none" stroke="{COLOURS[wire.kind]}" stroke-width="{width}"{dashes} '
+        f'marker-end="url(#unetx-{wire.kind})" {_identity(wire)}><title>{escape(_tooltip(wire, architecture))}</title>'
+        "</path>"
+    )
+
+
+def _identity(wire: Wire) -> str:
+    if wire.is_source:
+        return f'class="source" data-source="{wire.source}" data-node="{wire.target}"'
+    return f'class="{wire.kind}"'
+
+
+def _tooltip(wire: Wire, architecture: Architecture) -> str:
+    if wire.kind == "down":
+        return f"{wire.source} to {wire.target}, stride {by(architecture.backbone.strides[wire.target.level])}"
+    node = architecture.genome[wire.target]
+    if wire.kind == "up":
+        return f"{wire.source} to {wire.target}, {node.upsampler}"
+    how = {"same": "own level", "finer": f"finer, {node.alignment}", "coarser": "coarser, interpolated"}[wire.kind]
+    return f"{wire.source} to {wire.target}, {how}"
+
+
+def _corner(wire: Wire) -> str:
+    (x0, y0), (x1, y1) = wire.start, wire.end
+    corner: Point = (x0, y1) if wire.kind == "down" else (x1, y0)
+    before = (x0, y1 - 14) if wire.kind == "down" else (x1 - 14, y0)
+    after = (x0 + 14, y1) if wire.kind == "down" else (x1, y0 - 14)
+    return f"M{_p(wire.start)}L{_p(before)}Q{_p(corner)} {_p(after)}L{_p(wire.end)}"
+
+
+def _curve(wire: Wire) -> str:
+    return f"M{_p(wire.start)}C{_p(wire.control1)} {_p(wire.control2)} {_p(wire.end)}"
+
+
+def _p(point: Point) -> str:
+    return f"{_n(point[0])} {_n(point[1])}"
+
+
+def _box(box: Box, architecture: Architecture, layout: Layout) -> Iterator[str]:
+    left, top = box.x - box.width / 2, box.y - box.height / 2
+    is_encoder = box.ref.kind == "E"
+    fill, stroke = ("#eaeff7", "#8d9ab0") if is_encoder else ("#ffffff", "#48556b")
+    opacity = "0.84" if layout.is_nested else "1"  # a wire that must pass behind a box stays visible
+    yield (
+        f'<rect x="{_n(left)}" y="{_n(top)}" width="{_n(box.width)}" height="{_n(box.height)}" rx="7" '
+        f'fill="{fill}" fill-opacity="{opacity}" stroke="{stroke}" stroke-width="1.3"/>'
+    )
+    if is_encoder:
+        yield from _encoder_words(box, architecture.backbone)
+    else:
+        yield from _node_words(box, architecture, left + 34)
+        yield from (_port_label(wire) for wire in layout.wires if wire.target == box.ref and wire.is_source)
+
+
+def _encoder_words(box: Box, backbone: Backbone) -> Iterator[str]:
+    level = box.ref.level
+    yield _text(box.x, box.y - 3, str(box.ref), kind="name", anchor="middle")
+    factor = backbone.factor(0, level)
+    scale = "" if level == 0 else f" · 1/{factor[0]}" if len(set(factor)) == 1 else f" · ÷{by(factor)}"
+    yield _text(box.x, box.y + 15, f"{backbone.widths[level]} ch{scale}", kind="muted fact", anchor="middle")
+
+
+def _node_words(box: Box, architecture: Architecture, x: float) -> Iterator[str]:
+    node = architecture.genome[box.ref]
+    fusing = " · ".join(words for words in (fusion_words(node), alignment_words(node)) if words)
+    attention = attention_words(node)
+    y = box.y - (21 if attention else 12)
+    yield _text(x, y, str(node.ref), kind="name")
+    yield _text(
+        x + 9 * len(str(node.ref)) + 10, y, f"{architecture.backbone.widths[node.ref.level]} ch", kind="muted fact"
+    )
+    yield _text(x, y + 18, f"↑ {node.upsampler}", kind="fact")
+    yield _text(x, y + 34, fusing or "no source", kind="fact" if fusing else "fact muted")
+    if attention:
+        width = 6.8 * len(attention) + 12
+        yield (f'<rect x="{_n(x - 7)}" y="{_n(y + 40)}" width="{_n(width)}" height="18" rx="9" fill="#ece5fb"/>')
+        yield _text(x, y + 53, attention, more=' font-size="12" style="fill:#5a2ca0"')
+
+
+def _port_label(wire: Wire) -> str:
+    """The name of the source, just inside the box where its wire enters."""
+    x, y = wire.end
+    fill = f' style="fill:{COLOURS[wire.kind]}"'
+    dx, dy, anchor = {
+        "left": (4.0, 3.2, "start"),
+        "right": (-4.0, 3.2, "end"),
+        "top": (0.0, 11.0, "middle"),
+        "bottom": (0.0, -5.0, "middle"),
+    }[wire.enters]
+    return _text(x + dx, y + dy, str(wire.source), kind="port", anchor=anchor, more=fill)
+
+
+def _ends(architecture: Architecture, layout: Layout) -> Iterator[str]:
+    """Where the image comes in and the classes come out."""
+    backbone = architecture.backbone
+    first = next(box for ref, box in layout.boxes.items() if str(ref) == "E0")
+    last = layout.boxes[architecture.genome.output.ref]
+    channels = counted(backbone.in_channels, "channel")
+    classes = counted(backbone.out_channels, "class", "classes")
+    if layout.is_nested:
+        (x0, y0), (x1, y1) = first.port("left"), last.port("right")
+        yield _line((x0 - 30, y0), (x0, y0)) + _text(x0 - 36, y0 + 4, channels, kind="muted fact", anchor="end")
+        yield _line((x1, y1), (x1 + 30, y1)) + _text(x1 + 36, y1 + 4, classes, kind="muted fact")
+    else:
+        (x0, y0), (x1, y1) = first.port("top"), last.port("top")
+        yield _line((x0, y0 - 26), (x0, y0)) + _text(x0, y0 - 32, channels, kind="muted fact", anchor="middle")
+        yield _line((x1, y1), (x1, y1 - 26)) + _text(x1, y1 - 32, classes, kind="muted fact", anchor="middle")
+
+
+def _line(start: Point, end: Point) -> str:
+    colour = COLOURS["up"]
+    return (
+        f'<path d="M{_p(start)}L{_p(end)}" fill="none" stroke="{colour}" stroke-width="2.4" '
+        'marker-end="url(#unetx-up)"/>'
+    )
+
+
+def _legend(x: float, y: float) -> Iterator[str]:
+    for i, (kind, words) in enumerate(LEGEND.items()):
+        at = x + i * LEGEND_STEP
+        dash = f' stroke-dasharray="{DASHES[kind]}" stroke-linecap="round"' if DASHES[kind] else ""
+        yield (
+            f'<path d="M{_n(at)} {_n(y - 4)}h30" fill="none" stroke="{COLOURS[kind]}" stroke-width="2"{dash} '
+            f'marker-end="url(#unetx-{kind})"/>'
+        )
+        yield _text(at + 36, y, words, kind="muted", more=' font-size="11"')

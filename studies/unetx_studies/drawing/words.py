@@ -1,0 +1,89 @@
+"""What both drawings say in words about an architecture and its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from unetx_space.architecture import Architecture
+from unetx_space.cost import cost
+from unetx_space.genome import DecoderNode, Placement, StageRef
+from unetx_space.plan import Relation
+
+PLACES: Mapping[Placement, str] = {"source": "on sources", "fused": "after fusion", "block": "after block"}
+
+
+def relation(node: StageRef, source: StageRef) -> Relation:
+    """Where a source's level lies as seen from the node that reads it."""
+    return "same" if source.level == node.level else "finer" if source.level < node.level else "coarser"
+
+
+def attention_words(node: DecoderNode) -> str:
+    """``cbam on sources``; empty without attention."""
+    place = node.attention.placement
+    return "" if place is None else f"{node.attention.type} {PLACES[place]}"
+
+
+def alignment_words(node: DecoderNode) -> str:
+    """The alignment where it has an effect: on a finer source."""
+    return node.alignment if any(relation(node.ref, source) == "finer" for source in node.sources) else ""
+
+
+def fusion_words(node: DecoderNode) -> str:
+    """The fusion where it has an effect: beside a source."""
+    return node.fusion if node.sources else ""
+
+
+def title(architecture: Architecture) -> str:
+    """Where it comes from and its shape, on one line."""
+    backbone = architecture.backbone
+    return f"{_name(architecture.provenance)}: {backbone.dims}D, {backbone.n_levels} levels"
+
+
+def _name(provenance: Mapping[str, Any]) -> str:
+    preset, study, trial = (provenance.get(field) for field in ("preset", "study", "trial"))
+    if isinstance(preset, str):
+        return printable(preset)
+    if isinstance(study, str) and isinstance(trial, int):
+        return f"{printable(study)}, trial {printable(str(trial), 12)}"
+    return "architecture"
+
+
+def captions(architecture: Architecture) -> tuple[str, str]:
+    """What it is worth and costs, as far as it is known; and the fixed half."""
+    backbone, score = architecture.backbone, architecture.score.get("dice")
+    patch = architecture.searched_patch
+    costs = cost(architecture, patch or (2**backbone.n_levels,) * backbone.dims)
+    worth = [f"Dice {score:.4f}"] if isinstance(score, float) else []
+    worth.append(f"{_short(costs.n_parameters)} parameters")
+    if patch:
+        worth.append(f"{_short(costs.macs)} multiply-adds on {by(patch)}")
+    return (
+        " · ".join(worth),
+        f"{counted(backbone.in_channels, 'channel')} in, {counted(backbone.out_channels, 'class', 'classes')} out · "
+        f"{backbone.norm} norm · "
+        f"{backbone.downsampling} down",
+    )
+
+
+def _short(number: int) -> str:
+    for unit, name in ((10**12, " T"), (10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}" if number < 1000 * unit else f"{number // unit:,}{name}"
+    return str(number)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 channel``, ``2 channels``"""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def by(numbers: Iterable[int]) -> str:
+    """``2×2×1``"""
+    return "×".join(map(str, numbers))
+
+
+def printable(text: str, limit: int = 40) -> str:
+    """A stranger's text without control characters (which could steer a terminal, and XML forbids), cut to a limit."""
+    clean = "".join(char for char in text if char.isprintable())
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"

@@ -1,0 +1,123 @@
+"""SQLite connections as every part of the project wants them, Optuna's storage included.
+
+Writers use a write-ahead log, so that readers never wait for them, and wait themselves up to a minute for a lock.
+Readers leave no trace: they never create a file, not even the log's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, NullPool
+
+from unetx_space.errors import RequestError
+
+BUSY_TIMEOUT_S = 60.0
+MAGIC = b"SQLite format 3\x00"
+WAL_MODE = b"\x02\x02"
+"""Bytes 18 and 19 of a database in WAL mode (https://sqlite.org/fileformat.html, section 1.3)."""
+NETWORK_FILESYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "9p", "fuse.sshfs"}
+)
+MOUNTS = Path("/proc/self/mounts")
+
+
+def engine_options(path: Path, *, read_only: bool) -> dict[str, Any]:
+    """Keywords for ``create_engine``; picklable, because Optuna's storage is pickled with them."""
+    if read_only:  # each connection must look anew whether someone is writing
+        return {"creator": partial(connect_to_read, path), "poolclass": NullPool}
+    return {"creator": partial(connect_to_write, path)}
+
+
+def connect_to_write(path: Path) -> sqlite3.Connection:
+    """A connection that may create the file.
+
+    Transactions take the write lock at their start (IMMEDIATE): a lock taken in the middle could fail at once instead
+    of waiting, when another writer came first.
+    """
+    connection = _connect(path, "rwc")
+    connection.isolation_level = "IMMEDIATE"
+    connection.execute(f"PRAGMA journal_mode = {journal_mode(path)}").close()
+    connection.execute("PRAGMA synchronous = NORMAL").close()
+    return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing and creates no file.
+
+    SQLite would create a log beside a database in WAL mode even for a reader. Where none lies there, nobody is
+    writing, and the file is read as it is.
+    """
+    return _connect(path, "ro", immutable=_is_wal(path) and not path.with_name(path.name + "-wal").exists())
+
+
+def _connect(path: Path, mode: str, *, immutable: bool = False) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}" + ("&immutable=1" if immutable else "")
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    connection.execute("PRAGMA foreign_keys = ON").close()
+    return connection
+
+
+def _is_wal(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(20)[18:] == WAL_MODE
+
+
+def journal_mode(path: Path, mounts: Path = MOUNTS) -> str:
+    """WAL; on a network filesystem, whose clients share no memory, a rollback journal (DELETE) and a warning."""
+    filesystem = filesystem_of(path, mounts)
+    if filesystem not in NETWORK_FILESYSTEMS:
+        return "WAL"
+    warnings.warn(
+        f"{path} lies on a network filesystem ({filesystem}): using a rollback journal, so readers and the writer "
+        "may wait for each other; keep the study on a local disk to avoid that",
+        stacklevel=2,
+    )
+    return "DELETE"
+
+
+def filesystem_of(path: Path, mounts: Path = MOUNTS) -> str:
+    """Type of the filesystem that holds ``path``; empty where the system does not say (it says so on Linux)."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    target = os.path.realpath(path)
+    best, filesystem = "", ""
+    for line in lines:
+        _, point, kind, *_ = line.split(" ")
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)  # a space is written \040
+        if len(point) >= len(best) and os.path.commonpath([target, point]) == point:
+            best, filesystem = point, kind
+    return filesystem
+
+
+def database_path(url: URL) -> Path:
+    """The file that a SQLite URL names. Raises RequestError when it names none, or adds options."""
+    if url.query or not url.database or url.database == ":memory:":
+        raise RequestError(
+            f"a SQLite URL names a file and nothing more, like sqlite:///runs/demo/study.db, got {url}; "
+            "locking and journal are settled here"
+        )
+    return Path(url.database).absolute()
+
+
+def check_file(path: Path) -> None:
+    """Raises RequestError when ``path`` exists and is no SQLite database."""
+    if path.is_dir():
+        raise RequestError(f"expected a database file, {path} is a folder; name the file in it, such as study.db")
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+    if start and start != MAGIC:
+        raise RequestError(f"{path} is no SQLite database: it begins with {start!r}; name another file or folder")
