@@ -6,14 +6,18 @@ Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 the wor
 
 from __future__ import annotations
 
+import os
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
+from cyclopts.config import Toml
 
-from unetx_search.config import SearchConfig
+from unetx_search.config import Choices, SearchConfig
+from unetx_space.design_space import describe, design_space
 from unetx_space.errors import RequestError, UnetxError, unknown_name
 
 if TYPE_CHECKING:
@@ -59,18 +63,25 @@ def search(
 
 @app.command
 def show(
-    architecture: str,
+    what: str | None = None,
     *,
+    space: Annotated[bool, Parameter(negative=())] = False,
+    levels: int = 5,
+    choices: Annotated[Choices, Parameter(name="*")] = Choices(),  # noqa: B008 (frozen)
     svg: Path | None = None,
     ascii: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
-    """Draw an architecture in the terminal, and as SVG.
+    """Draw an architecture in the terminal and as SVG, or with --space tell what a design space holds.
 
     Parameters
     ----------
-    architecture
-        A JSON file such as runs/NAME/best.json, or the name of a preset.
+    what
+        A JSON file such as runs/NAME/best.json, or the name of a preset; with --space the name of a space.
+    space
+        Print the genes, the choices and the number of distinct designs of a space.
+    levels
+        Levels of the backbone, for a preset or a space.
     svg
         Also write the drawing there.
     ascii
@@ -78,14 +89,18 @@ def show(
     json
         Print costs and facts as JSON instead.
     """
-    from unetx_search.summary import architecture_json, architecture_text, named_architecture
-    from unetx_space.architecture import write_aside
-    from unetx_studies.drawing import to_svg
+    from unetx_search import summary
 
-    found = named_architecture(architecture)
+    if space:
+        narrowed = choices.narrow(design_space(what or "default", levels))
+        print(summary.space_json(narrowed) if json else describe(narrowed))
+        return
+    if what is None:
+        raise RequestError("show needs an architecture file or the name of a preset, or --space")
+    found = summary.named_architecture(what, levels)
     if svg is not None:
-        write_aside(svg, to_svg(found))
-    print(architecture_json(found) if json else architecture_text(found, ascii=ascii))
+        summary.write_svg(found, svg)
+    print(summary.architecture_json(found) if json else summary.architecture_text(found, ascii=ascii))
 
 
 @app.command
@@ -183,14 +198,45 @@ def _stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(group="Parameters")] = None,
+) -> Any:
+    """The command that the words name, its options read from a TOML file where the words do not give them.
+
+    Parameters
+    ----------
+    config
+        TOML file with options by their names, such as attention = "none,se". What is said on the command line wins.
+    """
+    if config is not None:
+        app.config = [_settings(config)]
+    return app(tokens, error_formatter=_error_panel, result_action="return_value")
+
+
+def _settings(path: Path) -> Toml:
+    """The file as cyclopts reads it. Raises RequestError when it is no TOML file."""
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"--config {path} cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"--config {path} is no TOML file: {error}") from error
+    return Toml(path, must_exist=True)
+
+
 def main() -> None:
     """The console script. Errors raised on purpose become one screen of text and an exit code; bugs fly."""
     try:
-        result = app(sys.argv[1:], error_formatter=_error_panel, result_action="return_value")
+        result = app.meta(sys.argv[1:], error_formatter=_error_panel, result_action="return_value")
     except RequestError as error:
         sys.exit(_complain(error, 2))
     except UnetxError as error:
         sys.exit(_complain(error, 1))
+    except BrokenPipeError:  # whoever read our output has enough, as "| head" does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         print("stopped; run the same command to continue", file=sys.stderr)
         sys.exit(INTERRUPTED)

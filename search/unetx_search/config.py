@@ -1,23 +1,57 @@
-"""Everything a search can be told: one dataclass, from which flags, help, defaults and TOML come."""
+"""Everything a search can be told: dataclasses from which flags, help, defaults and TOML come."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
+
+from unetx_space.design_space import DesignSpace, SpaceName, design_space, narrowed
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from unetx_evaluators.evaluation import Budget
     from unetx_evaluators.tasks.task import Task
 
 DEMO = "demo"
 
+OfTheSpace = Annotated[str | None, Parameter(group="Design space")]
+
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class Choices:
+    """Which operators a search may choose from; what is not named keeps the space's own choices."""
+
+    attention: OfTheSpace = None
+    """Attention types to choose from, such as "none,se,eca@source", or "all"."""
+    upsampler: OfTheSpace = None
+    """Upsamplers to choose from, such as "linear,transposed", or "all"."""
+    fusion: OfTheSpace = None
+    """Fusions to choose from, such as "concat,sum", or "all"."""
+    alignment: OfTheSpace = None
+    """How finer sources may be brought down, such as "max,average", or "all"."""
+    sources: OfTheSpace = None
+    """Where sources may lie as seen from the node: any of "same,finer,coarser"."""
+
+    def narrow(self, space: DesignSpace) -> DesignSpace:
+        """The space with these choices only. Raises RequestError for an unknown one."""
+        return narrowed(
+            space,
+            attention=self.attention,
+            upsampler=self.upsampler,
+            fusion=self.fusion,
+            alignment=self.alignment,
+            sources=self.sources,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(Choices):
     """A search as its user asked for it."""
 
     trials: int = 12
@@ -50,7 +84,10 @@ class SearchConfig:
     """What proposes designs: Optuna's TPE, or uniform draws to compare it with."""
     pruner: Literal["median", "none"] = "median"
     """Whether an evaluation that is behind the median of the others is stopped early."""
-    max_cost: float = 4.0
+    space: Annotated[SpaceName, Parameter(group="Design space")] = "default"
+    """Which decoders are searched: sources among encoder stages (default), deeper decoder nodes too (full-scale, as in
+    UNet 3+), or several columns per level (nested, as in UNet++)."""
+    max_cost: Annotated[float, Parameter(group="Design space")] = 4.0
     """Designs dearer than this many times the U-Net's multiply-adds are not tried."""
 
     def __post_init__(self) -> None:
@@ -82,6 +119,11 @@ class SearchConfig:
             raise RequestError(f"--study is the name of one folder below --out, got {self.study!r}")
         if self.study in (".", ".."):
             raise RequestError(f"--study is the name of one folder below --out, got {self.study!r}")
+        self.design_space(n_levels=2)  # an unknown choice is refused before any data are read
+
+    def design_space(self, n_levels: int) -> DesignSpace:
+        """The space to search on a backbone of so many levels."""
+        return self.narrow(design_space(self.space, n_levels))
 
     @property
     def study_name(self) -> str:
@@ -102,6 +144,8 @@ class Settled:
     """
 
     task_digest: str
+    genes: dict[str, list[Any]]
+    """The design space: every gene with its choices."""
     seed: int
     sampler: str
     pruner: str
@@ -109,9 +153,10 @@ class Settled:
     budget: dict[str, Any]
 
     @classmethod
-    def of(cls, config: SearchConfig, task: Task, budget: Budget) -> Settled:
+    def of(cls, config: SearchConfig, task: Task, space: DesignSpace, budget: Budget) -> Settled:
         return cls(
             task_digest=task.digest,
+            genes={name: list(choices) for name, choices in space.genes.items()},
             seed=config.seed,
             sampler=config.sampler,
             pruner=config.pruner,
@@ -129,16 +174,22 @@ class Settled:
             path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
             return
         theirs = json.loads(path.read_text(encoding="utf-8"))
-        differences = [
-            f"  {name}: begun with {theirs.get(name)!r}, now {mine[name]!r}"
-            for name in mine
-            if mine[name] != theirs.get(name)
-        ]
+        differences = list(_differences(theirs, mine))
         if differences:
             raise RequestError(
                 f"the study in {path.parent} was begun with other settings, so new scores could not be compared "
                 "with its own:\n" + "\n".join(differences) + "\nuse the same settings, or another --study NAME"
             )
+
+
+def _differences(theirs: dict[str, Any], mine: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """A line for every setting that is not the same, tables gone into."""
+    for name in sorted(theirs.keys() | mine.keys()):
+        before, now = theirs.get(name), mine.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            yield from _differences(before, now, f"{prefix}{name}.")
+        elif before != now:
+            yield f"  {prefix}{name}: begun with {before!r}, now {now!r}"
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from unetx_search.samplers.guard import ORIGIN
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
+from unetx_space.design_space import adapted
 from unetx_space.errors import UnetxError
 from unetx_space.presets import PRESETS
 from unetx_space.validity import faults
@@ -182,12 +183,21 @@ class Coordinator:
                 self._to_rerun.append((trial, set(frozen.intermediate_values)))
 
     def _enqueue_presets(self) -> None:
-        """Queue the presets that the study does not have yet, as far as its total allows."""
+        """Queue the presets that the study does not have yet, as far as its total allows.
+
+        In a narrowed space a preset is tried with the nearest choices there are, and called adapted.
+        """
         known = {trial.user_attrs.get(ORIGIN) for trial in self._study.get_trials(deepcopy=False)}
+        space = self._ground.space
+        queued = []
         for name in FIRST_PRESETS[: self._n_trials]:
-            if (origin := f"preset {name}") not in known:
-                genome = canonical(PRESETS[name].genome(self._ground.backbone.n_levels))
-                self._study.enqueue_trial(self._ground.space.to_params(genome), user_attrs={ORIGIN: origin})
+            genome = canonical(PRESETS[name].genome(self._ground.backbone.n_levels))
+            params = adapted(space, genome)
+            is_exact = canonical(space.from_params(params)) == canonical(genome)
+            origin = f"preset {name}" if is_exact else f"preset {name}, adapted"
+            if origin not in known and params not in queued:
+                self._study.enqueue_trial(params, user_attrs={ORIGIN: origin})
+            queued.append(params)
 
     def _fill(self) -> None:
         """Give every free slot a trial."""

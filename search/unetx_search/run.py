@@ -69,7 +69,7 @@ class Summary:
 
     def preset(self, name: str) -> EvaluationRecord | None:
         """The evaluation of a preset, where it is finished."""
-        return next((e for e in self.evaluations if e.origin == f"preset {name}"), None)
+        return next((e for e in self.evaluations if e.origin.removesuffix(", adapted") == f"preset {name}"), None)
 
 
 def search(
@@ -90,8 +90,9 @@ def search(
         _check_torch(slots)
     with _nothing_left_on_refusal(config.folder):
         task = _prepare(config, source, console)
+        space = config.design_space(len(task.strides))
         budget = settle_budget(config, task)
-        Settled.of(config, task, budget).freeze(config.folder / "config.json")
+        Settled.of(config, task, space, budget).freeze(config.folder / "config.json")
     with open_store(study_url(config.folder), create=True) as store:
         study = _open_study(config)
         records = Records(store, config.study_name)
@@ -100,7 +101,7 @@ def search(
         if n_missing > 0:
             chosen = evaluator or ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)
             with LocalExecutor(chosen, task, slots, log_folder=config.folder / "logs") as executor:
-                was_stopped = _run(config, study, records, task, budget, executor, console)
+                was_stopped = _run(config, study, records, task, space, budget, executor, console)
         save_best(records, study, task, config.folder)
         return Summary(
             study=config.study_name,
@@ -181,13 +182,13 @@ def _run(
     study: optuna.Study,
     records: Records,
     task: Task,
+    space: DesignSpace,
     budget: Budget,
     executor: Executor,
     console: Console,
 ) -> bool:
     """Bring the study to its total; True when the user asked for an earlier end."""
-    backbone = task.backbone()
-    ground = Ground(backbone, task.patch, DesignSpace(backbone.n_levels), budget, config.seed, config.max_cost)
+    ground = Ground(task.backbone(), task.patch, space, budget, config.seed, config.max_cost)
     screen = display(_standing(config, budget, records, executor.n_slots), console)
     coordinator = Coordinator(
         study=study,

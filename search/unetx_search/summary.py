@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetx_space.architecture import Architecture
-from unetx_space.backbone import isotropic_backbone
+from unetx_space.architecture import Architecture, write_aside
+from unetx_space.backbone import MAX_LEVELS, isotropic_backbone
 from unetx_space.canonical import key
 from unetx_space.cost import cost
+from unetx_space.design_space import DesignSpace, description
 from unetx_space.documents import load
 from unetx_space.errors import RequestError, unknown_name
 from unetx_space.presets import PRESETS
-from unetx_studies.drawing import to_text
+from unetx_studies.drawing import to_svg, to_text
 
 if TYPE_CHECKING:
     from unetx_search.run import Summary
@@ -127,10 +128,12 @@ def summary_json(summary: Summary) -> str:
     )
 
 
-def named_architecture(name: str) -> Architecture:
-    """An architecture file, or a preset on a five-level 2D backbone. Raises RequestError."""
+def named_architecture(name: str, n_levels: int = 5) -> Architecture:
+    """An architecture file, or a preset on a 2D backbone of so many levels. Raises RequestError."""
     if name in PRESETS:
-        backbone = isotropic_backbone(2)
+        if not 2 <= n_levels <= MAX_LEVELS:
+            raise RequestError(f"--levels must lie in 2..{MAX_LEVELS}, got {n_levels}")
+        backbone = isotropic_backbone(2, n_levels=n_levels)
         provenance = {"preset": PRESETS[name].title, "task": {"patch": list(USUAL_PATCH[2])}}
         return Architecture(backbone, PRESETS[name].genome(backbone.n_levels), provenance=provenance)
     if not Path(name).exists() and Path(name).suffix == "":
@@ -158,6 +161,19 @@ def architecture_text(architecture: Architecture, *, ascii: bool = False) -> str
 def architecture_json(architecture: Architecture) -> str:
     """Costs and the document itself."""
     return _dumps({**_facts(architecture), "architecture": architecture.to_json()})
+
+
+def write_svg(architecture: Architecture, target: Path) -> None:
+    """The drawing as a file. Raises RequestError when it cannot be written."""
+    try:
+        write_aside(target, to_svg(architecture))
+    except OSError as error:
+        raise RequestError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def space_json(space: DesignSpace) -> str:
+    """What a space holds."""
+    return _dumps(description(space))
 
 
 def presets_text() -> str:

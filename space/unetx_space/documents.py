@@ -6,6 +6,8 @@ The order of the checks: size, depth, JSON, schema, faults. Each refusal is a Do
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -118,8 +120,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        times = Counter(name for name, _ in pairs)
+        twice = next(name for name, n in times.items() if n > 1)
         raise DocumentError("document", f"the field {_short(twice)} occurs twice in one object")
     return table
 
@@ -207,12 +209,28 @@ def _check_schema(document: Any) -> None:
 
 @cache
 def _validator() -> Any:
-    """Stricter than the draft in one point: 8.0 is no integer here, since it would become a float in Python."""
+    """Stricter than the draft in one point: 8.0 is no integer here, since it would become a float in Python.
+
+    And quick where a list is too long: then its length is the fault, and nobody looks at a million items or compares
+    each with each.
+    """
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
     checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    return extend(Draft202012Validator, type_checker=checker)(schema())
+    rules = {name: _unless_too_long(Draft202012Validator.VALIDATORS[name]) for name in ("items", "uniqueItems")}
+    return extend(Draft202012Validator, validators=rules, type_checker=checker)(schema())
+
+
+_Rule = Callable[[Any, Any, Any, dict[str, Any]], "Iterator[ValidationError] | None"]
+
+
+def _unless_too_long(rule: _Rule) -> _Rule:
+    def checked(validator: Any, value: Any, instance: Any, place: dict[str, Any]) -> Iterator[ValidationError]:
+        if not isinstance(instance, list) or len(instance) <= place.get("maxItems", len(instance)):
+            yield from rule(validator, value, instance, place) or ()
+
+    return checked
 
 
 def _path(error: ValidationError) -> str:

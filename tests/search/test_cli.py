@@ -17,6 +17,7 @@ from unetx_search import cli
 from unetx_space import load
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
+from unetx_space.design_space import design_space, narrowed
 from unetx_space.presets import PRESETS
 
 nib: Any = nibabel
@@ -133,6 +134,10 @@ def test_more_gpus_than_there_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         (["--sampler", "tpee"], 'Did you mean "tpe"'),
         (["--trails", "3"], "--trials"),
         (["--gpus", "some"], "some"),
+        (["--attention", "none,ecaa"], "did you mean 'eca'"),
+        (["--upsampler", ""], "at least one name"),
+        (["--space", "nestd"], 'Did you mean "nested"'),
+        (["show", "--space", "nestd"], "did you mean 'nested'"),
         (["--labels", "cell", "--data", "."], "cell"),
         (["shwo", "u-net"], "show"),
         (["show", "u-nett"], "did you mean 'u-net'"),
@@ -192,6 +197,33 @@ def test_presets_are_listed_and_drawn(run: Run) -> None:
         assert out.isascii()
         assert all(stage in out for stage in ("E0", "E4", "D0", "D3"))
     assert json.loads(run("show", "u-net", "--json")[1])["n_parameters"] > 1_000_000
+
+
+@pytest.mark.parametrize("name", ["default", "full-scale", "nested"])
+def test_a_space_is_told_with_genes_choices_and_its_exact_size(run: Run, name: str) -> None:
+    words = ("show", "--space", name, "--levels", 4, "--attention", "none,se@block", "--upsampler", "linear")
+    code, out, _ = run(*words)
+    assert code == 0
+    assert all(fact in out for fact in ("designs", "genes", "se@block", "upsampler  linear"))
+    told = json.loads(run(*words, "--json")[1])
+    assert told["n_designs"] == narrowed(design_space(name, 4), attention="none,se@block", upsampler="linear").size()
+
+
+def test_show_without_anything_to_show_says_what_it_needs(run: Run) -> None:
+    assert "--space" in refusal(run, "show")
+    assert "2..9" in refusal(run, "show", "u-net", "--levels", 1)
+
+
+def test_options_come_from_a_toml_file_and_the_command_line_wins(run: Run) -> None:
+    settings = Path("search.toml")
+    settings.write_text('gpus = 7\nspace = "nested"\nattention = "none,se"\n')
+    assert "7" in refusal(run, "--config", settings)
+    assert "9" in refusal(run, "--config", settings, "--gpus", 9)
+    settings.write_text("trails = 3\n")
+    assert "Did you mean --trials" in refusal(run, "--config", settings)
+    settings.write_text("trials = [\n")
+    assert "no TOML file" in refusal(run, "--config", settings)
+    assert "cannot be read" in refusal(run, "--config", "absent.toml")
 
 
 def test_doctor_tells_of_the_machine_and_of_good_and_bad_data(run: Run, pictures: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from unetx_search.executors.inline import InlineExecutor
 from unetx_search.samplers.guard import ORIGIN, Guard
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
-from unetx_space.design_space import DesignSpace
+from unetx_space.design_space import DesignSpace, design_space, narrowed
 from unetx_space.presets import PRESETS
 from unetx_studies.store import Records, Store, open_store, optuna_storage, study_url
 
@@ -60,6 +60,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.url = study_url(folder)
+        self.ground = GROUND
         self.notes = Notes()
 
     def open(self, evaluator: FakeEvaluator, n_trials: int) -> tuple[Coordinator, Store]:
@@ -78,7 +79,7 @@ class Bench:
             study=self.study,
             records=self.records,
             executor=self.executor,
-            ground=GROUND,
+            ground=self.ground,
             reporter=self.notes,
             n_trials=n_trials,
             on_best=self.notes.bests.append,
@@ -86,8 +87,8 @@ class Bench:
         )
         self.study.sampler = Guard(
             optuna.samplers.TPESampler(seed=0, n_startup_trials=4),
-            GROUND.space,
-            is_admissible=GROUND.admission(),
+            self.ground.space,
+            is_admissible=self.ground.admission(),
             is_new=coordinator.is_new,
             seed=0,
         )
@@ -125,6 +126,32 @@ def test_the_presets_come_first_and_are_never_pruned(bench: Bench) -> None:
     unet = GROUND.architecture(PRESETS["u-net"].genome(BACKBONE.n_levels))
     assert bench.records_now[0].key == key(unet)
     assert Outcome.PRUNED in {record.outcome for record in bench.records_now}, "the pruner had its say elsewhere"
+
+
+@pytest.mark.parametrize("name", ["default", "full-scale", "nested"])
+def test_presets_are_exact_in_every_whole_space(bench: Bench, name: str) -> None:
+    bench.ground = replace(GROUND, space=design_space(name, BACKBONE.n_levels))
+    bench.run(FakeEvaluator(), 3)
+    assert [record.origin for record in bench.records_now[:2]] == ["preset u-net", "preset no-skip"]
+    for record, preset in zip(bench.records_now, ("u-net", "no-skip"), strict=False):
+        assert record.key == key(GROUND.architecture(PRESETS[preset].genome(BACKBONE.n_levels)))
+
+
+def test_in_a_narrowed_space_presets_are_adapted_and_say_so(bench: Bench) -> None:
+    bench.ground = replace(GROUND, space=narrowed(GROUND.space, upsampler="linear", attention="se@block"))
+    bench.run(FakeEvaluator(), 3)
+    assert [r.origin for r in bench.records_now[:2]] == ["preset u-net, adapted", "preset no-skip, adapted"]
+    with open_store(bench.url, create=False) as store:
+        unet = Records(store, "s").architecture(bench.records_now[0].key)
+    for node in unet.genome.nodes:
+        assert [str(source) for source in node.sources] == [f"E{node.ref.level}"]
+        assert (node.upsampler, str(node.attention)) == ("linear", "se@block")
+
+
+def test_presets_that_fall_together_are_tried_once(bench: Bench) -> None:
+    bench.ground = replace(GROUND, space=narrowed(GROUND.space, sources="finer"))
+    bench.run(FakeEvaluator(), 3)
+    assert [r.origin for r in bench.records_now] == ["preset u-net, adapted", "random", "random"]
 
 
 def test_every_design_is_new_valid_and_inside_the_cost_limit(bench: Bench) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from unetx_space.design_space.layouts import SPACES
-from unetx_space.design_space.space import RELATIONS, DesignSpace, attention_genes
+from unetx_space.design_space.space import RELATIONS, Choice, DesignSpace, attention_genes
 from unetx_space.errors import RequestError, unknown_name
-from unetx_space.genome import NO_ATTENTION, Attention
+from unetx_space.genome import NO_ATTENTION, Attention, Genome
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 
 Words = str | Sequence[str]
@@ -71,6 +71,19 @@ def from_table(table: Mapping[str, Any], n_levels: int) -> DesignSpace:
             raise RequestError(f"{key}: expected {expected}, got {str(value)[:60]}")
     words = dict(table)
     return narrowed(design_space(words.pop("space", "default"), n_levels), **words)
+
+
+def adapted(space: DesignSpace, genome: Genome) -> dict[str, Choice]:
+    """The gene values of ``space`` that come nearest to a genome of its kind of decoder.
+
+    A gene whose value the space lacks gets its first choice, and sources that it lacks are left out: how a published
+    design is tried in a narrowed space. Raises ValueError for a genome of other nodes.
+    """
+    wide = narrowed(design_space(space.name, space.n_levels), attention=ALL, upsampler=ALL, fusion=ALL, alignment=ALL)
+    values = wide.to_params(genome)
+    return {
+        name: values[name] if values.get(name) in choices else choices[0] for name, choices in space.genes.items()
+    }
 
 
 _KEYS = ("space", "attention", "upsampler", "fusion", "alignment", "sources")

@@ -75,7 +75,7 @@ class AttentionSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpsamplerSpec(Spec):
-    """Brings ``c_in`` channels on ``sites`` coarse voxels to ``c_out`` channels on ``sites * prod(stride)`` fine ones."""
+    """Brings ``c_in`` channels on ``sites`` coarse voxels to ``c_out`` on ``sites * prod(stride)`` fine ones."""
 
     n_parameters: Callable[[int, int, Stride], int]
     """(c_in, c_out, stride)"""
@@ -86,7 +86,7 @@ class UpsamplerSpec(Spec):
     kept_values: Callable[[int, int, Stride, int], int]
     """(c_in, c_out, stride, sites): what training keeps beside input and output"""
     optional_bias: bool = False
-    """Built with ``bias=False``, hence without ``c_out`` of the parameters, where the backbone's convolutions have none."""
+    """Built without a bias, hence with ``c_out`` fewer parameters, where the backbone's convolutions have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
