@@ -210,9 +210,11 @@ def launch(
     config
         TOML file with options by their names, such as attention = "none,se". What is said on the command line wins.
     """
-    if config is not None:
-        app.config = [_settings(config)]
-    return app(tokens, error_formatter=_error_panel, result_action="return_value")
+    app.config = [] if config is None else [_settings(config)]
+    try:
+        return app(tokens, error_formatter=_error_panel, result_action="return_value")
+    finally:
+        app.config = []
 
 
 def _settings(path: Path) -> Toml:

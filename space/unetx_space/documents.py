@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -82,7 +83,9 @@ def _parse(data: bytes) -> Any:
     if _depth(text) > MAX_DEPTH:
         raise DocumentError("document", f"is nested deeper than {MAX_DEPTH} levels")
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        return json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys
+        )
     except json.JSONDecodeError as error:
         raise DocumentError(
             "document", f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
@@ -115,6 +118,13 @@ def _depth(text: str) -> int:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise DocumentError("document", f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if isinf(number):  # 1e999, which could not be written again
+        raise DocumentError("document", f"{_short(digits)} is beyond what a number of 64 bits can hold")
+    return number
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
