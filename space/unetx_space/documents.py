@@ -83,9 +83,7 @@ def _parse(data: bytes) -> Any:
     if _depth(text) > MAX_DEPTH:
         raise DocumentError("document", f"is nested deeper than {MAX_DEPTH} levels")
     try:
-        return json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys
-        )
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         raise DocumentError(
             "document", f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"

@@ -81,6 +81,15 @@ def test_each_mutation_is_a_function_of_its_generator(name: str, mutation: str, 
     assert apply(genome, space, random.Random(seed)) == apply(genome, space, random.Random(seed))
 
 
+def can_change(mutation: str, genome: Genome) -> bool:
+    """Fusion needs a node with a source, alignment one with a finer source."""
+    finer = [any(source.level < node.ref.level for source in node.sources) for node in genome.nodes]
+    return {
+        "change-fusion": any(node.sources for node in genome.nodes),
+        "change-alignment": any(finer),
+    }.get(mutation, True)
+
+
 @settings(derandomize=True, deadline=None)
 @given(st.sampled_from(["default", "full-scale"]), seeds)
 def test_each_mutation_does_what_it_is_named_after(name: str, seed: int) -> None:
@@ -102,7 +111,7 @@ def test_each_mutation_does_what_it_is_named_after(name: str, seed: int) -> None
     for position, mutation in enumerate(("change-attention", "change-upsampler", "change-fusion", "change-alignment")):
         pairs = [(operators(node), operators(children[mutation][node.ref])) for node in genome.nodes]
         changed = [[i for i in range(4) if old[i] != new[i]] for old, new in pairs if old != new]
-        assert changed == [[position]]
+        assert changed == ([[position]] if can_change(mutation, genome) else [])
 
 
 def test_mutations_without_anything_to_change_return_the_genome() -> None:

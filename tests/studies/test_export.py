@@ -17,13 +17,13 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.documents import loads
 from unetx_space.errors import RequestError, UnetxError
 from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder, plain_coarser
-from unetx_space.operators.catalogue import UPSAMPLERS
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 from unetx_space.presets import unet
 from unetx_studies.export import FORMATS, export
 from unetx_studies.export import formats as formats_module
 from unetx_studies.export.weights import load_weights
 
-PATCHES: dict[int, tuple[int, ...]] = {2: (21, 18), 3: (11, 12, 9)}
+PATCHES: dict[int, tuple[int, ...]] = {2: (37, 34), 3: (19, 20, 17)}
 SMALL = Architecture(
     isotropic_backbone(2, n_levels=2, base_width=4),
     unet(2),
@@ -31,21 +31,38 @@ SMALL = Architecture(
 )
 
 
-def varied(dims: Literal[2, 3]) -> Architecture:
-    """Four levels: every upsampler but the deformable one, every attention, both fusions, alignments and directions."""
-    genes = {
-        2: ("linear", Attention("se", "source"), "sum", "max"),
-        1: ("transposed", Attention("cbam", "block"), "concat", "average"),
-        0: ("pixel-shuffle", Attention("scse", "fused"), "concat", "max"),
-    }
+Genes = tuple[str, Attention, str, str]
+"""Upsampler, attention, fusion, alignment."""
+
+COMMON: tuple[Genes, ...] = (
+    ("linear", Attention("se", "source"), "sum", "max"),
+    ("transposed", Attention("cbam", "block"), "concat", "average"),
+    ("pixel-shuffle", Attention("scse", "fused"), "concat", "max"),
+)
+GATED: tuple[Genes, ...] = (
+    ("nearest", Attention("attention-gate", "source"), "mean", "strided-conv"),
+    ("nearest-conv", Attention("attention-gate-grid", "source"), "bifpn", "space-to-depth"),
+    ("linear-conv", Attention("cca", "source"), "gated", "max"),
+    ("transposed-k4", Attention("coordinate", "fused"), "sum", "max"),
+)
+COMPOSED: tuple[Genes, ...] = (
+    ("transposed-se", Attention("simam", "fused"), "concat", "strided-conv"),
+    ("pixel-shuffle-eca", Attention("scse-add", "block"), "gated", "average"),
+    ("carafe", Attention(), "concat", "max"),
+    ("dysample", Attention("eca", "source"), "mean", "max"),
+)
+
+
+def varied(dims: Literal[2, 3], genes: tuple[Genes, ...] = COMMON) -> Architecture:
+    """A node for each of the genes, deepest first, each reading every encoder stage that it may."""
+    n_levels = len(genes) + 1
     nodes = []
-    for level, (upsampler, attention, fusion, alignment) in genes.items():
-        coarser = plain_coarser(level, 4)
-        sources = tuple(stage for stage in map(encoder, range(4)) if stage != coarser)
+    for level, (upsampler, attention, fusion, alignment) in zip(reversed(range(len(genes))), genes, strict=True):
+        coarser = plain_coarser(level, n_levels)
+        sources = tuple(stage for stage in map(encoder, range(n_levels)) if stage != coarser)
         nodes.append(DecoderNode(decoder(level), coarser, sources, attention, upsampler, fusion, alignment))
-    return Architecture(
-        isotropic_backbone(dims, n_levels=4, base_width=4, in_channels=2, out_channels=3), Genome(tuple(nodes))
-    )
+    backbone = isotropic_backbone(dims, n_levels=n_levels, base_width=4, in_channels=2, out_channels=3)
+    return Architecture(backbone, Genome(tuple(nodes)))
 
 
 def deformable(dims: Literal[2, 3]) -> Architecture:
@@ -82,13 +99,19 @@ def check(name: str, architecture: Architecture, folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [target.name, weights.name]
 
 
-def test_every_upsampler_of_the_catalogue_is_covered_here() -> None:
-    used = {node.upsampler for architecture in (varied(2), deformable(2)) for node in architecture.genome.nodes}
-    assert used == set(UPSAMPLERS)
+PLANAR = {"common": varied(2), "gated": varied(2, GATED), "composed": varied(2, COMPOSED), "deformable": deformable(2)}
+
+
+def test_every_operator_of_the_catalogue_is_covered_here() -> None:
+    nodes = [node for architecture in PLANAR.values() for node in architecture.genome.nodes]
+    assert {node.upsampler for node in nodes} == set(UPSAMPLERS)
+    assert {node.attention.type for node in nodes} == set(ATTENTIONS)
+    assert {node.fusion for node in nodes} == set(FUSIONS)
+    assert {node.alignment for node in nodes} == set(ALIGNMENTS)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("architecture", [varied(2), deformable(2)], ids=["varied", "deformable"])
+@pytest.mark.parametrize("architecture", PLANAR.values(), ids=PLANAR)
 def test_a_2d_network_answers_alike_in_every_format(name: str, architecture: Architecture, tmp_path: Path) -> None:
     check(name, architecture, tmp_path)
 
@@ -96,6 +119,15 @@ def test_a_2d_network_answers_alike_in_every_format(name: str, architecture: Arc
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_3d_network_answers_alike_in_every_format(name: str, tmp_path: Path) -> None:
     check(name, varied(3), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("genes", [GATED, COMPOSED], ids=["gated", "composed"])
+def test_the_other_operators_on_volumes_answer_alike_in_every_format(
+    name: str, genes: tuple[Genes, ...], tmp_path: Path
+) -> None:
+    check(name, varied(3, genes), tmp_path)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ class CARAFE(nn.Module):
     def kernels(self, x: Tensor) -> Tensor:
         """The weights of every fine voxel, at least float32: ``[b, k_up^d, cell, *coarse]``."""
         logits: Tensor = self.encoder(self.compressor(x))
-        logits = logits.reshape(len(x), self.edge ** len(self.stride), prod(self.stride), *x.shape[2:])
+        logits = logits.reshape(x.shape[0], self.edge ** len(self.stride), prod(self.stride), *x.shape[2:])
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,11 +128,11 @@ class DySample(nn.Module):
         offsets = self._by_group(shuffle(OFFSET_SCALE * self.offset(x).to(dtype), self.stride))  # [b * g, d, *fine]
         grouped = self._by_group(values.to(dtype))  # [b * g, c' / g, *coarse]
         read = F.grid_sample(grouped, _positions(offsets, x.shape[2:]), padding_mode="border", align_corners=False)
-        return read.reshape(len(x), -1, *read.shape[2:]).to(values.dtype)
+        return read.reshape(x.shape[0], -1, *read.shape[2:]).to(values.dtype)
 
     def _by_group(self, x: Tensor) -> Tensor:
         """``[b, groups * c, *size] -> [b * groups, c, *size]``."""
-        return x.reshape(len(x) * self.groups, -1, *x.shape[2:])
+        return x.reshape(x.shape[0] * self.groups, -1, *x.shape[2:])
 
 
 def _positions(offsets: Tensor, coarse: torch.Size) -> Tensor:
