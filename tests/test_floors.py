@@ -49,6 +49,8 @@ def test_imports_only_go_down(floor: str) -> None:
         "space/unetx_space/variation.py",
         "space/unetx_space/references.py",
         "space/unetx_space/memory.py",
+        "space/unetx_space/graph.py",
+        "space/unetx_space/labelling.py",
         "space/unetx_space/presets.py",
         "space/unetx_space/operators/catalogue/__init__.py",
         "space/unetx_space/operators/catalogue/attention.py",

@@ -81,9 +81,7 @@ def adapted(space: DesignSpace, genome: Genome) -> dict[str, Choice]:
     """
     wide = narrowed(design_space(space.name, space.n_levels), attention=ALL, upsampler=ALL, fusion=ALL, alignment=ALL)
     values = wide.to_params(genome)
-    return {
-        name: values[name] if values.get(name) in choices else choices[0] for name, choices in space.genes.items()
-    }
+    return {name: values[name] if values.get(name) in choices else choices[0] for name, choices in space.genes.items()}
 
 
 _KEYS = ("space", "attention", "upsampler", "fusion", "alignment", "sources")
