@@ -16,8 +16,8 @@ BLANK = mask((16, 20), 0)
 FULL = mask((16, 20), 255)
 
 
-def refused(folder: Path, reason: str, labels: dict[str, int] | None = None) -> None:
-    """The refusal that matches ``reason``, whether it comes at opening or at reading."""
+def check_refused(folder: Path, reason: str, labels: dict[str, int] | None = None) -> None:
+    """It is refused for a ``reason`` that matches, whether it comes at opening or at reading."""
     with pytest.raises(DataError, match=reason) as error:
         read_all(folder, labels)
     assert len(str(error.value).splitlines()) <= 8
@@ -70,16 +70,18 @@ def test_a_mask_of_one_bit_is_a_mask_of_two_values(tmp_path: Path) -> None:
 
 def test_more_than_two_values_need_labels_and_the_refusal_shows_how(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask((16, 20), 0, 100), "b": mask((16, 20), 0, 200)})
-    refused(folder, r"hold 3 values \(0, 100, 200\).*--labels background=0,class1=100,class2=200")
+    check_refused(folder, r"hold 3 values \(0, 100, 200\).*--labels background=0,class1=100,class2=200")
 
 
 def test_masks_without_zero_need_labels(tmp_path: Path) -> None:
-    refused(picture_folder(tmp_path, {"a": mask((16, 20), 1, 2)}), r"2 values \(1, 2\).*--labels background=1,class1=2")
+    check_refused(
+        picture_folder(tmp_path, {"a": mask((16, 20), 1, 2)}), r"2 values \(1, 2\).*--labels background=1,class1=2"
+    )
 
 
 @pytest.mark.parametrize("only", [BLANK, FULL])
 def test_masks_that_all_hold_one_value_are_refused(tmp_path: Path, only: np.ndarray) -> None:
-    refused(picture_folder(tmp_path, {"a": only, "b": only}), r"1 value \(\d+\); there is nothing to tell apart")
+    check_refused(picture_folder(tmp_path, {"a": only, "b": only}), r"1 value \(\d+\); there is nothing to tell apart")
 
 
 def test_labels_name_the_values_in_their_order(tmp_path: Path) -> None:
@@ -97,14 +99,14 @@ def test_labels_may_say_that_another_value_is_the_background(tmp_path: Path) -> 
 
 def test_a_value_without_a_label_is_refused_with_its_file(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask(), "odd": mask((16, 20), 0, 100, 255)})
-    refused(
+    check_refused(
         folder, r"odd\.png: holds 1 value \(100\) that no class has \(known: 0 background, 255 cell\)", {"cell": 255}
     )
 
 
 @pytest.mark.parametrize("labels", [{}, {"background": 0}, {"a": 0}, {"a": 1, "b": 1}, {"a": 5, "background": 5}])
 def test_labels_without_a_class_or_with_a_value_twice_are_refused(tmp_path: Path, labels: dict[str, int]) -> None:
-    refused(picture_folder(tmp_path, {"a": mask()}), "each with a value of its own", labels)
+    check_refused(picture_folder(tmp_path, {"a": mask()}), "each with a value of its own", labels)
 
 
 def test_colour_pictures_have_three_channels(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_an_opaque_alpha_channel_is_dropped(tmp_path: Path) -> None:
 def test_transparent_pixels_are_refused(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     save_png(folder / "images" / "a.png", picture((16, 20, 4)))
-    refused(folder, r"a\.png: has transparent pixels")
+    check_refused(folder, r"a\.png: has transparent pixels")
 
 
 def test_a_palette_stands_for_colours_in_a_picture_and_for_indices_in_a_mask(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
 def test_mixed_channels_are_refused(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask(), "b": mask()})
     save_png(folder / "images" / "b.png", picture((16, 20, 3)))
-    refused(folder, r"b\.png: has channels red, green, blue, but a\.png has grey")
+    check_refused(folder, r"b\.png: has channels red, green, blue, but a\.png has grey")
 
 
 def test_a_colour_mask_is_refused_and_one_of_equal_channels_read(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_colour_mask_is_refused_and_one_of_equal_channels_read(tmp_path: Path)
     save_png(folder / "masks" / "a.png", np.dstack([mask()] * 3))
     np.testing.assert_array_equal(open_source(folder).read("a").label, mask() == 255)
     save_png(folder / "masks" / "a.png", picture((16, 20, 3)))
-    refused(folder, r"a\.png: is a colour mask")
+    check_refused(folder, r"a\.png: is a colour mask")
 
 
 def test_pictures_without_mask_and_masks_without_picture_are_listed_and_counted(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_pictures_without_mask_and_masks_without_picture_are_listed_and_counted(
     for number in range(7):
         (folder / "masks" / f"c{number}.png").unlink()
     save_png(folder / "masks" / "stray.png", mask())
-    refused(
+    check_refused(
         folder,
         r"7 images \(c0\.png, c1\.png, c2\.png, c3\.png, c4\.png, \.\.\.\) without a mask "
         r"and 1 mask \(stray\.png\) without an image",
@@ -175,7 +177,7 @@ def test_pictures_without_mask_and_masks_without_picture_are_listed_and_counted(
 def test_two_masks_for_one_picture_are_refused(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     save_png(folder / "masks" / "a_mask.png", mask())
-    refused(folder, r"a_mask\.png: image 'a' has another mask, a\.png")
+    check_refused(folder, r"a_mask\.png: image 'a' has another mask, a\.png")
 
 
 def test_names_that_differ_in_their_ending_alone_are_refused(tmp_path: Path) -> None:
@@ -183,13 +185,13 @@ def test_names_that_differ_in_their_ending_alone_are_refused(tmp_path: Path) -> 
     (folder / "images" / "a.PNG").write_bytes((folder / "images" / "a.png").read_bytes())
     if len(list((folder / "images").iterdir())) == 1:
         pytest.skip("this file system does not tell a.png from a.PNG")
-    refused(folder, r"1 name \(a\) stands for two files")
+    check_refused(folder, r"1 name \(a\) stands for two files")
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     save_png(folder / "masks" / "a.png", mask((16, 21)))
-    refused(folder, r"masks/a\.png: the mask is 16x21, its image a\.png is 16x20")
+    check_refused(folder, r"masks/a\.png: the mask is 16x21, its image a\.png is 16x20")
 
 
 @pytest.mark.parametrize("part", ["images", "masks"])
@@ -198,31 +200,31 @@ def test_a_truncated_png_is_refused_with_its_name(tmp_path: Path, part: str) -> 
     save_png(folder / part / "b.png", picture((64, 64)) // 128)
     whole = (folder / part / "b.png").read_bytes()
     (folder / part / "b.png").write_bytes(whole[: len(whole) // 2])
-    refused(folder, rf"{part}/b\.png: cannot be read as PNG")
+    check_refused(folder, rf"{part}/b\.png: cannot be read as PNG")
 
 
 def test_something_else_called_png_is_refused(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     (folder / "images" / "a.png").write_bytes(b"GIF89a nonsense")
-    refused(folder, r"images/a\.png: cannot be read as PNG")
+    check_refused(folder, r"images/a\.png: cannot be read as PNG")
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    refused(folder, r"a\.png: .*decompression bomb.*cut it into tiles")
+    check_refused(folder, r"a\.png: .*decompression bomb.*cut it into tiles")
 
 
 def test_other_picture_formats_are_refused_rather_than_left_out(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     Image.fromarray(picture()).save(folder / "images" / "b.tiff")
-    refused(folder, r"only PNG files are read, found 1 other file \(b\.tiff\)")
+    check_refused(folder, r"only PNG files are read, found 1 other file \(b\.tiff\)")
 
 
 def test_an_empty_picture_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    refused(tmp_path, r"images: holds no PNG file")
+    check_refused(tmp_path, r"images: holds no PNG file")
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -230,12 +232,12 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     save_png(tmp_path / "elsewhere.png", picture())
     (folder / "images" / "a.png").unlink()
     (folder / "images" / "a.png").symlink_to(tmp_path / "elsewhere.png")
-    refused(folder, r"images/a\.png: leaves the dataset's folder")
+    check_refused(folder, r"images/a\.png: leaves the dataset's folder")
 
 
 @pytest.mark.parametrize("name", ["a:b", 'say "x"', "x ", "tab\there", "a*"])
 def test_a_name_that_is_no_file_name_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    refused(picture_folder(tmp_path, {name: mask()}), "cannot name a case")
+    check_refused(picture_folder(tmp_path, {name: mask()}), "cannot name a case")
 
 
 def test_the_identity_changes_with_a_file_and_with_the_labels(tmp_path: Path) -> None:

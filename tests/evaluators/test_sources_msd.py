@@ -14,8 +14,8 @@ from unetx_evaluators.tasks.sources import open_source
 from unetx_evaluators.tasks.sources.msd import MsdSource
 
 
-def refused(folder: Path, reason: str) -> None:
-    """The refusal that matches ``reason``, whether it comes at opening or at reading."""
+def check_refused(folder: Path, reason: str) -> None:
+    """It is refused for a ``reason`` that matches, whether it comes at opening or at reading."""
     with pytest.raises(DataError, match=reason) as error:
         read_all(folder)
     assert len(str(error.value).splitlines()) <= 8
@@ -104,47 +104,53 @@ def test_gaps_between_label_values_are_closed(tmp_path: Path) -> None:
 
 
 def test_interpolated_labels_are_refused(tmp_path: Path) -> None:
-    refused(replace_label(msd_folder(tmp_path), label_map() * 0.5), r"a1\.nii\.gz: .*whole numbers, this one 0\.5")
+    check_refused(
+        replace_label(msd_folder(tmp_path), label_map() * 0.5), r"a1\.nii\.gz: .*whole numbers, this one 0\.5"
+    )
 
 
 def test_label_values_that_dataset_json_does_not_name_are_refused(tmp_path: Path) -> None:
     folder = replace_label(msd_folder(tmp_path), label_map(n_classes=5))
-    refused(folder, r"a1\.nii\.gz: holds 2 values \(3, 4\) that no class has \(known: 0 background, 1 front, 2 back\)")
+    check_refused(
+        folder, r"a1\.nii\.gz: holds 2 values \(3, 4\) that no class has \(known: 0 background, 1 front, 2 back\)"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_voxels_that_are_no_numbers_are_refused_and_counted(tmp_path: Path, value: float) -> None:
     image = volume()
     image[3, 4, 5:7] = value
-    refused(replace_image(msd_folder(tmp_path), image), r"imagesTr/a1\.nii\.gz: 2 of 3456 voxels are NaN or infinite")
+    check_refused(
+        replace_image(msd_folder(tmp_path), image), r"imagesTr/a1\.nii\.gz: 2 of 3456 voxels are NaN or infinite"
+    )
 
 
 def test_values_beyond_float32_are_refused(tmp_path: Path) -> None:
     image = volume().astype(np.float64)
     image[0, 0, 0] = 1e300
-    refused(replace_image(msd_folder(tmp_path), image), "1 of 3456 voxels are NaN or infinite")
+    check_refused(replace_image(msd_folder(tmp_path), image), "1 of 3456 voxels are NaN or infinite")
 
 
 def test_nan_in_a_label_map_is_refused(tmp_path: Path) -> None:
     label = label_map().astype(np.float32)
     label[0, 0, 0] = np.nan
-    refused(replace_label(msd_folder(tmp_path), label), r"labelsTr/a1\.nii\.gz: .*NaN")
+    check_refused(replace_label(msd_folder(tmp_path), label), r"labelsTr/a1\.nii\.gz: .*NaN")
 
 
 def test_an_empty_volume_is_refused(tmp_path: Path) -> None:
     folder = replace_image(msd_folder(tmp_path), np.zeros((0, 18, 12), np.float32))
-    refused(folder, r"imagesTr/a1\.nii\.gz: is empty")
+    check_refused(folder, r"imagesTr/a1\.nii\.gz: is empty")
 
 
 def test_a_mask_of_another_shape_is_refused_with_both_shapes(tmp_path: Path) -> None:
     folder = replace_label(msd_folder(tmp_path), label_map((16, 18, 13)))
-    refused(folder, r"labelsTr/a1\.nii\.gz: the mask is 16x18x13, its image a1\.nii\.gz is 16x18x12")
+    check_refused(folder, r"labelsTr/a1\.nii\.gz: the mask is 16x18x13, its image a1\.nii\.gz is 16x18x12")
 
 
 def test_a_mask_elsewhere_in_the_patient_is_refused(tmp_path: Path) -> None:
     moved = np.eye(4)
     moved[0, 3] = 2.0
-    refused(replace_label(msd_folder(tmp_path), label_map(), moved), "lies elsewhere in the patient .*up to 2 mm")
+    check_refused(replace_label(msd_folder(tmp_path), label_map(), moved), "lies elsewhere in the patient .*up to 2 mm")
 
 
 def test_rounding_in_the_affine_is_forgiven(tmp_path: Path) -> None:
@@ -158,7 +164,7 @@ def test_an_affine_without_a_spacing_is_refused(tmp_path: Path, affine: Any) -> 
     stored = nib.Nifti1Image(volume(), None)
     stored.header.set_sform(affine, code=1)
     nib.save(stored, folder / "imagesTr" / "a1.nii.gz")
-    refused(folder, r"imagesTr/a1\.nii\.gz: cannot be read as NIfTI")
+    check_refused(folder, r"imagesTr/a1\.nii\.gz: cannot be read as NIfTI")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -167,13 +173,13 @@ def test_a_truncated_file_is_refused_with_its_name(tmp_path: Path, part: str, sh
     file = msd_folder(tmp_path) / part / "a1.nii.gz"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * share)])
-    refused(tmp_path, rf"{part}/a1\.nii\.gz: cannot be read as NIfTI")
+    check_refused(tmp_path, rf"{part}/a1\.nii\.gz: cannot be read as NIfTI")
 
 
 @pytest.mark.parametrize("content", [b"not a volume", gzip.compress(b"not a volume"), gzip.compress(b"\0" * 1000)])
 def test_something_else_called_nifti_is_refused(tmp_path: Path, content: bytes) -> None:
     (msd_folder(tmp_path) / "imagesTr" / "a1.nii.gz").write_bytes(content)
-    refused(tmp_path, r"imagesTr/a1\.nii\.gz: cannot be read as NIfTI")
+    check_refused(tmp_path, r"imagesTr/a1\.nii\.gz: cannot be read as NIfTI")
 
 
 def test_flipped_bits_in_the_compressed_data_are_refused(tmp_path: Path) -> None:
@@ -181,25 +187,25 @@ def test_flipped_bits_in_the_compressed_data_are_refused(tmp_path: Path) -> None
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(bytes(content))
-    refused(tmp_path, r"a1\.nii\.gz: cannot be read as NIfTI")
+    check_refused(tmp_path, r"a1\.nii\.gz: cannot be read as NIfTI")
 
 
 @pytest.mark.parametrize("shape", [(16, 18), (16, 18, 12, 2)])
 def test_a_number_of_channels_other_than_the_modalities_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    refused(replace_image(msd_folder(tmp_path), volume(shape)), r"'modality' .*names 1 channel \(MRI\)")
+    check_refused(replace_image(msd_folder(tmp_path), volume(shape)), r"'modality' .*names 1 channel \(MRI\)")
 
 
 def test_missing_files_are_listed_and_counted(tmp_path: Path) -> None:
     folder = msd_folder(tmp_path)
     (folder / "labelsTr" / "a1.nii.gz").unlink()
     (folder / "imagesTr" / "a3.nii.gz").unlink()
-    refused(folder, r"lists 2 files \(labelsTr/a1\.nii\.gz, imagesTr/a3\.nii\.gz\) not there")
+    check_refused(folder, r"lists 2 files \(labelsTr/a1\.nii\.gz, imagesTr/a3\.nii\.gz\) not there")
 
 
 @pytest.mark.parametrize("path", ["../secret.nii.gz", "/etc/secret.nii.gz", "imagesTr/../../x.nii.gz"])
 def test_a_path_out_of_the_folder_is_refused(tmp_path: Path, path: str) -> None:
     folder = msd_folder(tmp_path / "set", training=[{"image": path, "label": "labelsTr/a0.nii.gz"}])
-    refused(folder, "leaves the dataset's folder")
+    check_refused(folder, "leaves the dataset's folder")
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -207,12 +213,12 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     save_nifti(tmp_path / "elsewhere.nii.gz", volume())
     (folder / "imagesTr" / "a0.nii.gz").unlink()
     (folder / "imagesTr" / "a0.nii.gz").symlink_to(tmp_path / "elsewhere.nii.gz")
-    refused(folder, r"imagesTr/a0\.nii\.gz: leaves the dataset's folder")
+    check_refused(folder, r"imagesTr/a0\.nii\.gz: leaves the dataset's folder")
 
 
 def test_a_case_listed_twice_is_refused(tmp_path: Path) -> None:
     pair = {"image": "imagesTr/a0.nii.gz", "label": "labelsTr/a0.nii.gz"}
-    refused(msd_folder(tmp_path, training=[pair, pair]), "lists case 'a0' twice")
+    check_refused(msd_folder(tmp_path, training=[pair, pair]), "lists case 'a0' twice")
 
 
 @pytest.mark.parametrize(
@@ -236,19 +242,19 @@ def test_a_case_listed_twice_is_refused(tmp_path: Path) -> None:
 def test_a_description_that_is_not_in_the_decathlons_form_is_refused(
     tmp_path: Path, field: str, value: object, reason: str
 ) -> None:
-    refused(msd_folder(tmp_path, 1, **{field: value}), reason)
+    check_refused(msd_folder(tmp_path, 1, **{field: value}), reason)
 
 
 @pytest.mark.parametrize("text", ["{", "", "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass")])
 def test_a_description_that_is_no_json_is_refused(tmp_path: Path, text: str | bytes) -> None:
     file = msd_folder(tmp_path, 1) / "dataset.json"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    refused(tmp_path, r"dataset\.json: cannot be read as JSON")
+    check_refused(tmp_path, r"dataset\.json: cannot be read as JSON")
 
 
 def test_a_description_that_is_no_object_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("[1]", encoding="utf-8")
-    refused(tmp_path, "a JSON object is expected, this is a list")
+    check_refused(tmp_path, "a JSON object is expected, this is a list")
 
 
 def test_the_real_hippocampus_reads_like_nibabel(test_data: Path) -> None:
