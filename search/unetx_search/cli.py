@@ -208,7 +208,8 @@ def launch(
     Parameters
     ----------
     config
-        TOML file with options by their names, such as attention = "none,se". What is said on the command line wins.
+        TOML file with options by their names, such as trials = 200 or attention = ["none", "se"]. What is said on the
+        command line wins.
     """
     app.config = [] if config is None else [_settings(config)]
     try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 
-OfTheSpace = Annotated[str | None, Parameter(group="Design space")]
+OfTheSpace = Annotated[str | list[str] | None, Parameter(group="Design space", negative=())]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,6 +219,8 @@ def test_options_come_from_a_toml_file_and_the_command_line_wins(run: Run) -> No
     settings.write_text('gpus = 7\nspace = "nested"\nattention = "none,se"\n')
     assert "7" in refusal(run, "--config", settings)
     assert "9" in refusal(run, "--config", settings, "--gpus", 9)
+    settings.write_text('attention = ["none", "ecaa"]\n')
+    assert "did you mean 'eca'" in refusal(run, "--config", settings)
     settings.write_text("trails = 3\n")
     assert "Did you mean --trials" in refusal(run, "--config", settings)
     settings.write_text("trials = [\n")

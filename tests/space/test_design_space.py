@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import tomllib
 
 import optuna
 import pytest
@@ -19,7 +18,6 @@ from unetx_space.design_space import (
     describe,
     description,
     design_space,
-    from_table,
     narrowed,
 )
 from unetx_space.design_space.space import (
@@ -308,30 +306,6 @@ def test_sources_that_leave_nothing_to_read_are_refused() -> None:
 def test_an_unknown_space_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(RequestError, match="unknown space 'nestd'; did you mean 'nested'"):
         design_space("nestd", 4)
-
-
-def test_a_toml_table_gives_the_same_space_as_words() -> None:
-    table = tomllib.loads('space = "nested"\nattention = ["none", "se"]\nupsampler = "linear, transposed"\n')
-    assert from_table(table, 4) == narrowed(
-        design_space("nested", 4), attention="none,se", upsampler=["linear", "transposed"]
-    )
-    assert from_table({}, 4) == DesignSpace(4)
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"atention": ["se"]}, "unknown setting of a design space 'atention'; did you mean 'attention'"),
-        ({"attention": 3}, "attention: expected a text"),
-        ({"attention": ["se", 3]}, "attention: expected a text"),
-        ({"space": ["nested"]}, "space: expected a name"),
-        ({"space": "nest"}, "unknown space 'nest'"),
-    ],
-)
-def test_a_table_with_wrong_keys_or_values_is_refused(table: dict[str, object], message: str) -> None:
-    with pytest.raises(RequestError) as refused:
-        from_table(table, 4)
-    assert message in str(refused.value)
 
 
 # In words

@@ -2,7 +2,7 @@
 
 from unetx_space.design_space.describing import describe, description
 from unetx_space.design_space.layouts import SPACES, Slot, SpaceName, SpaceSpec
-from unetx_space.design_space.narrowing import adapted, design_space, from_table, narrowed
+from unetx_space.design_space.narrowing import adapted, design_space, narrowed
 from unetx_space.design_space.space import Choice, DesignSpace, NodeGenes, Params, Suggester, attention_genes
 
 __all__ = [
@@ -20,6 +20,5 @@ __all__ = [
     "describe",
     "description",
     "design_space",
-    "from_table",
     "narrowed",
 ]

@@ -1,8 +1,8 @@
-"""Fewer (or other) choices for a space, from the words of a command line or of a TOML table."""
+"""Fewer (or other) choices for a space, from the words of a command line or of a settings file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,24 +55,6 @@ def narrowed(
     return _with_sources(replace(space, **changes))
 
 
-def from_table(table: Mapping[str, Any], n_levels: int) -> DesignSpace:
-    """The space that a TOML table asks for: ``space = "nested"``, ``attention = ["none", "se"]`` and so on.
-
-    Raises RequestError for a key or word that is not known, and for values that are no text or list of texts.
-    """
-    for key, value in table.items():
-        if key not in _KEYS:
-            raise RequestError(unknown_name("setting of a design space", key, _KEYS))
-        is_words = isinstance(value, str) or (
-            isinstance(value, list) and key != "space" and all(isinstance(word, str) for word in value)
-        )
-        if not is_words:
-            expected = "a name" if key == "space" else 'a text such as "none,se" or a list of names'
-            raise RequestError(f"{key}: expected {expected}, got {str(value)[:60]}")
-    words = dict(table)
-    return narrowed(design_space(words.pop("space", "default"), n_levels), **words)
-
-
 def adapted(space: DesignSpace, genome: Genome) -> dict[str, Choice]:
     """The gene values of ``space`` that come nearest to a genome of its kind of decoder.
 
@@ -82,9 +64,6 @@ def adapted(space: DesignSpace, genome: Genome) -> dict[str, Choice]:
     wide = narrowed(design_space(space.name, space.n_levels), attention=ALL, upsampler=ALL, fusion=ALL, alignment=ALL)
     values = wide.to_params(genome)
     return {name: values[name] if values.get(name) in choices else choices[0] for name, choices in space.genes.items()}
-
-
-_KEYS = ("space", "attention", "upsampler", "fusion", "alignment", "sources")
 
 
 def _words(family: str, words: Words) -> set[str]:
