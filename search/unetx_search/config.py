@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
 
 DEMO = "demo"
+FIRST_PRESETS = ("u-net", "no-skip")
+"""What every search evaluates first: the reference, and what skips are worth at all."""
 
 OfTheSpace = Annotated[str | list[str] | None, Parameter(group="Design space", negative=())]
 
@@ -115,9 +117,7 @@ class SearchConfig(Choices):
         ):
             if not ok:
                 raise RequestError(f"--{name} must be {rule}, got {value}")
-        if self.study is not None and (not self.study.strip() or {"/", "\\", "\0"} & set(self.study)):
-            raise RequestError(f"--study is the name of one folder below --out, got {self.study!r}")
-        if self.study in (".", ".."):
+        if self.study is not None and (self.study.strip() in ("", ".", "..") or {"/", "\\", "\0"} & set(self.study)):
             raise RequestError(f"--study is the name of one folder below --out, got {self.study!r}")
         self.design_space(n_levels=2)  # an unknown choice is refused before any data are read
 
@@ -161,7 +161,7 @@ class Settled:
             sampler=config.sampler,
             pruner=config.pruner,
             max_cost=config.max_cost,
-            budget={f.name: _plain(getattr(budget, f.name)) for f in fields(budget)},
+            budget=asdict(budget),
         )
 
     def freeze(self, path: Path) -> None:
@@ -169,7 +169,7 @@ class Settled:
 
         Raises RequestError naming every difference.
         """
-        mine = json.loads(json.dumps({f.name: getattr(self, f.name) for f in fields(self)}))
+        mine = json.loads(json.dumps(asdict(self)))  # as a file gives it back
         if not path.exists():
             path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
             return
@@ -190,7 +190,3 @@ def _differences(theirs: dict[str, Any], mine: dict[str, Any], prefix: str = "")
             yield from _differences(before, now, f"{prefix}{name}.")
         elif before != now:
             yield f"  {prefix}{name}: begun with {before!r}, now {now!r}"
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from optuna.trial import Trial, TrialState
 
 from unetx_evaluators.evaluation import Outcome
+from unetx_search.config import FIRST_PRESETS
 from unetx_search.executors.base import Job
 from unetx_search.samplers.guard import ORIGIN
 from unetx_space.architecture import Architecture
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
-FIRST_PRESETS = ("u-net", "no-skip")
-"""What every search evaluates first: the reference, and what skips are worth at all."""
 STOP_WITHIN_S = 25.0
 
 
@@ -101,7 +100,6 @@ class _Running:
     """A trial that an executor holds."""
 
     trial: Trial
-    key: str
     origin: str
     reported: set[int]
 
@@ -224,7 +222,7 @@ class Coordinator:
             trial.number, design, seed=seed, origin=origin, budget=self._ground.budget, started_at=self._clock()
         )
         self._on_dispatch(trial, architecture)
-        self._running[trial.number] = _Running(trial, design, origin, reported)
+        self._running[trial.number] = _Running(trial, origin, reported)
         self._executor.submit(Job(trial.number, architecture, self._ground.budget, seed))
 
     def _leave_running(self) -> None:
@@ -235,7 +233,7 @@ class Coordinator:
             self._executor.poll(self, timeout_s=0.2)
 
     def _why_hopeless(self) -> str:
-        last = self._records.evaluations()[-1]
+        last = self._records.evaluations(finished_only=True)[-1]
         return (
             f"the first {self._n_finished_now} evaluations of this run all failed, so going on would only burn time; "
             f"the last one ended as {last.outcome}: {last.reason}"

@@ -59,7 +59,7 @@ class Summary:
     @property
     def best(self) -> EvaluationRecord | None:
         """The complete evaluation of the highest score; the earliest of equals."""
-        return max(self.ranking, key=lambda record: record.score or 0.0, default=None)
+        return next(iter(self.ranking), None)
 
     @property
     def ranking(self) -> tuple[EvaluationRecord, ...]:
@@ -96,7 +96,7 @@ def search(
     with open_store(study_url(config.folder), create=True) as store:
         study = _open_study(config)
         records = Records(store, config.study_name)
-        n_missing = config.trials - len(_finished(records))
+        n_missing = config.trials - len(records.evaluations(finished_only=True))
         was_stopped = False
         if n_missing > 0:
             chosen = evaluator or ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)
@@ -107,7 +107,7 @@ def search(
             study=config.study_name,
             folder=config.folder,
             n_trials=config.trials,
-            evaluations=_finished(records),
+            evaluations=records.evaluations(finished_only=True),
             was_complete=n_missing <= 0,
             was_stopped=was_stopped,
         )
@@ -232,7 +232,7 @@ def _sampler_seed(seed: int, n_trials: int) -> int:
 
 
 def _standing(config: SearchConfig, budget: Budget, records: Records, n_slots: int) -> Standing:
-    done, best = _finished(records), records.best()
+    done, best = records.evaluations(finished_only=True), records.best()
     return Standing(
         study=config.study_name,
         n_trials=config.trials,
@@ -242,10 +242,6 @@ def _standing(config: SearchConfig, budget: Budget, records: Records, n_slots: i
         best=best.score if best else None,
         best_trial=best.trial_number if best else None,
     )
-
-
-def _finished(records: Records) -> tuple[EvaluationRecord, ...]:
-    return tuple(record for record in records.evaluations() if record.outcome is not None)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unetx_search.config import FIRST_PRESETS
 from unetx_space.architecture import Architecture, write_aside
 from unetx_space.backbone import MAX_LEVELS, isotropic_backbone
 from unetx_space.canonical import key
@@ -52,7 +53,7 @@ def _ranking(summary: Summary) -> list[str]:
     if not summary.ranking:
         return ["no trial completed, so there is no best architecture"]
     shown = list(summary.ranking[:N_RANKED])
-    for name in ("u-net", "no-skip"):
+    for name in FIRST_PRESETS:
         record = summary.preset(name)
         if record is not None and record in summary.ranking and record not in shown:
             shown.append(record)
