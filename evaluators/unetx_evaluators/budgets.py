@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from unetx_evaluators.evaluation import Budget
-from unetx_evaluators.tasks.task import Task
+
+if TYPE_CHECKING:
+    from unetx_evaluators.tasks.task import Task
 
 WIDTH_FACTOR = 0.25
 """A base width of 32 becomes 8. Resolution stays: what skip connections are worth shows there."""
-
 
 STEPS = {2: 200, 3: 240}
 BATCH_SIZE = {2: 8, 3: 2}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from unetx_evaluators.tasks import DemoSource, prepare
+from unetx_evaluators.tasks import DemoSource, TaskOptions, prepare
 from unetx_evaluators.tasks.demo import LESION, ORGAN, VESSEL
 
 
@@ -22,12 +22,12 @@ def test_a_case_depends_on_the_seed_and_its_own_number_alone() -> None:
 def test_another_process_draws_the_same_cases(tmp_path: Path) -> None:
     command = (
         "import sys; from pathlib import Path; from unetx_evaluators.tasks import *; "
-        "print(prepare(DemoSource(n_cases=5), Path(sys.argv[1]), split_seed=0).digest)"
+        "print(prepare(DemoSource(n_cases=5), Path(sys.argv[1]), TaskOptions()).digest)"
     )
     run = subprocess.run(
         [sys.executable, "-c", command, str(tmp_path / "theirs")], capture_output=True, text=True, check=True
     )
-    assert run.stdout.strip() == prepare(DemoSource(n_cases=5), tmp_path / "ours", split_seed=0).digest
+    assert run.stdout.strip() == prepare(DemoSource(n_cases=5), tmp_path / "ours", TaskOptions()).digest
 
 
 def test_every_case_shows_every_class_in_the_stated_form() -> None:
@@ -64,6 +64,6 @@ def test_intensity_alone_does_not_tell_the_classes_apart() -> None:
 
 
 def test_the_task_is_prepared_with_five_levels(tmp_path: Path) -> None:
-    task = prepare(DemoSource(n_cases=10), tmp_path / "task", split_seed=0)
+    task = prepare(DemoSource(n_cases=10), tmp_path / "cache", TaskOptions())
     assert (task.patch, task.strides) == ((96, 96), ((1, 1), *[(2, 2)] * 4))
     assert task.source == "built-in demo (10 synthetic cases, seed 0)"

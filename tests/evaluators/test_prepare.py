@@ -4,210 +4,271 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from task_samples import label_map, mask, msd_folder, nib, picture, picture_folder, save_nifti, save_png, volume
+from painted_source import PaintedSource, Recorder, check_whole
 
-from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks import Task, open_source, prepare
-from unetx_evaluators.tasks.prepare import normalised
+from unetx_evaluators.evaluation import DataError, DataErrors
+from unetx_evaluators.tasks import Phase, RawCase, TaskOptions, choose_splits, examine, open_source, parallel, prepare
 
-
-def pictures(root: Path, n_cases: int = 10) -> Path:
-    return picture_folder(root, {f"c{number}": mask((32 + number, 40)) for number in range(n_cases)})
+SOURCE = PaintedSource()
+OPTIONS = TaskOptions()
 
 
-def never(done: int, total: int) -> None:
-    raise AssertionError("the cases were read again")
-
-
-def test_arrays_are_those_of_the_files_as_z_scores(tmp_path: Path) -> None:
-    task = prepare(open_source(pictures(tmp_path / "set")), tmp_path / "task", split_seed=0)
-    for number in range(10):
-        raw = picture((32 + number, 40), seed=number).astype(np.float64)
-        np.testing.assert_allclose(task.image(f"c{number}")[0], (raw - raw.mean()) / raw.std(), rtol=1e-5, atol=1e-6)
-        np.testing.assert_array_equal(task.label(f"c{number}"), mask((32 + number, 40)) == 255)
-        assert str(task.image(f"c{number}").dtype) == "float32"
-        assert str(task.label(f"c{number}").dtype) == "uint8"
+def test_arrays_are_those_of_the_source_normalised_and_cannot_be_written(tmp_path: Path) -> None:
+    task = prepare(SOURCE, tmp_path, OPTIONS)
+    for name in SOURCE.case_names:
+        raw = SOURCE.read(name)
+        values = raw.image.astype(np.float64)
+        axes = (1, 2)
+        expected = (values - values.mean(axes, keepdims=True)) / values.std(axes, keepdims=True)
+        np.testing.assert_allclose(task.image(name), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(task.label(name), raw.label)
+        assert (str(task.image(name).dtype), str(task.label(name).dtype)) == ("float32", "uint8")
+        with pytest.raises(ValueError, match="read-only"):
+            task.label(name)[0, 0] = 1
 
 
 def test_the_metadata_describe_the_arrays(tmp_path: Path) -> None:
-    task = prepare(open_source(msd_folder(tmp_path / "set", 10)), tmp_path / "task", split_seed=4)
-    assert (task.name, task.dims, task.channels) == ("Sample", 3, ("MRI",))
-    assert task.classes == ("background", "front", "back")
-    assert [len(part) for part in (task.splits.train, task.splits.selection, task.splits.held_out)] == [6, 2, 2]
-    assert (task.patch, task.strides) == ((16, 20, 12), ((1, 1, 1), (2, 2, 2), (2, 2, 1)))
-    assert (task.split_seed, task.folder) == (4, tmp_path / "task")
-    assert Task.load(tmp_path / "task") == task
+    task = prepare(SOURCE, tmp_path, replace(OPTIONS, split_seed=4, no_images=True))
+    assert (task.name, task.source, task.dims) == (SOURCE.name, SOURCE.origin, 2)
+    assert (task.channels, task.classes) == (SOURCE.channels, SOURCE.classes)
+    assert task.splits == choose_splits(SOURCE.case_names, TaskOptions(split_seed=4))
+    assert (task.spacing, task.stacked, task.ignores, task.no_images) == ((1.0, 1.0), False, False, True)
+    assert task.folder.parent == tmp_path
+    assert task.folder.name.startswith("Painted-by-hand-")
+    task.backbone()
 
 
-def test_every_channel_has_its_own_scale_and_a_constant_one_becomes_zero() -> None:
-    values = np.array([[1.0, 3.0], [1e6, 3e6], [7.0, 7.0]], dtype=np.float32)
-    np.testing.assert_allclose(normalised(values), [[-1, 1], [-1, 1], [0, 0]], rtol=1e-6)
+def test_every_choice_is_recorded_with_its_reason(tmp_path: Path) -> None:
+    choices = prepare(SOURCE, tmp_path, TaskOptions(folds=3, fold=1)).choices
+    assert {"dims", "spacing", "normalisation", "patch", "strides", "widths", "split"} <= set(choices)
+    assert all(set(choice) == {"value", "reason"} and choice["reason"] for choice in choices.values())
+    assert choices["split"] == {
+        "value": {"train": 4, "selection": 2, "held_out": 2},
+        "reason": "drawn with seed 0, fold 1 of 3",
+    }
+    json.dumps(choices)
 
 
-def test_progress_counts_every_case(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    source = open_source(pictures(tmp_path / "set", 4))
-    prepare(source, tmp_path / "task", split_seed=0, progress=lambda *told: seen.append(told))
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+@pytest.fixture
+def bare_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that import no readers, which a painted source does not need."""
+    monkeypatch.setattr(parallel, "PRELOADED", ())
+
+
+@pytest.mark.usefixtures("bare_workers")
+def test_several_processes_prepare_the_same(tmp_path: Path) -> None:
+    alone = prepare(SOURCE, tmp_path / "alone", OPTIONS, n_workers=1)
+    together = prepare(SOURCE, tmp_path / "together", OPTIONS, n_workers=2)
+    assert together == replace(alone, folder=together.folder)
+    check_whole(together)
+
+
+def test_the_watcher_is_told_of_every_case_and_of_the_size_beforehand(tmp_path: Path) -> None:
+    watcher = Recorder()
+    task = prepare(SOURCE, tmp_path, OPTIONS, watcher=watcher)
+    assert watcher.phases == [(Phase.SURVEY, 8), (Phase.WRITE, 8)]
+    assert watcher.n_cases == 16
+    [(n_bytes, free_bytes)] = watcher.sizes
+    on_disk = sum(file.stat().st_size for part in ("images", "labels") for file in (task.folder / part).iterdir())
+    assert n_bytes == on_disk - 8 * 2 * 128  # headers
+    assert abs(free_bytes - shutil.disk_usage(tmp_path).free) < 2**30
 
 
 def test_unchanged_input_is_prepared_once(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "set")
-    task = prepare(open_source(folder), tmp_path / "task", split_seed=0)
-    assert prepare(open_source(folder), tmp_path / "task", split_seed=0, progress=never) == task
+    source = replace(SOURCE, reads=tmp_path / "reads")
+    task = prepare(source, tmp_path / "cache", OPTIONS)
+    assert source.n_reads() == 16
+    watcher = Recorder()
+    assert prepare(source, tmp_path / "cache", OPTIONS, watcher=watcher) == task
+    assert source.n_reads() == 16
+    assert watcher.phases == [(Phase.CHECK, 8)]
 
 
-def test_changed_input_another_seed_and_other_labels_are_prepared_anew(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "set")
-    digests = [prepare(open_source(folder), tmp_path / "task", split_seed=0).digest]
-    save_png(folder / "images" / "c0.png", picture((32, 40), seed=99))
-    digests.append(prepare(open_source(folder), tmp_path / "task", split_seed=0).digest)
-    digests.append(prepare(open_source(folder), tmp_path / "task", split_seed=1).digest)
-    digests.append(prepare(open_source(folder, labels={"cell": 255}), tmp_path / "task", split_seed=1).digest)
-    assert len(set(digests)) == 4
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set", "task"]
+def test_what_changes_the_arrays_gets_a_folder_of_its_own_and_what_does_not_shares_it(tmp_path: Path) -> None:
+    first = prepare(SOURCE, tmp_path, OPTIONS)
+    for source, options in (
+        (replace(SOURCE, seed=1), OPTIONS),
+        (SOURCE, TaskOptions(split_seed=1)),
+        (SOURCE, TaskOptions(normalisation="ct")),
+        (SOURCE, TaskOptions(spacing=(2.0, 2.0))),
+        (SOURCE, TaskOptions(pseudonyms=True)),
+    ):
+        assert prepare(source, tmp_path, options).folder != first.folder
+    for options in (TaskOptions(patch=(16, 16)), TaskOptions(base_width=16), TaskOptions(no_images=True)):
+        assert prepare(SOURCE, tmp_path, options).folder == first.folder
 
 
-@pytest.mark.parametrize("damage", ["images/c3.npy", "labels/c0.npy", "task.json", "prepared.json"])
-def test_a_prepared_folder_that_lost_a_file_is_prepared_anew(tmp_path: Path, damage: str) -> None:
-    source = open_source(pictures(tmp_path / "set"))
-    task = prepare(source, tmp_path / "task", split_seed=0)
-    if damage == "prepared.json":
-        (tmp_path / "task" / damage).write_text("{", encoding="utf-8")
-    else:
-        (tmp_path / "task" / damage).unlink()
-    assert prepare(source, tmp_path / "task", split_seed=0) == task
-    assert (tmp_path / "task" / damage).is_file()
+def test_the_digest_is_that_of_what_a_network_sees(tmp_path: Path) -> None:
+    digest = prepare(SOURCE, tmp_path / "here", OPTIONS).digest
+    assert prepare(SOURCE, tmp_path / "deep" / "there", TaskOptions(no_images=True, split_seed=0)).digest == digest
+    others = [
+        prepare(replace(SOURCE, seed=1), tmp_path, OPTIONS).digest,
+        prepare(SOURCE, tmp_path, TaskOptions(split_seed=1)).digest,
+        prepare(SOURCE, tmp_path, TaskOptions(patch=(16, 16))).digest,
+        prepare(SOURCE, tmp_path, TaskOptions(base_width=16)).digest,
+    ]
+    assert len({digest, *others}) == 5
 
 
-def test_a_truncated_array_is_noticed(tmp_path: Path) -> None:
-    source = open_source(pictures(tmp_path / "set"))
-    task = prepare(source, tmp_path / "task", split_seed=0)
-    expected = np.array(task.image("c3"))
-    os.truncate(tmp_path / "task" / "images" / "c3.npy", 300)
-    np.testing.assert_array_equal(prepare(source, tmp_path / "task", split_seed=0).image("c3"), expected)
+def test_everything_wrong_is_told_at_once_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    source = replace(
+        SOURCE,
+        broken=("smith_01", "smith_05"),
+        plain=SOURCE.case_names,
+        problems=(DataError("/files/extra.png: has no mask; add it or remove the image"),),
+    )
+    with pytest.raises(DataErrors) as caught:
+        prepare(source, tmp_path / "runs" / "cache", OPTIONS)
+    for told in (
+        "extra.png: has no mask",
+        "smith_01.png: cannot be read",
+        "smith_05.png: cannot be read",
+        "class 'dark'",
+    ):
+        assert told in str(caught.value)
+    assert len(caught.value.errors) == 4
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_digest_does_not_depend_on_where_the_data_lie(tmp_path: Path) -> None:
-    here = pictures(tmp_path / "here")
-    shutil.copytree(here, tmp_path / "there")
-    one = prepare(open_source(here), tmp_path / "one", split_seed=0)
-    other = prepare(open_source(tmp_path / "there"), tmp_path / "deep" / "down" / "other", split_seed=0)
-    assert one.digest == other.digest
-    assert one.source != other.source
+def test_bad_cases_alone_leave_nothing_behind_either(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"smith_03\.png: cannot be read"):
+        prepare(replace(SOURCE, broken=("smith_03",)), tmp_path / "runs" / "cache", OPTIONS)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_something_else_in_it_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("years of work", encoding="utf-8")
-    with pytest.raises(DataError, match="no prepared task; it is not touched"):
-        prepare(open_source(pictures(tmp_path / "set")), tmp_path / "mine", split_seed=0)
-    assert (tmp_path / "mine" / "thesis.tex").read_text(encoding="utf-8") == "years of work"
+def test_too_few_cases_are_told_together_with_what_else_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DataErrors, match=r"at least 3 cases, got 2(.|\n)*smith_01\.png: cannot be read"):
+        prepare(PaintedSource(n_cases=2, broken=("smith_01",)), tmp_path, OPTIONS)
 
 
-def test_bad_data_leave_nothing_behind(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "set")
-    before = sorted(tmp_path.rglob("*"))
-    content = (folder / "images" / "c9.png").read_bytes()
-    (folder / "images" / "c9.png").write_bytes(content[:-60])
-    with pytest.raises(DataError, match=r"c9\.png: cannot be read"):
-        prepare(open_source(folder), tmp_path / "runs" / "study" / "task", split_seed=0)
-    assert sorted(tmp_path.rglob("*")) == before
+def test_a_network_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a U-Net needs|[Ll]evels"):
+        prepare(SOURCE, tmp_path / "cache", TaskOptions(levels=9))
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_data_leave_an_earlier_task_as_it_was(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "set")
-    task = prepare(open_source(folder), tmp_path / "task", split_seed=0)
-    (folder / "images" / "c9.png").write_bytes((folder / "images" / "c9.png").read_bytes()[:-60])
-    with pytest.raises(DataError):
-        prepare(open_source(folder), tmp_path / "task", split_seed=0)
-    assert Task.load(tmp_path / "task") == task
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set", "task"]
+def test_a_class_that_no_training_case_holds_is_refused(tmp_path: Path) -> None:
+    train = choose_splits(SOURCE.case_names, OPTIONS).train
+    with pytest.raises(DataError, match=r"class 'dark' occurs in none of the 4 training cases and in 4 of the other 4"):
+        prepare(replace(SOURCE, plain=train), tmp_path, OPTIONS)
 
 
-def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+def test_a_class_that_cannot_be_judged_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    splits = choose_splits(SOURCE.case_names, OPTIONS)
+    source = replace(SOURCE, plain=splits.held_out)
+    expected = "class 'dark' occurs in none of the 2 held-out cases"
+    assert [expected in warning for warning in examine(source, OPTIONS).warnings] == [True]
+    with caplog.at_level(logging.WARNING):
+        prepare(source, tmp_path, OPTIONS)
+    assert expected in caplog.text
 
-    source = open_source(pictures(tmp_path / "set"))
-    with pytest.raises(KeyboardInterrupt):
-        prepare(source, tmp_path / "runs" / "task", split_seed=0, progress=interrupt)
-    assert not (tmp_path / "runs").exists()
+
+def test_the_same_image_under_two_names_is_a_warning(tmp_path: Path) -> None:
+    class Twins(PaintedSource):
+        def read(self, name: str) -> RawCase:
+            return super().read("smith_00" if name == "smith_04" else name)
+
+    warnings = examine(Twins(), OPTIONS).warnings
+    assert [warning.startswith("2 cases (smith_00, smith_04) hold the very same image") for warning in warnings] == [
+        True
+    ]
+
+
+def test_an_examination_knows_what_a_preparation_will_do(tmp_path: Path) -> None:
+    source = replace(SOURCE, reads=tmp_path / "reads")
+    found = examine(source, OPTIONS)
+    assert source.n_reads() == 8
+    assert [entry.name for entry in tmp_path.iterdir()] == ["reads"]
+    watcher = Recorder()
+    task = prepare(source, tmp_path / "cache", OPTIONS, watcher=watcher)
+    assert found.plan is not None
+    assert (found.splits, found.choices, found.plan.patch) == (task.splits, task.choices, task.patch)
+    assert (found.problems, found.n_bytes) == ((), watcher.sizes[0][0])
+
+
+def test_an_examination_of_bad_data_shows_what_can_be_seen() -> None:
+    found = examine(replace(SOURCE, broken=("smith_01",)), OPTIONS)
+    assert [str(problem) for problem in found.problems] == ["/files/smith_01.png: cannot be read; copy it again"]
+    assert found.basis is not None
+    assert len(found.basis.facts) == 7
+    assert found.splits is not None
+    unplanned = examine(SOURCE, TaskOptions(levels=9))
+    assert (len(unplanned.problems), unplanned.plan) == (1, None)
+    assert unplanned.basis is not None
+    lost = examine(PaintedSource(n_cases=2), OPTIONS)
+    assert (lost.splits, lost.basis, lost.plan, lost.n_bytes) == (None, None, None, None)
+
+
+@pytest.mark.usefixtures("bare_workers")
+def test_a_worker_that_dies_names_its_case(tmp_path: Path) -> None:
+    source = replace(SOURCE, fatal=("smith_02",))
+    with pytest.raises(DataError, match="case smith_02: the process that read it died"):
+        prepare(source, tmp_path / "cache", OPTIONS, n_workers=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DataError, match="cannot be written"):
-        prepare(open_source(pictures(tmp_path / "set")), tmp_path / "file" / "task", split_seed=0)
+    with pytest.raises(DataError, match=r"file/cache: cannot be written .* \(--cache\)"):
+        prepare(SOURCE, tmp_path / "file" / "cache", OPTIONS)
 
 
-def test_too_few_cases_are_refused_before_any_is_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="at least 3 cases, got 2"):
-        prepare(open_source(pictures(tmp_path / "set", 2)), tmp_path / "task", split_seed=0, progress=never)
-    assert not (tmp_path / "task").exists()
-
-
-def test_a_class_that_no_case_holds_is_refused(tmp_path: Path) -> None:
-    source = open_source(pictures(tmp_path / "set"), labels={"cell": 255, "ghost": 9})
-    with pytest.raises(DataError, match="class 'ghost' occurs in none of the 6 training cases and in 0 of the other 4"):
-        prepare(source, tmp_path / "task", split_seed=0)
-
-
-def test_a_class_outside_the_training_cases_alone_is_refused_with_another_seed_as_remedy(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "set")
-    held_out = prepare(open_source(folder), tmp_path / "task", split_seed=0).splits.held_out[0]
-    shape = np.array(Image.open(folder / "masks" / f"{held_out}.png")).shape
-    save_png(folder / "masks" / f"{held_out}.png", mask(shape, 0, 9, 255))
-    source = open_source(folder, labels={"cell": 255, "rare": 9})
-    with pytest.raises(DataError, match=r"class 'rare' .* in 1 of the other 4, .* try another split seed"):
-        prepare(source, tmp_path / "task", split_seed=0)
-
-
-def test_spacings_that_differ_are_warned_about_and_their_median_recorded(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = msd_folder(tmp_path / "set", 3)
-    for number in range(3):
-        affine = np.diag([1.0, 1.0, 1.0 + number, 1.0])
-        save_nifti(folder / "imagesTr" / f"a{number}.nii.gz", volume(), affine)
-        save_nifti(folder / "labelsTr" / f"a{number}.nii.gz", label_map(), affine)
-    with caplog.at_level(logging.WARNING):
-        task = prepare(open_source(folder), tmp_path / "task", split_seed=0)
-    assert "from 1x1x1 to 1x1x3 mm" in caplog.text
-    assert task.spacing == (1.0, 1.0, 1.0 + int(task.splits.train[0][1]))  # the one training case
-
-
-def test_the_receipt_is_no_part_of_the_task(tmp_path: Path) -> None:
-    prepare(open_source(pictures(tmp_path / "set")), tmp_path / "task", split_seed=0)
-    assert set(json.loads((tmp_path / "task" / "prepared.json").read_text())) == {"key", "array_bytes"}
-    assert sorted(entry.name for entry in (tmp_path / "task").iterdir()) == [
-        "images",
-        "labels",
-        "prepared.json",
-        "task.json",
-    ]
-
-
-def test_the_real_hippocampus_is_prepared(test_data: Path, tmp_path: Path) -> None:
-    task = prepare(open_source(test_data / "hippocampus_msd"), tmp_path / "task", split_seed=0)
-    assert (task.patch, len(task.strides), task.spacing) == ((32, 48, 32), 4, (1.0, 1.0, 1.0))
+def test_the_real_hippocampus_survives_preparation(test_data: Path, tmp_path: Path) -> None:
+    source = open_source(test_data / "hippocampus_msd")
+    task = prepare(source, tmp_path, OPTIONS, n_workers=1)
     assert [len(part) for part in (task.splits.train, task.splits.selection, task.splits.held_out)] == [72, 24, 24]
     for name in task.splits.held_out[:3]:
-        raw = nib.load(test_data / "hippocampus_msd" / "imagesTr" / f"{name}.nii.gz").get_fdata()
-        truth = nib.load(test_data / "hippocampus_msd" / "labelsTr" / f"{name}.nii.gz").get_fdata()
-        np.testing.assert_allclose(task.image(name)[0], (raw - raw.mean()) / raw.std(), rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(task.label(name), truth)
+        raw = source.read(name)
+        values = raw.image.astype(np.float64)
+        np.testing.assert_allclose(task.image(name), (values - values.mean()) / values.std(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(task.label(name), raw.label)
+    check_whole(task)
 
 
-def test_the_real_nuclei_are_prepared(test_data: Path, tmp_path: Path) -> None:
-    task = prepare(open_source(test_data / "nuclei_dsb2018"), tmp_path / "task", split_seed=0)
-    assert (task.patch, len(task.strides), task.spacing) == ((128, 128), 5, (1.0, 1.0))
-    assert [len(part) for part in (task.splits.train, task.splits.selection, task.splits.held_out)] == [144, 48, 48]
-    for name in task.splits.held_out[:3]:
-        raw = np.array(Image.open(test_data / "nuclei_dsb2018" / "images" / f"{name}.png")).astype(float)
-        np.testing.assert_allclose(task.image(name)[0], (raw - raw.mean()) / raw.std(), rtol=1e-4, atol=1e-5)
+def test_a_folder_of_somebody_elses_is_not_touched(tmp_path: Path) -> None:
+    folder = prepare(SOURCE, tmp_path, OPTIONS).folder
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(DataError, match="was not made by unetx-search; it is not touched"):
+        prepare(SOURCE, tmp_path, OPTIONS)
+    assert (folder / "thesis.tex").read_text(encoding="utf-8") == "years of work"
+
+
+def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
+    class Impatient(Recorder):
+        def on_case(self) -> None:
+            super().on_case()
+            if self.n_cases == 8 + 5:
+                raise KeyboardInterrupt
+
+    source = replace(SOURCE, reads=tmp_path / "reads")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "cache", OPTIONS, watcher=Impatient())
+    watcher = Recorder()
+    task = prepare(source, tmp_path / "cache", OPTIONS, watcher=watcher)
+    assert watcher.phases == [(Phase.CHECK, 5), (Phase.WRITE, 8)]
+    assert source.n_reads() == 8 + 8
+    assert task == replace(prepare(SOURCE, tmp_path / "other", OPTIONS), folder=task.folder)
+    check_whole(task)
+
+
+def test_files_that_change_while_they_are_prepared_are_noticed(tmp_path: Path) -> None:
+    class Changing(PaintedSource):
+        @property
+        def identity(self) -> str:
+            return f"{super().identity}, changed {self.n_reads() > 12}"
+
+    with pytest.raises(DataError, match="files were changed while they were prepared; start again"):
+        prepare(Changing(reads=tmp_path / "reads"), tmp_path / "cache", OPTIONS)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["reads"]
+
+
+def test_the_process_id_is_in_no_file_that_stays(tmp_path: Path) -> None:
+    task = prepare(SOURCE, tmp_path, OPTIONS)
+    assert not [file for file in task.folder.rglob("*") if str(os.getpid()) in file.name]

@@ -6,21 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from task_samples import mask, picture, picture_folder, read_all, save_png
+from task_samples import (
+    check_refused,
+    mask,
+    picture,
+    picture_folder,
+    save_png,
+)
 
-from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources import open_source
-from unetx_evaluators.tasks.sources.folders import FolderSource
 
 BLANK = mask((16, 20), 0)
 FULL = mask((16, 20), 255)
-
-
-def check_refused(folder: Path, reason: str, labels: dict[str, int] | None = None) -> None:
-    """It is refused for a ``reason`` that matches, whether it comes at opening or at reading."""
-    with pytest.raises(DataError, match=reason) as error:
-        read_all(folder, labels)
-    assert len(str(error.value).splitlines()) <= 8
 
 
 @pytest.mark.parametrize(("mask_folder", "suffix"), [("masks", ""), ("labels", ""), ("masks", "_mask")])
@@ -154,12 +151,10 @@ def test_mixed_channels_are_refused(tmp_path: Path) -> None:
     check_refused(folder, r"b\.png: has channels red, green, blue, but a\.png has grey")
 
 
-def test_a_colour_mask_is_refused_and_one_of_equal_channels_read(tmp_path: Path) -> None:
+def test_grey_levels_stored_as_colours_are_read_as_grey_levels(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     save_png(folder / "masks" / "a.png", np.dstack([mask()] * 3))
     np.testing.assert_array_equal(open_source(folder).read("a").label, mask() == 255)
-    save_png(folder / "masks" / "a.png", picture((16, 20, 3)))
-    check_refused(folder, r"a\.png: is a colour mask")
 
 
 def test_pictures_without_mask_and_masks_without_picture_are_listed_and_counted(tmp_path: Path) -> None:
@@ -217,14 +212,14 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, mo
 
 def test_other_picture_formats_are_refused_rather_than_left_out(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
-    Image.fromarray(picture()).save(folder / "images" / "b.tiff")
-    check_refused(folder, r"only PNG files are read, found 1 other file \(b\.tiff\)")
+    Image.fromarray(picture()).save(folder / "images" / "b.webp")
+    check_refused(folder, r"are read, found 1 other file \(b\.webp\); convert it to PNG")
 
 
 def test_an_empty_picture_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    check_refused(tmp_path, r"images: holds no PNG file")
+    check_refused(tmp_path, r"images: holds no image file")
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -252,7 +247,6 @@ def test_the_identity_changes_with_a_file_and_with_the_labels(tmp_path: Path) ->
 
 def test_the_real_nuclei_read_like_pillow(test_data: Path) -> None:
     source = open_source(test_data / "nuclei_dsb2018")
-    assert isinstance(source, FolderSource)
     assert (len(source.case_names), source.channels) == (240, ("grey",))
     assert source.classes == ("background", "foreground")
     shapes = set()

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.splits import split_cases
+from unetx_evaluators.tasks.options import TaskOptions
+from unetx_evaluators.tasks.splits import choose_splits, split_cases
 from unetx_evaluators.tasks.task import Splits
 
 NAMES = [f"case_{number:02d}" for number in range(40)]
@@ -95,6 +96,43 @@ def test_two_groups_are_refused_however_many_cases_they_hold() -> None:
         split_cases(NAMES, seed=0, groups={name: "even" if name[-1] in "02468" else "odd" for name in NAMES})
 
 
-def test_a_case_without_a_group_is_named() -> None:
-    with pytest.raises(DataError, match="1 have none, the first is 'c'"):
-        split_cases("abc", seed=0, groups={"a": "1", "b": "2"})
+def test_folds_hold_out_the_same_cases_and_each_other_case_is_selection_once() -> None:
+    folds = [split_cases(NAMES, seed=7, folds=5, fold=fold) for fold in range(5)]
+    assert {split.held_out for split in folds} == {split_cases(NAMES, seed=7).held_out}
+    selections = [name for split in folds for name in split.selection]
+    assert sorted(selections) == sorted(set(NAMES) - set(folds[0].held_out))
+    assert [len(split.selection) for split in folds] == [7, 7, 6, 6, 6]
+    for split in folds:
+        assert sorted(name for part in parts(split) for name in part) == NAMES
+
+
+def test_folds_keep_groups_together_and_even_out_their_cases() -> None:
+    groups = {name: f"patient_{number % 9}" for number, name in enumerate(NAMES)}
+    folds = [split_cases(NAMES, seed=0, groups=groups, folds=3, fold=fold) for fold in range(3)]
+    patients = [{groups[name] for name in split.selection} for split in folds]
+    assert sum(len(some) for some in patients) == len(set.union(*patients))
+    sizes = [len(split.selection) for split in folds]
+    assert max(sizes) - min(sizes) <= 5  # a patient has 4 or 5 cases
+
+
+@pytest.mark.parametrize(
+    ("folds", "fold", "message"),
+    [
+        (1, 0, "at least 2 folds, and at most one for each of the 32 cases"),
+        (33, 0, "got --folds 33"),
+        (5, 5, "numbered from 0 to 4, got --fold 5"),
+        (5, -1, "got --fold -1"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(folds: int, fold: int, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        split_cases(NAMES, seed=0, folds=folds, fold=fold)
+
+
+def test_a_fold_without_folds_is_refused() -> None:
+    with pytest.raises(DataError, match="--fold 2 without --folds"):
+        choose_splits(NAMES, TaskOptions(fold=2))
+
+
+def test_the_split_has_a_seed_of_its_own() -> None:
+    assert choose_splits(NAMES, TaskOptions(split_seed=5)) == split_cases(NAMES, seed=5)

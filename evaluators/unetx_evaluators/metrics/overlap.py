@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import CaseScore
+from unetx_evaluators.tasks.task import IGNORED
 
 LabelMap = npt.NDArray[np.integer[Any]]
 
@@ -28,6 +29,18 @@ def dice_per_class(truth: LabelMap, prediction: LabelMap, n_classes: int) -> tup
     return tuple(
         _dice(int(t), int(p), int(both)) for t, p, both in zip(n_true[1:], n_predicted[1:], n_both[1:], strict=True)
     )
+
+
+def without_ignored(truth: LabelMap, prediction: LabelMap) -> tuple[LabelMap, LabelMap]:
+    """Both with the background where the truth is IGNORED, so that those voxels count in no class.
+
+    The maps themselves where nothing is ignored. Raises ValueError when their shapes differ.
+    """
+    _check_shapes(truth, prediction)
+    ignored = truth == IGNORED
+    if not ignored.any():
+        return truth, prediction
+    return np.where(ignored, 0, truth), np.where(ignored, 0, prediction)
 
 
 def objective(case_scores: Iterable[CaseScore]) -> float:
@@ -48,14 +61,18 @@ def _voxel_counts(
     truth: LabelMap, prediction: LabelMap, n_classes: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Voxels of every class in the truth, in the prediction and in both."""
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth and prediction have one shape, got {truth.shape} and {prediction.shape}")
+    _check_shapes(truth, prediction)
     for name, labels in (("truth", truth), ("prediction", prediction)):
         if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
             raise ValueError(f"labels of the {name} lie in 0..{n_classes - 1}, got {labels.min()}..{labels.max()}")
     pairs = truth.ravel().astype(np.int64) * n_classes + prediction.ravel()
     confusion = np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
     return confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+
+
+def _check_shapes(truth: LabelMap, prediction: LabelMap) -> None:
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth and prediction have one shape, got {truth.shape} and {prediction.shape}")
 
 
 def _dice(n_true: int, n_predicted: int, n_both: int) -> float | None:

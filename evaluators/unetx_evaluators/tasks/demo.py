@@ -20,6 +20,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import RawCase
 
 Mask = npt.NDArray[np.bool_]
@@ -51,6 +52,8 @@ class DemoSource:
     dims: ClassVar[Literal[2]] = 2
     channels: ClassVar[tuple[str, ...]] = ("intensity",)
     classes: ClassVar[tuple[str, ...]] = ("background", "organ", "vessel", "lesion")
+    problems: ClassVar[tuple[DataError, ...]] = ()
+    n_bytes: ClassVar[int] = 0
 
     @property
     def origin(self) -> str:

@@ -1,108 +1,199 @@
-"""From the shapes and spacings of the training cases to a patch and a network's levels.
+"""What the training cases have in common: sizes, spacings, intensities, class sizes.
 
-After nnU-Net (Isensee et al., Nature Methods 18, 203-211, 2021; supplementary note 2):
-
-- the patch starts as a block of equal extent in mm, is clipped to the median shape, and shrinks along the axis that
-  is largest relative to the median shape until it fits the budget;
-- an axis is halved from level to level while at least 4 voxels remain, and waits while its voxels are twice as long
-  as those of the finest axis that can still be halved; alone, it needs 6 remaining voxels;
-- the patch is a multiple of the total stride.
-
-It departs from nnU-Net because a search trains hundreds of short proxies, many of them on CPUs: a fixed limit of
-voxels stands where nnU-Net measures GPU memory; the patch has at most 128 voxels per axis in 2D and 48 in 3D; there are
-at most 5 levels. Nothing is resampled: the median spacing serves the choice only.
+After nnU-Net's dataset fingerprint (Isensee et al., Nature Methods 18, 203-211, 2021; version 2): every case is cropped
+to its non-zero region, and intensities are those of the foreground. ``survey`` looks at one case while it is in memory;
+``fingerprint`` puts the training cases together. What follows is chosen in ``preprocessing`` and ``planning``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.sources.base import RawCase
+from unetx_evaluators.tasks.task import IGNORED
 
-MIN_SIZE = 4
-"""Voxels an axis keeps at the bottleneck."""
-MAX_LEVELS = 5
-MAX_AXIS = {2: 128, 3: 48}
-MAX_VOXELS = {2: 128 * 128, 3: 32 * 48 * 32}
+N_QUANTILES = 1000
+"""Of the foreground's intensities remembered per case and channel."""
+MAX_VOXELS = 100_000
+"""Foreground voxels of a case that they are taken from; of a larger foreground so many are drawn."""
 
-Strides = tuple[tuple[int, ...], ...]
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+"""Lower corner (inside) and upper corner (outside)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFacts:
+    """What is remembered of a case once its arrays are out of memory."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Voxels per axis as stored."""
+    spacing: tuple[float, ...]
+    """mm per voxel and axis."""
+    box: Box
+    """Of the voxels that are not zero in every channel, and of the foreground; the whole case when there are none."""
+    class_voxels: tuple[int, ...]
+    """By class, background first."""
+    intensities: tuple[tuple[float, ...], ...]
+    """Per channel ``N_QUANTILES`` evenly spaced quantiles of the foreground, in an order of which any beginning is a
+    fair sample; none without foreground."""
+    ranges: tuple[tuple[float, float], ...]
+    """Per channel the lowest and the highest value of the whole case."""
+
+    @property
+    def cropped_shape(self) -> tuple[int, ...]:
+        """Size of the box."""
+        lower, upper = self.box
+        return tuple(high - low for low, high in zip(lower, upper, strict=True))
+
+    @property
+    def crop(self) -> tuple[slice, ...]:
+        """What cuts the box out of an array ``[*spatial]``."""
+        return tuple(slice(low, high) for low, high in zip(*self.box, strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(**{name: as_tuples(value) for name, value in data.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Intensities:
+    """Of the training cases' foreground in one channel; every case counts alike."""
+
+    mean: float
+    std: float
+    median: float
+    low: float
+    """Percentile 0.5."""
+    high: float
+    """Percentile 99.5."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What the training cases have in common, and what follows from it."""
+    """What the training cases have in common."""
 
-    median_shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    """Median, mm per voxel and axis."""
-    patch: tuple[int, ...]
-    """Voxels; may exceed an image a little, which is then padded."""
-    strides: Strides
-    """Per level and axis; the first is all ones."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of every training case after cropping, in voxels."""
+    spacings: tuple[tuple[float, ...], ...]
+    """Of every training case, mm per voxel and axis."""
+    kept_share: float
+    """Median share of a case's voxels that cropping leaves."""
+    intensities: tuple[Intensities, ...]
+    """By channel."""
+    class_voxels: tuple[int, ...]
+    """By class: voxels in all training cases together."""
+    class_cases: tuple[int, ...]
+    """By class: training cases that show it."""
+
+    @property
+    def n_cases(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def median_shape(self) -> tuple[float, ...]:
+        """Voxels per axis after cropping, at the cases' own spacings."""
+        return tuple(float(n) for n in np.median(np.asarray(self.shapes), axis=0))
+
+    @property
+    def median_spacing(self) -> tuple[float, ...]:
+        """mm per voxel and axis."""
+        return tuple(float(mm) for mm in np.median(np.asarray(self.spacings), axis=0))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        values = {name: as_tuples(value) for name, value in data.items()}
+        return cls(**values | {"intensities": tuple(Intensities(**channel) for channel in data["intensities"])})
 
 
-def fingerprint(shapes: Sequence[Sequence[int]], spacings: Sequence[Sequence[float]]) -> Fingerprint:
-    """Of training cases: their shapes in voxels and spacings in mm. Raises DataError when they are too small."""
-    median_shape = tuple(int(n) for n in np.median(np.asarray(shapes), axis=0))
-    spacing = tuple(float(mm) for mm in np.median(np.asarray(spacings), axis=0))
-    patch, strides = choose_patch(median_shape, spacing)
-    return Fingerprint(median_shape, spacing, patch, strides)
-
-
-def choose_patch(shape: Sequence[int], spacing: Sequence[float]) -> tuple[tuple[int, ...], Strides]:
-    """Patch and strides for a median shape (voxels) and spacing (mm). Raises DataError when no axis can be halved."""
-    dims, finest = len(shape), min(spacing)
-    extents = (max(1, round(MAX_AXIS[dims] * finest / mm)) for mm in spacing)
-    patch = tuple(min(extent, n) for extent, n in zip(extents, shape, strict=True))
-    while True:
-        strides = choose_strides(patch, spacing)
-        total = total_stride(strides)
-        patch = tuple(math.ceil(n / s) * s for n, s in zip(patch, total, strict=True))
-        if math.prod(patch) <= MAX_VOXELS[dims]:
-            break
-        patch = _shrunk(patch, total, shape)
-    if len(strides) < 2:
+def survey(case: RawCase, name: str, n_classes: int) -> CaseFacts:
+    """The facts of one case; the same case gives the same facts. Raises DataError on a label that no class has."""
+    label = case.label
+    # Plane by plane, because bincount works on a copy of eight bytes a voxel.
+    counts = np.sum([np.bincount(plane.ravel(), minlength=IGNORED + 1) for plane in label], axis=0)
+    strange = [int(value) for value in np.flatnonzero(counts[:IGNORED]) if value >= n_classes]
+    if strange:
         raise DataError(
-            f"a U-Net needs images of at least {2 * MIN_SIZE} voxels along an axis ({3 * MIN_SIZE} if it is the only "
-            f"one); the median image has {'x'.join(map(str, shape))}; enlarge the images or cut larger ones"
+            f"case {name}: label values are 0 to {n_classes - 1}, or {IGNORED} for ignored voxels; got {strange[:5]}; "
+            "mend the label map or name the missing classes"
         )
-    return patch, strides
-
-
-def choose_strides(patch: Sequence[int], spacing: Sequence[float]) -> Strides:
-    """Halve what can be halved, level by level."""
-    size, mm = list(patch), list(spacing)
-    strides = [(1,) * len(size)]
-    while len(strides) < MAX_LEVELS:
-        axes = _axes_to_halve(size, mm)
-        if not axes:
-            break
-        strides.append(tuple(2 if axis in axes else 1 for axis in range(len(size))))
-        size = [math.ceil(n / s) for n, s in zip(size, strides[-1], strict=True)]
-        mm = [length * s for length, s in zip(mm, strides[-1], strict=True)]
-    return tuple(strides)
-
-
-def total_stride(strides: Strides) -> tuple[int, ...]:
-    """Per axis, from the finest level to the bottleneck."""
-    return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
-
-
-def _axes_to_halve(size: Sequence[int], mm: Sequence[float]) -> set[int]:
-    large = {axis for axis, n in enumerate(size) if n >= 2 * MIN_SIZE}
-    finest = min((mm[axis] for axis in large), default=0.0)
-    ready = {axis for axis in large if mm[axis] < 2 * finest}
-    alone_and_small = len(ready) == 1 and all(size[axis] < 3 * MIN_SIZE for axis in ready)
-    return set() if alone_and_small else ready
-
-
-def _shrunk(patch: Sequence[int], total: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """One total stride less along the axis that is largest relative to the median shape."""
-    axis = max(
-        (axis for axis in range(len(patch)) if patch[axis] > total[axis]), key=lambda axis: patch[axis] / shape[axis]
+    foreground = np.flatnonzero((label > 0) & (label != IGNORED))
+    occupied = label > 0
+    for channel in case.image:
+        occupied |= channel != 0
+    return CaseFacts(
+        name=name,
+        shape=label.shape,
+        spacing=tuple(float(mm) for mm in case.spacing),
+        box=_box(occupied),
+        class_voxels=tuple(int(n) for n in counts[:n_classes]),
+        intensities=_quantiles(case.image, foreground),
+        ranges=tuple((float(channel.min()), float(channel.max())) for channel in case.image),
     )
-    return tuple(n - total[axis] if a == axis else n for a, n in enumerate(patch))
+
+
+def fingerprint(training: Sequence[CaseFacts]) -> Fingerprint:
+    """Of the training cases. Raises DataError when none of them shows any foreground."""
+    samples = [[channel for channel in facts.intensities if channel] for facts in training]
+    with_foreground = [channels for channels in samples if channels]
+    if not with_foreground:
+        raise DataError(
+            f"a fingerprint needs foreground; none of the {len(training)} training cases has a labelled voxel; check "
+            "the labels, or choose another split"
+        )
+    class_voxels = np.array([facts.class_voxels for facts in training])
+    kept = [math.prod(facts.cropped_shape) / math.prod(facts.shape) for facts in training]
+    return Fingerprint(
+        shapes=tuple(facts.cropped_shape for facts in training),
+        spacings=tuple(facts.spacing for facts in training),
+        kept_share=float(np.median(kept)),
+        intensities=tuple(_intensities(np.concatenate(pool)) for pool in zip(*with_foreground, strict=True)),
+        class_voxels=tuple(int(n) for n in class_voxels.sum(axis=0)),
+        class_cases=tuple(int(n) for n in (class_voxels > 0).sum(axis=0)),
+    )
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists, as JSON has them, and lists in them as tuples."""
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _box(mask: npt.NDArray[np.bool_]) -> Box:
+    """Of the true voxels; of all when there are none."""
+    lower, upper = [], []
+    for axis, n in enumerate(mask.shape):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        occupied = np.flatnonzero(mask.any(axis=others))
+        lower.append(int(occupied[0]) if occupied.size else 0)
+        upper.append(int(occupied[-1]) + 1 if occupied.size else n)
+    return tuple(lower), tuple(upper)
+
+
+def _quantiles(image: npt.NDArray[np.float32], voxels: npt.NDArray[np.intp]) -> tuple[tuple[float, ...], ...]:
+    """Per channel those of the values at the voxels."""
+    if not voxels.size:
+        return ((),) * len(image)
+    if voxels.size > MAX_VOXELS:
+        voxels = voxels[np.random.default_rng(0).integers(voxels.size, size=MAX_VOXELS)]
+    # Steps of about the golden ratio of all, so that any beginning spreads evenly.
+    levels = (np.arange(N_QUANTILES) * 617 % N_QUANTILES + 0.5) / N_QUANTILES
+    values = (np.quantile(channel.ravel()[voxels], levels, method="inverted_cdf") for channel in image)
+    return tuple(tuple(of_channel.tolist()) for of_channel in values)
+
+
+def _intensities(values: npt.NDArray[np.float64]) -> Intensities:
+    low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
+    return Intensities(float(values.mean()), float(values.std()), float(median), float(low), float(high))

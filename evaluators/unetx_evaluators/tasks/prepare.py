@@ -1,7 +1,13 @@
-"""From a source to a prepared task on disk: checked, normalised, split, memory-mapped by every worker.
+"""From a source to a task: looked at, checked, prepared once, and found again by everybody who asks for the same.
 
-A prepared folder appears whole or not at all: it is written aside and renamed, and removed when anything fails. One
-whose inputs have not changed since is used again as it is.
+    names and split      known from the listing; with them the folder's name
+    complete there?      checked by size and checksum; what is damaged is prepared again
+    unfinished there?    its finished cases are taken over
+    otherwise            every case is read once (``examination``); any problem ends it here, nothing is written
+    then                 every case is read again, prepared, written; the folder takes its name
+
+All of it under a lock: of two that ask together, one works and the other waits. Killed at any moment, the next start
+goes on.
 """
 
 from __future__ import annotations
@@ -9,203 +15,278 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.fingerprint import fingerprint
+from unetx_evaluators.tasks.cache import (
+    FORMAT,
+    MANIFEST,
+    NAMES,
+    TAG,
+    TAG_TEXT,
+    WRITTEN,
+    Manifest,
+    Place,
+    WrittenCase,
+    array_files,
+    discard,
+    is_in_use,
+    is_ours,
+    read_json,
+    sound_cases,
+    usable,
+    write_case,
+    write_text,
+)
+from unetx_evaluators.tasks.examination import Basis, Examination, Request, array_bytes, concluded, examined
+from unetx_evaluators.tasks.options import TaskOptions
+from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
+from unetx_evaluators.tasks.privacy import Pseudonymous
+from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import Source, check_case_name
-from unetx_evaluators.tasks.splits import split_cases
-from unetx_evaluators.tasks.task import Image, Splits, Task
+from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 
-FORMAT = 1
-"""Raised whenever the same input would be prepared differently: older prepared folders are then built anew."""
+BASIS = "basis.json"
+"""In an unfinished folder: what the survey found."""
 
-RECEIPT = "prepared.json"
-"""Beside ``task.json``: what the folder was made from, and how many bytes its arrays take."""
+SPARE_BYTES = 4 * 2**20
+"""Asked of the disk beyond the arrays: headers, manifest, the blocks' last halves."""
 
-SPACING_TOLERANCE = 0.05
-"""Relative difference between cases from which on a warning is due."""
-
-Progress = Callable[[int, int], None]
-"""Told how many cases are done, and of how many."""
+UNSEEN = ("name", "source", "digest", "choices", "no_images")
+"""Fields of a task that no network can see."""
 
 log = logging.getLogger(__name__)
 
 
-def prepare(source: Source, folder: Path | str, *, split_seed: int, progress: Progress | None = None) -> Task:
-    """The task made from ``source`` in ``folder``: prepared now or, if nothing has changed since, earlier.
+def prepare(
+    source: Source,
+    cache: Path | str,
+    options: TaskOptions,
+    *,
+    n_workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> Task:
+    """The task made of ``source`` as ``options`` say, its arrays in a folder of ``cache``; made now, or found there.
 
-    Intensities become z-scores per case and channel. Nothing is resampled; where spacings differ between cases, their
-    median is recorded and a warning logged. Raises DataError, and then leaves nothing behind.
+    ``n_workers`` processes work, None decides by the amount of work. Raises DataError (DataErrors for several), and
+    then leaves behind no more than finished cases, which the next start takes over.
     """
-    target = Path(folder)
-    key = _key(source, split_seed)
-    if _is_current(target, key):
-        return Task.load(target)
-    _check_replaceable(target)
-    splits = split_cases(source.case_names, seed=split_seed)
-    with _written_aside(target) as staging:
-        cases = _write_cases(source, staging, progress)
-        task = _described(source, cases, splits, split_seed, staging)
-        task.save()
-        receipt = {"key": key, "array_bytes": _array_bytes(staging)}
-        (staging / RECEIPT).write_text(json.dumps(receipt) + "\n", encoding="utf-8")
-    return Task.load(target)
-
-
-def normalised(image: Image) -> Image:
-    """``[c, *spatial]`` with mean 0 and standard deviation 1 in every channel; a constant channel becomes 0.
-
-    Every case by itself, as nnU-Net does for everything but CT: MR and microscopy intensities are not calibrated.
-    """
-    result = np.zeros_like(image)
-    for channel, scaled in zip(image, result, strict=True):
-        if channel.min() < channel.max():
-            values = channel.astype(np.float64)
-            scaled[...] = (values - values.mean()) / values.std()
-    return result
+    watcher = watcher or NullWatcher()
+    request = Request.of(source, options)
+    with Workers(n_workers or n_workers_for(source.n_bytes, len(source.case_names))) as workers:
+        if request.problems:
+            Problems(list(examined(request, workers, watcher).problems)).raise_all()
+        key = _key(request)
+        place = Place.of(Path(cache), source.name, key)
+        with place.locked(watcher):
+            manifest, examination = _Preparing(request, key, place, workers, watcher).run()
+    for warning in examination.warnings:
+        log.warning(warning)
+    return _task(place, manifest, examination, options)
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
-    """What is remembered of a case once its arrays are on disk."""
+class _Preparing:
+    """One preparation, alone with its folder."""
 
-    name: str
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    classes: frozenset[int]
-    digest: str
+    request: Request
+    key: str
+    place: Place
+    workers: Workers
+    watcher: Watcher
 
-
-def _write_cases(source: Source, folder: Path, progress: Progress | None) -> list[_Written]:
-    for part in ("images", "labels"):
-        (folder / part).mkdir()
-    written = []
-    for name in source.case_names:
-        written.append(_write_case(source, name, folder))
-        if progress is not None:
-            progress(len(written), len(source.case_names))
-    return written
-
-
-def _write_case(source: Source, name: str, folder: Path) -> _Written:
-    check_case_name(name, Path(name))
-    case = source.read(name)
-    image = normalised(case.image)
-    np.save(folder / "images" / f"{name}.npy", image)
-    np.save(folder / "labels" / f"{name}.npy", case.label)
-    digest = hashlib.sha256(repr((name, image.shape)).encode())
-    digest.update(image.tobytes())
-    digest.update(case.label.tobytes())
-    classes = frozenset(np.unique(case.label).tolist())
-    return _Written(name, case.label.shape, case.spacing, classes, digest.hexdigest())
-
-
-def _described(source: Source, cases: Sequence[_Written], splits: Splits, split_seed: int, folder: Path) -> Task:
-    """The task's metadata: the shapes and spacings of training cases alone decide."""
-    training = [case for case in cases if case.name in set(splits.train)]
-    _check_classes(source.classes, cases, training)
-    _warn_of_spacings(cases)
-    seen = fingerprint([case.shape for case in training], [case.spacing for case in training])
-    task = Task(
-        folder=folder,
-        name=source.name,
-        source=source.origin,
-        dims=source.dims,
-        channels=source.channels,
-        classes=source.classes,
-        spacing=seen.spacing,
-        patch=seen.patch,
-        strides=seen.strides,
-        splits=splits,
-        split_seed=split_seed,
-        digest="",
-    )
-    return replace(task, digest=_digest(task, cases))
-
-
-def _check_classes(names: Sequence[str], cases: Sequence[_Written], training: Sequence[_Written]) -> None:
-    """Every class is there to be learnt."""
-    for index, name in enumerate(names):
-        if not any(index in case.classes for case in training):
-            elsewhere = sum(index in case.classes for case in cases)
-            remedy = "try another split seed" if elsewhere else "remove it from the labels"
+    def run(self) -> tuple[Manifest, Examination]:
+        folder = self.place.folder
+        manifest = Manifest.read(folder) if is_ours(folder) else None
+        if manifest is not None and manifest.key == self.key:
+            examination = concluded(self.request, manifest.basis)
+            if self._mend(manifest):
+                os.utime(folder / MANIFEST)  # last used
+                return manifest, examination
+        if is_in_use(folder):
             raise DataError(
-                f"class {name!r} occurs in none of the {len(training)} training cases and in {elsewhere} of the other "
-                f"{len(cases) - len(training)}, so it cannot be learnt; add cases that show it, or {remedy}"
+                f"{folder}: has to be prepared anew, but a search that is running uses it; wait for it, or stop it"
+            )
+        discard(folder)
+        return self._make()
+
+    def _mend(self, manifest: Manifest) -> bool:
+        """Prepare damaged cases again; False when that does not give the arrays that were there."""
+        folder = self.place.folder
+        _sweep(folder)
+        sound = sound_cases(folder, manifest.cases, self.watcher)
+        damaged = [name for name in manifest.cases if name not in sound]
+        for name in damaged:
+            log.warning("%s: case %s is damaged; it is prepared anew", folder, name)
+        for case in self._written(folder, manifest.basis, damaged):
+            if case != manifest.cases[case.name]:
+                log.warning("%s: case %s is prepared otherwise than before; all are prepared anew", folder, case.name)
+                return False
+        return True
+
+    def _make(self) -> tuple[Manifest, Examination]:
+        part = self.place.part
+        basis, done = self._left_over()
+        if basis is not None:
+            examination = concluded(self.request, basis)
+        else:
+            examination = examined(self.request, self.workers, self.watcher)
+            Problems(list(examination.problems)).raise_all()
+            basis = examination.basis
+            assert basis is not None
+        missing = [name for name in basis.facts if name not in done]
+        self._check_space(basis, missing)
+        with usable(part):
+            self._begin(basis, done)
+            with (part / WRITTEN).open("a", encoding="utf-8") as finished:
+                for case in self._written(part, basis, missing, n_done=len(done)):
+                    done[case.name] = case
+                    finished.write(_line(case))
+                    finished.flush()
+            self._check_unchanged()
+            return self._finish(basis, done), examination
+
+    def _left_over(self) -> tuple[Basis | None, dict[str, WrittenCase]]:
+        """What an earlier preparation that was ended on the way has found out and written."""
+        part = self.place.part
+        data = read_json(part / BASIS) if is_ours(part) else None
+        if data is None or (data["format"], data["key"]) != (FORMAT, self.key):
+            discard(part)
+            return None, {}
+        _sweep(part)
+        written = {case.name: case for case in _read_lines(part / WRITTEN)}
+        return Basis.from_json(data["basis"]), sound_cases(part, written, self.watcher) if written else {}
+
+    def _check_space(self, basis: Basis, missing: list[str]) -> None:
+        n_channels = len(self.request.source.channels)
+        n_bytes = sum(array_bytes(basis.facts[name], basis.preparation, n_channels) for name in missing)
+        cache = self.place.folder.parent
+        free_bytes = shutil.disk_usage(cache).free
+        self.watcher.on_size(n_bytes, free_bytes)
+        if n_bytes + SPARE_BYTES > free_bytes:
+            raise DataError(
+                f"{cache}: the prepared arrays take {_mib(n_bytes + SPARE_BYTES)}, free are {_mib(free_bytes)}; free "
+                "space there, or name another folder for the cache (--cache)"
             )
 
+    def _begin(self, basis: Basis, done: Mapping[str, WrittenCase]) -> None:
+        part, source = self.place.part, self.request.source
+        part.mkdir(exist_ok=True)
+        write_text(part / TAG, TAG_TEXT)
+        for array_file in array_files(part, "a"):
+            array_file.parent.mkdir(exist_ok=True)
+        if isinstance(source, Pseudonymous):
+            write_text(part / NAMES, json.dumps(source.real_names, indent=2) + "\n")
+        write_text(part / BASIS, json.dumps({"format": FORMAT, "key": self.key, "basis": basis.to_json()}))
+        write_text(part / WRITTEN, "".join(_line(case) for case in done.values()))
 
-def _warn_of_spacings(cases: Sequence[_Written]) -> None:
-    spacings = np.array([case.spacing for case in cases])
-    low, high = spacings.min(axis=0), spacings.max(axis=0)
-    if (high > low * (1 + SPACING_TOLERANCE)).any():
-        log.warning(
-            "voxel spacing differs between cases, from %s to %s mm; images are used as they are, not resampled",
-            *("x".join(f"{mm:.3g}" for mm in bound) for bound in (low, high)),
-        )
+    def _written(self, folder: Path, basis: Basis, names: list[str], *, n_done: int = 0) -> Iterator[WrittenCase]:
+        if not names:
+            return
+        self.watcher.on_phase(Phase.WRITE, n_done + len(names))
+        for _ in range(n_done):
+            self.watcher.on_case()
+        write = partial(write_case, self.request.source, basis, folder)
+        for _, case in self.workers.map(write, names):
+            if isinstance(case, Failed):
+                raise case.errors[0]
+            yield case
+            self.watcher.on_case()
+
+    def _check_unchanged(self) -> None:
+        """The arrays are those of the files as they were when the key was made."""
+        try:
+            changed = _key(self.request) != self.key
+        except OSError:  # a file is gone
+            changed = True
+        if changed:
+            discard(self.place.part)
+            raise DataError(
+                f"{self.request.source.origin}: files were changed while they were prepared; start again when nobody "
+                "writes there"
+            )
+
+    def _finish(self, basis: Basis, done: Mapping[str, WrittenCase]) -> Manifest:
+        source, part = self.request.source, self.place.part
+        cases = {name: done[name] for name in basis.facts}
+        manifest = Manifest(self.key, source.origin, source.identity, basis, cases)
+        manifest.write(part)
+        part.rename(self.place.folder)
+        for name in (WRITTEN, BASIS):
+            (self.place.folder / name).unlink()
+        return manifest
 
 
-def _digest(task: Task, cases: Sequence[_Written]) -> str:
+def _sweep(folder: Path) -> None:
+    """Remove files that somebody was writing when he was killed; under the lock there is nobody else."""
+    for left in folder.glob("*/*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def _line(case: WrittenCase) -> str:
+    return json.dumps(case.to_json()) + "\n"
+
+
+def _read_lines(file: Path) -> Iterator[WrittenCase]:
+    """The finished cases; a line that a kill cut off ends them."""
+    if file.is_file():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                yield WrittenCase.from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                return
+
+
+def _key(request: Request) -> str:
+    """SHA-256 over all that the arrays depend on: equal keys mean that preparing again would give the same."""
+    assert request.splits is not None
+    for name in request.source.case_names:
+        check_case_name(name, Path(name))
+    options = request.options
+    what = [FORMAT, request.source.identity, sorted(request.splits.train)]
+    how = [options.dims, options.spacing, options.normalisation]
+    return hashlib.sha256(json.dumps([what, how]).encode()).hexdigest()
+
+
+def _task(place: Place, manifest: Manifest, examination: Examination, options: TaskOptions) -> Task:
+    source, splits, network = examination.source, examination.splits, examination.plan
+    assert splits is not None
+    assert network is not None
+    preparation = manifest.basis.preparation
+    task = Task(
+        folder=place.folder,
+        name=source.name,
+        source=source.origin,
+        dims=preparation.dims,
+        channels=source.channels,
+        classes=source.classes,
+        spacing=preparation.network_spacing,
+        patch=network.patch,
+        strides=network.strides,
+        widths=network.widths,
+        splits=splits,
+        digest="",
+        slice_spacing=preparation.slice_spacing,
+        ignores=any(sum(facts.class_voxels) < math.prod(facts.shape) for facts in manifest.basis.facts.values()),
+        choices=examination.choices,
+        no_images=options.no_images,
+    )
+    return replace(task, digest=_digest(task, manifest))
+
+
+def _digest(task: Task, manifest: Manifest) -> str:
     """SHA-256 over what a network can see; the dataset's name and whereabouts do not count."""
-    facts = {field: value for field, value in task.to_json().items() if field not in ("name", "source", "digest")}
-    arrays = sorted((case.name, case.digest) for case in cases)
+    facts = {field: value for field, value in task.to_json().items() if field not in UNSEEN}
+    arrays = sorted((case.name, case.image.sha256, case.label.sha256) for case in manifest.cases.values())
     return hashlib.sha256(json.dumps([facts, arrays], sort_keys=True).encode()).hexdigest()
 
 
-def _key(source: Source, split_seed: int) -> str:
-    """Equal keys mean that preparing again would give the same folder."""
-    return hashlib.sha256(json.dumps([FORMAT, source.identity, split_seed]).encode()).hexdigest()
-
-
-def _is_current(folder: Path, key: str) -> bool:
-    """Whether the folder was prepared from the same input and its arrays are still all there."""
-    try:
-        receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
-        return receipt == {"key": key, "array_bytes": _array_bytes(folder)} and (folder / "task.json").is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _array_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for part in ("images", "labels") for file in (folder / part).glob("*.npy"))
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Only what was prepared here is ever replaced."""
-    if folder.exists() and not (folder / RECEIPT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: is there already and no prepared task; it is not touched: name another folder")
-
-
-@contextmanager
-def _written_aside(target: Path) -> Iterator[Path]:
-    """A new folder that takes the target's place at the end, or vanishes with every parent made for it."""
-    new_parents = [parent for parent in target.parents if not parent.exists()]
-    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        _replace(target, staging)
-    except BaseException as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        for parent in new_parents:
-            with suppress(OSError):  # somebody else uses it by now
-                parent.rmdir()
-        if isinstance(error, OSError):
-            raise DataError(f"{target}: cannot be written ({error}); free space, or name another folder") from error
-        raise
-
-
-def _replace(target: Path, staging: Path) -> None:
-    outdated = staging.with_suffix(".old")
-    if target.exists():
-        target.rename(outdated)
-    staging.rename(target)
-    shutil.rmtree(outdated, ignore_errors=True)
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.0f} MiB"

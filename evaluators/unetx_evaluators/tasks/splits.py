@@ -1,7 +1,8 @@
 """Which cases train, which a search may look at, and which it never sees.
 
 Order comes from SHA-256 over the seed and the name, not from a random generator: the split depends on nothing but the
-set of names (and groups) and the seed, on any machine and with any version of NumPy.
+set of names (and groups) and the seed, on any machine and with any version of NumPy. All folds of a seed hold out the
+same cases.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.groups import groups_of
+from unetx_evaluators.tasks.options import TaskOptions
+from unetx_evaluators.tasks.split_file import read_splits
 from unetx_evaluators.tasks.task import Splits
 
 HELD_OUT_SHARE = 0.2
@@ -18,15 +22,38 @@ SELECTION_SHARE = 0.2
 MIN_GROUPS = 3
 
 
-def split_cases(names: Iterable[str], *, seed: int, groups: Mapping[str, str] | None = None) -> Splits:
+def choose_splits(names: Sequence[str], options: TaskOptions) -> Splits:
+    """The user's own split, or one drawn by seed, groups and folds. Raises DataError when there can be none."""
+    if options.split is not None:
+        if options.group_by is not None or options.folds is not None:
+            raise DataError(
+                f"a split comes from a file or is drawn, got --split {options.split} together with --group-by or "
+                "--folds; leave one of them out"
+            )
+        return read_splits(options.split, names)
+    if options.fold != 0 and options.folds is None:
+        raise DataError(f"a fold is one of several, got --fold {options.fold} without --folds; say how many there are")
+    groups = None if options.group_by is None else groups_of(names, options.group_by)
+    return split_cases(names, seed=options.split_seed, groups=groups, folds=options.folds, fold=options.fold)
+
+
+def split_cases(
+    names: Iterable[str],
+    *,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+    folds: int | None = None,
+    fold: int = 0,
+) -> Splits:
     """Held-out and selection get a fifth of the cases each, as near as groups allow, train the rest; none is empty.
 
-    ``groups`` names the group of every case (a patient, say); cases of one group stay together. Inside each part the
+    ``groups`` names the group of every case (a patient, say); cases of one group stay together. With ``folds``, what
+    is not held out is dealt into so many parts, of which number ``fold`` (from 0) is selection. Inside each part the
     cases stand in a seeded order, so that its first n are a fair sample. Raises DataError below three groups.
     """
     members = _members(sorted(set(names)), groups)
+    what = "cases" if groups is None else "groups of cases"
     if len(members) < MIN_GROUPS:
-        what = "cases" if groups is None else "groups of cases"
         raise DataError(
             f"train, selection and held-out need at least {MIN_GROUPS} {what}, got {len(members)} "
             f"({', '.join(sorted(members)) or 'none'}); add data"
@@ -36,20 +63,19 @@ def split_cases(names: Iterable[str], *, seed: int, groups: Mapping[str, str] | 
     n_cases = sum(sizes.values())
     held_out = _take(waiting, sizes, max(1, round(HELD_OUT_SHARE * n_cases)), leave=2)
     waiting = [group for group in waiting if group not in held_out]
-    selection = _take(waiting, sizes, max(1, round(SELECTION_SHARE * n_cases)), leave=1)
+    if folds is None:
+        selection = _take(waiting, sizes, max(1, round(SELECTION_SHARE * n_cases)), leave=1)
+    else:
+        _check_folds(folds, fold, len(waiting), what)
+        selection = _dealt(waiting, sizes, folds)[fold]
     train = [group for group in waiting if group not in selection]
     return Splits(*(_cases(part, members, seed) for part in (train, selection, held_out)))
 
 
 def _members(names: Sequence[str], groups: Mapping[str, str] | None) -> dict[str, list[str]]:
-    if groups is None:
-        return {name: [name] for name in names}
-    missing = [name for name in names if name not in groups]
-    if missing:
-        raise DataError(f"every case needs a group, {len(missing)} have none, the first is {missing[0]!r}; name theirs")
     members: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        members[groups[name]].append(name)
+        members[name if groups is None else groups[name]].append(name)
     return members
 
 
@@ -63,6 +89,24 @@ def _take(waiting: Sequence[str], sizes: Mapping[str, int], target: int, *, leav
             taken.append(group)
             count += sizes[group]
     return taken or [min(waiting, key=lambda group: sizes[group])]
+
+
+def _check_folds(folds: int, fold: int, n_groups: int, what: str) -> None:
+    if not 2 <= folds <= n_groups:
+        raise DataError(
+            f"there are at least 2 folds, and at most one for each of the {n_groups} {what} that are not held out; got "
+            f"--folds {folds}"
+        )
+    if not 0 <= fold < folds:
+        raise DataError(f"{folds} folds are numbered from 0 to {folds - 1}, got --fold {fold}")
+
+
+def _dealt(waiting: Sequence[str], sizes: Mapping[str, int], folds: int) -> list[list[str]]:
+    """Groups in their order, each to the part that has fewest cases so far."""
+    parts: list[list[str]] = [[] for _ in range(folds)]
+    for group in waiting:
+        min(parts, key=lambda part: sum(sizes[member] for member in part)).append(group)
+    return parts
 
 
 def _cases(part: Iterable[str], members: Mapping[str, Sequence[str]], seed: int) -> tuple[str, ...]:

@@ -1,25 +1,23 @@
 """What a layout on disk offers: cases in a common form, and the checks that every layout shares.
 
 A source lists and reads; it writes nothing. Whatever makes the data unusable is a DataError that names the file, the
-reason and the remedy, raised when the source is opened (what the listing and the headers tell) or when a case is read.
+reason and the remedy: kept in ``problems`` where the listing or a header tells it, raised when the case is read where
+only its voxels do, and raised at once when nothing at all can be listed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.task import Image, Label
-
-MAX_CLASSES = 256
-"""Labels are kept as uint8."""
 
 _LISTED = 5
 
@@ -31,7 +29,7 @@ class RawCase:
     image: Image
     """float32 ``[c, *spatial]``, finite."""
     label: Label
-    """uint8 ``[*spatial]``: indices into the source's classes."""
+    """uint8 ``[*spatial]``: indices into the source's classes, or ``IGNORED``."""
     spacing: tuple[float, ...]
     """mm per voxel and axis; ones where the data do not say."""
 
@@ -69,58 +67,16 @@ class Source(Protocol):
     def case_names(self) -> tuple[str, ...]:
         """Unique, sorted, and usable as file names."""
 
+    @property
+    def problems(self) -> tuple[DataError, ...]:
+        """What the listing and the headers show to be wrong. ``case_names`` leaves out what cannot be read for it."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the cases' files; 0 where there are none."""
+
     def read(self, name: str) -> RawCase:
         """One case, checked. Raises DataError."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassMap:
-    """Which values of a mask file mean which class; ``values[0]`` is the background."""
-
-    names: tuple[str, ...]
-    values: tuple[int, ...]
-
-    @classmethod
-    def from_labels(cls, labels: Mapping[str, int]) -> Self:
-        """Names with their mask values; 0 is the background unless ``background`` says otherwise."""
-        background = labels.get("background", 0)
-        foreground = sorted((value, name) for name, value in labels.items() if name != "background")
-        values = (background, *(value for value, _ in foreground))
-        if len(foreground) == 0 or len(set(values)) < len(values) or len(values) > MAX_CLASSES:
-            raise DataError(
-                f"labels name at least one class beside the background (0, unless background=VALUE says otherwise), at "
-                f"most {MAX_CLASSES - 1}, each with a value of its own; got {dict(labels)}"
-            )
-        return cls(("background", *(name for _, name in foreground)), values)
-
-    def encode(self, mask: npt.NDArray[Any], file: Path, remedy: str) -> Label:
-        """Class indices for a mask's values. ``mask`` may hold floats if they are whole numbers."""
-        whole = as_whole_numbers(mask, file)
-        label = np.full(mask.shape, MAX_CLASSES, dtype=np.int16)
-        for index, value in enumerate(self.values):
-            label[whole == value] = index
-        if (label == MAX_CLASSES).any():
-            strange = [int(value) for value in np.unique(whole[label == MAX_CLASSES])]
-            meaning = ", ".join(f"{value} {name}" for value, name in zip(self.values, self.names, strict=True))
-            raise DataError(f"{file}: holds {listed(strange, 'value')} that no class has (known: {meaning}); {remedy}")
-        return label.astype(np.uint8)
-
-
-def as_whole_numbers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64]:
-    """The mask as integers; a value that is none (half, NaN, infinite) is a DataError."""
-    if mask.dtype.kind in "bui":
-        return mask.astype(np.int64)
-    if mask.dtype.kind != "f":
-        raise DataError(f"{file}: a label map holds whole numbers, this one values of type {mask.dtype}; write it anew")
-    if not np.isfinite(mask).all():
-        raise DataError(f"{file}: a label map holds whole numbers, this one NaN or infinite voxels; write it anew")
-    odd = np.unique(mask[mask != np.rint(mask)])
-    if odd.size:
-        raise DataError(
-            f"{file}: a label map holds whole numbers, this one {odd[0]:g}; was it resampled with interpolation? "
-            "resample labels with nearest neighbour"
-        )
-    return mask.astype(np.int64)
 
 
 def check_image(image: npt.NDArray[Any], file: Path) -> Image:

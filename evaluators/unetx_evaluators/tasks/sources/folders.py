@@ -1,105 +1,53 @@
-"""Folders of pictures and masks: ``images/`` beside ``masks/`` or ``labels/``, or both kinds in one folder.
+"""Folders of images and masks: ``images/`` beside ``masks/`` or ``labels/``, or both kinds in one folder.
 
-``x.png`` pairs with a mask ``x.png`` or ``x_mask.png`` (in one folder, the latter). Sizes may differ between cases.
+``x.png`` pairs with a mask ``x.png`` or ``x_mask.png`` (in one folder, the latter); the endings of the two may differ,
+as with a JPEG and its PNG mask. Sizes may differ between cases.
 
 What the values of the masks mean is decided over all masks together, for one mask may hold background alone or
-foreground alone: 0 and one other value (0/1, 0/255, ...) are background and foreground; anything else needs ``labels``.
+foreground alone: 0 and one other value (0/1, 0/255, ...) are background and foreground; anything else, and colours,
+need ``labels``.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import ClassVar, Literal, Self
-
-import numpy as np
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.base import (
-    ClassMap,
-    RawCase,
-    check_case_name,
-    check_image,
-    check_inside,
-    check_same_shape,
-    identity_of,
-    listed,
-)
-from unetx_evaluators.tasks.sources.pictures import read_header, read_mask, read_picture
+from unetx_evaluators.tasks.problems import Problems
+from unetx_evaluators.tasks.sources.base import check_inside, listed
+from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
+from unetx_evaluators.tasks.sources.formats import LOSSY, READ, conversion, ending_of, stem_of
+from unetx_evaluators.tasks.sources.labels import ClassMap, Labels
 
 IMAGES = "images"
 MASK_FOLDERS = ("masks", "labels")
 MASK_SUFFIX = "_mask"
-ENDING = ".png"
-OTHER_ENDINGS = (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".nii", ".gz", ".npy")
-"""Endings of data that are not read here; any other file (a README, a table) is passed over."""
 
 
-@dataclass(frozen=True, eq=False)
-class FolderSource:
-    """A 2D dataset of PNG pictures with their masks."""
-
-    folder: Path
-    channels: tuple[str, ...]
-    pairs: dict[str, tuple[Path, Path]]
-    """Image and mask file of every case, by the case's name, sorted."""
-    labels: Mapping[str, int] | None = None
-    """The user's word on what mask values mean."""
-
-    layout: ClassVar[str] = "image/mask folder"
-    dims: ClassVar[Literal[2]] = 2
-
-    @classmethod
-    def open(cls, folder: Path, *, labels: Mapping[str, int] | None = None) -> Self:
-        """Pairs the files and checks their headers. Raises DataError."""
-        if labels is not None:
-            ClassMap.from_labels(labels)  # a wrong request is told before any file is read
-        pairs = _pairs(folder)
-        return cls(folder, _check_headers(pairs), pairs, labels)
-
-    @property
-    def name(self) -> str:
-        return self.folder.resolve().name
-
-    @property
-    def origin(self) -> str:
-        return f"{self.layout} {self.folder}"
-
-    @cached_property
-    def identity(self) -> str:
-        files = [file for pair in self.pairs.values() for file in pair]
-        return identity_of(self.layout, self.folder, files, labels=dict(self.labels) if self.labels else None)
-
-    @cached_property
-    def class_map(self) -> ClassMap:
-        """Reads every mask on first use, unless the user said what the values mean."""
-        if self.labels is not None:
-            return ClassMap.from_labels(self.labels)
-        return _two_valued(self.folder, (mask for _, mask in self.pairs.values()))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.class_map.names
-
-    @property
-    def case_names(self) -> tuple[str, ...]:
-        return tuple(self.pairs)
-
-    def read(self, name: str) -> RawCase:
-        """``[c, h, w]`` with spacing 1: a PNG says nothing reliable about millimetres."""
-        image_file, mask_file = self.pairs[name]
-        image, mask = read_picture(image_file), read_mask(mask_file)
-        check_same_shape(image.shape[1:], mask.shape, image_file, mask_file)
-        remedy = "name every value with --labels NAME=VALUE,... or correct the file"
-        return RawCase(check_image(image, image_file), self.class_map.encode(mask, mask_file, remedy), (1.0, 1.0))
+def open_folder(folder: Path, *, labels: Labels | None = None) -> FileSource:
+    """Pairs the files and checks their headers. Raises DataError."""
+    stated = None if labels is None else ClassMap.from_labels(labels)  # a wrong request is told before any file is read
+    problems = Problems()
+    return FileSource.checked(
+        _cases(folder, problems),
+        problems,
+        folder=folder,
+        layout="image/mask folder",
+        name=folder.resolve().name,
+        stated=stated,
+        remedy="name every value with --labels NAME=VALUE,... or correct the file",
+    )
 
 
-def is_picture_folder(folder: Path) -> bool:
+def is_image_folder(folder: Path) -> bool:
     """Whether the folder looks like this layout."""
-    return _mask_folder(folder) is not None or any(folder.glob(f"*{MASK_SUFFIX}{ENDING}"))
+    return _mask_folder(folder) is not None or any(_is_mask(file) for file in folder.iterdir())
+
+
+def _is_mask(file: Path) -> bool:
+    return ending_of(file) in READ and stem_of(file).endswith(MASK_SUFFIX)
 
 
 def _mask_folder(folder: Path) -> Path | None:
@@ -108,47 +56,88 @@ def _mask_folder(folder: Path) -> Path | None:
     return next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
 
 
-def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
-    images, masks = _images_and_masks(folder)
-    by_stem = {image.stem: image for image in images}
+def _cases(folder: Path, problems: Problems) -> dict[str, CaseFiles]:
+    images, masks = _images_and_masks(folder, problems)
+    by_stem = {stem_of(image): image for image in images}
     paired: dict[str, Path] = {}
     strays: list[str] = []
     for mask in masks:
-        stem = mask.stem if mask.stem in by_stem and mask not in images else mask.stem.removesuffix(MASK_SUFFIX)
-        if stem in paired:
-            raise DataError(f"{mask}: image {stem!r} has another mask, {paired[stem].name}; remove one")
-        if stem in by_stem:
-            paired[stem] = mask
-        else:
-            strays.append(mask.name)
-    _check_partners([image.name for stem, image in by_stem.items() if stem not in paired], strays, folder)
-    return {check_case_name(stem, by_stem[stem]): (by_stem[stem], paired[stem]) for stem in sorted(paired)}
+        whole = stem_of(mask)
+        stem = whole if whole in by_stem and mask not in images else whole.removesuffix(MASK_SUFFIX)
+        with problems.collecting():
+            if stem in paired:
+                raise DataError(f"{mask}: image {stem!r} has another mask, {paired[stem].name}; remove one")
+            if stem in by_stem:
+                paired[stem] = mask
+            else:
+                strays.append(mask.name)
+    with problems.collecting():
+        _check_partners([image.name for stem, image in by_stem.items() if stem not in paired], strays, folder)
+    return {stem: CaseFiles((by_stem[stem],), mask) for stem, mask in paired.items() if _is_lossless(mask, problems)}
 
 
-def _images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
+def _images_and_masks(folder: Path, problems: Problems) -> tuple[list[Path], list[Path]]:
     mask_folder = _mask_folder(folder)
     if mask_folder is not None:
-        return _png_files(folder / IMAGES, folder), _png_files(mask_folder, folder)
-    files = _png_files(folder, folder)
-    masks = [file for file in files if file.stem.endswith(MASK_SUFFIX)]
-    return [file for file in files if file not in set(masks)], masks
+        return _image_files(folder / IMAGES, folder, problems), _image_files(mask_folder, folder, problems)
+    files = _image_files(folder, folder, problems)
+    return [file for file in files if not _is_mask(file)], [file for file in files if _is_mask(file)]
 
 
-def _png_files(folder: Path, root: Path) -> list[Path]:
-    """The PNG files of a folder, sorted; other pictures among them are refused rather than silently left out."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    others = [file.name for file in files if file.suffix.lower() in OTHER_ENDINGS]
-    pictures = [check_inside(file, root) for file in files if file.suffix.lower() == ENDING]
-    if others:
-        raise DataError(
-            f"{folder}: only PNG files are read, found {listed(others, 'other file')}; convert or move them"
-        )
-    if not pictures:
-        raise DataError(f"{folder}: holds no PNG file; put the data there, or give another path")
-    doubles = [stem for stem, count in Counter(file.stem for file in pictures).items() if count > 1]
-    if doubles:
-        raise DataError(f"{folder}: {listed(doubles, 'name')} stands for two files each (.png and .PNG); remove one")
-    return pictures
+def _image_files(folder: Path, root: Path, problems: Problems) -> list[Path]:
+    """The images of a folder, sorted; those of formats that are not read are noted rather than silently left out."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in entries if entry.is_file()]
+    with problems.collecting():
+        below = [entry.name for entry in entries if folder != root and entry.is_dir() and _holds_images(entry)]
+        if below:
+            raise DataError(
+                f"{folder}: {listed(below, 'folder')} below it holds images, which are not read; move them up"
+            )
+    with problems.collecting():
+        others = [file for file in files if conversion(file) is not None]
+        if others:
+            raise DataError(
+                f"{folder}: {', '.join(READ)} are read, found {listed([file.name for file in others], 'other file')}; "
+                f"{conversion(others[0])}"
+            )
+    images: list[Path] = []
+    for file in files:
+        with problems.collecting():
+            if ending_of(file) in READ:
+                images.append(check_inside(file, root))
+    if not images:
+        problems.raise_all()
+        raise DataError(f"{folder}: holds no image file ({', '.join(READ)}); put the data there, or give another path")
+    return _without_doubles(images, folder, problems)
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(ending_of(file) in READ for file in folder.iterdir())
+
+
+def _without_doubles(images: Sequence[Path], folder: Path, problems: Problems) -> list[Path]:
+    """Files whose stem is theirs alone."""
+    alike = [list(group) for _, group in groupby(sorted(images, key=stem_of), key=stem_of)]
+    doubles = [stem_of(group[0]) for group in alike if len(group) > 1]
+    with problems.collecting():
+        if doubles:
+            example = ", ".join(file.name for group in alike if len(group) > 1 for file in group[:2])
+            raise DataError(
+                f"{folder}: {listed(doubles, 'name')} stands for two files each ({example}); remove or rename one"
+            )
+    return [group[0] for group in alike if len(group) == 1]
+
+
+def _is_lossless(mask: Path, problems: Problems) -> bool:
+    with problems.collecting():
+        if ending_of(mask) in LOSSY:
+            raise DataError(
+                f"{mask}: is a JPEG, whose compression invents values between the classes; save masks as PNG, from "
+                "where they were drawn"
+            )
+        return True
+    return False
 
 
 def _check_partners(lonely_images: list[str], lonely_masks: list[str], folder: Path) -> None:
@@ -162,39 +151,3 @@ def _check_partners(lonely_images: list[str], lonely_masks: list[str], folder: P
             f"{folder}: {' and '.join(faults)}; x.png pairs with a mask x.png or x{MASK_SUFFIX}.png: add "
             "what is missing or remove what stands alone"
         )
-
-
-def _check_headers(pairs: dict[str, tuple[Path, Path]]) -> tuple[str, ...]:
-    """Every mask has its image's size and all images the same channels, which are given back."""
-    first = next(iter(pairs.values()))[0]
-    channels = read_header(first).channels
-    for image, mask in pairs.values():
-        header = read_header(image)
-        check_same_shape(header.shape, read_header(mask).shape, image, mask)
-        if header.channels != channels:
-            raise DataError(
-                f"{image}: has channels {', '.join(header.channels)}, but {first.name} has {', '.join(channels)}; "
-                "convert all images to grey or all to RGB"
-            )
-    return channels
-
-
-def _two_valued(folder: Path, masks: Iterable[Path]) -> ClassMap:
-    """Background 0 and one foreground value, if that is what all masks together hold."""
-    values: set[int] = set()
-    for mask in masks:
-        values.update(int(value) for value in np.unique(read_mask(mask)))
-    found = sorted(values)
-    if len(found) != 2 or found[0] != 0:
-        raise DataError(
-            f"{folder}: without --labels the masks hold 0 and one other value, such as 0 and 255; all together hold "
-            f"{listed(found, 'value')}; {_remedy(found)}"
-        )
-    return ClassMap(("background", "foreground"), (0, found[1]))
-
-
-def _remedy(found: list[int]) -> str:
-    if len(found) < 2:
-        return "there is nothing to tell apart: give masks that outline something"
-    example = ",".join(f"{'background' if n == 0 else f'class{n}'}={value}" for n, value in enumerate(found[:4]))
-    return f"say what they mean, like --labels {example}"

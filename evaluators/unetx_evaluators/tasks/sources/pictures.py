@@ -1,11 +1,15 @@
-"""PNG pictures as arrays. Rows come first: ``[h, w]`` and ``[c, h, w]``."""
+"""PNG, TIFF, JPEG and BMP pictures as arrays. Rows come first: ``[h, w]``; a TIFF's pages are a volume ``[n, h, w]``.
+
+Pillow opens them and MONAI's PILReader gives the array, with its swapping of rows and columns off. What Pillow would
+change without a word is refused: colours of 16 bits (it keeps 8), signed bytes, pixels that a tag wants turned.
+"""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.sources.formats import PICTURES, ending_of
+from unetx_evaluators.tasks.sources.header import Header
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +32,7 @@ CHANNELS = {
     "I;16": GREY,
     "I;16B": GREY,
     "I": GREY,
+    "F": GREY,
     "P": RGB,
     "PA": RGB,
     "RGB": RGB,
@@ -34,51 +41,151 @@ CHANNELS = {
 """Channels of a picture by Pillow's mode: a palette stands for colours, an opaque alpha channel is dropped."""
 
 _EXPANDED = {"P": "RGBA", "PA": "RGBA", "1": "L"}
+_PALETTES = ("P", "PA")
 
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a picture's first bytes tell."""
-
-    channels: tuple[str, ...]
-    shape: tuple[int, int]
-    """Height, width."""
+_ORIENTATION, _DESCRIPTION, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 0x0112, 270, 258, 339
+"""Tags of TIFF 6.0 and Exif."""
+_UNSIGNED, _SIGNED = 1, 2
+"""Values of the tag SampleFormat."""
 
 
 def read_header(file: Path) -> Header:
     """Size and channels, without decoding the pixels."""
     with _opened(file) as picture:
-        if picture.mode not in CHANNELS:
-            raise DataError(f"{file}: PNG mode {picture.mode!r} is not read; convert it to grey or RGB")
-        return Header(CHANNELS[picture.mode], (picture.height, picture.width))
+        return _header(picture, file)
 
 
-def read_picture(file: Path) -> npt.NDArray[Any]:
-    """``[c, h, w]`` in the file's own integer type."""
+def read_image(file: Path) -> tuple[Header, npt.NDArray[Any]]:
+    """``[c, *spatial]`` in the file's own number type."""
     with _opened(file) as picture:
-        array = np.asarray(picture.convert(_EXPANDED.get(picture.mode, picture.mode)))
-    return array[None] if array.ndim == 2 else np.moveaxis(_without_alpha(array, file), -1, 0)
+        header = _header(picture, file)
+        pages = [_pixels(page.convert(_EXPANDED.get(page.mode, page.mode)), page) for page in _pages(picture)]
+    array = _without_alpha(_stacked(pages, header), header)
+    return header, array[None] if array.ndim == len(header.shape) else np.moveaxis(array, -1, 0)
 
 
-def read_mask(file: Path) -> npt.NDArray[Any]:
-    """``[h, w]``: grey levels or palette indices; a colour mask only if its three channels are equal."""
+def read_mask(file: Path, *, coloured: bool = False) -> tuple[Header, npt.NDArray[Any]]:
+    """``[*spatial]``: grey levels or palette indices; if ``coloured``, ``0xRRGGBB`` whatever the file's mode."""
     with _opened(file) as picture:
-        array = np.asarray(picture)
-    if array.ndim == 2:
-        return array.astype(np.uint8) if array.dtype == np.bool_ else array
-    colours = _without_alpha(array, file)
+        header = _header(picture, file)
+        pages = [_pixels(_as_colours(page, file) if coloured else page, page) for page in _pages(picture)]
+    array = _without_alpha(_stacked(pages, header), header)
+    if array.ndim == len(header.shape):
+        return header, array.astype(np.uint8) if array.dtype == np.bool_ else array
+    colours = array.astype(np.int32)
+    if coloured:
+        return header, (colours[..., 0] << 16) | (colours[..., 1] << 8) | colours[..., 2]
     if (colours != colours[..., :1]).any():
-        raise DataError(f"{file}: is a colour mask, which is not read; save one grey level per class")
-    return colours[..., 0]
+        raise DataError(
+            f"{file}: is a colour mask; say what its colours mean, like --labels cell=#ff0000, or save one grey level "
+            "per class"
+        )
+    return header, array[..., 0]
 
 
-def _without_alpha(array: npt.NDArray[Any], file: Path) -> npt.NDArray[Any]:
+def _header(picture: Image, file: Path) -> Header:
+    if picture.mode not in CHANNELS:
+        raise DataError(f"{file}: {picture.format} mode {picture.mode!r} is not read; convert it to grey or RGB")
+    _check_faithful(picture, file)
+    n_pages, size, mode = 0, picture.size, picture.mode
+    for page in _pages(picture):
+        n_pages += 1
+        if (page.size, page.mode) != (size, mode):
+            raise DataError(
+                f"{file}: page {n_pages} differs from the first in size or kind; pages of one size are read, as the "
+                "slices of a volume: save the others as files of their own"
+            )
+    shape = (size[1], size[0]) if n_pages == 1 else (n_pages, size[1], size[0])
+    return Header(file, shape, CHANNELS[mode], (1.0,) * len(shape), coloured=mode in ("RGB", "RGBA"))
+
+
+def _check_faithful(picture: Image, file: Path) -> None:
+    """Refuses what Pillow would read as something else."""
+    raw_mode = _raw_mode(picture)
+    if ";16" in raw_mode and not raw_mode.startswith("I"):
+        raise DataError(
+            f"{file}: has 16 bits for each of several channels, of which only 8 would be read; save it with 8 bits, or "
+            "its channels as grey files of 16 bits (in nnU-Net's layout)"
+        )
+    turned = picture.getexif().get(_ORIENTATION, 1) if picture.format in ("JPEG", "MPO", "TIFF") else 1
+    if turned not in (0, 1):
+        raise DataError(
+            f"{file}: its orientation tag ({turned}) wants the pixels turned, and whether its mask was drawn before or "
+            "after that is not known; save both upright, without the tag"
+        )
+    if picture.format == "TIFF":
+        _check_tiff(picture, file)
+    elif picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
+        raise DataError(f"{file}: is animated; save the frames as files of their own")
+
+
+def _check_tiff(picture: Any, file: Path) -> None:
+    bits, formats = picture.tag_v2.get(_BITS_PER_SAMPLE, (1,)), picture.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))
+    if bits[0] == 8 and formats[0] == _SIGNED:
+        raise DataError(f"{file}: holds signed bytes, which would be read as unsigned; save it with 16 bits")
+    text = str(picture.tag_v2.get(_DESCRIPTION, ""))
+    stated = dict(re.findall(r"^(images|channels|frames)=(\d+)\s*$", text, re.M)) if text.startswith("ImageJ=") else {}
+    more = {name: int(n) for name, n in stated.items() if name != "images"}
+    more |= {f"Size{axis}": int(n) for axis, n in re.findall(r'\bSize([CT])="(\d+)"', text) if "<OME" in text}
+    samples = len(bits)
+    if int(stated.get("images", picture.n_frames)) != picture.n_frames or any(
+        n not in (1, samples) for n in more.values()
+    ):
+        raise DataError(
+            f"{file}: its description tells of more than the slices of one volume "
+            f"({', '.join(f'{name} {n}' for name, n in {**stated, **more}.items())}); save each channel and time as a "
+            "file of its own, uncompressed stacks with one page per slice"
+        )
+
+
+def _raw_mode(picture: Any) -> str:
+    """How the pixels stand in the file, in Pillow's words (``RGB;16B``)."""
+    args = picture.tile[0].args if picture.tile else ""
+    return str(args if isinstance(args, str) else args[0] if args else "")
+
+
+def _pages(picture: Image) -> Iterator[Image]:
+    """The picture at each of its pages in turn; files other than TIFF have one."""
+    n_pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+    for number in range(n_pages):
+        if n_pages > 1:
+            picture.seek(number)
+        yield picture
+    if n_pages > 1:
+        picture.seek(0)
+
+
+def _pixels(converted: Image, page: Any) -> npt.NDArray[Any]:
+    """``[h, w]`` or ``[h, w, c]``, by MONAI's reader."""
+    from monai.data.image_reader import PILReader  # seconds, and torch with it
+
+    array = np.asarray(PILReader(reverse_indexing=False).get_data(converted)[0])
+    if page.mode == "I" and page.format == "TIFF" and page.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED:
+        return array.view(np.uint32)  # Pillow knows 32 bits as signed only
+    return array
+
+
+def _stacked(pages: list[npt.NDArray[Any]], header: Header) -> npt.NDArray[Any]:
+    return pages[0] if len(header.shape) == 2 else np.stack(pages)
+
+
+def _as_colours(page: Image, file: Path) -> Image:
+    if page.mode not in ("1", "L", "LA", "RGB", "RGBA", *_PALETTES):
+        raise DataError(f"{file}: holds grey levels of more than 8 bits, no colours; give --labels values instead")
+    return page.convert("RGBA")
+
+
+def _without_alpha(array: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
     """Drops an opaque alpha channel (the last of 2 or 4); one that hides anything is refused."""
-    if array.shape[-1] not in (2, 4):
+    if array.ndim == len(header.shape):
         return array
-    if (array[..., -1] != np.iinfo(array.dtype).max).any():
-        raise DataError(f"{file}: has transparent pixels, whose value is not defined; save it without alpha channel")
-    return array[..., :-1]
+    if array.shape[-1] in (2, 4):
+        if (array[..., -1] != np.iinfo(array.dtype).max).any():
+            raise DataError(
+                f"{header.file}: has transparent pixels, whose value is not defined; save it without alpha channel"
+            )
+        array = array[..., :-1]
+    return array[..., 0] if array.shape[-1] == 1 else array
 
 
 @contextmanager
@@ -86,12 +193,13 @@ def _opened(file: Path) -> Iterator[Image]:
     """The picture; whatever Pillow finds wrong with it, now or when its pixels are decoded, is a DataError."""
     from PIL import Image as pillow  # noqa: N813 - a module named like its class
 
+    kind = PICTURES[ending_of(file)]
     try:
-        with pillow.open(file, formats=("PNG",)) as picture:
+        with pillow.open(file, formats=(kind,)) as picture:
             yield picture
     except pillow.DecompressionBombError as error:
         raise DataError(f"{file}: {error}; cut it into tiles") from error
-    except (OSError, SyntaxError, ValueError, zlib.error) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, MemoryError, zlib.error) as error:
         raise DataError(
-            f"{file}: cannot be read as PNG ({error}); copy or export it again, or remove the case"
+            f"{file}: cannot be read as {kind} ({error}); copy or export it again, or remove the case"
         ) from error

@@ -1,0 +1,336 @@
+"""Prepared arrays on disk: one folder per dataset and way of preparing, shared by all searches and all their workers.
+
+    CACHE/liver-3f2a90c1d4e5/          complete: never changed again, but for a damaged file that is written anew
+        CACHEDIR.TAG                   says that the folder is ours and can be made again (backups leave it out)
+        manifest.json                  what it was made from and how, and every array's size and SHA-256
+        images/*.npy  labels/*.npy
+        names.json                     with pseudonyms only: whose they are
+        users/*.lock                   one for every process that uses it, locked as long as that lives
+    CACHE/liver-3f2a90c1d4e5.part/     unfinished: written.jsonl names the cases that are done
+    CACHE/liver-3f2a90c1d4e5.lock      held by whoever prepares, checks or removes it
+
+The folder's name holds a hash of all that its arrays depend on, so what is prepared otherwise lies elsewhere. Arrays
+are written aside and renamed, not synced to the disk: a checksum, not a promise of the file system, says whether they
+are whole. It is SHA-256, which the task's digest needs anyway; one core does 1.3 GB/s of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.examination import Basis
+from unetx_evaluators.tasks.preprocessing import apply
+from unetx_evaluators.tasks.sources.base import Source
+from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
+
+FORMAT = 2
+"""Raised whenever the same input would be prepared differently."""
+
+TAG, MANIFEST, WRITTEN, NAMES, USERS = "CACHEDIR.TAG", "manifest.json", "written.jsonl", "names.json", "users"
+
+TAG_TEXT = """\
+Signature: 8a477f597d28d172789f06886806bc55
+# Prepared arrays of unetx-search; they can be made again from the dataset. See https://bford.info/cachedir/
+"""
+
+KEY_DIGITS = 12
+N_HASHERS = 4
+N_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayFile:
+    """What a file must be."""
+
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenCase:
+    """A case whose arrays are on disk."""
+
+    name: str
+    image: ArrayFile
+    label: ArrayFile
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(data["name"], ArrayFile(**data["image"]), ArrayFile(**data["label"]))
+
+    def files(self, folder: Path) -> tuple[tuple[Path, ArrayFile], ...]:
+        """Where they lie in a folder, and what they must be."""
+        image, label = array_files(folder, self.name)
+        return (image, self.image), (label, self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A complete folder in words."""
+
+    key: str
+    origin: str
+    identity: str
+    """Of the source."""
+    basis: Basis
+    cases: Mapping[str, WrittenCase]
+
+    def write(self, folder: Path) -> None:
+        data = {
+            "format": FORMAT,
+            "key": self.key,
+            "origin": self.origin,
+            "identity": self.identity,
+            "n_bytes": sum(case.image.n_bytes + case.label.n_bytes for case in self.cases.values()),
+            "cases": [case.to_json() for case in self.cases.values()],
+            "basis": self.basis.to_json(),
+        }
+        write_text(folder / MANIFEST, json.dumps(data) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """None where there is none that can be used."""
+        data = read_json(folder / MANIFEST)
+        if data is None or data.get("format") != FORMAT:
+            return None
+        try:
+            cases = [WrittenCase.from_json(case) for case in data["cases"]]
+            basis = Basis.from_json(data["basis"])
+            return cls(data["key"], data["origin"], data["identity"], basis, {case.name: case for case in cases})
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a dataset's arrays lie in a cache."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, cache: Path, name: str, key: str) -> Self:
+        """For a dataset of this name and a key, of which the folder's name holds the beginning."""
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "data"
+        return cls(cache / f"{plain}-{key[:KEY_DIGITS]}")
+
+    @property
+    def part(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.part")
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.lock")
+
+    @contextmanager
+    def locked(self, watcher: Watcher | None = None) -> Iterator[None]:
+        """Alone with the folder; somebody else is waited for, and the watcher told, or DataError without a watcher.
+
+        A lock file that guards nothing, and parents made for it, vanish at the end.
+        """
+        made = [parent for parent in self.folder.parents if not parent.exists()]
+        with usable(self.folder.parent):
+            lock = self._acquired(watcher)
+        try:
+            yield
+        finally:
+            if not self.folder.exists() and not self.part.exists():
+                self.lock_file.unlink(missing_ok=True)  # whoever waits for it takes a new one
+            lock.release()
+            for parent in made:
+                with suppress(OSError):  # something lies in it by now
+                    parent.rmdir()
+
+    def _acquired(self, watcher: Watcher | None) -> FileLock:
+        lock = FileLock(self.lock_file)
+        blocking = False
+        for _ in range(N_TRIES):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return lock.acquire(blocking=blocking).lock
+            except FileNotFoundError:  # a request that was refused has just removed the folder it had made
+                continue
+            except Timeout:
+                if watcher is None:
+                    raise DataError(f"{self.folder}: is being prepared by another process; wait for it") from None
+                watcher.on_wait(self.folder)
+                blocking = True
+        raise DataError(f"{self.folder.parent}: vanishes whenever it is made; name another folder for the cache")
+
+
+def write_case(source: Source, basis: Basis, folder: Path, name: str) -> WrittenCase:
+    """Read a case, prepare it, and write its arrays into ``folder``. Raises DataError."""
+    image, label = apply(source.read(name), basis.facts[name], basis.preparation)
+    image_file, label_file = array_files(folder, name)
+    with usable(folder):
+        return WrittenCase(name, write_array(image_file, image), write_array(label_file, label))
+
+
+def write_array(file: Path, array: npt.NDArray[Any]) -> ArrayFile:
+    """The array in a file that appears whole or not at all."""
+    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as stream:
+            hashed = _Hashed(stream)
+            np.lib.format.write_array(hashed, array, allow_pickle=False)
+        aside.replace(file)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return ArrayFile(hashed.n_bytes, hashed.sha256.hexdigest())
+
+
+class _Hashed:
+    """A binary file that knows the SHA-256 of what was written to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+        self.n_bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.n_bytes += len(data)
+        return int(self._stream.write(data))
+
+
+def sound_cases(folder: Path, cases: Mapping[str, WrittenCase], watcher: Watcher) -> dict[str, WrittenCase]:
+    """Those of the cases whose files are what they must be, size first, then checksum."""
+    watcher.on_phase(Phase.CHECK, len(cases))
+    sound = {}
+    with ThreadPoolExecutor(N_HASHERS) as threads:
+        for case, is_sound in zip(
+            cases.values(), threads.map(lambda case: _is_sound(case, folder), cases.values()), strict=True
+        ):
+            if is_sound:
+                sound[case.name] = case
+            watcher.on_case()
+    return sound
+
+
+def _is_sound(case: WrittenCase, folder: Path) -> bool:
+    return all(_has(file, expected) for file, expected in case.files(folder))
+
+
+def _has(file: Path, expected: ArrayFile) -> bool:
+    try:
+        if file.stat().st_size != expected.n_bytes:
+            return False
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == expected.sha256
+    except OSError:
+        return False
+
+
+def array_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Of a case: image and label map."""
+    return folder / "images" / f"{name}.npy", folder / "labels" / f"{name}.npy"
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether nobody but us can have made the folder."""
+    try:
+        return (folder / TAG).read_text(encoding="utf-8") == TAG_TEXT
+    except (OSError, ValueError):
+        return False
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder of ours; DataError for any other."""
+    if not folder.exists():
+        return
+    if not is_ours(folder) and any(not entry.name.startswith(TAG) for entry in folder.iterdir()):
+        raise DataError(
+            f"{folder}: is there already and was not made by unetx-search; it is not touched: move it, or name another "
+            "folder for the cache (--cache)"
+        )
+    with usable(folder):
+        for entry in folder.iterdir():  # the tag goes last: what a crash leaves is still known as ours
+            if entry.name != TAG:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def using(task: Task) -> Iterator[None]:
+    """As long as this lasts, nobody removes the task's arrays. Raises DataError when they are gone."""
+    with Place(task.folder).locked(NullWatcher()), usable(task.folder):
+        if not is_ours(task.folder):
+            raise DataError(
+                f"{task.folder}: the prepared arrays are gone; run the search again, which prepares them anew"
+            )
+        (task.folder / USERS).mkdir(exist_ok=True)
+        lock = FileLock(task.folder / USERS / f"{os.getpid()}-{uuid.uuid4().hex}.lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a living process uses it; what dead ones left is removed."""
+    for file in (folder / USERS).glob("*.lock"):
+        lock = FileLock(file)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return True
+        file.unlink(missing_ok=True)
+        lock.release()
+    return False
+
+
+@contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """What the system refuses inside is a DataError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written ({error}); free space there, or name another folder for the cache (--cache); "
+            "what is done already is kept"
+        ) from error
+
+
+def write_text(file: Path, text: str) -> None:
+    """Whole, on the disk, or not at all."""
+    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(file)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The object in a file of ours; None where there is none, or it is damaged."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None

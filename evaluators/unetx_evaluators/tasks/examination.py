@@ -1,0 +1,255 @@
+"""A look at the whole dataset: what it is like, what follows from it, and everything that is wrong, in one go.
+
+Nothing is written here. ``examine`` reads every case once; ``prepare`` goes on from its result, doctor prints it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Self
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, fingerprint, survey
+from unetx_evaluators.tasks.options import TaskOptions
+from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
+from unetx_evaluators.tasks.planning import NetworkPlan, plan
+from unetx_evaluators.tasks.preprocessing import Preparation, choose_preparation, prepared_shape
+from unetx_evaluators.tasks.privacy import Pseudonymous
+from unetx_evaluators.tasks.problems import Problems
+from unetx_evaluators.tasks.sources.base import Source, listed
+from unetx_evaluators.tasks.splits import choose_splits
+from unetx_evaluators.tasks.task import Splits
+from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
+
+MAX_SAMPLES = 200_000
+"""Foreground intensities per channel that are kept of all cases together, so that many cases take no more memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """All that the prepared arrays depend on beside the files: found by reading every case once."""
+
+    facts: Mapping[str, CaseFacts]
+    """By case, intensities left out."""
+    fingerprint: Fingerprint
+    preparation: Preparation
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "facts": [facts.to_json() for facts in self.facts.values()],
+            "fingerprint": self.fingerprint.to_json(),
+            "preparation": self.preparation.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        facts = [CaseFacts.from_json(case) for case in data["facts"]]
+        return cls(
+            {case.name: case for case in facts},
+            Fingerprint.from_json(data["fingerprint"]),
+            Preparation.from_json(data["preparation"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was found. Where there are problems, whatever could not be found for them is None."""
+
+    source: Source
+    """The source with the names that everything else uses: pseudonyms, where the user wants them."""
+    splits: Splits | None
+    basis: Basis | None
+    plan: NetworkPlan | None
+    choices: Mapping[str, Any]
+    """Everything that was chosen, with its reason; JSON values."""
+    problems: tuple[DataError, ...]
+    """Each forbids the use of the dataset."""
+    warnings: tuple[str, ...]
+    """Sentences on what may be meant, or may be wrong."""
+
+    @property
+    def n_bytes(self) -> int | None:
+        """What the prepared arrays take on disk."""
+        if self.basis is None:
+            return None
+        n_channels = len(self.source.channels)
+        return sum(array_bytes(facts, self.basis.preparation, n_channels) for facts in self.basis.facts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a source: names and split are settled before anything is read."""
+
+    source: Source
+    options: TaskOptions
+    splits: Splits | None
+    problems: tuple[DataError, ...]
+
+    @classmethod
+    def of(cls, source: Source, options: TaskOptions) -> Self:
+        """Splits follow the real names, then take the pseudonyms."""
+        problems = Problems(list(source.problems))
+        splits: Splits | None = None
+        with problems.collecting():
+            splits = choose_splits(source.case_names, options)
+        if options.pseudonyms:
+            source = Pseudonymous(source)
+            splits = None if splits is None else source.renamed(splits)
+        return cls(source, options, splits, tuple(problems.found))
+
+
+def examine(
+    source: Source, options: TaskOptions, *, n_workers: int | None = None, watcher: Watcher | None = None
+) -> Examination:
+    """Read every case once and say what there is, what would be made of it, and all that is wrong. Writes nothing.
+
+    ``n_workers`` processes read; None decides by the amount of work.
+    """
+    with Workers(n_workers or n_workers_for(source.n_bytes, len(source.case_names))) as workers:
+        return examined(Request.of(source, options), workers, watcher or NullWatcher())
+
+
+def examined(request: Request, workers: Workers, watcher: Watcher) -> Examination:
+    """``examine`` with the workers of a preparation."""
+    problems = Problems(list(request.problems))
+    seen = _surveyed(request.source, problems, workers, watcher)
+    facts = {name: case.facts for name, case in seen.items()}
+    found = Examination(request.source, request.splits, None, None, {}, (), ())
+    if request.splits is not None:
+        with problems.collecting():
+            found = replace(found, basis=_basis(request, facts))
+            assert found.basis is not None
+            found = concluded(request, found.basis)
+        problems.found += _unlearnable(request.source.classes, facts, request.splits)
+    return replace(found, problems=tuple(problems.found), warnings=(*found.warnings, *_twins(seen)))
+
+
+def concluded(request: Request, basis: Basis) -> Examination:
+    """What follows from a basis, found now or by an earlier run. Raises DataError where no network fits."""
+    splits, source = request.splits, request.source
+    assert splits is not None
+    network = plan(basis.fingerprint, basis.preparation, len(source.channels), len(source.classes), request.options)
+    warnings = _unjudged(source.classes, basis.facts, splits)
+    choices = _choices(request.options, splits, basis.preparation, network)
+    return Examination(source, splits, basis, network, choices, (), tuple(warnings))
+
+
+def array_bytes(facts: CaseFacts, preparation: Preparation, n_channels: int) -> int:
+    """Of a case's image (float32) and label map (uint8), headers left out."""
+    return math.prod(prepared_shape(facts, preparation)) * (4 * n_channels + 1)
+
+
+def _choices(
+    options: TaskOptions, splits: Splits, preparation: Preparation, network: NetworkPlan
+) -> dict[str, dict[str, Any]]:
+    """Name to value and reason."""
+    values: dict[str, Any] = {
+        "dims": preparation.dims,
+        "spacing": preparation.spacing,
+        "normalisation": [asdict(channel) for channel in preparation.channels],
+        "patch": network.patch,
+        "strides": network.strides,
+        "levels": len(network.strides),
+        "widths": network.widths,
+        "memory": network.memory_gib,
+        "seconds": network.seconds,
+        "split": {part: len(names) for part, names in asdict(splits).items()},
+    }
+    reasons = {**preparation.reasons, **network.reasons, "split": _why_split(options)}
+    return {name: {"value": values.get(name), "reason": reasons.get(name, "")} for name in {**values, **reasons}}
+
+
+def _why_split(options: TaskOptions) -> str:
+    if options.split is not None:
+        return f"as {options.split} says"
+    groups = "" if options.group_by is None else f", groups ({options.group_by}) kept together"
+    fold = "" if options.folds is None else f", fold {options.fold} of {options.folds}"
+    return f"drawn with seed {options.split_seed}{groups}{fold}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A case after its survey."""
+
+    facts: CaseFacts
+    digest: str
+    """Of the image's voxels, to tell twins."""
+
+
+def _see(source: Source, n_samples: int, name: str) -> _Seen:
+    case = source.read(name)
+    told = source.real_names[name] if isinstance(source, Pseudonymous) else name  # in errors, which are for mending
+    facts = replace(survey(case, told, len(source.classes)), name=name)
+    thinned = replace(facts, intensities=tuple(channel[:n_samples] for channel in facts.intensities))
+    return _Seen(thinned, hashlib.sha256(repr(case.image.shape).encode() + case.image.tobytes()).hexdigest())
+
+
+def _surveyed(source: Source, problems: Problems, workers: Workers, watcher: Watcher) -> dict[str, _Seen]:
+    names = source.case_names
+    watcher.on_phase(Phase.SURVEY, len(names))
+    seen = {}
+    for name, case in workers.map(partial(_see, source, MAX_SAMPLES // max(1, len(names))), names):
+        if isinstance(case, Failed):
+            problems.found += case.errors
+        else:
+            seen[name] = case
+        watcher.on_case()
+    return seen
+
+
+def _basis(request: Request, facts: Mapping[str, CaseFacts]) -> Basis:
+    """From the training cases alone, in an order that no split decides."""
+    assert request.splits is not None
+    training = [facts[name] for name in sorted(request.splits.train) if name in facts]
+    seen = fingerprint(training)
+    preparation = choose_preparation(seen, request.source.dims, request.source.channels, request.options)
+    return Basis({name: replace(case, intensities=()) for name, case in facts.items()}, seen, preparation)
+
+
+def _unlearnable(classes: Sequence[str], facts: Mapping[str, CaseFacts], splits: Splits) -> list[DataError]:
+    """Every class is there to be learnt."""
+    training = [facts[name] for name in splits.train if name in facts]
+    found = []
+    for index, name in enumerate(classes):
+        if training and not any(case.class_voxels[index] for case in training):
+            elsewhere = sum(case.class_voxels[index] > 0 for case in facts.values())
+            remedy = "try another split seed" if elsewhere else "remove it from the labels"
+            found.append(
+                DataError(
+                    f"class {name!r} occurs in none of the {len(training)} training cases and in {elsewhere} of the "
+                    f"other {len(facts) - len(training)}, so it cannot be learnt; add cases that show it, or {remedy}"
+                )
+            )
+    return found
+
+
+def _unjudged(classes: Sequence[str], facts: Mapping[str, CaseFacts], splits: Splits) -> list[str]:
+    """Classes that selection or held-out cannot judge."""
+    warnings = []
+    for part, names in (("selection", splits.selection), ("held-out", splits.held_out)):
+        cases = [facts[name] for name in names if name in facts]
+        for index, name in enumerate(classes[1:], start=1):
+            if cases and not any(case.class_voxels[index] for case in cases):
+                warnings.append(
+                    f"class {name!r} occurs in none of the {len(cases)} {part} cases, which cannot judge it; another "
+                    "split seed may help"
+                )
+    return warnings
+
+
+def _twins(seen: Mapping[str, _Seen]) -> list[str]:
+    """Cases with the same image: one case, most often, under two names."""
+    same = defaultdict(list)
+    for name, case in seen.items():
+        same[case.digest].append(name)
+    return [
+        f"{listed(names, 'case')} hold the very same image; on both sides of a split they flatter the result: remove "
+        "all but one, or group them"
+        for names in same.values()
+        if len(names) > 1
+    ]

@@ -1,0 +1,116 @@
+"""What lies in a cache, and how to get rid of it.
+
+Only folders that carry our tag are ever listed or removed, and none that a living process prepares or uses.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.cache import FORMAT, MANIFEST, Place, discard, is_in_use, is_ours, read_json
+
+
+class CacheState(StrEnum):
+    """What a folder in a cache is good for."""
+
+    CURRENT = "current"  # complete, and the dataset's files are as they were
+    STALE = "stale"  # complete, but the dataset was changed, moved or deleted since
+    UNFINISHED = "unfinished"  # a preparation was ended on the way; the next one goes on from it
+    DAMAGED = "damaged"  # its manifest cannot be read, or is of another version of this program
+    IN_USE = "in use"  # a living process prepares it or trains on it
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """A folder of prepared arrays."""
+
+    folder: Path
+    state: CacheState
+    n_bytes: int
+    """What removing it would free."""
+    origin: str
+    """Where its data came from; empty where that cannot be read."""
+    last_used: datetime
+    """UTC."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def cached(cache: Path | str) -> tuple[CacheEntry, ...]:
+    """Everything of ours in a cache, by name; nothing where there is none. Files are counted, not checked."""
+    root = Path(cache)
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    return tuple(_entry(folder) for folder in folders if is_ours(folder) and not folder.is_symlink())
+
+
+def remove(entry: CacheEntry) -> int:
+    """Delete a folder and say how many bytes that freed. DataError while somebody prepares or uses it."""
+    place = _place(entry.folder)
+    with place.locked():
+        if is_in_use(entry.folder):
+            raise DataError(f"{entry.folder}: is used by a search that is running; wait for it, or stop it")
+        n_bytes = _size(entry.folder)
+        discard(entry.folder)
+    return n_bytes
+
+
+def _entry(folder: Path) -> CacheEntry:
+    manifest = read_json(folder / MANIFEST) or {}
+    last_used = datetime.fromtimestamp((folder / MANIFEST if manifest else folder).stat().st_mtime, UTC)
+    return CacheEntry(folder, _state(folder, manifest), _size(folder), str(manifest.get("origin", "")), last_used)
+
+
+def _state(folder: Path, manifest: dict[str, Any]) -> CacheState:
+    if is_in_use(folder) or _is_locked(folder):
+        return CacheState.IN_USE
+    if folder != _place(folder).folder:
+        return CacheState.UNFINISHED
+    if manifest.get("format") != FORMAT:
+        return CacheState.DAMAGED
+    return CacheState.STALE if _has_changed(str(manifest.get("identity", ""))) else CacheState.CURRENT
+
+
+def _place(folder: Path) -> Place:
+    return Place(folder.with_name(folder.name.removesuffix(".part")))
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with _place(folder).locked():
+            return False
+    except DataError:
+        return True
+
+
+def _has_changed(identity: str) -> bool:
+    """Whether a file that a source lists in its identity (``identity_of``) is gone, or of another size or date."""
+    try:
+        parts = json.loads(identity)
+    except ValueError:
+        return False
+    match parts:
+        case ["pseudonyms", str(inner)]:
+            return _has_changed(inner)
+        case [str(), str(folder), dict(), list(files)]:
+            return any(_differs(Path(folder) / path, size, mtime_ns) for path, size, mtime_ns in files)
+    return False
+
+
+def _differs(file: Path, size: int, mtime_ns: int) -> bool:
+    try:
+        stat = file.stat()
+    except OSError:
+        return True
+    return (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

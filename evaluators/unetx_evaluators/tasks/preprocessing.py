@@ -1,0 +1,307 @@
+"""From a case as stored to the arrays that training reads, and back.
+
+After nnU-Net (Isensee et al., Nature Methods 18, 203-211, 2021; version 2), in its order: crop to the non-zero region,
+normalise, resample to the target spacing. Which spacing and which normalisation follows from the training cases and is
+kept in a ``Preparation``, so that a case of tomorrow is treated alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, Intensities, as_tuples
+from unetx_evaluators.tasks.options import TaskOptions
+from unetx_evaluators.tasks.resampling import (
+    ANISOTROPY,
+    coarse_axis,
+    resampled_image,
+    resampled_label,
+    resampled_shape,
+)
+from unetx_evaluators.tasks.sources.base import RawCase
+from unetx_evaluators.tasks.task import Image, Label
+
+COARSE_PERCENTILE = 10.0
+"""Of the spacings along a coarse axis: their median would throw slices away that some cases have."""
+
+MASKED_BELOW = 0.75
+"""Median share of voxels left by cropping below which statistics are those of the non-zero region alone."""
+
+MIN_SPACING, MAX_SPACING = 1e-6, 1e6
+"""mm; beyond lies a mistake."""
+
+Scheme = Literal["ct", "case", "range", "rgb", "none"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+
+_SCHEME_OF_NAME: Mapping[str, Scheme] = {
+    "ct": "ct",
+    "zscore": "case",
+    "rescale_to_0_1": "range",
+    "rgb_to_0_1": "rgb",
+    "nonorm": "none",
+}
+"""By the channel's name in small letters, as in nnU-Net; ``case`` for any other name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelNormalisation:
+    """What is done to the intensities of a channel."""
+
+    scheme: Scheme
+    """``ct``: clipped to [low, high], then (x - mean) / std, all from the training cases' foreground. ``case``: z-score
+    of every case by itself. ``range``: every case to [0, 1]. ``rgb``: divided by 255. ``none``: left alone."""
+    mean: float = 0.0
+    std: float = 1.0
+    low: float | None = None
+    high: float | None = None
+    masked: bool = False
+    """``case`` only: mean and standard deviation of the non-zero region, and zeros stay outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Everything that turns cases into arrays."""
+
+    dims: Literal[2, 3]
+    """Of the network."""
+    spacing: tuple[float, ...]
+    """Target, mm per voxel and axis of the source; along ``slice_axis`` the median, which nothing is resampled to."""
+    slice_axis: int | None
+    """Where volumes are taken slice by slice: the axis that counts the slices. It comes first in the arrays."""
+    channels: tuple[ChannelNormalisation, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """For every choice a sentence."""
+
+    @property
+    def network_spacing(self) -> tuple[float, ...]:
+        """mm per voxel and axis of the network's input."""
+        return tuple(mm for axis, mm in enumerate(self.spacing) if axis != self.slice_axis)
+
+    @property
+    def slice_spacing(self) -> float | None:
+        """mm from slice to slice; None where the network sees whole images."""
+        return None if self.slice_axis is None else self.spacing[self.slice_axis]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        channels = tuple(ChannelNormalisation(**channel) for channel in data["channels"])
+        return cls(**data | {"spacing": as_tuples(data["spacing"]), "channels": channels})
+
+
+def choose_preparation(
+    fingerprint: Fingerprint, dims: Literal[2, 3], channels: Sequence[str], options: TaskOptions
+) -> Preparation:
+    """For a source of ``dims`` dimensions and channels of these names. Raises DataError when options do not fit it."""
+    if options.dims == 3 and dims == 2:
+        raise DataError("dims: 3 needs volumes, the data are 2D images; leave the option away, or set it to 2")
+    network_dims = options.dims or dims
+    slice_axis = _coarsest(fingerprint.median_spacing) if network_dims < dims else None
+    spacing, why_spacing = _choose_spacing(fingerprint, slice_axis, options)
+    chosen = [
+        _choose_normalisation(*pair, fingerprint, options)
+        for pair in zip(channels, fingerprint.intensities, strict=True)
+    ]
+    reasons = {
+        "dims": _why_dims(network_dims, slice_axis, fingerprint, options),
+        "spacing": why_spacing,
+        "normalisation": "; ".join(f"{name}: {why}" for name, (_, why) in zip(channels, chosen, strict=True)),
+    }
+    return Preparation(network_dims, spacing, slice_axis, tuple(channel for channel, _ in chosen), reasons)
+
+
+def prepared_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...]:
+    """Shape of a case's prepared label map, and of every channel of its image: ``[*spatial]`` or ``[n, h, w]``."""
+    return _slices_first(_resampled_shape(facts, preparation), preparation)
+
+
+def apply(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Image, Label]:
+    """A case's arrays: image ``[c, *spatial]`` float32, label ``[*spatial]`` uint8; ``[c, n, h, w]`` and ``[n, h, w]``
+    slice by slice."""
+    image, label = case.image[:, *facts.crop], case.label[facts.crop]
+    shape = _resampled_shape(facts, preparation)
+    separate = _separate_axis(facts.spacing, _target(facts, preparation), preparation)
+    inside = _non_zero(image) | (label != 0) if any(channel.masked for channel in preparation.channels) else None
+    resampled = [
+        resampled_image(normalised(channel, how, inside), shape, separate)
+        for channel, how in zip(image, preparation.channels, strict=True)
+    ]
+    axis = preparation.slice_axis or 0
+    return (
+        np.ascontiguousarray(np.moveaxis(np.stack(resampled), axis + 1, 1)),
+        np.ascontiguousarray(np.moveaxis(resampled_label(label, shape, separate), axis, 0)),
+    )
+
+
+def restored_label(label: Label, facts: CaseFacts, preparation: Preparation) -> Label:
+    """A prepared or predicted label map on its source's grid; background where the case was cropped away."""
+    on_axes = np.moveaxis(label, 0, preparation.slice_axis or 0)
+    separate = _separate_axis(_target(facts, preparation), facts.spacing, preparation)
+    whole = np.zeros(facts.shape, dtype=np.uint8)
+    whole[facts.crop] = resampled_label(on_axes, facts.cropped_shape, separate)
+    return whole
+
+
+def normalised(channel: Image, how: ChannelNormalisation, inside: npt.NDArray[np.bool_] | None = None) -> Image:
+    """A new array ``[*spatial]``; ``inside`` is the non-zero region, asked for where ``how.masked``."""
+    values = channel.astype(np.float64)
+    if how.scheme == "ct":
+        np.clip(values, how.low, how.high, out=values)
+    region = values[inside] if how.masked and inside is not None else values
+    shift, scale = _shift_and_scale(region, how)
+    values -= shift
+    values /= scale
+    if how.masked and inside is not None:
+        values[~inside] = 0.0
+    return values.astype(np.float32)
+
+
+def _shift_and_scale(region: npt.NDArray[np.float64], how: ChannelNormalisation) -> tuple[float, float]:
+    """What is subtracted and what then divides; 1 where all values are the same."""
+    low, high = (float(region.min()), float(region.max())) if region.size else (0.0, 0.0)
+    match how.scheme:
+        case "ct":
+            return how.mean, how.std or 1.0
+        case "case":
+            return (float(region.mean()), float(region.std())) if low < high else (low, 1.0)
+        case "range":
+            return low, high - low or 1.0
+        case "rgb":
+            return 0.0, 255.0
+        case "none":
+            return 0.0, 1.0
+
+
+def _non_zero(image: Image) -> npt.NDArray[np.bool_]:
+    """Where any channel is not zero, and the holes in that."""
+    filled: npt.NDArray[np.bool_] = ndimage.binary_fill_holes((image != 0).any(axis=0))
+    return filled
+
+
+def _target(facts: CaseFacts, preparation: Preparation) -> tuple[float, ...]:
+    """The spacing a case is resampled to: its own from slice to slice."""
+    return tuple(
+        own if axis == preparation.slice_axis else target
+        for axis, (own, target) in enumerate(zip(facts.spacing, preparation.spacing, strict=True))
+    )
+
+
+def _resampled_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...]:
+    return resampled_shape(facts.cropped_shape, facts.spacing, _target(facts, preparation))
+
+
+def _separate_axis(spacing: tuple[float, ...], target: tuple[float, ...], preparation: Preparation) -> int | None:
+    """Slices have nothing to do with each other; otherwise the spacings decide."""
+    return coarse_axis(spacing, target) if preparation.slice_axis is None else preparation.slice_axis
+
+
+def _slices_first(shape: tuple[int, ...], preparation: Preparation) -> tuple[int, ...]:
+    axis = preparation.slice_axis or 0
+    return (shape[axis], *shape[:axis], *shape[axis + 1 :])
+
+
+def _coarsest(spacing: Sequence[float]) -> int:
+    """The axis with the longest voxels; the last of several, which is where scanners put their slices."""
+    longest = max(spacing)
+    return max(axis for axis, mm in enumerate(spacing) if math.isclose(mm, longest, rel_tol=1e-3))
+
+
+def _choose_spacing(
+    fingerprint: Fingerprint, slice_axis: int | None, options: TaskOptions
+) -> tuple[tuple[float, ...], str]:
+    """Target spacing along every axis of the source, and why."""
+    median = fingerprint.median_spacing
+    if options.spacing is not None:
+        spacing = _checked_spacing(options.spacing, len(median))
+        if slice_axis is not None:
+            spacing = tuple(median[a] if a == slice_axis else mm for a, mm in enumerate(spacing))
+        return spacing, f"{_mm(spacing)}: set by the user{_across(slice_axis, median)}"
+    axis = _coarsest(median)
+    if slice_axis is not None or not _is_coarse(axis, median, fingerprint.median_shape):
+        alike = "" if _differ(fingerprint, median) else ", which all have, so that nothing is resampled"
+        why = f"median of {fingerprint.n_cases} training cases{alike}{_across(slice_axis, median)}"
+        return median, f"{_mm(median)}: {why}"
+    along = [spacing[axis] for spacing in fingerprint.spacings]
+    others = max(mm for a, mm in enumerate(median) if a != axis)
+    finer = max(float(np.percentile(along, COARSE_PERCENTILE)), others)
+    spacing = tuple(finer if a == axis else mm for a, mm in enumerate(median))
+    return spacing, (
+        f"{_mm(spacing)}: median of {fingerprint.n_cases} training cases, but their 10th percentile along axis {axis}, "
+        f"whose median, {median[axis]:.4g} mm, is more than {ANISOTROPY:g} times the {others:.4g} mm of the others"
+    )
+
+
+def _is_coarse(axis: int, spacing: Sequence[float], shape: Sequence[float]) -> bool:
+    """Longer voxels along the axis, and fewer of them, than along any other, both by a factor above three."""
+    others = [other for other in range(len(spacing)) if other != axis]
+    return spacing[axis] > ANISOTROPY * max(spacing[other] for other in others) and ANISOTROPY * shape[axis] < min(
+        shape[other] for other in others
+    )
+
+
+def _checked_spacing(spacing: tuple[float, ...], n_axes: int) -> tuple[float, ...]:
+    if len(spacing) != n_axes or not all(MIN_SPACING <= mm <= MAX_SPACING for mm in spacing):
+        raise DataError(
+            f"spacing: needs {n_axes} lengths above 0 in mm, one per axis of the data; got "
+            f"{', '.join(map(str, spacing))}; for example {', '.join(['1.0'] * n_axes)}"
+        )
+    return tuple(float(mm) for mm in spacing)
+
+
+def _differ(fingerprint: Fingerprint, spacing: Sequence[float]) -> bool:
+    return any(not np.allclose(own, spacing, rtol=1e-3) for own in fingerprint.spacings)
+
+
+def _across(slice_axis: int | None, median: Sequence[float]) -> str:
+    return "" if slice_axis is None else f"; slices, {median[slice_axis]:.4g} mm apart, stay as they are"
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return "x".join(f"{mm:.4g}" for mm in spacing) + " mm"
+
+
+def _choose_normalisation(
+    name: str, intensities: Intensities, fingerprint: Fingerprint, options: TaskOptions
+) -> tuple[ChannelNormalisation, str]:
+    """Of one channel, and why."""
+    if options.normalisation == "auto":
+        scheme, chosen = _SCHEME_OF_NAME.get(name.strip().casefold(), "case"), "chosen by the channel's name"
+    else:
+        scheme, chosen = options.normalisation, "set by the user"
+    match scheme:
+        case "ct":
+            how = ChannelNormalisation("ct", intensities.mean, intensities.std, intensities.low, intensities.high)
+            what = (
+                f"clipped to {how.low:.6g}..{how.high:.6g}, less {how.mean:.6g}, over {how.std:.6g}: percentiles 0.5 "
+                f"and 99.5, mean and standard deviation of the foreground of {fingerprint.n_cases} training cases"
+            )
+        case "case":
+            how = ChannelNormalisation("case", masked=fingerprint.kept_share < MASKED_BELOW)
+            where = "of its non-zero region" if how.masked else "of the whole"
+            what = f"z-score {where}, case by case; cropping to what is not zero keeps {fingerprint.kept_share:.0%}"
+        case "range":
+            how, what = ChannelNormalisation("range"), "every case brought to 0..1"
+        case "rgb":
+            how, what = ChannelNormalisation("rgb"), "divided by 255"
+        case "none":
+            how, what = ChannelNormalisation("none"), "intensities stay as they are"
+    return how, f"{what} ({chosen})"
+
+
+def _why_dims(dims: int, slice_axis: int | None, fingerprint: Fingerprint, options: TaskOptions) -> str:
+    if slice_axis is not None:
+        return (
+            f"2: set by the user; slices across axis {slice_axis}, which has the longest voxels "
+            f"({_mm(fingerprint.median_spacing)}, the last axis where several have them)"
+        )
+    return f"{dims}: {'as the data' if options.dims is None else 'set by the user'}"

@@ -1,0 +1,86 @@
+"""Which files are read, and what to do with those that are not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from unetx_evaluators.evaluation import DataError
+
+NIFTI = (".nii.gz", ".nii")
+PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+"""Pillow's name of the format by ending."""
+LOSSY = (".jpg", ".jpeg")
+"""Good enough for images; at the edges of a mask they invent values."""
+READ = (*NIFTI, *PICTURES)
+
+_DICOM = "convert DICOM series to NIfTI, with dcm2niix for instance (dcm2niix -z y -o OUT IN)"
+_VOLUME = "convert it to .nii.gz, with SimpleITK (WriteImage(ReadImage(IN), OUT)) or 3D Slicer"
+_ARRAY = "write its arrays as .nii.gz (nibabel) or as PNG or TIFF (Pillow)"
+_MICROSCOPE = (
+    "convert it to TIFF or NIfTI, with Bio-Formats (bfconvert IN OUT.tif) or Fiji; cut whole slides into tiles"
+)
+_PICTURE = "convert it to PNG, with Pillow or ImageMagick for instance"
+
+_CONVERSIONS: dict[str, tuple[str, ...]] = {
+    _DICOM: (".dcm", ".dicom", ".ima"),
+    _VOLUME: (".nrrd", ".nhdr", ".seg.nrrd", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", ".img", ".mnc", ".gipl", ".v3d"),
+    _ARRAY: (".npy", ".npz", ".h5", ".hdf5", ".mat", ".zarr", ".pt", ".pkl", ".b2nd"),
+    _MICROSCOPE: (".czi", ".lif", ".nd2", ".lsm", ".oib", ".oif", ".svs", ".ndpi", ".vsi", ".scn", ".mrxs"),
+    _PICTURE: (".gif", ".webp", ".jp2", ".heic", ".ppm", ".pgm", ".tga"),
+}
+CONVERTERS = {ending: remedy for remedy, endings in _CONVERSIONS.items() for ending in endings}
+"""Formats that hold images but are not read, with the way to one that is."""
+
+_KNOWN = sorted((*READ, *CONVERTERS), key=len, reverse=True)
+_DICOM_MAGIC_AT = 128
+_MAX_LOOKED_AT = 500
+
+
+def ending_of(file: Path) -> str:
+    """``.nii.gz`` of ``a.nii.gz``, in lower case; empty where the ending is not one of an image format."""
+    name = file.name.lower()
+    return next((ending for ending in _KNOWN if name.endswith(ending)), "")
+
+
+def stem_of(file: Path) -> str:
+    """The name without its ending."""
+    return file.name[: len(file.name) - len(ending_of(file))]
+
+
+def is_nifti(file: Path) -> bool:
+    return ending_of(file) in NIFTI
+
+
+def conversion(file: Path) -> str | None:
+    """How an image file that is not read becomes one that is; None for a file that is read, or that is no image."""
+    ending = ending_of(file)
+    if ending in READ:
+        return None
+    return _DICOM if not ending and is_dicom(file) else CONVERTERS.get(ending)
+
+
+def is_dicom(file: Path) -> bool:
+    """By its ending, its name, or the four letters after DICOM's preamble (PS3.10, section 7.1)."""
+    if file.name.upper() == "DICOMDIR" or CONVERTERS.get(ending_of(file)) == _DICOM:
+        return True
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_DICOM_MAGIC_AT + 4)[_DICOM_MAGIC_AT:] == b"DICM"
+    except OSError:
+        return False
+
+
+def refuse_dicom(place: Path) -> None:
+    """Raises DataError if ``place``, a file or a folder without any layout that is known, holds DICOM files."""
+    files: Iterable[Path] = _files_below(place) if place.is_dir() else [place]
+    found = next((file for file in files if is_dicom(file)), None)
+    if found is not None:
+        raise DataError(f"{found}: is a DICOM file, which is not read; {_DICOM}, then arrange images and masks")
+
+
+def _files_below(folder: Path) -> Iterable[Path]:
+    below = (Path(parent) / name for parent, _, names in os.walk(folder) for name in sorted(names))
+    return islice(below, _MAX_LOOKED_AT)

@@ -1,0 +1,197 @@
+"""nnU-Net's raw layout, version 2 (its documentation/dataset_format.md; Isensee et al., Nature Methods 18, 2021).
+
+``dataset.json`` names the channels (``channel_names``), the classes (``labels``) and the ending of all files
+(``file_ending``). Channels are files of their own, ``imagesTr/CASE_0000.nii.gz``, ``..._0001...``; an RGB picture is
+one file with three. A field ``dataset`` may list the files of every case instead.
+
+The label ``ignore`` becomes ``IGNORED``. Regions (labels that are lists) are refused: they overlap, and a task's
+classes do not. ``overwrite_image_reader_writer`` changes nothing here; the ending says how a file is read. Beside a
+TIFF volume, ``CASE.json`` may state its ``spacing``, as nnU-Net's Tiff3DIO has it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.problems import Problems
+from unetx_evaluators.tasks.sources.base import check_inside, listed
+from unetx_evaluators.tasks.sources.description import DESCRIPTION, channel_names, stated_file
+from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
+from unetx_evaluators.tasks.sources.formats import LOSSY, READ, conversion, ending_of
+from unetx_evaluators.tasks.sources.labels import ClassMap
+
+IMAGES, LABELS = "imagesTr", "labelsTr"
+_LOSSLESS = tuple(ending for ending in READ if ending not in LOSSY)
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+def open_nnunet(folder: Path, description: dict[str, Any]) -> FileSource:
+    """The dataset that an nnU-Net v2 ``dataset.json`` describes. Raises DataError."""
+    file = folder / DESCRIPTION
+    channels, class_map = channel_names(description, "channel_names", file), _class_map(description, file)
+    ending, problems = _ending(description, file), Problems()
+    if "dataset" in description:
+        cases = _listed_cases(description["dataset"], ending, folder, problems)
+    else:
+        cases = _found_cases(folder, ending, problems)
+    with problems.collecting():
+        _check_count(description.get("numTraining"), len(cases), file)
+    return FileSource.checked(
+        cases,
+        problems,
+        folder=folder,
+        channels=channels,
+        channels_from=f"'channel_names' in {DESCRIPTION}",
+        layout="nnU-Net v2 folder",
+        name=str(description.get("name") or folder.resolve().name),
+        stated=class_map,
+        remedy=f"correct the file, or 'labels' in {DESCRIPTION}",
+        description=file,
+    )
+
+
+def _class_map(description: dict[str, Any], file: Path) -> ClassMap:
+    labels = description.get("labels")
+    if not isinstance(labels, dict):
+        raise DataError(
+            f'{file}: \'labels\' maps names to numbers, like {{"background": 0, "liver": 1}}; got {labels!r}'
+        )
+    regions = [name for name, value in labels.items() if isinstance(value, list)]
+    if regions:
+        raise DataError(
+            f"{file}: 'labels' holds {listed(regions, 'region')} made of several values, which is not supported: "
+            "regions overlap, classes do not; give each class one number, as in the label files, and leave out "
+            "'regions_class_order'"
+        )
+    odd = [name for name, value in labels.items() if not str(value).isdecimal()]
+    if odd:
+        raise DataError(f"{file}: 'labels' maps names to whole numbers from 0; not so for {listed(odd, 'name')}")
+    try:
+        return ClassMap.from_labels({name: int(value) for name, value in labels.items()})
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
+def _ending(description: dict[str, Any], file: Path) -> str:
+    ending = description.get("file_ending")
+    if not isinstance(ending, str) or not ending.startswith("."):
+        raise DataError(f"{file}: 'file_ending' is the ending of all files, like '.nii.gz'; got {ending!r}")
+    if ending.lower() in LOSSY:
+        raise DataError(f"{file}: 'file_ending' is {ending}, which is lossy: masks would not survive; save them as PNG")
+    if ending.lower() not in _LOSSLESS:
+        remedy = conversion(Path(f"x{ending}")) or f"convert the files to one of {', '.join(_LOSSLESS)}"
+        raise DataError(f"{file}: 'file_ending' is {ending}, which is not read; {remedy}")
+    return ending
+
+
+def _check_count(stated: object, n_cases: int, file: Path) -> None:
+    if stated is not None and stated != n_cases:
+        raise DataError(
+            f"{file}: 'numTraining' says {stated!r}, but there are {n_cases} cases with image and label; "
+            "add what is missing or correct the number"
+        )
+
+
+def _listed_cases(listing: object, ending: str, folder: Path, problems: Problems) -> dict[str, CaseFiles]:
+    """Cases of the field ``dataset``: ``{CASE: {"images": [...], "label": ...}}``."""
+    file = folder / DESCRIPTION
+    if not isinstance(listing, dict) or not listing:
+        raise DataError(
+            f'{file}: \'dataset\' maps cases to {{"images": [...], "label": ...}}; got {json.dumps(listing)[:80]}'
+        )
+    cases: dict[str, CaseFiles] = {}
+    for name, entry in listing.items():
+        with problems.collecting():
+            images = entry.get("images") if isinstance(entry, dict) else None
+            if not isinstance(images, list) or not images:
+                raise DataError(f"{file}: dataset[{name!r}].images lists the files of the case; got {images!r}")
+            paths = [stated_file(path, (ending,), f"dataset[{name!r}].images", folder) for path in images]
+            label = stated_file(entry.get("label"), (ending,), f"dataset[{name!r}].label", folder)
+            missing = [path.relative_to(folder) for path in (*paths, label) if not path.is_file()]
+            if missing:
+                raise DataError(
+                    f"{file}: dataset[{name!r}] lists {listed(missing, 'file')} not there; add or unlist them"
+                )
+            cases[name] = CaseFiles(tuple(paths), label, _stated_spacing(paths[0], name, ending))
+    return cases
+
+
+def _found_cases(folder: Path, ending: str, problems: Problems) -> dict[str, CaseFiles]:
+    """Cases by the names of the files in ``imagesTr`` and ``labelsTr``."""
+    images: dict[str, dict[int, Path]] = {}
+    for file in _files(folder, IMAGES, ending, problems):
+        with problems.collecting():
+            match = _CHANNEL.fullmatch(file.name.removesuffix(ending))
+            if match is None:
+                raise DataError(f"{file}: an image is called CASE_0000{ending}, with its channel's number; rename it")
+            images.setdefault(match[1], {})[int(match[2])] = check_inside(file, folder)
+    labels: dict[str, Path] = {}
+    for file in _files(folder, LABELS, ending, problems):
+        with problems.collecting():
+            labels[file.name.removesuffix(ending)] = check_inside(file, folder)
+    with problems.collecting():
+        _check_partners(images.keys() - labels.keys(), labels.keys() - images.keys(), folder)
+    cases: dict[str, CaseFiles] = {}
+    for name in sorted(images.keys() & labels.keys()):
+        with problems.collecting():
+            numbers = sorted(images[name])
+            if numbers != list(range(len(numbers))):
+                raise DataError(
+                    f"{images[name][numbers[0]]}: case {name!r} has the channels {numbers}; they count from 0 without "
+                    "gaps: add the missing files"
+                )
+            files = tuple(images[name][number] for number in numbers)
+            cases[name] = CaseFiles(files, labels[name], _stated_spacing(files[0], name, ending))
+    return cases
+
+
+def _files(folder: Path, part: str, ending: str, problems: Problems) -> list[Path]:
+    """The files of one folder, sorted; images of another format are a problem, anything else is passed over."""
+    if not (folder / part).is_dir():
+        raise DataError(f"{folder / part}: is not there; nnU-Net's layout keeps images in {IMAGES}, labels in {LABELS}")
+    files = sorted(file for file in (folder / part).iterdir() if file.is_file() and not file.name.startswith("."))
+    sound = [file for file in files if file.name.endswith(ending)]
+    strange = [file for file in files if not file.name.endswith(ending)]
+    others = [file for file in strange if ending_of(file) in READ or conversion(file)]
+    with problems.collecting():
+        if others:
+            found = listed([file.name for file in others], "other file")
+            raise DataError(
+                f"{folder / part}: 'file_ending' is {ending}, but there is {found}; "
+                f"{conversion(others[0]) or 'convert or remove them'}"
+            )
+    return sound
+
+
+def _check_partners(lonely_images: Iterable[str], lonely_labels: Iterable[str], folder: Path) -> None:
+    faults = [
+        f"{listed(sorted(lonely), kind)} without {partner}"
+        for lonely, kind, partner in ((lonely_images, "image", "a label"), (lonely_labels, "label", "an image"))
+        if lonely
+    ]
+    if faults:
+        raise DataError(
+            f"{folder}: {' and '.join(faults)}; {IMAGES}/CASE_0000 pairs with {LABELS}/CASE: add what is missing or "
+            "remove what stands alone"
+        )
+
+
+def _stated_spacing(image: Path, name: str, ending: str) -> tuple[float, ...] | None:
+    """mm per page, row and column, as ``CASE.json`` beside a TIFF states it."""
+    file = image.with_name(f"{name}.json")
+    if ending.lower() not in (".tif", ".tiff") or not file.is_file():
+        return None
+    try:
+        spacing = tuple(float(length) for length in json.loads(file.read_text(encoding="utf-8"))["spacing"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(
+            f'{file}: states the spacing as {{"spacing": [z, y, x]}} in mm ({error}); correct it'
+        ) from error
+    if len(spacing) not in (2, 3) or not all(0 < length < float("inf") for length in spacing):
+        raise DataError(f"{file}: a spacing is above 0 mm along two or three axes, got {spacing}; correct it")
+    return spacing

@@ -1,0 +1,83 @@
+"""A split on disk: the user's own, or the one a study keeps beside it so that it never changes unnoticed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.sources.base import listed
+from unetx_evaluators.tasks.task import Splits
+from unetx_space.errors import RequestError
+
+PARTS = tuple(field.name for field in fields(Splits))
+
+
+def read_splits(file: Path, names: Sequence[str]) -> Splits:
+    """The split in ``file``, of exactly the cases ``names``. Raises DataError."""
+    splits = _read(file)
+    counts = Counter(name for part in PARTS for name in getattr(splits, part))
+    wrong = {
+        "named more than once": sorted(name for name, count in counts.items() if count > 1),
+        "not in the dataset": sorted(set(counts) - set(names)),
+        "in no part": sorted(set(names) - set(counts)),
+    }
+    told = [f"{listed(found, 'case')} {problem}" for problem, found in wrong.items() if found]
+    if told:
+        raise DataError(f"{file}: a split names every case once; {'; '.join(told)}; mend the file")
+    return splits
+
+
+def write_splits(file: Path, splits: Splits) -> None:
+    """Written once: a file that is there already is compared, and another split refused with RequestError."""
+    if file.exists():
+        check_splits(file, splits)
+        return
+    written = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    written.write_text(json.dumps(asdict(splits), indent=2) + "\n", encoding="utf-8")
+    written.replace(file)
+
+
+def check_splits(file: Path, splits: Splits) -> None:
+    """RequestError, naming what differs, unless ``file`` holds this very split. No file, no objection."""
+    if not file.exists():
+        return
+    kept = _read(file)
+    moved = [told for part in PARTS if (told := _difference(part, getattr(kept, part), getattr(splits, part)))]
+    if moved:
+        raise RequestError(
+            f"{file}: a study keeps the split it began with; this request would change it: {'; '.join(moved)}; give "
+            f"the options and data of the beginning (or --split {file}), or another --study"
+        )
+
+
+def _difference(part: str, kept: Sequence[str], now: Sequence[str]) -> str:
+    new, gone = sorted(set(now) - set(kept)), sorted(set(kept) - set(now))
+    told = [f"{verb} {listed(names, 'case')}" for verb, names in (("gains", new), ("loses", gone)) if names]
+    if not told and tuple(kept) != tuple(now):
+        told = ["has another order"]
+    return f"{part} {' and '.join(told)}" if told else ""
+
+
+def _read(file: Path) -> Splits:
+    way_out = 'it is a JSON object like {"train": ["a", ...], "selection": [...], "held_out": [...]}'
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read as a split ({error}); {way_out}") from error
+    if not isinstance(data, Mapping) or set(data) != set(PARTS):
+        held = listed(sorted(data), "field") if isinstance(data, Mapping) else type(data).__name__
+        raise DataError(f"{file}: a split has the fields {', '.join(PARTS)}, got {held}; {way_out}")
+    for part in PARTS:
+        if not _is_list_of_names(data[part]) or not data[part]:
+            raise DataError(f"{file}: {part} needs a case at least, and is a list of case names; {way_out}")
+    return Splits(**{part: tuple(data[part]) for part in PARTS})
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
