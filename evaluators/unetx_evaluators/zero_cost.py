@@ -1,0 +1,279 @@
+"""What an untrained network tells before any training is paid for: features for a surrogate, which needs them all.
+
+None of them ranks designs by itself: on dense prediction their correlations with accuracy change sign between spaces,
+and counting parameters is often as good (Krishnakumar et al. 2022, arXiv:2210.03230; Abdelfattah et al. 2021,
+arXiv:2101.08134, who gathered most of them). Sources set their features up for chains of Conv2d and Linear; here
+convolutions of one to three dimensions, transposed ones and linear layers count, gates included, and what gates and
+normalisations ask for is said where it is done.
+
+Letters: ``b`` images, ``c`` channels, W the weight of a counted layer, L the training loss.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from unetx_evaluators.batches import Batch
+from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.dry_run import LOSS_SCALE
+from unetx_evaluators.loss import dice_ce_loss
+from unetx_space.cost import Cost
+from unetx_space.operators.attention import CBAM, ECA, SCSE, CoordinateAttention, SCSEAdd, SimAM, SqueezeExcite
+from unetx_space.operators.dynamic import CARAFE, DySample
+from unetx_space.operators.fusion import Gated
+from unetx_space.operators.gates import AttentionGate, ChannelCrossAttention, GridAttentionGate
+from unetx_space.operators.upsampling import DeformableUpsampling
+
+COUNTED = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+"""Layers whose weights count."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroCost:
+    """The features of one network, all of them finite if it passed its dry run."""
+
+    n_parameters: int
+    macs: int
+    """Of one patch, sampling and gating included."""
+    grad_norm: float
+    """Sum over counted layers of ||dL/dW||_2 (arXiv:2101.08134, section 3.1)."""
+    snip: float
+    """Sum of |W dL/dW|, the connection sensitivity of Lee et al. 2019 (arXiv:1810.02340)."""
+    fisher: float
+    """See ``watch_fisher``."""
+    nwot: float
+    """See ``log_determinant``."""
+    log_synflow: float
+    """See ``log_synflow``."""
+
+
+def zero_cost(
+    network: nn.Module,
+    batch: Batch,
+    cost: Cost,
+    background_weight: float,
+    device: DeviceProfile,
+    *,
+    ignores: bool = False,
+) -> ZeroCost:
+    """The features of ``network``, which lies on ``device``, with the loss and in the precision of training.
+
+    ``cost`` is taken over as it is: hand in that of the full-size architecture, which no budget changes. The network
+    itself is not run but copies of it, so that it stays as it is to the bit. The same inputs give the same bits on a
+    CPU. Takes about the time of two training steps and the memory of one. Raises what the device raises when its memory
+    is exhausted.
+    """
+    loss = partial(dice_ce_loss, labels=batch.labels, background_weight=background_weight, ignores=ignores)
+    by_loss = _loss_features(deepcopy(network), batch.images, loss, device)
+    flow = log_synflow(network, batch.images)
+    return ZeroCost(cost.n_parameters, cost.macs, **by_loss, log_synflow=flow)
+
+
+def counted_weights(network: nn.Module) -> list[Tensor]:
+    """The weights of all counted layers."""
+    return [module.weight for module in network.modules() if isinstance(module, COUNTED)]
+
+
+# With the loss: one forward and one backward pass
+
+
+def _loss_features(
+    network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], device: DeviceProfile
+) -> dict[str, float]:
+    """Updates no weight, but leaves mode and statistics changed."""
+    network.train().requires_grad_()
+    rectified = RectifiedMaps(images.ndim)
+    with rectified, device.autocast():
+        logits = network(images.contiguous(memory_format=memory_format(images.ndim - 2)))
+    fisher = watch_fisher(rectified.maps)
+    scale = LOSS_SCALE if device.needs_loss_scaling else 1.0
+    weights = counted_weights(network)
+    gradients = torch.autograd.grad(loss(logits) * scale, weights, allow_unused=True)
+    # Heads for deep supervision do not reach the output: they have no gradient.
+    pairs = [(w.detach(), g / scale) for w, g in zip(weights, gradients, strict=True) if g is not None]
+    return {
+        "grad_norm": _total(g.norm() for _, g in pairs),
+        "snip": _total((w * g).abs().sum() for w, g in pairs),
+        "fisher": _total(fisher) / scale**2,
+        "nwot": log_determinant(hamming_kernel(rectified.maps)),
+    }
+
+
+class RectifiedMaps(TorchFunctionMode):
+    """Inside, a forward pass gathers the output of every ReLU and LeakyReLU on a map, as a module or as a function.
+
+    Maps alone, which have ``ndim`` axes: the few units inside of channel gates, and weights that are rectified, have
+    fewer. Nothing may change a map in place afterwards, and no operator of the catalogue does.
+    """
+
+    def __init__(self, ndim: int) -> None:
+        super().__init__()
+        self.maps: list[Tensor] = []
+        self._ndim = ndim
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in (F.relu, F.leaky_relu) and output.ndim == self._ndim:
+            self.maps.append(output)
+        return output
+
+
+def watch_fisher(maps: Iterable[Tensor]) -> list[Tensor]:
+    """A list to which the next backward pass adds the Fisher information of every map.
+
+    That is the sum over channels of 1/(2b) sum over images of (sum over voxels of a dL/da)^2, a being the activations
+    (Turner et al. 2020, arXiv:1906.04113; Theis et al. 2018, arXiv:1801.05787). Behind the rectifier, not at the
+    convolution as others have it: an instance normalisation undoes every scaling of a channel, so that in front of it
+    the inner sum is zero whatever the network.
+    """
+    parts: list[Tensor] = []
+
+    def watcher(activation: Tensor) -> Callable[[Tensor], None]:
+        def note(gradient: Tensor) -> None:
+            by_channel = (activation.float() * gradient.float()).flatten(2).sum(2)  # [b, c]
+            parts.append(by_channel.double().square().sum() / (2 * len(by_channel)))
+
+        return note
+
+    for rectified in maps:
+        rectified.register_hook(watcher(rectified.detach()))  # type: ignore[no-untyped-call]
+    return parts
+
+
+def hamming_kernel(maps: Iterable[Tensor]) -> Tensor:
+    """``[b, b]`` in float64: for each pair of images, how many rectified units are on the same side of zero (Mellor et
+    al. 2021, arXiv:2006.04647). The slope of a LeakyReLU does not matter."""
+    agreeing = torch.zeros(())
+    for rectified in maps:
+        active = (rectified.detach() > 0).flatten(1).float()  # [b, units]
+        both = (active @ active.T).double()
+        count = both.diagonal()
+        agreeing = agreeing + (active.shape[1] - count[:, None] - count[None] + 2 * both).cpu()
+    return agreeing
+
+
+def log_determinant(kernel: Tensor) -> float:
+    """Of a Hamming kernel, the score of Mellor et al. 2021: high where a network tells images apart.
+
+    An eigenvalue below 1 counts as 1, that of two images which differ in one unit: so images that are equal, such as
+    empty patches, leave the score finite. Without any rectified map it is 0.
+    """
+    return float(torch.linalg.eigvalsh(kernel).clamp_min(1).log().sum()) if kernel.ndim else 0.0
+
+
+def _total(parts: Iterable[Tensor]) -> float:
+    """The sum of scalars, in float64; the device is asked once."""
+    return float(sum((part.double() for part in parts), torch.zeros((), dtype=torch.float64)))
+
+
+# Without data: synaptic flow
+
+_TRANSPARENT = (
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.GroupNorm,
+    SqueezeExcite,
+    CBAM,
+    ECA,
+    SCSE,
+    SCSEAdd,
+    CoordinateAttention,
+    SimAM,
+    AttentionGate,
+    ChannelCrossAttention,
+)
+"""What synaptic flow passes as it is: normalisations, and attention that does nothing but reweight."""
+
+_DECIDING: Mapping[type[nn.Module], tuple[str, float]] = {
+    GridAttentionGate: ("psi", math.inf),  # open, and the convolutions behind it carry flow
+    CARAFE: ("encoder", 0.0),  # equal weights
+    DySample: ("offset", 0.0),  # its own centre
+    DeformableUpsampling: ("moves", 0.0),  # its own centre, modulation 1
+    Gated: ("gate", 0.0),  # equal shares
+}
+"""The layer by which an operator decides, and the logit at which the decision is frozen."""
+
+
+class _Transparent(nn.Module):
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        return x
+
+
+def log_synflow(network: nn.Module, images: Tensor) -> float:
+    """Natural logarithm of the synaptic flow, the sum of W dR/dW over all weights of ``linearised(network)``, R being
+    the sum of its output for one image of ones, with the channels and the size of ``images[b, c, *size]`` (Tanaka et
+    al. 2020, arXiv:2006.05467, section 6).
+
+    The flow multiplies from layer to layer. It is summed in float32, as all terms are positive, and where it grows too
+    large for that in float64, which takes a CPU seven times as long in 3D. Beyond float64 its nearest value counts.
+    """
+    flow = _flow(network, images, torch.float32)
+    if not math.isfinite(flow):
+        flow = _flow(network, images, torch.float64)
+    if math.isnan(flow):  # infinity times a weight of zero
+        flow = math.inf
+    return math.log(min(max(flow, sys.float_info.min), sys.float_info.max))
+
+
+def _flow(network: nn.Module, images: Tensor, dtype: torch.dtype) -> float:
+    flowing = linearised(network, dtype)
+    weights = counted_weights(flowing)
+    # Twice the same image: on a CPU, torch convolves two images in 3D three times as fast as one.
+    ones = torch.ones((2, *images.shape[1:]), dtype=dtype, device=images.device)
+    gradients = torch.autograd.grad(flowing(ones).sum() / 2, weights, allow_unused=True)
+    pairs = zip(weights, gradients, strict=True)
+    return _total((w.detach() * g).double().sum() for w, g in pairs if g is not None)
+
+
+def linearised(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A copy that multiplies its output by whatever a non-negative input is multiplied by.
+
+    Weights are replaced by their absolute values, so that every rectifier passes all; biases are zero. Normalisations
+    and attention are passed, for they would cancel the scale of what comes in, or saturate. Whatever else decides from
+    the map how it is read is frozen where it starts: equal weights, equal shares, no offsets.
+    """
+    copy = deepcopy(network).to(dtype).train().requires_grad_()
+    for module in [*copy.modules()]:
+        for name, child in module.named_children():
+            if isinstance(child, _TRANSPARENT):
+                setattr(module, name, _Transparent())
+    with torch.no_grad():
+        for layer in copy.modules():
+            if isinstance(layer, COUNTED):
+                layer.weight.abs_()
+                if layer.bias is not None:
+                    layer.bias.zero_()
+        for module in copy.modules():
+            _freeze(module)
+    return copy
+
+
+def _freeze(module: nn.Module) -> None:
+    name, logit = _DECIDING.get(type(module), ("", 0.0))
+    layer = getattr(module, name, None)
+    if isinstance(layer, COUNTED):  # a fusion of one map decides nothing
+        layer.weight.zero_()
+        if layer.bias is not None:
+            layer.bias.fill_(logit)
