@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliToke
 from cyclopts.config import Toml
 
 from unetx_search.config import Choices, SearchConfig
+from unetx_search.data_choices import DataChoices
 from unetx_space.design_space import describe, design_space
 from unetx_space.errors import RequestError, UnetxError, unknown_name
 
@@ -173,23 +174,36 @@ def dashboard(study: Path, *, host: str = "127.0.0.1", port: int = 8080) -> None
 
 
 @app.command
-def doctor(*, data: Path | None = None, labels: str | None = None, json: Json = False) -> int:
-    """Tell what this machine offers a search and, with --data, whether a dataset can be used.
+def doctor(
+    *,
+    choices: Annotated[DataChoices, Parameter(name="*")] = DataChoices(),  # noqa: B008 (frozen)
+    sheet: Annotated[Path | None, Parameter(group="Data")] = None,
+    clean: Literal["stale", "all"] | None = None,
+    json: Json = False,
+) -> int:
+    """Tell what this machine offers a search and, with --data, whether a dataset can be used and what is made of it.
 
     Parameters
     ----------
-    data
-        A dataset folder to read and check, every case of it.
-    labels
-        As for a search.
+    sheet
+        Also write an HTML page there with pictures of a dozen cases and all that was found.
+    clean
+        Instead, remove prepared datasets from the cache: unfinished ones and those whose files have changed or gone
+        (stale), or all of them. What a running search uses is kept.
     json
         Print the findings as JSON.
     """
-    from unetx_search.doctor import examine, findings_json, findings_text
+    if clean is not None:
+        from unetx_search.caches import clean_caches, cleaning_json, cleaning_text
 
-    findings = examine(data=data, labels=labels, console=_stderr())
+        cleaned = clean_caches(choices.cache_folder, clean)
+        print(cleaning_json(cleaned) if json else cleaning_text(cleaned))
+        return 0
+    from unetx_search.doctor import findings_json, findings_text, look
+
+    findings = look(choices, console=_stderr(), sheet=sheet)
     print(findings_json(findings) if json else findings_text(findings))
-    return 0 if findings.is_fit else 1
+    return 0 if findings.is_fit else 2
 
 
 def _stderr() -> Console:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from unetx_search.data_choices import DataChoices, Rule, check_rules
 from unetx_space.design_space import DesignSpace, SpaceName, design_space, narrowed
 from unetx_space.errors import RequestError
 
@@ -53,23 +54,17 @@ class Choices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(Choices):
+class SearchConfig(DataChoices, Choices):
     """A search as its user asked for it."""
 
     trials: int = 12
     """Trials the study shall have in total; run the same command with more to continue."""
     gpus: Literal["all"] | int = "all"
     """GPUs to use: a count, "all" that are visible, or 0 for CPU workers."""
-    data: Path | None = None
-    """Dataset folder: MSD (dataset.json with NIfTI) or images with masks (PNG). The built-in demo task without it."""
     study: str | None = None
     """Name of the study, and of its folder below --out. The dataset's name by default."""
-    out: Path = Path("runs")
-    """Folder that holds the studies."""
     seed: int = 0
-    """Decides the split, the proposals, the initial values and the order of the batches."""
-    labels: str | None = None
-    """Classes of masks with more than two values, as NAME=VALUE pairs: "background=0,cell=128,border=255"."""
+    """Decides the proposals, the initial values and the order of the batches."""
     cpu_workers: int | None = None
     """CPU workers, one thread each, where no GPU is used. One per core by default."""
     workers_per_gpu: int = 1
@@ -93,33 +88,25 @@ class SearchConfig(Choices):
     """Designs dearer than this many times the U-Net's multiply-adds are not tried."""
 
     def __post_init__(self) -> None:
-        for name, value, rule, ok in (
-            ("trials", self.trials, "at least 1", self.trials >= 1),
-            ("gpus", self.gpus, "0 or more, or all", self.gpus == "all" or self.gpus >= 0),
-            ("seed", self.seed, "0 or more", self.seed >= 0),
-            ("cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1),
-            ("workers-per-gpu", self.workers_per_gpu, "at least 1", self.workers_per_gpu >= 1),
-            ("steps", self.steps, "at least 1", self.steps is None or self.steps >= 1),
-            ("batch-size", self.batch_size, "at least 1", self.batch_size is None or self.batch_size >= 1),
-            (
-                "width-factor",
-                self.width_factor,
-                "above 0 and at most 1",
-                self.width_factor is None or 0 < self.width_factor <= 1,
-            ),
-            (
-                "selection-cases",
-                self.selection_cases,
-                "at least 1",
-                self.selection_cases is None or self.selection_cases >= 1,
-            ),
-            ("max-cost", self.max_cost, "at least 1 (the U-Net itself costs 1)", self.max_cost >= 1),
-        ):
-            if not ok:
-                raise RequestError(f"--{name} must be {rule}, got {value}")
+        super().__post_init__()
+        check_rules(self._search_rules())
         if self.study is not None and (self.study.strip() in ("", ".", "..") or {"/", "\\", "\0"} & set(self.study)):
             raise RequestError(f"--study is the name of one folder below --out, got {self.study!r}")
         self.design_space(n_levels=2)  # an unknown choice is refused before any data are read
+
+    def _search_rules(self) -> Iterator[Rule]:
+        yield "trials", self.trials, "at least 1", self.trials >= 1
+        yield "gpus", self.gpus, "0 or more, or all", self.gpus == "all" or self.gpus >= 0
+        yield "seed", self.seed, "0 or more", self.seed >= 0
+        yield "cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1
+        yield "workers-per-gpu", self.workers_per_gpu, "at least 1", self.workers_per_gpu >= 1
+        yield "steps", self.steps, "at least 1", self.steps is None or self.steps >= 1
+        yield "batch-size", self.batch_size, "at least 1", self.batch_size is None or self.batch_size >= 1
+        factor = self.width_factor
+        yield "width-factor", factor, "above 0 and at most 1", factor is None or 0 < factor <= 1
+        n_cases = self.selection_cases
+        yield "selection-cases", n_cases, "at least 1", n_cases is None or n_cases >= 1
+        yield "max-cost", self.max_cost, "at least 1 (the U-Net itself costs 1)", self.max_cost >= 1
 
     def design_space(self, n_levels: int) -> DesignSpace:
         """The space to search on a backbone of so many levels."""
@@ -144,6 +131,9 @@ class Settled:
     """
 
     task_digest: str
+    """Of the data as the networks get them."""
+    task: dict[str, Any]
+    """What was chosen for the networks' input, for whoever wants to know why the digest differs."""
     genes: dict[str, list[Any]]
     """The design space: every gene with its choices."""
     seed: int
@@ -156,6 +146,7 @@ class Settled:
     def of(cls, config: SearchConfig, task: Task, space: DesignSpace, budget: Budget) -> Settled:
         return cls(
             task_digest=task.digest,
+            task={name: getattr(task, name) for name in ("dims", "spacing", "patch", "strides", "widths")},
             genes={name: list(choices) for name, choices in space.genes.items()},
             seed=config.seed,
             sampler=config.sampler,
@@ -169,24 +160,46 @@ class Settled:
 
         Raises RequestError naming every difference.
         """
-        mine = json.loads(json.dumps(asdict(self)))  # as a file gives it back
-        if not path.exists():
+        mine = _as_stored(asdict(self))
+        if path.exists():
+            _refuse_differences(path, mine)
+        else:
             path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
-            return
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        differences = list(_differences(theirs, mine))
-        if differences:
-            raise RequestError(
-                f"the study in {path.parent} was begun with other settings, so new scores could not be compared "
-                "with its own:\n" + "\n".join(differences) + "\nuse the same settings, or another --study NAME"
-            )
 
 
-def _differences(theirs: dict[str, Any], mine: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """A line for every setting that is not the same, tables gone into."""
-    for name in sorted(theirs.keys() | mine.keys()):
+def check_stated(config: SearchConfig, path: Path) -> None:
+    """The same check as far as the request itself tells, before hours of preparation. Raises RequestError."""
+    if not path.exists():
+        return
+    stated = {
+        **{name: getattr(config, name) for name in ("seed", "sampler", "pruner", "max_cost")},
+        "task": {"dims": config.dims, "patch": config.patch},
+        "budget": {name: getattr(config, name) for name in ("steps", "batch_size", "width_factor", "selection_cases")},
+    }
+    _refuse_differences(path, _as_stored(stated), stated_only=True)
+
+
+def _as_stored(settings: dict[str, Any]) -> dict[str, Any]:
+    """As a file gives it back."""
+    return dict(json.loads(json.dumps(settings)))
+
+
+def _refuse_differences(path: Path, mine: dict[str, Any], *, stated_only: bool = False) -> None:
+    theirs = json.loads(path.read_text(encoding="utf-8"))
+    differences = list(_differences(theirs, mine, stated_only=stated_only))
+    if differences:
+        raise RequestError(
+            f"the study in {path.parent} was begun with other settings, so new scores could not be compared "
+            "with its own:\n" + "\n".join(differences) + "\nuse the same settings, or another --study NAME"
+        )
+
+
+def _differences(theirs: dict[str, Any], mine: dict[str, Any], prefix: str = "", *, stated_only: bool) -> Iterator[str]:
+    """A line for every setting that is not the same, tables gone into; None is no statement where those count only."""
+    names = {name for name, value in mine.items() if value is not None} if stated_only else theirs.keys() | mine.keys()
+    for name in sorted(names):
         before, now = theirs.get(name), mine.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
-            yield from _differences(before, now, f"{prefix}{name}.")
+            yield from _differences(before, now, f"{prefix}{name}.", stated_only=stated_only)
         elif before != now:
             yield f"  {prefix}{name}: begun with {before!r}, now {now!r}"

@@ -1,27 +1,35 @@
-"""What this machine offers a search, and whether a dataset can be used."""
+"""What this machine offers a search, whether a dataset can be used and what would be made of it."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from textwrap import TextWrapper
+from typing import TYPE_CHECKING, Literal
 
-from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.evaluation import DataError, DataErrors
+from unetx_evaluators.tasks.examination import Examination, examine
+from unetx_search.caches import CacheFacts, cache_facts, caches_text
+from unetx_search.data_choices import DataChoices
+from unetx_search.dataset import dataset_facts, pictures
 from unetx_search.executors.slots import GpuProbe, make_slots, nvidia_smi_probe
+from unetx_search.preparing import PreparationBars, n_cores
+from unetx_space.architecture import write_aside
+from unetx_space.errors import RequestError
+from unetx_studies.sheet import PARTS, DatasetFacts, axis_ranges, number_words, sheet_html, size_words
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from unetx_evaluators.tasks import Task
-
 PACKAGES = ("unetx-search", "torch", "optuna", "optuna-dashboard", "monai", "sqlalchemy", "numpy", "nibabel")
+LINE = 120
+"""Characters after which a sentence goes on in the next line."""
+TOLD_ELSEWHERE = "told in the terminal only, because it may name a file, and --pseudonyms was asked for"
 OPTIONAL = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -33,34 +41,72 @@ class Findings:
     workers: tuple[str, ...]
     """What ``--gpus all`` would use."""
     packages: Mapping[str, str]
-    data: Mapping[str, Any] = field(default_factory=dict)
-    problem: str = ""
-    """Why the dataset cannot be used."""
+    data: DatasetFacts | None
+    """None where no dataset is named, or nothing in it can be listed."""
+    problems: tuple[str, ...]
+    """Why the dataset cannot be used: file, reason and remedy each."""
+    caches: tuple[CacheFacts, ...]
+    """Prepared datasets in the cache."""
 
     @property
     def is_fit(self) -> bool:
         """A search could start."""
-        return not self.problem
+        return not self.problems
 
 
-def examine(*, data: Path | None, labels: str | None, console: Console, probe: GpuProbe = nvidia_smi_probe) -> Findings:
-    """Look at the machine and, where one is named, at every case of a dataset; nothing is kept on disk."""
+def look(
+    choices: DataChoices, *, console: Console, sheet: Path | None = None, probe: GpuProbe = nvidia_smi_probe
+) -> Findings:
+    """Look at the machine, the cache and, where one is named, every case of a dataset.
+
+    ``sheet`` is where the picture sheet goes; nothing else is written. Raises RequestError when it cannot be.
+    """
+    if sheet is not None and choices.data is None:
+        raise RequestError("--sheet shows a dataset: name one with --data PATH")
     slots = make_slots("all", probe=probe)
-    facts: Mapping[str, Any] = {}
-    problem = ""
-    if data is not None:
+    facts: DatasetFacts | None = None
+    problems: tuple[str, ...] = ()
+    if choices.data is not None:
         try:
-            facts = _task_facts(data, labels, console)
+            found = _examined(choices, slots[0].device, console)
+        except DataErrors as several:
+            problems = tuple(map(str, several.errors))
         except DataError as error:
-            problem = str(error)
-    return Findings(_machine(), tuple(slot.label for slot in slots), _packages(), facts, problem)
+            problems = (str(error),)
+        else:
+            facts = dataset_facts(found)
+            problems = facts.problems
+            if sheet is not None:
+                _write_sheet(sheet, facts, found, choices, console)
+    workers = tuple(slot.label for slot in slots)
+    return Findings(_machine(), workers, _packages(), facts, problems, cache_facts(choices.cache_folder))
+
+
+def _examined(choices: DataChoices, device: Literal["cpu", "cuda"], console: Console) -> Examination:
+    source = choices.source()
+    with PreparationBars(source.name, console) as bars:
+        return examine(source, choices.task_options(device), watcher=bars)
+
+
+def _write_sheet(sheet: Path, facts: DatasetFacts, found: Examination, choices: DataChoices, console: Console) -> None:
+    drawn = () if choices.no_images else tuple(pictures(found))
+    why_not = (
+        "left out as --no-images asks" if choices.no_images else "none can be shown before the problems are mended"
+    )
+    if choices.pseudonyms:
+        facts = replace(facts, problems=(TOLD_ELSEWHERE,) * len(facts.problems))
+    try:
+        write_aside(sheet, sheet_html(facts, drawn, why_no_pictures=why_not))
+    except OSError as error:
+        raise RequestError(f"--sheet {sheet} cannot be written: {error.strerror or error}") from error
+    console.print(f"picture sheet: {sheet}", markup=False, soft_wrap=True)
 
 
 def _machine() -> dict[str, str]:
     disk = shutil.disk_usage(Path.cwd())
     return {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(n_cores()),
         "free disk here": f"{disk.free / 2**30:.0f} GiB",
         "cpu": _cpu(),
     }
@@ -84,49 +130,73 @@ def _packages() -> dict[str, str]:
     return found
 
 
-def _task_facts(data: Path, labels: str | None, console: Console) -> dict[str, Any]:
-    """Prepare the task in a temporary folder, which reads and checks every case."""
-    from unetx_evaluators.budgets import default_budget
-    from unetx_evaluators.tasks import open_source, parse_labels, prepare
-
-    source = open_source(data, labels=parse_labels(labels) if labels is not None else None)
-    with tempfile.TemporaryDirectory() as folder, console.status(f"reading every case of {source.name}"):
-        task = prepare(source, Path(folder) / "task", split_seed=0)
-        return {**_describe(task), "budget": asdict(default_budget(task))}
-
-
-def _describe(task: Task) -> dict[str, Any]:
-    splits = task.splits
-    return {
-        "name": task.name,
-        "source": task.source,
-        "dims": task.dims,
-        "channels": list(task.channels),
-        "classes": list(task.classes),
-        "cases": {part: len(getattr(splits, part)) for part in ("train", "selection", "held_out")},
-        "spacing_mm": list(task.spacing),
-        "patch": list(task.patch),
-        "strides": [list(stride) for stride in task.strides],
-    }
-
-
 def findings_text(findings: Findings) -> str:
-    """One fact a line."""
+    """One fact a line; what is wrong comes last, where it is read."""
     rows = [*findings.machine.items(), ("workers", "; ".join(findings.workers)), *findings.packages.items()]
-    rows += [(name.replace("_", " "), _flat(value)) for name, value in findings.data.items()]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    if findings.problem:
-        lines += ["", f"the data cannot be used: {findings.problem}"]
-    return "\n".join(lines)
+    blocks = [_aligned(rows)]
+    if findings.data is not None:
+        blocks += [_aligned(_data_rows(findings.data)), *_tables(findings.data)]
+    if findings.caches:
+        blocks.append(caches_text(findings.caches))
+    if findings.data is not None:
+        blocks += _told("warning", "a search can start", findings.data.warnings)
+    blocks += _told("problem", "the data cannot be used before they are mended", findings.problems)
+    return "\n\n".join(blocks)
 
 
-def _flat(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_flat(item)}" for name, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return " ".join(_flat(item) if not isinstance(item, list) else "x".join(map(str, item)) for item in value)
-    return str(value)
+def _data_rows(data: DatasetFacts) -> Iterator[tuple[str, str]]:
+    yield "dataset", data.name
+    yield "source", data.source
+    yield "dims", str(data.dims)
+    yield "channels", ", ".join(data.channels)
+    yield "classes", ", ".join(data.classes)
+    parts = ", ".join(f"{words} {len(data.names(part))}" for part, words in PARTS.items())
+    yield "cases", f"{len(data.cases)} ({parts})"
+    training = data.training_grids
+    if training:
+        yield "shapes", _ranges([case.shape for case in training])
+        yield "spacings", f"{_ranges([case.spacing for case in training])} mm"
+    if data.n_bytes:
+        yield "files", size_words(data.n_bytes)
+    if data.cache_bytes is not None:
+        yield "cache", f"{size_words(data.cache_bytes)} when prepared"
+
+
+def _ranges(rows: Sequence[Sequence[float]]) -> str:
+    """``32..41 x 43..55 x 27..43``."""
+    return " x ".join(
+        number_words(low) if low == high else f"{number_words(low)}..{number_words(high)}"
+        for low, _, high in axis_ranges(rows)
+    )
+
+
+def _tables(data: DatasetFacts) -> Iterator[str]:
+    if data.class_sizes:
+        rows = [(size.name, f"{100 * size.share:.3g} %", str(size.n_cases)) for size in data.class_sizes]
+        yield _aligned([("class", "of voxels", "training cases"), *rows])
+    if data.intensities:
+        numbers = [
+            (seen.channel, *map(number_words, (seen.low, seen.median, seen.high, seen.mean, seen.std)))
+            for seen in data.intensities
+        ]
+        yield _aligned([("channel (foreground)", "0.5 %", "median", "99.5 %", "mean", "std"), *numbers])
+    if data.choices:
+        yield _aligned([(choice.what, choice.sentence) for choice in data.choices])
+
+
+def _told(noun: str, note: str, findings: Sequence[str]) -> Iterator[str]:
+    if findings:
+        count = f"{len(findings)} {noun}{'s' if len(findings) > 1 else ''}"
+        yield "\n".join([f"{count} ({note}):", *(f"- {finding}" for finding in findings)])
+
+
+def _aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Columns two spaces apart; long words of the last one go on in lines of its own."""
+    table = [tuple(row) for row in rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
+    indent = " " * sum(width + 2 for width in widths)
+    filler = TextWrapper(LINE, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(filler.fill("  ".join([*map(str.ljust, row, widths), row[-1]])) for row in table)
 
 
 def findings_json(findings: Findings) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,16 +14,16 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import optuna
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.tasks import DemoSource, open_source, parse_labels, prepare
+from unetx_evaluators.tasks.cache import using
 from unetx_search.best import save_best, whereabouts
-from unetx_search.config import SearchConfig, Settled
+from unetx_search.config import SearchConfig, Settled, check_stated
 from unetx_search.coordinator import Coordinator, Ground
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import GpuProbe, Slot, make_slots, nvidia_smi_probe
+from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
 from unetx_search.progress import Standing, display
 from unetx_search.samplers.guard import Guard
 from unetx_space.design_space import DesignSpace
@@ -39,6 +38,10 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks import Source, Task
     from unetx_search.executors.base import Executor
     from unetx_studies.store import EvaluationRecord
+
+
+SETTINGS = "config.json"
+"""Beside a study: what it was begun with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +86,22 @@ def search(
     """Run or continue the study of ``config`` and say what it came to.
 
     ``probe``, ``evaluator`` and ``source`` replace the machine, the trainer and the data in tests. Raises
-    RequestError before anything is written when the request cannot be met, SearchFailed when the work is hopeless.
+    RequestError when the request cannot be met, and then has written nothing but finished cases into the cache;
+    SearchFailed when the work is hopeless.
     """
     slots = make_slots(config.gpus, workers_per_gpu=config.workers_per_gpu, cpu_workers=config.cpu_workers, probe=probe)
     if evaluator is None:
         _check_torch(slots)
-    with _nothing_left_on_refusal(config.folder):
-        task = _prepare(config, source, console)
+    with no_empty_folders(config.folder, config.cache_folder):
+        check_stated(config, config.folder / SETTINGS)
+        options = config.task_options(slots[0].device)
+        task = prepared_task(config.folder, source or _source(config, console), config.cache_folder, options, console)
         space = config.design_space(len(task.strides))
         budget = settle_budget(config, task)
-        Settled.of(config, task, space, budget).freeze(config.folder / "config.json")
-    with open_store(study_url(config.folder), create=True) as store:
+        settled = Settled.of(config, task, space, budget)
+        keep_beside(config.folder, task)
+        settled.freeze(config.folder / SETTINGS)
+    with using(task), open_store(study_url(config.folder), create=True) as store:
         study = _open_study(config)
         records = Records(store, config.study_name)
         n_missing = config.trials - len(records.evaluations(finished_only=True))
@@ -136,34 +144,10 @@ def settle_budget(config: SearchConfig, task: Task) -> Budget:
     )
 
 
-@contextmanager
-def _nothing_left_on_refusal(folder: Path) -> Iterator[None]:
-    """Remove the folders that preparing made, when it ends in an error."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield
-    except BaseException:
-        if made:
-            shutil.rmtree(made[-1], ignore_errors=True)
-        raise
-
-
-def _prepare(config: SearchConfig, source: Source | None, console: Console) -> Task:
-    if source is None and config.data is not None:
-        labels = parse_labels(config.labels) if config.labels is not None else None
-        source = open_source(config.data, labels=labels)
-    elif source is None:
+def _source(config: SearchConfig, console: Console) -> Source:
+    if config.data is None:
         console.print("no --data given: searching on the built-in demo task (synthetic images)")
-        source = DemoSource()
-    columns = (TextColumn("preparing {task.fields[name]}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("", name=source.name, total=None)
-        return prepare(
-            source,
-            config.folder / "task",
-            split_seed=config.seed,
-            progress=lambda done, total: bars.update(bar, completed=done, total=total),
-        )
+    return config.source()
 
 
 def _open_study(config: SearchConfig) -> optuna.Study:

@@ -1,4 +1,6 @@
-"""A whole search with a fake evaluator, to be run as a process of its own and killed: OUT TRIALS [SECONDS_PER_STEP]."""
+"""A whole search with a fake evaluator, to be run as a process of its own and killed:
+OUT TRIALS SECONDS_PER_STEP [STUDY].
+"""
 
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ from unetx_search.summary import summary_json
 
 if __name__ == "__main__":
     out, trials, seconds_per_step = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    config = SearchConfig(trials=trials, gpus=0, out=out, study="s", steps=12, cpu_workers=2)
+    study = sys.argv[4] if len(sys.argv) > 4 else "s"
+    config = SearchConfig(trials=trials, gpus=0, out=out, study=study, steps=12, cpu_workers=2)
     found = search(
         config,
         console=Console(stderr=True),

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from command_line import Run, refusal
 from PIL import Image
 
-from unetx_search import cli
 from unetx_space import load
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
@@ -22,25 +20,6 @@ from unetx_space.presets import PRESETS
 
 nib: Any = nibabel
 """Typed in part only, which strict mypy does not take."""
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run the command line inside an empty folder: exit code, stdout, stderr."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-
-    def invoke(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unetx-search", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return invoke
 
 
 @pytest.fixture
@@ -59,18 +38,6 @@ def pictures(tmp_path: Path) -> Path:
         Image.fromarray(image).save(folder / "images" / f"{number}.png")
         Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
     return folder
-
-
-def refusal(run: Run, *words: object) -> str:
-    """What a wrong request is answered: exit 2, one screen on stderr, nothing on stdout, nothing written."""
-    before = sorted(Path.cwd().rglob("*"))
-    code, out, err = run(*words)
-    assert code == 2, (out, err)
-    assert out == ""
-    assert sorted(Path.cwd().rglob("*")) == before
-    assert 0 < len(err.splitlines()) <= 24
-    assert "Traceback" not in err
-    return " ".join(err.replace("│", " ").split())
 
 
 def test_a_path_that_is_not_there(run: Run) -> None:
@@ -139,6 +106,10 @@ def test_more_gpus_than_there_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         (["--space", "nestd"], 'Did you mean "nested"'),
         (["show", "--space", "nestd"], "did you mean 'nested'"),
         (["--labels", "cell", "--data", "."], "cell"),
+        (["--spacing", "1xone"], "--spacing"),
+        (["--patch", "8x8.5"], "--patch"),
+        (["--dims", "4"], "--dims"),
+        (["doctor", "--clean", "stael"], 'Did you mean "stale"'),
         (["shwo", "u-net"], "show"),
         (["show", "u-nett"], "did you mean 'u-net'"),
         (["show", "absent.json"], "absent.json"),
@@ -221,6 +192,8 @@ def test_options_come_from_a_toml_file_and_the_command_line_wins(run: Run) -> No
     assert "9" in refusal(run, "--config", settings, "--gpus", 9)
     settings.write_text('attention = ["none", "ecaa"]\n')
     assert "did you mean 'eca'" in refusal(run, "--config", settings)
+    settings.write_text("spacing = [1.0, 0.0, 1]\n")
+    assert "--spacing must be two or three lengths above 0, got (1.0, 0.0, 1.0)" in refusal(run, "--config", settings)
     settings.write_text("trails = 3\n")
     assert "Did you mean --trials" in refusal(run, "--config", settings)
     settings.write_text("trials = [\n")
@@ -238,7 +211,7 @@ def test_doctor_tells_of_the_machine_and_of_good_and_bad_data(run: Run, pictures
     assert json.loads(out)["data"]["dims"] == 2
     (pictures / "masks" / "3.png").unlink()
     code, out, _ = run("doctor", "--data", pictures)
-    assert code == 1
+    assert code == 2
     assert "3.png" in out
     assert list(Path.cwd().iterdir()) == []
 

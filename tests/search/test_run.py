@@ -58,7 +58,8 @@ def counts(folder: Path) -> dict[str, int]:
 def test_a_search_leaves_a_study_a_best_architecture_and_its_drawing(tmp_path: Path) -> None:
     summary = run(tmp_path / "runs")
     folder = tmp_path / "runs" / "s"
-    assert {"study.db", "best.json", "best.svg", "config.json", "task", "logs"} <= {p.name for p in folder.iterdir()}
+    left = {"study.db", "best.json", "best.svg", "config.json", "task.json", "splits.json", "logs"}
+    assert left <= {path.name for path in folder.iterdir()}
     assert counts(folder) == {"trials": 4, "finished": 4, "ours": 4, "ours finished": 4}
     best = load(folder / "best.json")
     assert summary.best is not None
@@ -86,8 +87,12 @@ def test_other_settings_are_refused_with_every_difference(tmp_path: Path) -> Non
     run(tmp_path, trials=1)
     with pytest.raises(RequestError, match=r"(?s)seed: begun with 0, now 1.*another --study"):
         run(tmp_path, trials=1, seed=1)
-    with pytest.raises(RequestError, match="budget"):
+    with pytest.raises(RequestError, match=r"budget\.steps: begun with 12, now 24"):
         run(tmp_path, trials=1, steps=24)
+    with pytest.raises(RequestError, match=r"task\.patch: begun with .*, now \[32, 32\]"):
+        run(tmp_path, trials=1, patch=(32, 32))
+    with pytest.raises(RequestError, match=r"task\.widths: begun with .*, now \[8, "):
+        run(tmp_path, trials=1, base_width=8)
     assert run(tmp_path, trials=1).was_complete
 
 

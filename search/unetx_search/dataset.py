@@ -1,0 +1,97 @@
+"""What an examination of a dataset found, as facts to print and pictures to look at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from unetx_evaluators.tasks.examination import Basis, Examination
+from unetx_evaluators.tasks.preprocessing import apply
+from unetx_studies.sheet import (
+    PARTS,
+    CaseGrid,
+    Choice,
+    ClassSize,
+    DatasetFacts,
+    Intensities,
+    Part,
+    Picture,
+    coarsest_axis,
+    make_picture,
+)
+
+N_PICTURES = 12
+SLICES_FIRST = 0
+"""The axis of a stacked task's arrays that counts its slices."""
+
+
+def dataset_facts(found: Examination) -> DatasetFacts:
+    """Everything about the data but their voxels."""
+    source, basis = found.source, found.basis
+    part_of: Mapping[str, Part] = {name: part for part in PARTS for name in getattr(found.splits, part, ())}
+    if basis is None:
+        cases = [CaseGrid(name, (), (), part_of.get(name)) for name in source.case_names]
+    else:
+        cases = [CaseGrid(case.name, case.shape, case.spacing, part_of.get(case.name)) for case in basis.facts.values()]
+    return DatasetFacts(
+        name=source.name,
+        source=source.origin,
+        n_bytes=source.n_bytes,
+        dims=basis.preparation.dims if basis else source.dims,
+        channels=source.channels,
+        classes=source.classes,
+        cases=tuple(cases),
+        class_sizes=_class_sizes(source.classes, basis) if basis else (),
+        intensities=tuple(_intensities(source.channels, part_of, basis)) if basis else (),
+        choices=tuple(_choices(found.choices)),
+        problems=tuple(map(str, found.problems)),
+        warnings=found.warnings,
+        cache_bytes=found.n_bytes,
+    )
+
+
+def _class_sizes(classes: tuple[str, ...], basis: Basis) -> tuple[ClassSize, ...]:
+    voxels, n_cases = basis.fingerprint.class_voxels, basis.fingerprint.class_cases
+    total = sum(voxels) or 1
+    return tuple(ClassSize(name, voxels[i] / total, n_cases[i]) for i, name in enumerate(classes) if i > 0)
+
+
+def _intensities(channels: tuple[str, ...], part_of: Mapping[str, Part], basis: Basis) -> Iterator[Intensities]:
+    training = [case for case in basis.facts.values() if part_of.get(case.name) == "train"]
+    for index, (name, seen) in enumerate(zip(channels, basis.fingerprint.intensities, strict=True)):
+        ranges = [case.ranges[index] for case in training]
+        yield Intensities(
+            channel=name,
+            mean=seen.mean,
+            std=seen.std,
+            low=seen.low,
+            median=seen.median,
+            high=seen.high,
+            lowest=min(low for low, _ in ranges),
+            highest=max(high for _, high in ranges),
+        )
+
+
+def _choices(choices: Mapping[str, Mapping[str, Any]]) -> Iterator[Choice]:
+    """A reason is a sentence; it mostly begins with the value: ``1x1x1 mm: median of 156 training cases``."""
+    for what, chosen in choices.items():
+        value, colon, why = str(chosen["reason"]).partition(": ")
+        is_value = bool(colon) and value[0].isdigit()
+        yield Choice(what, value, why) if is_value else Choice(what, "", str(chosen["reason"]))
+
+
+def pictures(found: Examination) -> Iterator[Picture]:
+    """A dozen training cases, drawn by lot, the same at every look; as a network would get them."""
+    if found.splits is None or found.basis is None:
+        return
+    source, facts, preparation = found.source, found.basis.facts, found.basis.preparation
+    readable = [name for name in found.splits.train if name in facts]
+    drawn = sorted(readable, key=lambda name: hashlib.sha256(f"sheet/{name}".encode()).digest())[:N_PICTURES]
+    spacing = preparation.network_spacing
+    axis = coarsest_axis(spacing) if preparation.dims == 3 else None
+    if preparation.slice_spacing is not None:
+        spacing, axis = (preparation.slice_spacing, *spacing), SLICES_FIRST
+    for name in sorted(drawn):
+        image, label = apply(source.read(name), facts[name], preparation)
+        yield make_picture(name, image, label, spacing, source.channels, slice_axis=axis)

@@ -1,0 +1,108 @@
+"""From the request to a prepared task, with a progress bar, and what a study keeps of it beside its results."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from unetx_evaluators.tasks import prepare
+from unetx_evaluators.tasks.examination import Request
+from unetx_evaluators.tasks.split_file import check_splits, write_splits
+from unetx_space.architecture import write_aside
+from unetx_studies.sheet import size_words
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unetx_evaluators.tasks import Source, Task
+    from unetx_evaluators.tasks.options import TaskOptions
+    from unetx_evaluators.tasks.watching import Phase
+
+SPLITS = "splits.json"
+"""Beside a study: the split it began with, by the names of its cases."""
+TASK = "task.json"
+"""Beside a study: its task without the arrays, so that the study can be read when the cache is gone."""
+
+
+class PreparationBars:
+    """Shows how a preparation gets on: bars on a terminal, a line for each phase elsewhere."""
+
+    def __init__(self, name: str, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bar: TaskID | None = None
+        self._name = name
+        self._console = console
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def on_wait(self, folder: Path) -> None:
+        self._say(f"another process prepares the same data in {folder}; waiting for it")
+
+    def on_phase(self, phase: Phase, n_cases: int) -> None:
+        if self._bar is not None:
+            self._bars.remove_task(self._bar)
+        self._bar = self._bars.add_task(f"{phase} {self._name}", total=n_cases)
+        if not self._console.is_terminal:
+            self._say(f"{phase} {n_cases} cases of {self._name}")
+
+    def on_case(self) -> None:
+        if self._bar is not None:
+            self._bars.advance(self._bar)
+
+    def on_size(self, n_bytes: int, free_bytes: int) -> None:
+        self._say(f"the prepared arrays take {size_words(n_bytes)}; the disk has {size_words(free_bytes)} free")
+
+    def _say(self, words: str) -> None:
+        self._console.print(words, markup=False, soft_wrap=True)
+
+
+def n_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepared_task(study: Path, source: Source, cache: Path, options: TaskOptions, console: Console) -> Task:
+    """The task in the cache, prepared now or earlier.
+
+    Raises RequestError when the study was begun with another split, DataError when the data cannot be used.
+    """
+    request = Request.of(source, options)
+    if request.splits is not None and not request.problems:  # else these are what is to be told
+        check_splits(study / SPLITS, request.splits)
+    with PreparationBars(source.name, console) as bars:
+        return prepare(source, cache, options, watcher=bars)
+
+
+def keep_beside(study: Path, task: Task) -> None:
+    """Write the split, once and for all, and the description. Raises RequestError when the split is another."""
+    study.mkdir(parents=True, exist_ok=True)
+    write_splits(study / SPLITS, task.splits)
+    write_aside(study / TASK, json.dumps(task.to_json(), indent=2) + "\n")
+
+
+@contextmanager
+def no_empty_folders(*folders: Path) -> Iterator[None]:
+    """When this ends in an error, folders and parents that are new and still empty vanish again."""
+    new = {path for folder in folders for path in (folder, *folder.parents) if not path.exists()}
+    try:
+        yield
+    except BaseException:
+        for path in sorted(new, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):  # others have put something there, or it was never made
+                path.rmdir()
+        raise

@@ -1,0 +1,16 @@
+"""A dataset as one page to look at before anything is trained."""
+
+from unetx_studies.sheet.facts import PARTS as PARTS
+from unetx_studies.sheet.facts import CaseGrid as CaseGrid
+from unetx_studies.sheet.facts import Choice as Choice
+from unetx_studies.sheet.facts import ClassSize as ClassSize
+from unetx_studies.sheet.facts import DatasetFacts as DatasetFacts
+from unetx_studies.sheet.facts import Intensities as Intensities
+from unetx_studies.sheet.facts import Part as Part
+from unetx_studies.sheet.facts import axis_ranges as axis_ranges
+from unetx_studies.sheet.facts import number_words as number_words
+from unetx_studies.sheet.facts import size_words as size_words
+from unetx_studies.sheet.page import sheet_html as sheet_html
+from unetx_studies.sheet.pictures import Picture as Picture
+from unetx_studies.sheet.pictures import coarsest_axis as coarsest_axis
+from unetx_studies.sheet.pictures import make_picture as make_picture

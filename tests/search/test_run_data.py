@@ -1,0 +1,164 @@
+"""What a search does with its data: prepared once for all studies, kept while used, split once and for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from painted_source import PaintedSource
+from rich.console import Console
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.fake import FakeEvaluator
+from unetx_evaluators.tasks import CacheState, DemoSource, Source, TaskOptions, cached, prepare, remove
+from unetx_search.config import SearchConfig
+from unetx_search.run import Summary, search
+from unetx_space.errors import RequestError
+
+SCRIPT = Path(__file__).with_name("fake_search.py")
+DEADLINE_S = 120.0
+
+
+def run(out: Path, source: Source, **changes: Any) -> Summary:
+    settings: dict[str, Any] = {"trials": 1, "gpus": 0, "cpu_workers": 1, "steps": 4, "study": "s", **changes}
+    return search(
+        SearchConfig(out=out, **settings),
+        console=Console(stderr=True, quiet=True),
+        evaluator=FakeEvaluator(),
+        source=source,
+    )
+
+
+def stored(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_studies_of_one_dataset_share_what_is_prepared(tmp_path: Path) -> None:
+    source = PaintedSource(reads=tmp_path / "reads")
+    run(tmp_path / "runs", source)
+    n_reads = len((tmp_path / "reads").read_text().splitlines())
+    run(tmp_path / "runs", source, study="other", seed=1, base_width=8)
+    assert len((tmp_path / "reads").read_text().splitlines()) == n_reads
+    assert len(cached(tmp_path / "runs" / ".cache")) == 1
+
+
+def test_the_split_stands_beside_the_study_and_does_not_follow_the_seed(tmp_path: Path) -> None:
+    run(tmp_path, PaintedSource())
+    splits = stored(tmp_path / "s" / "splits.json")
+    assert sorted(name for part in splits.values() for name in part) == list(PaintedSource().case_names)
+    run(tmp_path, PaintedSource(), study="t", seed=1)
+    assert stored(tmp_path / "t" / "splits.json") == splits
+    run(tmp_path, PaintedSource(), study="u", split_seed=1)
+    assert stored(tmp_path / "u" / "splits.json") != splits
+
+
+def test_another_split_is_refused_before_any_case_is_read(tmp_path: Path) -> None:
+    run(tmp_path, PaintedSource())
+    before = (tmp_path / "s" / "splits.json").read_bytes()
+    reads = tmp_path / "reads"
+    for changes in ({"split_seed": 1}, {"folds": 3}, {"pseudonyms": True}):
+        with pytest.raises(RequestError, match=r"splits\.json: a study keeps the split it began with"):
+            run(tmp_path, PaintedSource(reads=reads), **changes)
+    with pytest.raises(RequestError, match=r"splits\.json"):
+        run(tmp_path, PaintedSource(n_cases=9, reads=reads))
+    assert not reads.exists()
+    assert (tmp_path / "s" / "splits.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"sampler": "random"}, {"steps": 5}, {"patch": (16, 8)}, {"dims": 3}])
+def test_other_settings_are_refused_before_any_case_is_read(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run(tmp_path, PaintedSource())
+    for entry in cached(tmp_path / ".cache"):
+        remove(entry)
+    with pytest.raises(RequestError, match=f"{next(iter(changes))}: begun with"):
+        run(tmp_path, PaintedSource(reads=tmp_path / "reads"), **changes)
+    assert not (tmp_path / "reads").exists()
+
+
+def test_a_study_tells_its_task_without_the_cache(tmp_path: Path) -> None:
+    run(tmp_path, PaintedSource())
+    for entry in cached(tmp_path / ".cache"):
+        remove(entry)
+    task = stored(tmp_path / "s" / "task.json")
+    assert task["classes"] == list(PaintedSource.classes)
+    assert task["digest"] == stored(tmp_path / "s" / "config.json")["task_digest"]
+    assert all(choice["reason"] for choice in task["choices"].values())
+    assert run(tmp_path, PaintedSource(), trials=2).n_trials == 2, "and goes on when it is prepared again"
+
+
+def test_refused_data_leave_nothing_and_what_others_prepared_stays(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    with pytest.raises(DataError, match="smith_02"):
+        run(out, PaintedSource(broken=("smith_02",)))
+    assert not out.exists()
+    prepare(DemoSource(n_cases=4), out / ".cache", TaskOptions())
+    with pytest.raises(DataError, match="smith_02"):
+        run(out, PaintedSource(broken=("smith_02",)))
+    assert [path.name for path in out.iterdir()] == [".cache"]
+    assert len(cached(out / ".cache")) == 1
+
+
+def test_with_pseudonyms_no_real_name_is_in_anything_a_study_holds(tmp_path: Path) -> None:
+    run(tmp_path, PaintedSource(), pseudonyms=True)
+    files = [file for file in (tmp_path / "s").rglob("*") if file.is_file()]
+    assert {"study.db", "splits.json", "task.json", "best.json"} <= {file.name for file in files}
+    for file in files:
+        assert b"smith" not in file.read_bytes(), file
+    assert b"case_0001" in (tmp_path / "s" / "splits.json").read_bytes()
+
+
+def n_finished(folder: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True) as db:
+            return int(db.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0  # not there yet
+
+
+def test_what_a_running_search_uses_cannot_be_removed_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(tmp_path), "40", "0.05"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while n_finished(tmp_path / "s") < 1:
+            assert time.monotonic() < deadline, "no trial finished"
+            time.sleep(0.05)
+        (entry,) = cached(tmp_path / ".cache")
+        assert entry.state is CacheState.IN_USE
+        with pytest.raises(DataError, match="is used by a search"):
+            remove(entry)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=DEADLINE_S)
+    (entry,) = cached(tmp_path / ".cache")
+    assert entry.state is CacheState.CURRENT
+    assert remove(entry) > 0
+
+
+def test_two_searches_started_together_on_new_data_prepare_them_once(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(tmp_path), "1", "0", study],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for study in ("s", "t")
+    ]
+    told = [process.communicate(timeout=DEADLINE_S)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert sum(text.count("preparing 6 cases") for text in told) == 1
+    assert len(cached(tmp_path / ".cache")) == 1
+    assert stored(tmp_path / "s" / "config.json") == stored(tmp_path / "t" / "config.json")
