@@ -16,7 +16,7 @@ from pathlib import Path
 from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.evaluation import Evaluation, NullObserver
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.tasks import DemoSource, Task, prepare
+from unetx_evaluators.tasks import DemoSource, Task, TaskOptions, prepare
 from unetx_space.architecture import Architecture
 from unetx_space.presets import PRESETS
 
@@ -33,7 +33,7 @@ def evaluate(task: Task, name: str, seed: int) -> Evaluation:
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
-        task = prepare(DemoSource(), Path(folder) / "task", split_seed=0)
+        task = prepare(DemoSource(), Path(folder), TaskOptions())
         runs = [(name, seed) for seed in SEEDS for name in ("u-net", "no-skip")]
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
             results = dict(zip(runs, pool.map(evaluate, [task] * len(runs), *zip(*runs, strict=True)), strict=True))
