@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unetx_evaluators.augmentation import augmented
-from unetx_evaluators.cases import Case, crop, pad_to
+from unetx_evaluators.cases import Case, crop, pad_to, with_stack_axis
 from unetx_evaluators.recipe import Recipe
 
 # Keep the generators of one seed apart.
@@ -66,9 +66,10 @@ class BatchStream:
         epoch, position = divmod(number, len(self._cases))
         case = self._cases[self._order(epoch)[position]]
         wants_foreground = _falls_due(number, self._recipe.foreground_share)
-        corner = (_foreground_corner if wants_foreground else _any_corner)(case, self._patch, rng)
-        image, label = (pad_to(crop(whole, corner, self._patch), self._patch) for whole in (case.image, case.label))
-        return image, label
+        window = with_stack_axis(self._patch, case.label.ndim)
+        corner = (_foreground_corner if wants_foreground else _any_corner)(case, window, rng)
+        image, label = (pad_to(crop(whole, corner, window), window) for whole in (case.image, case.label))
+        return image.reshape(-1, *self._patch), label.reshape(self._patch)
 
     def _shuffled(self, epoch: int) -> npt.NDArray[np.intp]:
         return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self._cases))

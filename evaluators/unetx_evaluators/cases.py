@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.task import Image, Label, Task
+from unetx_evaluators.tasks.task import IGNORED, Image, Label, Task
 
 MAX_VOXELS_PER_CLASS = 10_000
 """Foreground voxels remembered per case and class for sampling, as in nnU-Net."""
@@ -26,23 +26,24 @@ class Case:
 
     name: str
     image: Tensor
-    """``[c, *spatial]`` float32."""
+    """``[c, *spatial]`` float32; ``[c, n, *spatial]`` for a stack of ``n`` slices."""
     label: Tensor
-    """``[*spatial]`` uint8."""
+    """``[*spatial]`` or ``[n, *spatial]`` uint8."""
     n_classes: int
     _foreground: list[np.ndarray[tuple[int, int], np.dtype[np.int32]]] | None = field(default=None, repr=False)
 
     @property
     def foreground(self) -> list[np.ndarray[tuple[int, int], np.dtype[np.int32]]]:
-        """For every foreground class present, ``[n, dims]`` coordinates of some of its voxels, evenly drawn.
+        """For every foreground class present, ``[n, axes]`` coordinates of some of its voxels, evenly drawn.
 
         Found at the first call. Raises DataError on a label value that no class has.
         """
         if self._foreground is None:
             label = self.label.cpu().numpy()
-            if label.size and label.max() >= self.n_classes:
+            highest = int(np.where(label == IGNORED, 0, label).max(initial=0))
+            if highest >= self.n_classes:
                 raise DataError(
-                    f"case {self.name}: label value {label.max()} where the task has {self.n_classes} classes "
+                    f"case {self.name}: label value {highest} where the task has {self.n_classes} classes "
                     f"(0..{self.n_classes - 1}); prepare the task again"
                 )
             found = (_some_voxels(label, c) for c in range(1, self.n_classes))
@@ -90,10 +91,11 @@ def _open(task: Task, name: str) -> Case:
 
 def _check(task: Task, name: str, image: Image, label: Label) -> None:
     expected = (len(task.channels), *label.shape)
-    if image.shape != expected or label.ndim != task.dims or image.dtype != np.float32 or label.dtype != np.uint8:
+    axes = task.dims + task.stacked
+    if image.shape != expected or label.ndim != axes or image.dtype != np.float32 or label.dtype != np.uint8:
         raise DataError(
             f"case {name} of {task.folder}: an image of {len(task.channels)} channels in float32 and a label map of "
-            f"{task.dims} axes and the same size in uint8 belong together, got {image.dtype}{list(image.shape)} and "
+            f"{axes} axes and the same size in uint8 belong together, got {image.dtype}{list(image.shape)} and "
             f"{label.dtype}{list(label.shape)}; prepare the task again"
         )
 
@@ -109,10 +111,15 @@ def _n_bytes(case: Case) -> int:
 
 
 def _some_voxels(label: Label, class_index: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
-    """``[n, dims]`` coordinates of at most ``MAX_VOXELS_PER_CLASS`` voxels of a class, in array order."""
+    """``[n, axes]`` coordinates of at most ``MAX_VOXELS_PER_CLASS`` voxels of a class, in array order."""
     flat = np.flatnonzero(label == class_index)
     flat = flat[:: max(1, math.ceil(len(flat) / MAX_VOXELS_PER_CLASS))]
     return np.stack(np.unravel_index(flat, label.shape), axis=1).astype(np.int32)
+
+
+def with_stack_axis(patch: tuple[int, ...], n_axes: int) -> tuple[int, ...]:
+    """The patch as a window of a case with ``n_axes`` axes: one slice thick in a stack."""
+    return (1,) * (n_axes - len(patch)) + patch
 
 
 def crop(tensor: Tensor, corner: Iterable[int], size: Iterable[int]) -> Tensor:

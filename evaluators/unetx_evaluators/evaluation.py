@@ -6,10 +6,10 @@ number of threads on the same CPU give the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from unetx_space.errors import RequestError
 
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 class DataError(RequestError):
     """The data cannot be used as they are: names the file, the reason and the remedy. CLI exit code 2."""
+
+
+class DataErrors(DataError):
+    """Several at once, so that a dataset is mended in one go."""
+
+    SHOWN: ClassVar[int] = 20
+
+    def __init__(self, errors: Sequence[DataError]) -> None:
+        more = len(errors) - self.SHOWN
+        lines = [str(error) for error in errors[: self.SHOWN]] + ([f"and {more} more"] if more > 0 else [])
+        super().__init__("\n".join(lines))
+        self.errors = tuple(errors)
 
 
 class EvaluationInterrupted(Exception):

@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.cases import crop, pad_to
+from unetx_evaluators.cases import crop, pad_to, with_stack_axis
 from unetx_evaluators.device import DeviceProfile, memory_format
 
 SIGMA_SHARE = 0.125
@@ -34,20 +34,22 @@ def predict_logits(
 ) -> Tensor:
     """Logits ``[k, *spatial]`` in float32 for one image ``[c, *spatial]``, on the image's device.
 
-    ``batch_size`` windows go through the network together. The network's mode (train or eval) is left as it is.
+    A stack of slices ``[c, n, *spatial]`` gives ``[k, n, *spatial]``, slice by slice. ``batch_size`` windows go
+    through the network together. The network's mode (train or eval) is left as it is.
     """
-    padded = pad_to(image, patch)
-    trust = gaussian_weight(patch).to(padded.device)
+    window = with_stack_axis(patch, image.ndim - 1)
+    padded = pad_to(image, window)
+    trust = gaussian_weight(window).to(padded.device)
     weights = torch.zeros_like(padded[0])
     total = torch.zeros(())  # takes its shape from the first logits, which alone know the number of classes
-    for corners in _batched(window_corners(padded.shape[1:], patch, overlap), batch_size):
-        windows = torch.stack([crop(padded, corner, patch) for corner in corners])
+    for corners in _batched(window_corners(padded.shape[1:], window, overlap), batch_size):
+        windows = torch.stack([crop(padded, corner, window).reshape(-1, *patch) for corner in corners])
         logits = _forward(network, windows, device).to(padded.device)
         if total.ndim == 0:
             total = padded.new_zeros((logits.shape[1], *padded.shape[1:]))
         for corner, window_logits in zip(corners, logits, strict=True):
-            crop(total, corner, patch).add_(window_logits * trust)
-            crop(weights, corner, patch).add_(trust)
+            crop(total, corner, window).add_(window_logits.reshape(-1, *window) * trust)
+            crop(weights, corner, window).add_(trust)
     return crop(total.div_(weights), _margin(padded.shape[1:], image.shape[1:]), image.shape[1:])
 
 

@@ -11,17 +11,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unetx_evaluators.tasks.task import IGNORED
+
 SMOOTH = 1.0
 """Voxels added to both sides of the Dice ratio."""
 
 
-def dice_ce_loss(logits: Tensor, labels: Tensor, background_weight: float) -> Tensor:
-    """Scalar for logits ``[b, k, *spatial]`` and labels ``[b, *spatial]`` of integers below ``k``."""
+def dice_ce_loss(logits: Tensor, labels: Tensor, background_weight: float, *, ignores: bool = False) -> Tensor:
+    """Scalar for logits ``[b, k, *spatial]`` and labels ``[b, *spatial]`` of integers below ``k``.
+
+    With ``ignores`` a label may be IGNORED: such voxels add to no sum.
+    """
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     targets = labels.long()
     weight = torch.ones(logits.shape[1], device=logits.device)
     weight[0] = background_weight
-    return soft_dice_loss(log_probabilities.exp(), targets) + F.nll_loss(log_probabilities, targets, weight)
+    probabilities = log_probabilities.exp()
+    if not ignores:
+        return soft_dice_loss(probabilities, targets) + F.nll_loss(log_probabilities, targets, weight)
+    counts = targets != IGNORED
+    summed = F.nll_loss(log_probabilities, targets, weight, ignore_index=IGNORED, reduction="sum")
+    weights = weight[targets.where(counts, 0)].where(counts, 0).sum()
+    cross_entropy = summed / weights.clamp_min(SMOOTH)  # a batch of nothing but ignored voxels gives 0, not NaN
+    return soft_dice_loss(probabilities * counts.unsqueeze(1), targets) + cross_entropy
 
 
 def soft_dice_loss(probabilities: Tensor, targets: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from unetx_evaluators.endings import EvaluationEnded
 from unetx_evaluators.evaluation import CaseScore, Outcome
 from unetx_evaluators.inference import predict_logits
 from unetx_evaluators.metrics.overlap import dice_per_class
+from unetx_evaluators.tasks.task import IGNORED
 
 OVERLAP = 0.25
 """Of sliding windows while searching: half the work of the usual 0.5."""
@@ -27,7 +28,7 @@ def score_cases(
     device: DeviceProfile,
     check_time: Callable[[], None],
 ) -> tuple[CaseScore, ...]:
-    """Dice per case and foreground class, in the order of ``cases``, then of the classes.
+    """Dice per case and foreground class, in the order of ``cases``, then of the classes; ignored voxels do not count.
 
     ``check_time`` is called before every case and may raise. Ends the evaluation as diverged on logits that are not
     finite. Leaves the network in train mode.
@@ -41,6 +42,9 @@ def score_cases(
             raise EvaluationEnded(Outcome.DIVERGED, f"the logits of case {case.name} are not finite")
         prediction = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
         truth: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = case.label.cpu().numpy()
+        ignored = truth == IGNORED
+        if ignored.any():
+            truth, prediction = np.where(ignored, 0, truth), np.where(ignored, 0, prediction)
         dice = dice_per_class(truth, prediction, len(class_names))
         scores += [CaseScore(case.name, name, d) for name, d in zip(class_names[1:], dice, strict=True)]
     network.train()

@@ -14,10 +14,11 @@ from unetx_evaluators.recipe import Recipe
 class TrainingStep:
     """Trains a network in place, one batch a call. Owns the optimiser and the loss scale."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe, device: DeviceProfile) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe, device: DeviceProfile, *, ignores: bool = False) -> None:
         self._network = network
         self._recipe = recipe
         self._device = device
+        self._ignores = ignores
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=recipe.weight_decay, fused=True)
         self._scaler = torch.amp.GradScaler(device.device.type, enabled=device.needs_loss_scaling)
@@ -27,7 +28,7 @@ class TrainingStep:
         images = batch.images.contiguous(memory_format=memory_format(batch.images.ndim - 2))
         with self._device.autocast():
             logits = self._network(images)
-        loss = dice_ce_loss(logits, batch.labels, self._recipe.background_weight)
+        loss = dice_ce_loss(logits, batch.labels, self._recipe.background_weight, ignores=self._ignores)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimizer)

@@ -62,7 +62,7 @@ def train(
     Raises EvaluationEnded when it ends early (pruned, diverged, timed-out), and what ``observer`` raises.
     """
     batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, recipe, device.device)
-    train_step = TrainingStep(network, recipe, device)
+    train_step = TrainingStep(network, recipe, device, ignores=task.ignores)
     losses = LossLog()
     for step in range(1, budget.steps + 1):
         progress.check_time()

@@ -192,4 +192,4 @@ def test_cases_stay_open_for_the_next_evaluation_of_the_same_task(tmp_path: Path
     task = write_tiny_task(tmp_path)
     first = open_cases(task, profile("cpu"), 2)
     assert [one.name for one in first.selection] == ["selection0", "selection1"]
-    assert open_cases(Task.load(tmp_path), profile("cpu"), 2) is first
+    assert open_cases(replace(task, choices={}), profile("cpu"), 2) is first

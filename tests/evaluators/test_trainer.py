@@ -249,7 +249,7 @@ def test_the_losses_are_averaged_from_rung_to_rung(task: Task, monkeypatch: pyte
     losses = iter([1.0, 2.0, 3.0, 5.0, 7.0, 9.0])
 
     class Step:
-        def __init__(self, *_: object) -> None: ...
+        def __init__(self, *_: object, ignores: bool) -> None: ...
 
         def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
             return torch.tensor(next(losses))

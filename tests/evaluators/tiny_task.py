@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ TINY_BUDGET = Budget(steps=6, batch_size=2, width_factor=0.5, rungs=(2, 4, 6), s
 
 
 def write_tiny_task(folder: Path, *, n_train: int = 6, n_selection: int = 3, seed: int = 0) -> Task:
-    """Prepared arrays and ``task.json`` in ``folder``; 16x16 patch, three levels, classes bright and dark."""
+    """Prepared arrays in ``folder``; 16x16 patch, three levels, classes bright and dark."""
     train = tuple(f"train{i}" for i in range(n_train))
     selection = tuple(f"selection{i}" for i in range(n_selection))
     for part in ("images", "labels"):
@@ -29,7 +30,7 @@ def write_tiny_task(folder: Path, *, n_train: int = 6, n_selection: int = 3, see
         image = np.choose(label, (0.0, 2.0, -2.0)) + rng.normal(0, 0.3, label.shape)
         np.save(folder / "images" / f"{name}.npy", image[None].astype(np.float32))
         np.save(folder / "labels" / f"{name}.npy", label)
-    task = Task(
+    return Task(
         folder=folder,
         name="tiny",
         source="written by a test",
@@ -39,17 +40,16 @@ def write_tiny_task(folder: Path, *, n_train: int = 6, n_selection: int = 3, see
         spacing=(1.0, 1.0),
         patch=(16, 16),
         strides=((1, 1), (2, 2), (2, 2)),
+        widths=(32, 64, 128),
         splits=Splits(train, selection, ()),
-        split_seed=0,
         digest=f"tiny-{n_train}-{n_selection}-{seed}",
     )
-    task.save()
-    return task
 
 
 def tiny_architecture(task: Task, name: str = "u-net", *, base_width: int = 8) -> Architecture:
     """A preset on the task's backbone."""
-    return Architecture(task.backbone(base_width=base_width), preset(name).genome(len(task.strides)))
+    backbone = replace(task.backbone(), widths=tuple(base_width * 2**level for level in range(len(task.strides))))
+    return Architecture(backbone, preset(name).genome(len(task.strides)))
 
 
 def _label(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:

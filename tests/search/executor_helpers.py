@@ -32,8 +32,8 @@ TASK = Task(
     spacing=(1.0, 1.0),
     patch=(32, 32),
     strides=((1, 1), (2, 2), (2, 2)),
+    widths=(32, 64, 128),
     splits=Splits(train=("a",), selection=("b", "c", "d", "e"), held_out=("f",)),
-    split_seed=0,
     digest="0",
 )
 

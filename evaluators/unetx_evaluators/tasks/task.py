@@ -1,20 +1,28 @@
 """A task: a dataset made ready for training. Metadata here, arrays on disk; no torch.
 
-A prepared task is a folder with ``task.json`` and, for every case, ``images/{name}.npy`` (float32, ``[c, *spatial]``,
-normalised) and ``labels/{name}.npy`` (uint8, ``[*spatial]``, 0 is background). Workers memory-map the arrays.
+Its folder holds for every case ``images/{name}.npy`` (float32, ``[c, *spatial]``, normalised) and
+``labels/{name}.npy`` (uint8, ``[*spatial]``, 0 is background, 255 is ignored). Workers memory-map the arrays.
+
+A 2D task made of volumes is **stacked**: a case is a volume whose first spatial axis counts its slices,
+``[c, n, h, w]`` and ``[n, h, w]``. A network sees one slice; a case is scored as a whole.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from unetx_space.backbone import Backbone
+
+IGNORED = 255
+"""The label of voxels that neither train nor count."""
+MAX_CLASSES = 255
+"""Labels are kept as uint8, and one value is ``IGNORED``."""
 
 Image = npt.NDArray[np.float32]
 Label = npt.NDArray[np.uint8]
@@ -42,15 +50,34 @@ class Task:
     classes: tuple[str, ...]
     """Names by label value; ``classes[0]`` is the background."""
     spacing: tuple[float, ...]
-    """mm per voxel and axis; ones where the data do not say."""
+    """mm per voxel and axis of the network's input, all cases alike; ones where the data do not say."""
     patch: tuple[int, ...]
     """Training patch in voxels."""
     strides: tuple[tuple[int, ...], ...]
     """Per level and axis; the first is all ones."""
+    widths: tuple[int, ...]
+    """Channels per level of the full-size network."""
     splits: Splits
-    split_seed: int
     digest: str
     """SHA-256 over the prepared arrays and this metadata: equal digests mean equal tasks."""
+    slice_spacing: float | None = None
+    """mm from slice to slice of a stacked task; None for any other."""
+    ignores: bool = False
+    """Whether label maps hold ``IGNORED``."""
+    choices: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Everything that was chosen on the way, by rule or by the user, with its reason; JSON values."""
+    no_images: bool = False
+    """Whether the user wants no image content in artifacts and reports."""
+
+    @property
+    def stacked(self) -> bool:
+        """Whether a case is a stack of slices."""
+        return self.slice_spacing is not None
+
+    @property
+    def label_spacing(self) -> tuple[float, ...]:
+        """mm per voxel along every axis of a label map."""
+        return self.spacing if self.slice_spacing is None else (self.slice_spacing, *self.spacing)
 
     def image(self, case: str) -> Image:
         """``[c, *spatial]``, memory-mapped, read-only."""
@@ -60,14 +87,13 @@ class Task:
         """``[*spatial]``, memory-mapped, read-only."""
         return np.load(self.folder / "labels" / f"{case}.npy", mmap_mode="r")  # type: ignore[no-any-return]
 
-    def backbone(self, *, base_width: int = 32) -> Backbone:
-        """The full-size backbone that fits the task: widths double up to nnU-Net's 512 (2D) or 320 (3D)."""
-        limit = 512 if self.dims == 2 else 320
+    def backbone(self) -> Backbone:
+        """The full-size backbone that fits the task."""
         return Backbone(
             dims=self.dims,
             in_channels=len(self.channels),
             out_channels=len(self.classes),
-            widths=tuple(min(limit, base_width * 2**level) for level in range(len(self.strides))),
+            widths=self.widths,
             strides=self.strides,
         )
 
@@ -75,26 +101,3 @@ class Task:
         data = asdict(self)
         del data["folder"]
         return data
-
-    def save(self) -> None:
-        """Write ``task.json`` into the folder."""
-        (self.folder / "task.json").write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """A task that was prepared before."""
-        data = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-        return cls(
-            folder=folder,
-            name=data["name"],
-            source=data["source"],
-            dims=data["dims"],
-            channels=tuple(data["channels"]),
-            classes=tuple(data["classes"]),
-            spacing=tuple(data["spacing"]),
-            patch=tuple(data["patch"]),
-            strides=tuple(tuple(stride) for stride in data["strides"]),
-            splits=Splits(**{part: tuple(names) for part, names in data["splits"].items()}),
-            split_seed=data["split_seed"],
-            digest=data["digest"],
-        )
