@@ -15,8 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.cases import crop, pad_to, with_stack_axis
 from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
 
 SIGMA_SHARE = 0.125
 """Standard deviation of the weight, as a share of the window."""

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from unetx_evaluators.endings import EvaluationEnded
 from unetx_evaluators.evaluation import Budget, DataError, Evaluation, Observer, Outcome
-from unetx_evaluators.recipe import Recipe
+from unetx_evaluators.training.endings import EvaluationEnded
+from unetx_evaluators.training.recipe import Recipe
 from unetx_space.architecture import Architecture
 from unetx_space.validity import faults
 
 if TYPE_CHECKING:
     from unetx_evaluators.device import DeviceProfile
     from unetx_evaluators.tasks.task import Task
-    from unetx_evaluators.trainer import Progress
+    from unetx_evaluators.training.trainer import Progress
     from unetx_space.backbone import Backbone
 
 
@@ -43,7 +43,7 @@ class ProxyEvaluator:
         Raises RequestError when the device is not there, EvaluationInterrupted from the observer, and our own bugs.
         """
         from unetx_evaluators import device as devices
-        from unetx_evaluators.trainer import Progress
+        from unetx_evaluators.training.trainer import Progress
 
         profile = devices.profile(self.device)
         progress = Progress(budget.max_seconds)
@@ -76,10 +76,10 @@ class ProxyEvaluator:
         progress: Progress,
     ) -> None:
         """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
-        from unetx_evaluators.cases import open_cases
         from unetx_evaluators.device import memory_format, trusted
-        from unetx_evaluators.dry_run import dry_run
-        from unetx_evaluators.trainer import train
+        from unetx_evaluators.training.cases import open_cases
+        from unetx_evaluators.training.dry_run import dry_run
+        from unetx_evaluators.training.trainer import train
 
         if problems := [*map(str, faults(architecture, task.patch)), *_misfits(architecture.backbone, task)]:
             raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(problems))

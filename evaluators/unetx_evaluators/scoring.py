@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from unetx_evaluators.cases import Case
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.endings import EvaluationEnded
 from unetx_evaluators.evaluation import CaseScore, Outcome
 from unetx_evaluators.inference import predict_logits
 from unetx_evaluators.metrics.overlap import dice_per_class
 from unetx_evaluators.tasks.task import IGNORED
+from unetx_evaluators.training.cases import Case
+from unetx_evaluators.training.endings import EvaluationEnded
 
 OVERLAP = 0.25
 """Of sliding windows while searching: half the work of the usual 0.5."""

@@ -10,13 +10,13 @@ import torch
 from tiny_task import write_tiny_task
 from torch import Tensor
 
-from unetx_evaluators.augmentation import augmented
-from unetx_evaluators.batches import BatchStream
-from unetx_evaluators.cases import MAX_VOXELS_PER_CLASS, Case, crop, open_cases, pad_to
 from unetx_evaluators.device import profile
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.recipe import Recipe
 from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.training.augmentation import augmented
+from unetx_evaluators.training.batches import BatchStream
+from unetx_evaluators.training.cases import MAX_VOXELS_PER_CLASS, Case, crop, open_cases, pad_to
+from unetx_evaluators.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 PLAIN = Recipe(flips=False, intensity_scale=0, intensity_shift=0, noise=0)

@@ -11,10 +11,10 @@ from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
 from torch import nn
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.dry_run import dry_run
 from unetx_evaluators.evaluation import NullObserver, Outcome
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.step import TrainingStep
+from unetx_evaluators.training.dry_run import dry_run
+from unetx_evaluators.training.step import TrainingStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import NORMS, Backbone, isotropic_backbone
 from unetx_space.network import SkipUNet

@@ -13,18 +13,18 @@ from monai.losses.dice import DiceCELoss
 from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
 from torch import Tensor, nn
 
-from unetx_evaluators import trainer
-from unetx_evaluators.batches import Batch, BatchStream
 from unetx_evaluators.budgets import default_budget
-from unetx_evaluators.cases import open_cases
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, NullObserver, Outcome
-from unetx_evaluators.loss import dice_ce_loss
 from unetx_evaluators.metrics.overlap import objective
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.recipe import Recipe, learning_rate
-from unetx_evaluators.step import TrainingStep
 from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.training import trainer
+from unetx_evaluators.training.batches import Batch, BatchStream
+from unetx_evaluators.training.cases import open_cases
+from unetx_evaluators.training.loss import dice_ce_loss
+from unetx_evaluators.training.recipe import Recipe, learning_rate
+from unetx_evaluators.training.step import TrainingStep
 from unetx_space.architecture import Architecture
 from unetx_space.genome import Genome
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unetx_evaluators.recipe import Recipe
+from unetx_evaluators.training.recipe import Recipe
 
 
 def augmented(images: Tensor, labels: Tensor, recipe: Recipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

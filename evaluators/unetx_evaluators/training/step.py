@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.batches import Batch
 from unetx_evaluators.device import DeviceProfile, memory_format
-from unetx_evaluators.loss import dice_ce_loss
-from unetx_evaluators.recipe import Recipe
+from unetx_evaluators.training.batches import Batch
+from unetx_evaluators.training.loss import dice_ce_loss
+from unetx_evaluators.training.recipe import Recipe
 
 
 class TrainingStep:

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.batches import BatchStream
-from unetx_evaluators.cases import Cases
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.endings import EvaluationEnded
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Observer, Outcome
 from unetx_evaluators.metrics.overlap import objective
-from unetx_evaluators.recipe import Recipe, learning_rate
 from unetx_evaluators.scoring import score_cases
-from unetx_evaluators.step import TrainingStep
 from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.training.batches import BatchStream
+from unetx_evaluators.training.cases import Cases
+from unetx_evaluators.training.endings import EvaluationEnded
+from unetx_evaluators.training.recipe import Recipe, learning_rate
+from unetx_evaluators.training.step import TrainingStep
 
 CHECK_EVERY_STEPS = 20
 """How often losses are looked at: on CUDA each look waits for the device."""

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unetx_evaluators.augmentation import augmented
-from unetx_evaluators.cases import Case, crop, pad_to, with_stack_axis
-from unetx_evaluators.recipe import Recipe
+from unetx_evaluators.training.augmentation import augmented
+from unetx_evaluators.training.cases import Case, crop, pad_to, with_stack_axis
+from unetx_evaluators.training.recipe import Recipe
 
 # Keep the generators of one seed apart.
 _ORDER, _STEP = 0, 1

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.batches import Batch
 from unetx_evaluators.device import DeviceProfile, PeakMemory, memory_format
-from unetx_evaluators.loss import dice_ce_loss
+from unetx_evaluators.training.batches import Batch
+from unetx_evaluators.training.loss import dice_ce_loss
 from unetx_space.backbone import Backbone
 
 BATCH_SIZE = 2
