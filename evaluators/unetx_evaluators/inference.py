@@ -27,7 +27,7 @@ SIGMA_SHARE = 0.125
 """Standard deviation of the weight, as a share of the window."""
 
 
-BATCH_VOXELS = {"cpu": 2**16, "cuda": 2**21}
+BATCH_VOXELS = {"cpu": 200_000, "cuda": 2_000_000}
 """In windows that go through the network together: on a CPU what stays in its caches, on a GPU what keeps it busy."""
 
 

@@ -156,7 +156,7 @@ def test_every_part_of_the_identity_counts(task: Task, tmp_path: Path, caplog: p
     checkpoint, evaluator, architecture = tmp_path / "checkpoint", ProxyEvaluator(), tiny_architecture(task)
     break_off(evaluator, task, checkpoint, 5)
     kept = checkpoint.read_bytes()
-    for variant in (
+    for other, design, data, budget in (
         (evaluator, tiny_architecture(task, "no-skip"), task, TINY_BUDGET),
         (evaluator, architecture, replace(task, digest="changed"), TINY_BUDGET),
         (evaluator, architecture, task, replace(TINY_BUDGET, max_seconds=7.0)),
@@ -164,9 +164,8 @@ def test_every_part_of_the_identity_counts(task: Task, tmp_path: Path, caplog: p
     ):
         checkpoint.write_bytes(kept)
         caplog.clear()
-        other, *inputs = variant
         recorder = Recorder()
-        other.evaluate(*inputs, 3, recorder, checkpoint=checkpoint)
+        other.evaluate(design, data, budget, 3, recorder, checkpoint=checkpoint)
         assert recorder.steps[0] == 1
         assert "is of another evaluation" in caplog.text
 

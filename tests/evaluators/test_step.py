@@ -235,7 +235,12 @@ def test_without_deep_supervision_nothing_but_the_output_has_a_head(
 ) -> None:
     built: list[Architecture] = []
     build = Architecture.build
-    monkeypatch.setattr(Architecture, "build", lambda self, seed: (built.append(self), build(self, seed=seed))[1])
+
+    def noting(self: Architecture, *, seed: int) -> SkipUNet:
+        built.append(self)
+        return build(self, seed=seed)
+
+    monkeypatch.setattr(Architecture, "build", noting)
     task = write_tiny_task(tmp_path)
     ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     assert not built[0].backbone.deep_supervision

@@ -42,7 +42,7 @@ def dice_ce_loss(logits: Tensor, labels: Tensor, background_weight: float, *, ig
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     targets = labels.long()
     weight = torch.ones(logits.shape[1], device=logits.device)
-    weight[0] = background_weight
+    weight[:1].fill_(background_weight)  # unlike an assignment, this copies nothing from the host
     probabilities = log_probabilities.exp()
     if not ignores:
         return soft_dice_loss(probabilities, targets) + F.nll_loss(log_probabilities, targets, weight)

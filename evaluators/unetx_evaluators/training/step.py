@@ -124,17 +124,27 @@ class GraphedStep:
     """
 
     def __init__(self, eager: EagerStep, batch: Batch) -> None:
+        device = batch.images.device
         self._eager = eager
         self._images = batch.images.clone(memory_format=memory_format(batch.images.ndim - 2))
         self._labels = batch.labels.clone()
-        undo = eager.undoable()
-        try:
-            self._warm_up()
-        finally:
-            undo()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):  # records and computes nothing; without gradients, so that it owns them
-            self._loss = eager.run(self._images, self._labels)
+        here, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        undo = eager.undoable()
+        aside.wait_stream(here)
+        try:
+            # Aside, because what autograd remembers of the default stream cannot be captured.
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UPS):
+                    eager.run(self._images, self._labels)
+        finally:
+            here.wait_stream(aside)
+            undo()
+        try:
+            with torch.cuda.graph(self._graph, stream=aside):  # records and computes nothing; finds no gradients, and
+                self._loss = eager.run(self._images, self._labels)  # so makes them in the graph's own memory
+        finally:
+            torch.cuda.set_stream(here)  # torch stays on the stream of a capture that failed
 
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         self._images.copy_(batch.images)
@@ -142,15 +152,6 @@ class GraphedStep:
         self._eager.set_learning_rate(learning_rate)
         self._graph.replay()
         return self._loss.clone()
-
-    def _warm_up(self) -> None:
-        """On a stream of its own, as a capture is: what autograd does on the default stream cannot be captured."""
-        here, aside = torch.cuda.current_stream(self._images.device), torch.cuda.Stream(self._images.device)
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                self._eager.run(self._images, self._labels)
-        here.wait_stream(aside)
 
 
 def captured_where_possible(

@@ -85,8 +85,14 @@ class Training:
 
     def save(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
-            parts = {"network": self.network, "step": self.eager, "average": self.average, "progress": self.progress}
-            checkpoint.save({name: part.state_dict() for name, part in parts.items()})
+            checkpoint.save(
+                {
+                    "network": self.network.state_dict(),
+                    "step": self.eager.state_dict(),
+                    "average": self.average.state_dict(),
+                    "progress": self.progress.state_dict(),
+                }
+            )
 
     def resume(self, checkpoint: Checkpoint | None) -> int:
         """Go back to the state that was saved last, if any; its step, 0 at the start."""
