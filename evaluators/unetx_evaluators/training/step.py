@@ -7,7 +7,8 @@ at once (PyTorch documentation, "CUDA semantics: CUDA Graphs").
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any, Protocol
 
@@ -137,6 +138,8 @@ class GraphedStep:
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UPS):
                     eager.run(self._images, self._labels)
+                with _waiting_forbidden():
+                    eager.run(self._images, self._labels)
         finally:
             here.wait_stream(aside)
             undo()
@@ -154,6 +157,18 @@ class GraphedStep:
         return self._loss.clone()
 
 
+@contextmanager
+def _waiting_forbidden() -> Iterator[None]:
+    """Inside, what waits for the device raises RuntimeError, as it would in a capture. There it would be worse: in some
+    versions of torch a capture that failed leaves the allocator unfit for the next one."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
 def captured_where_possible(
     eager: EagerStep, example: Callable[[], Batch], *, capture: Callable[[EagerStep, Batch], Step] = GraphedStep
 ) -> Step:
@@ -169,5 +184,6 @@ def captured_where_possible(
         reason = str(error).partition("\n")[0]
     logger.info("training without a CUDA graph: %s", reason)
     eager.forget_gradients()  # they may lie in the memory of the graph that failed
-    release_memory(eager.device.device)
+    with suppress(RuntimeError):  # an allocator that a failed capture left unfit; it still allocates
+        release_memory(eager.device.device)
     return eager
