@@ -27,14 +27,14 @@ from typing import Any, Literal
 import torch
 
 from unetx_evaluators import budgets, device
-from unetx_evaluators.batches import Batch
-from unetx_evaluators.recipe import Recipe
-from unetx_evaluators.step import TrainingStep
 from unetx_evaluators.tasks.fingerprint import CaseFacts, fingerprint, survey
 from unetx_evaluators.tasks.options import Machine, TaskOptions
 from unetx_evaluators.tasks.planning import LOSS_MACS, MACS_PER_SECOND, NetworkPlan, plan
 from unetx_evaluators.tasks.preprocessing import Preparation, choose_preparation
 from unetx_evaluators.tasks.sources import Source, open_source
+from unetx_evaluators.training.batches import Batch
+from unetx_evaluators.training.recipe import Recipe
+from unetx_evaluators.training.step import TrainingStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone
 from unetx_space.cost import cost

@@ -45,6 +45,17 @@ class DeviceProfile:
         free, _ = torch.cuda.mem_get_info(self.device)
         return n_bytes <= free // 4
 
+    def free_bytes(self) -> int | None:
+        """Memory that is to be had now; None where the system does not tell.
+
+        On CUDA what the device has free, and what torch keeps of it without use. On a CPU what Linux calls available,
+        or what is left of the control group's limit, if that is less (a container, a batch system).
+        """
+        if self.device.type != "cuda":
+            return _available_bytes()
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+
     @property
     def name(self) -> str:
         """For the record: the GPU's name, or the CPU's with its number of threads."""
@@ -172,6 +183,30 @@ def _cpu_name() -> str:
     return str(_cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())
 
 
+def _available_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    kib = _numbers(meminfo)
+    known = [kib["MemAvailable"] * 1024] if "MemAvailable" in kib else []
+    limit, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
+    if limit.isdigit() and used.isdigit():  # a control group of version 2; "max" is no limit
+        pages = _numbers(group / "memory.stat")  # of files are dropped when memory is asked for
+        known.append(max(0, int(limit) - int(used) + pages.get("active_file", 0) + pages.get("inactive_file", 0)))
+    return min(known, default=None)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """From lines such as ``name: 12 kB`` or ``name 12``."""
+    fields = (line.replace(":", " ").split() for line in _text(path).splitlines())
+    return {field[0]: int(field[1]) for field in fields if len(field) > 1 and field[1].isdigit()}
+
+
+def _text(path: Path) -> str:
+    """Empty where there is no such file."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+
+
 def _reset_resident_peak() -> None:
     """Linux: '5' sets the high-water mark of the resident set back to its present size (proc(5))."""
     try:
@@ -181,11 +216,8 @@ def _reset_resident_peak() -> None:
 
 
 def _resident_peak_mib() -> float | None:
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
+    if (peak_kib := _numbers(Path("/proc/self/status")).get("VmHWM")) is not None:
+        return peak_kib / 1024
     return _resident_peak_since_start_mib()
 
 

@@ -15,8 +15,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.batches import Batch
 from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.training.batches import Batch
 from unetx_space.network import SkipUNet
 
 HEAD = "head"

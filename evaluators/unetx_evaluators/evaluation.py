@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from unetx_space.errors import RequestError
@@ -117,9 +118,13 @@ class Evaluation:
     """The objective at the last rung that was reached; None when no rung was."""
     case_scores: tuple[CaseScore, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
+    """Rungs reached before the evaluation was resumed too."""
+    loss_sum: float | None = None
+    """Of all training steps up to the last rung that was reached: low where training is fast (arXiv:2006.04492)."""
     n_parameters: int | None = None
     """Of the trained (width-scaled) network."""
     seconds: float = 0.0
+    """Of work, before it was resumed too."""
     peak_mem_mib: float | None = None
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -140,9 +145,22 @@ class Evaluator(Protocol):
     """Says what an architecture is worth. Instances are picklable and import torch only when called."""
 
     def evaluate(
-        self, architecture: Architecture, task: Task, budget: Budget, seed: int, observer: Observer
+        self,
+        architecture: Architecture,
+        task: Task,
+        budget: Budget,
+        seed: int,
+        observer: Observer,
+        *,
+        checkpoint: Path | None = None,
     ) -> Evaluation:
-        """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out."""
+        """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out.
+
+        ``checkpoint`` names a file for the state of this evaluation, written after every rung but the last at which
+        the observer let it go on. An evaluation that was broken off goes on from there: the observer hears of later
+        steps and rungs only, and the answer is that of an unbroken run (on a CPU to the bit), with the whole curve. A
+        file that is damaged or of another evaluation is not used. The caller deletes it when the answer is safe.
+        """
 
 
 class NullObserver:

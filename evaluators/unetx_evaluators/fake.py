@@ -7,7 +7,8 @@ own level, n_far read another level too, n_attention have attention and n_concat
 
 so that a U-Net beats a net without skips by far and everything else by little, as on real data. u in [-1, 1) is drawn
 from SHA-256 of (backbone, genome, seed). After step t of T the score is s(t) = score * (1 - e^(-4t/T)) / (1 - e^-4),
-and the loss 1 - s(t). Cases of a class lie evenly within 0.03 around the score, so that their mean is the score.
+and the loss 1 - s(t), whose sum runs over the rungs only. Cases of a class lie evenly within 0.03 around the score, so
+that their mean is the score.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Observer, Outcome
 from unetx_evaluators.tasks.task import Task
-from unetx_space.architecture import Architecture
+from unetx_space.architecture import Architecture, write_aside
 from unetx_space.genome import DecoderNode, StageRef, encoder
 
 CASE_SPREAD = 0.03
@@ -72,16 +73,24 @@ class FakeEvaluator:
             raise ValueError("acts_by_call counts calls over processes in a calls_folder, got none")
 
     def evaluate(
-        self, architecture: Architecture, task: Task, budget: Budget, seed: int, observer: Observer
+        self,
+        architecture: Architecture,
+        task: Task,
+        budget: Budget,
+        seed: int,
+        observer: Observer,
+        *,
+        checkpoint: Path | None = None,
     ) -> Evaluation:
         """As an Evaluator does, unless told to misbehave."""
-        began_s = time.monotonic()
         act = self._act(architecture, seed)
         final = self.final_score(architecture, seed)
-        curve: list[CurvePoint] = []
+        identity = f"{digest(architecture)} {task.digest} {budget} {seed}"
+        curve = _kept_curve(checkpoint, identity)
+        began_s = time.monotonic() - (curve[-1].seconds if curve else 0.0)
         if act is not None and self.act_after_step == 0:
             return _perform(act)
-        for step in range(1, budget.steps + 1):
+        for step in range(curve[-1].step + 1 if curve else 1, budget.steps + 1):
             time.sleep(self.seconds_per_step)
             observer.on_step(step)
             if time.monotonic() - began_s > budget.max_seconds:
@@ -89,8 +98,10 @@ class FakeEvaluator:
             if step in budget.rungs:
                 score = final * learning_curve(step / budget.steps)
                 curve.append(CurvePoint(step, score, 1.0 - score, time.monotonic() - began_s))
-                if step < budget.steps and observer.on_rung(curve[-1]):
-                    return self._answer(Outcome.PRUNED, f"behind at step {step}", curve, began_s)
+                if step < budget.steps:
+                    if observer.on_rung(curve[-1]):
+                        return self._answer(Outcome.PRUNED, f"behind at step {step}", curve, began_s)
+                    _keep_curve(checkpoint, identity, curve)
             if act is not None and self.act_after_step == step:
                 return _perform(act)
         return self._answer(Outcome.COMPLETE, "", curve, began_s, case_scores(task, budget, final))
@@ -128,6 +139,7 @@ class FakeEvaluator:
             score=curve[-1].score if curve else None,
             case_scores=scores,
             curve=tuple(curve),
+            loss_sum=sum(point.loss for point in curve) if curve else None,
             seconds=time.monotonic() - began_s,
             device="fake",
             versions=self._versions(),
@@ -165,6 +177,21 @@ def digest(architecture: Architecture) -> str:
     """SHA-256 of backbone and genome: the same in every process, and for no other spelling."""
     document = {"backbone": architecture.backbone.to_json(), "genome": architecture.genome.to_json()}
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _keep_curve(checkpoint: Path | None, identity: str, curve: Sequence[CurvePoint]) -> None:
+    if checkpoint is not None:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        write_aside(checkpoint, json.dumps({"identity": identity, "curve": [astuple(point) for point in curve]}))
+
+
+def _kept_curve(checkpoint: Path | None, identity: str) -> list[CurvePoint]:
+    """Of the same evaluation, if it was broken off; empty for a file that is damaged or of another."""
+    try:
+        kept = json.loads(checkpoint.read_text(encoding="utf-8")) if checkpoint is not None else {}
+    except (OSError, ValueError):
+        return []
+    return [CurvePoint(*point) for point in kept["curve"]] if kept.get("identity") == identity else []
 
 
 def _uniform(architecture: Architecture, seed: int) -> float:

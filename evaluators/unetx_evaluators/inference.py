@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.cases import crop, pad_to, with_stack_axis
 from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
+
+Corner = tuple[int, ...]
+T = TypeVar("T")
 
 SIGMA_SHARE = 0.125
 """Standard deviation of the weight, as a share of the window."""
 
 
-@torch.no_grad()
+BATCH_VOXELS = {"cpu": 200_000, "cuda": 2_000_000}
+"""In windows that go through the network together: on a CPU what stays in its caches, on a GPU what keeps it busy."""
+
+
 def predict_logits(
     network: nn.Module,
     image: Tensor,
@@ -30,30 +38,72 @@ def predict_logits(
     device: DeviceProfile,
     *,
     overlap: float = 0.5,
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Logits ``[k, *spatial]`` in float32 for one image ``[c, *spatial]``, on the image's device.
 
     A stack of slices ``[c, n, *spatial]`` gives ``[k, n, *spatial]``, slice by slice. ``batch_size`` windows go
-    through the network together. The network's mode (train or eval) is left as it is.
+    through the network together (None: BATCH_VOXELS of them). The network's mode (train or eval) is left as it is.
     """
-    window = with_stack_axis(patch, image.ndim - 1)
-    padded = pad_to(image, window)
-    trust = gaussian_weight(window).to(padded.device)
-    weights = torch.zeros_like(padded[0])
-    total = torch.zeros(())  # takes its shape from the first logits, which alone know the number of classes
-    for corners in _batched(window_corners(padded.shape[1:], window, overlap), batch_size):
-        windows = torch.stack([crop(padded, corner, window).reshape(-1, *patch) for corner in corners])
-        logits = _forward(network, windows, device).to(padded.device)
-        if total.ndim == 0:
-            total = padded.new_zeros((logits.shape[1], *padded.shape[1:]))
-        for corner, window_logits in zip(corners, logits, strict=True):
-            crop(total, corner, window).add_(window_logits.reshape(-1, *window) * trust)
-            crop(weights, corner, window).add_(trust)
-    return crop(total.div_(weights), _margin(padded.shape[1:], image.shape[1:]), image.shape[1:])
+    return next(predict_each(network, [image], patch, device, overlap=overlap, batch_size=batch_size))
 
 
-def window_corners(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Iterator[tuple[int, ...]]:
+@torch.no_grad()
+def predict_each(
+    network: nn.Module,
+    images: Iterable[Tensor],
+    patch: tuple[int, ...],
+    device: DeviceProfile,
+    *,
+    overlap: float = 0.5,
+    batch_size: int | None = None,
+) -> Iterator[Tensor]:
+    """The same for one image after the other, in their order; windows of several go through the network together.
+
+    Which windows share a batch may change the last bits of a sum, and nothing more: logits agree with
+    ``predict_logits`` within float rounding.
+    """
+    size = batch_size or max(1, BATCH_VOXELS[device.device.type] // math.prod(patch))
+    mosaics: deque[_Mosaic] = deque()
+    for windows in _batched(_windows(images, patch, overlap, mosaics), size):
+        batch = torch.stack([mosaic.window(corner).reshape(-1, *patch) for mosaic, corner in windows])
+        logits = _forward(network, batch, device)
+        for (mosaic, corner), window_logits in zip(windows, logits, strict=True):
+            mosaic.add(corner, window_logits)
+        while mosaics and mosaics[0].n_missing == 0:
+            yield mosaics.popleft().logits()
+
+
+class _Mosaic:
+    """The logits of one image, put together from windows."""
+
+    def __init__(self, image: Tensor, patch: tuple[int, ...], overlap: float) -> None:
+        self._size = tuple(image.shape[1:])
+        self._window = with_stack_axis(patch, len(self._size))
+        self._padded = pad_to(image, self._window)
+        self._overlap = overlap
+        self._total = torch.zeros(())  # takes its shape from the first logits, which alone know the number of classes
+        self.corners = [*window_corners(tuple(self._padded.shape[1:]), self._window, overlap)]
+        self.n_missing = len(self.corners)
+
+    def window(self, corner: Corner) -> Tensor:
+        return crop(self._padded, corner, self._window)
+
+    def add(self, corner: Corner, logits: Tensor) -> None:
+        """Logits ``[k, *patch]`` of a window."""
+        logits = logits.to(self._padded.device).view(-1, *self._window)
+        if self._total.ndim == 0:
+            self._total = self._padded.new_zeros((len(logits), *self._padded.shape[1:]))
+        crop(self._total, corner, self._window).addcmul_(logits, gaussian_weight(self._window).to(logits.device))
+        self.n_missing -= 1
+
+    def logits(self) -> Tensor:
+        size = tuple(self._padded.shape[1:])
+        self._total /= _weight_sum(size, self._window, self._overlap).to(self._total.device)
+        return crop(self._total, _margin(size, self._size), self._size)
+
+
+def window_corners(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Iterator[Corner]:
     """Lowest corners of windows that cover ``spatial`` (nowhere smaller than the patch), spread evenly.
 
     Neighbours share at least ``overlap`` of a window's edge.
@@ -76,6 +126,24 @@ def _gaussian_weight(patch: tuple[int, ...]) -> Tensor:
     return (weight / weight.max()).clamp_min(1e-3)
 
 
+@lru_cache(maxsize=4)
+def _weight_sum(spatial: tuple[int, ...], window: tuple[int, ...], overlap: float) -> Tensor:
+    """``[*spatial]``: the weights of all windows that cover a voxel."""
+    total = torch.zeros(spatial)
+    for corner in window_corners(spatial, window, overlap):
+        crop(total, corner, window).add_(gaussian_weight(window))
+    return total
+
+
+def _windows(
+    images: Iterable[Tensor], patch: tuple[int, ...], overlap: float, mosaics: deque[_Mosaic]
+) -> Iterator[tuple[_Mosaic, Corner]]:
+    """Every window of every image; an image that is begun joins ``mosaics``."""
+    for image in images:
+        mosaics.append(mosaic := _Mosaic(image, patch, overlap))
+        yield from ((mosaic, corner) for corner in mosaic.corners)
+
+
 def _forward(network: nn.Module, windows: Tensor, device: DeviceProfile) -> Tensor:
     windows = windows.to(device.device).contiguous(memory_format=memory_format(windows.ndim - 2))
     with device.autocast():
@@ -89,8 +157,8 @@ def _starts(size: int, window: int, overlap: float) -> list[int]:
     return [round(free * step / n_steps) for step in range(n_steps + 1)] if n_steps else [0]
 
 
-def _batched(corners: Iterator[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
-    while batch := list(itertools.islice(corners, size)):
+def _batched(windows: Iterator[T], size: int) -> Iterator[list[T]]:
+    while batch := list(itertools.islice(windows, size)):
         yield batch
 
 

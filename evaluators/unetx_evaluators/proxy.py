@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from unetx_evaluators.endings import EvaluationEnded
 from unetx_evaluators.evaluation import Budget, DataError, Evaluation, Observer, Outcome
-from unetx_evaluators.recipe import Recipe
+from unetx_evaluators.training.endings import EvaluationEnded
+from unetx_evaluators.training.recipe import Recipe
 from unetx_space.architecture import Architecture
 from unetx_space.validity import faults
 
 if TYPE_CHECKING:
     from unetx_evaluators.device import DeviceProfile
     from unetx_evaluators.tasks.task import Task
-    from unetx_evaluators.trainer import Progress
+    from unetx_evaluators.training.trainer import Progress
     from unetx_space.backbone import Backbone
+    from unetx_space.network import SkipUNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +38,25 @@ class ProxyEvaluator:
     recipe: Recipe = field(default_factory=Recipe)
 
     def evaluate(
-        self, architecture: Architecture, task: Task, budget: Budget, seed: int, observer: Observer
+        self,
+        architecture: Architecture,
+        task: Task,
+        budget: Budget,
+        seed: int,
+        observer: Observer,
+        *,
+        checkpoint: Path | None = None,
     ) -> Evaluation:
         """Every ending is an Evaluation, with what was known by then.
 
         Raises RequestError when the device is not there, EvaluationInterrupted from the observer, and our own bugs.
         """
         from unetx_evaluators import device as devices
-        from unetx_evaluators.trainer import Progress
+        from unetx_evaluators.training.trainer import Progress
 
         profile = devices.profile(self.device)
         progress = Progress(budget.max_seconds)
-        training = partial(self._train, architecture, task, budget, seed, observer, profile, progress)
+        training = partial(self._train, architecture, task, budget, seed, observer, profile, progress, checkpoint)
         with devices.tuned(profile, self.n_threads):
             memory = devices.PeakMemory(profile.device)
             ending = _ending_of(training)
@@ -58,6 +67,7 @@ class ProxyEvaluator:
                 score=progress.curve[-1].score if progress.curve else None,
                 case_scores=progress.case_scores,
                 curve=tuple(progress.curve),
+                loss_sum=progress.loss_sum,
                 n_parameters=progress.n_parameters,
                 seconds=progress.seconds,
                 peak_mem_mib=memory.mib(),
@@ -74,24 +84,73 @@ class ProxyEvaluator:
         observer: Observer,
         profile: DeviceProfile,
         progress: Progress,
+        checkpoint: Path | None,
     ) -> None:
         """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
-        from unetx_evaluators.cases import open_cases
         from unetx_evaluators.device import memory_format, trusted
-        from unetx_evaluators.dry_run import dry_run
-        from unetx_evaluators.trainer import train
+        from unetx_evaluators.training.cases import open_cases
+        from unetx_evaluators.training.checkpoint import Checkpoint
+        from unetx_evaluators.training.trainer import train
 
         if problems := [*map(str, faults(architecture, task.patch)), *_misfits(architecture.backbone, task)]:
             raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(problems))
         profile = trusted(profile, architecture.backbone.sizes(task.patch))
         cases = open_cases(task, profile, budget.selection_cases)
-        trained = replace(architecture, backbone=architecture.backbone.scaled(budget.width_factor))
+        trained = self._as_trained(architecture, budget)
         network = trained.build(seed=seed).to(profile.device)
         network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
         progress.n_parameters = sum(parameter.numel() for parameter in network.parameters())
-        if reasons := dry_run(network, trained.backbone, task.patch, profile).faults:
-            raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(reasons))
-        train(network, cases, task, budget, self.recipe, seed, profile, observer, progress)
+        self._try(network, trained, task, budget, profile)
+        identity = self._identity(architecture, task, budget, seed, profile)
+        kept = None if checkpoint is None else Checkpoint(checkpoint, identity)
+        train(network, cases, task, budget, self.recipe, seed, profile, observer, progress, kept)
+
+    def _as_trained(self, architecture: Architecture, budget: Budget) -> Architecture:
+        """At the budget's width, with heads for deep supervision where the recipe wants them."""
+        backbone = architecture.backbone.scaled(budget.width_factor)
+        supervised = backbone.deep_supervision or self.recipe.deep_supervision
+        return replace(architecture, backbone=replace(backbone, deep_supervision=supervised))
+
+    def _try(
+        self, network: SkipUNet, trained: Architecture, task: Task, budget: Budget, profile: DeviceProfile
+    ) -> None:
+        """Ends the evaluation before it is paid for: too little memory by the plan, no sound step, or too little memory
+        by what that step took."""
+        from unetx_evaluators.training.dry_run import BATCH_SIZE, dry_run
+        from unetx_evaluators.training.memory import Demand, check_memory
+        from unetx_space.memory import training_memory
+
+        bytes_per_value = 4 if profile.autocast_dtype is None else 2
+        kept = 5 if self.recipe.averaging else 3  # gradient and two moments; the average and what it stands in for
+        demand = Demand(
+            budget.batch_size,
+            training_memory(trained, task.patch, bytes_per_value=bytes_per_value),
+            kept * sum(parameter.numel() for parameter in network.parameters()),
+        )
+        check_memory(demand.n_bytes(), profile.free_bytes(), profile.name)
+        tried = dry_run(network, trained.backbone, task.patch, profile)
+        if tried.faults:
+            raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(tried.faults))
+        needed = demand.n_bytes(measured=tried.step_bytes, measured_batch=BATCH_SIZE)
+        check_memory(needed, profile.free_bytes(), profile.name)
+
+    def _identity(
+        self, architecture: Architecture, task: Task, budget: Budget, seed: int, profile: DeviceProfile
+    ) -> Mapping[str, Any]:
+        """Everything that decides the numbers, but for the number of threads and the model of the device."""
+        from unetx_evaluators.device import versions
+
+        return {
+            "backbone": architecture.backbone.to_json(),
+            "genome": architecture.genome.to_json(),
+            "task": task.digest,
+            "budget": asdict(budget),
+            "seed": seed,
+            "recipe": asdict(self.recipe),
+            "device": profile.device.type,
+            "precision": str(profile.autocast_dtype),
+            "versions": versions(),
+        }
 
 
 def _misfits(backbone: Backbone, task: Task) -> Iterator[str]:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from unetx_evaluators.cases import Case
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.endings import EvaluationEnded
 from unetx_evaluators.evaluation import CaseScore, Outcome
-from unetx_evaluators.inference import predict_logits
+from unetx_evaluators.inference import predict_each
 from unetx_evaluators.metrics.overlap import dice_per_class
 from unetx_evaluators.tasks.task import IGNORED
+from unetx_evaluators.training.cases import Case
+from unetx_evaluators.training.endings import EvaluationEnded
 
 OVERLAP = 0.25
 """Of sliding windows while searching: half the work of the usual 0.5."""
@@ -30,14 +30,15 @@ def score_cases(
 ) -> tuple[CaseScore, ...]:
     """Dice per case and foreground class, in the order of ``cases``, then of the classes; ignored voxels do not count.
 
-    ``check_time`` is called before every case and may raise. Ends the evaluation as diverged on logits that are not
+    ``check_time`` is called now and then and may raise. Ends the evaluation as diverged on logits that are not
     finite. Leaves the network in train mode.
     """
     network.eval()
     scores = []
-    for case in cases:
+    check_time()
+    predictions = predict_each(network, (case.image for case in cases), patch, device, overlap=OVERLAP)
+    for case, logits in zip(cases, predictions, strict=True):
         check_time()
-        logits = predict_logits(network, case.image, patch, device, overlap=OVERLAP)
         if not torch.isfinite(logits).all():
             raise EvaluationEnded(Outcome.DIVERGED, f"the logits of case {case.name} are not finite")
         prediction = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()

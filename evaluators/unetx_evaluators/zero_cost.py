@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unetx_evaluators.batches import Batch
 from unetx_evaluators.device import DeviceProfile, memory_format
-from unetx_evaluators.dry_run import LOSS_SCALE
-from unetx_evaluators.loss import dice_ce_loss
+from unetx_evaluators.training.batches import Batch
+from unetx_evaluators.training.dry_run import LOSS_SCALE
+from unetx_evaluators.training.loss import dice_ce_loss
 from unetx_space.cost import Cost
 from unetx_space.operators.attention import CBAM, ECA, SCSE, CoordinateAttention, SCSEAdd, SimAM, SqueezeExcite
 from unetx_space.operators.dynamic import CARAFE, DySample

@@ -10,13 +10,13 @@ import torch
 from tiny_task import write_tiny_task
 from torch import Tensor
 
-from unetx_evaluators.augmentation import augmented
-from unetx_evaluators.batches import BatchStream
-from unetx_evaluators.cases import MAX_VOXELS_PER_CLASS, Case, crop, open_cases, pad_to
 from unetx_evaluators.device import profile
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.recipe import Recipe
 from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.training.augmentation import augmented
+from unetx_evaluators.training.batches import BatchStream
+from unetx_evaluators.training.cases import MAX_VOXELS_PER_CLASS, Case, ResidentCases, crop, open_cases, pad_to
+from unetx_evaluators.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 PLAIN = Recipe(flips=False, intensity_scale=0, intensity_shift=0, noise=0)
@@ -92,6 +92,53 @@ def test_a_small_image_is_padded_with_zeros_on_both_sides() -> None:
     expected = column.view(1, 1, 1, 6, 1) * torch.tensor([1.0, 1, 0]).view(1, 1, 1, 1, 3)
     assert torch.equal(batch.images, expected.expand(4, 1, 2, 6, 3))
     assert torch.equal(batch.labels, batch.images[:, 0].to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "patch", "channels"),
+    [
+        (((20, 17), (9, 30), (16, 16)), (16, 16), 2),
+        (((7, 12, 9), (12, 5, 4), (10, 16, 8)), (8, 8, 8), 1),
+        (((5, 20, 17), (3, 9, 30)), (16, 16), 2),  # stacks of slices
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_batches_cut_from_flat_tensors_are_those_cut_case_by_case(
+    sizes: tuple[tuple[int, ...], ...], patch: tuple[int, ...], channels: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    cases = [
+        Case(
+            name=str(number),
+            image=torch.randn(channels, *size, generator=generator),
+            label=torch.randint(0, 3, size, generator=generator).to(torch.uint8),
+            n_classes=3,
+        )
+        for number, size in enumerate(sizes)
+    ]
+    one_by_one = stream(cases, patch, Recipe(), seed=seed)
+    expected = [one_by_one.batch(step) for step in range(1, 9)]
+    images = [one.image.clone() for one in cases]
+    flat = BatchStream(cases, patch, 4, seed, Recipe(), CPU, ResidentCases(cases, CPU))
+    for step, batch in enumerate(expected, start=1):
+        assert torch.equal(flat.batch(step).images, batch.images)
+        assert torch.equal(flat.batch(step).labels, batch.labels)
+    assert all(torch.equal(one.image, image) for one, image in zip(cases, images, strict=True))
+    storages = {one.image.untyped_storage().data_ptr() for one in cases}
+    assert len(storages) == 1, "the cases are views, so that nothing lies on the device twice"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_cuts_the_same_patches_as_a_cpu(tmp_path: Path) -> None:
+    task, cuda = write_tiny_task(tmp_path), profile("cuda")
+    here, there = open_cases(task, profile("cpu"), 2), open_cases(task, cuda, 2)
+    assert there.resident is not None
+    cpu_batches = BatchStream(here.train, (16, 16), 4, 0, PLAIN, CPU)
+    gpu_batches = BatchStream(there.train, (16, 16), 4, 0, PLAIN, cuda.device, there.resident)
+    for step in (1, 2, 3):
+        assert torch.equal(gpu_batches.batch(step).images.cpu(), cpu_batches.batch(step).images)
+        assert torch.equal(gpu_batches.batch(step).labels.cpu(), cpu_batches.batch(step).labels)
 
 
 def test_crop_and_pad_leave_what_fits_untouched() -> None:

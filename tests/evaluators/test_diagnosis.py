@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from unetx_evaluators import diagnosis
-from unetx_evaluators.batches import Batch
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.diagnosis import (
     SkipSimilarity,
@@ -22,8 +21,9 @@ from unetx_evaluators.diagnosis import (
     skip_similarities,
     stage_gradients,
 )
-from unetx_evaluators.recipe import Recipe
-from unetx_evaluators.step import TrainingStep
+from unetx_evaluators.training.batches import Batch
+from unetx_evaluators.training.recipe import Recipe
+from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone, isotropic_backbone
 from unetx_space.network import SkipUNet
@@ -135,7 +135,7 @@ def test_a_gradient_that_is_not_finite_leaves_its_stage_without_a_norm(broken: f
 
 def test_gradients_can_be_read_behind_a_training_step() -> None:
     network = network_on()
-    step = TrainingStep(network, replace(Recipe(), max_grad_norm=1e-3), FLOAT32)
+    step = EagerStep(network, replace(Recipe(), max_grad_norm=1e-3), FLOAT32)
     step(batch_of(), 1e-3)
     gradients = [parameter.grad for parameter in network.parameters()]
     before = [None if gradient is None else gradient.clone() for gradient in gradients]

@@ -11,10 +11,10 @@ from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
 from torch import nn
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.dry_run import dry_run
 from unetx_evaluators.evaluation import NullObserver, Outcome
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.step import TrainingStep
+from unetx_evaluators.training.dry_run import dry_run
+from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import NORMS, Backbone, isotropic_backbone
 from unetx_space.network import SkipUNet
@@ -113,7 +113,15 @@ def test_heads_for_deep_supervision_that_the_output_does_not_read_are_no_fault()
 
 
 def test_the_memory_of_the_step_is_read() -> None:
-    assert (dry_run(network_on(), BACKBONE, (16, 16), FLOAT32).peak_mem_mib or 0) > 0
+    """The exponential keeps 1024 values for each of 2 x 128 x 128 voxels: 128 MiB that no process has lying about."""
+
+    class Hungry(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + x.repeat(1, 256, 1, 1).exp().mean(1, keepdim=True)
+
+    network = network_on()
+    network.head = nn.Sequential(Hungry(), network.head)
+    assert dry_run(network, BACKBONE, (128, 128), FLOAT32).step_bytes > 64 * 2**20
 
 
 def test_an_evaluation_that_fails_its_dry_run_is_infeasible_and_trains_no_step(
@@ -131,7 +139,7 @@ def test_an_evaluation_that_fails_its_dry_run_is_infeasible_and_trains_no_step(
         raise AssertionError("a step was trained")
 
     monkeypatch.setattr(Architecture, "build", broken)
-    monkeypatch.setattr(TrainingStep, "__call__", trained)
+    monkeypatch.setattr(EagerStep, "__call__", trained)
     result = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     assert (result.outcome, result.reason) == (Outcome.INFEASIBLE, "the untrained network's output is not finite")
     assert (result.score, result.curve) == (None, ())

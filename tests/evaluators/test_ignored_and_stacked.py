@@ -10,16 +10,16 @@ from monai.losses.dice import DiceCELoss
 from tiny_task import TINY_BUDGET, tiny_architecture
 from torch import Tensor, nn
 
-from unetx_evaluators.batches import BatchStream
-from unetx_evaluators.cases import Case, open_cases
 from unetx_evaluators.device import profile
 from unetx_evaluators.evaluation import NullObserver, Outcome
 from unetx_evaluators.inference import predict_logits
-from unetx_evaluators.loss import dice_ce_loss
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.recipe import Recipe
 from unetx_evaluators.scoring import score_cases
 from unetx_evaluators.tasks.task import IGNORED, Splits, Task
+from unetx_evaluators.training.batches import BatchStream
+from unetx_evaluators.training.cases import Case, open_cases
+from unetx_evaluators.training.loss import dice_ce_loss
+from unetx_evaluators.training.recipe import Recipe
 
 CPU = profile("cpu")
 PLAIN = Recipe(flips=False, intensity_scale=0, intensity_shift=0, noise=0)

@@ -1,13 +1,14 @@
 """Sliding windows: where they lie, how they are weighed, and that they agree with a plain forward pass."""
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.inference import gaussian_weight, predict_logits, window_corners
+from unetx_evaluators.inference import BATCH_VOXELS, gaussian_weight, predict_each, predict_logits, window_corners
 
 FLOAT32 = DeviceProfile(torch.device("cpu"), autocast_dtype=None)
 
@@ -66,6 +67,60 @@ def test_windows_go_through_the_network_in_batches_of_at_most_the_size_asked() -
 
     predict_logits(Counting(), torch.zeros(1, 40, 16), (16, 16), FLOAT32, overlap=0.5, batch_size=3)
     assert sizes == [3, 1]  # ceil((40 - 16) / 8) + 1 = 4 windows
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 5, 64])
+def test_several_images_at_once_are_predicted_as_one_by_one(batch_size: int | None) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 3, 1)).eval()
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randn(1, *size, generator=generator) for size in ((40, 33), (16, 16), (9, 50), (3, 20, 24))]
+    together = list(predict_each(network, iter(images), (16, 16), FLOAT32, batch_size=batch_size))
+    assert len(together) == len(images)
+    for image, logits in zip(images, together, strict=True):
+        alone = predict_logits(network, image, (16, 16), FLOAT32, batch_size=1)
+        assert logits.shape == (3, *image.shape[1:])
+        torch.testing.assert_close(logits, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_images_are_read_when_their_turn_comes() -> None:
+    read: list[int] = []
+
+    def images() -> Iterator[torch.Tensor]:
+        for number in range(5):
+            read.append(number)
+            yield torch.zeros(1, 16, 16)
+
+    first = next(predict_each(nn.Identity(), images(), (16, 16), FLOAT32, batch_size=2))
+    assert first.shape == (1, 16, 16)
+    assert read == [0, 1]
+
+
+def test_windows_of_several_images_share_a_batch() -> None:
+    sizes: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(x))
+            return x
+
+    images = [torch.zeros(1, 40, 16)] * 3  # four windows each
+    assert len(list(predict_each(Counting(), images, (16, 16), FLOAT32, batch_size=5))) == 3
+    assert sizes == [5, 5, 2]
+
+
+def test_a_batch_of_windows_is_bounded_by_its_voxels() -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sizes.append(tuple(x.shape))
+            return x
+
+    together = BATCH_VOXELS["cpu"] // 64**2
+    predict_logits(Counting(), torch.zeros(1, 64, 64 * 2 * together), (64, 64), FLOAT32, overlap=0.0)
+    predict_logits(Counting(), torch.zeros(1, 512, 512), (512, 512), FLOAT32)
+    assert sizes == [(together, 1, 64, 64)] * 2 + [(1, 1, 512, 512)], "at least one"
 
 
 def test_the_image_is_left_as_it_was() -> None:

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 from monai.losses.dice import DiceCELoss
+from observers import Recorder, without_clocks
 from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
 from torch import Tensor, nn
 
-from unetx_evaluators import trainer
-from unetx_evaluators.batches import Batch, BatchStream
 from unetx_evaluators.budgets import default_budget
-from unetx_evaluators.cases import open_cases
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, NullObserver, Outcome
-from unetx_evaluators.loss import dice_ce_loss
+from unetx_evaluators.evaluation import EvaluationInterrupted, NullObserver, Outcome
 from unetx_evaluators.metrics.overlap import objective
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.recipe import Recipe, learning_rate
-from unetx_evaluators.step import TrainingStep
 from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.training.batches import Batch, BatchStream
+from unetx_evaluators.training.cases import open_cases
+from unetx_evaluators.training.loss import dice_ce_loss
+from unetx_evaluators.training.recipe import Recipe, learning_rate
+from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.genome import Genome
 
@@ -32,28 +32,6 @@ from unetx_space.genome import Genome
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
     return write_tiny_task(tmp_path / "task")
-
-
-class Recorder:
-    """Notes what it is told; stops at a rung when asked."""
-
-    def __init__(self, *, stop_at: int | None = None) -> None:
-        self.steps: list[int] = []
-        self.points: list[CurvePoint] = []
-        self._stop_at = stop_at
-
-    def on_step(self, step: int) -> None:
-        self.steps.append(step)
-
-    def on_rung(self, point: CurvePoint) -> bool:
-        self.points.append(point)
-        return point.step == self._stop_at
-
-
-def without_clocks(evaluation: Evaluation) -> Evaluation:
-    """What must be equal between two evaluations of the same inputs."""
-    curve = tuple(replace(point, seconds=0.0) for point in evaluation.curve)
-    return replace(evaluation, curve=curve, seconds=0.0, peak_mem_mib=None)
 
 
 def test_a_complete_evaluation_tells_its_scores_its_curve_and_its_costs(task: Task) -> None:
@@ -247,16 +225,10 @@ def test_a_tiny_task_is_learned(seed: int, task: Task) -> None:
 
 def test_the_losses_are_averaged_from_rung_to_rung(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([1.0, 2.0, 3.0, 5.0, 7.0, 9.0])
-
-    class Step:
-        def __init__(self, *_: object, ignores: bool) -> None: ...
-
-        def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-            return torch.tensor(next(losses))
-
-    monkeypatch.setattr(trainer, "TrainingStep", Step)
+    monkeypatch.setattr(EagerStep, "__call__", lambda *_: torch.tensor(next(losses)))
     result = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     assert [point.loss for point in result.curve] == [1.5, 4.0, 8.0]
+    assert result.loss_sum == 27.0
 
 
 def test_the_loss_is_monais_dice_and_weighted_cross_entropy() -> None:
@@ -280,7 +252,7 @@ def test_float16_training_scales_its_loss_and_learns(task: Task) -> None:
     profile = DeviceProfile(torch.device("cpu"), autocast_dtype=torch.float16)
     network = tiny_architecture(task).build(seed=0)
     batches = BatchStream(open_cases(task, profile, 1).train, task.patch, 4, 0, Recipe(), profile.device)
-    step = TrainingStep(network, Recipe(), profile)
+    step = EagerStep(network, Recipe(), profile)
     losses = [step(batches.batch(number), 1e-2).item() for number in range(1, 21)]
     assert profile.needs_loss_scaling
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])

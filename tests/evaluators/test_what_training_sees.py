@@ -25,11 +25,11 @@ from task_samples import (
     uneven_folder,
 )
 
-from unetx_evaluators.cases import open_cases
 from unetx_evaluators.device import profile
 from unetx_evaluators.tasks import TaskOptions, examine, open_source, prepare
 from unetx_evaluators.tasks.sources.labels import Labels
 from unetx_evaluators.tasks.task import IGNORED
+from unetx_evaluators.training.cases import open_cases
 
 Array = npt.NDArray[Any]
 

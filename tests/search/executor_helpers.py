@@ -63,7 +63,14 @@ class Forgetful:
     """An evaluator that returns nothing, against its promise."""
 
     def evaluate(
-        self, architecture: Architecture, task: Task, budget: Budget, seed: int, observer: Observer
+        self,
+        architecture: Architecture,
+        task: Task,
+        budget: Budget,
+        seed: int,
+        observer: Observer,
+        *,
+        checkpoint: Path | None = None,
     ) -> Evaluation:
         return None  # type: ignore[return-value]
 

@@ -35,6 +35,44 @@ def test_there_is_a_module_for_every_norm_and_for_every_block() -> None:
     assert list(BLOCK_MODULES) == list(ENCODER_BLOCKS)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_instance_norm_is_torchs_in_the_layout_of_its_input(dims: int, channels: int, channels_last: bool) -> None:
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[dims] if channels_last else torch.contiguous_format
+    torch.manual_seed(0)
+    ours = NORM_MODULES["instance"](channels, dims)
+    reference = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](channels, affine=True)
+    reference.load_state_dict(ours.state_dict())
+    x = torch.randn(2, channels, *(7, 6, 5)[:dims]).contiguous(memory_format=layout).requires_grad_()
+    y = ours(x)
+    assert y.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(y, reference(x), rtol=0, atol=0)
+    weight = torch.randn_like(y)
+    for one, other in zip(
+        torch.autograd.grad((y * weight).sum(), [x, *ours.parameters()]),
+        torch.autograd.grad((reference(x) * weight).sum(), [x, *reference.parameters()]),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_stage_stays_channels_last_throughout(dims: int) -> None:
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[dims]
+    stage = PlainStage(2, 4, (2,) * dims, Style()).to(memory_format=layout)  # type: ignore[call-overload]
+    x = torch.randn(2, 2, *(8, 8, 8)[:dims]).contiguous(memory_format=layout)
+    assert all(y.is_contiguous(memory_format=layout) for y in _outputs(stage, x))
+
+
+def _outputs(stage: nn.Sequential, x: Tensor) -> list[Tensor]:
+    outputs = []
+    for part in stage:
+        x = part(x)
+        outputs.append(x)
+    return outputs
+
+
 @pytest.mark.parametrize("kind", ENCODER_BLOCKS)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("pool", "expected"), [(False, (4, 4, 3)), (True, (3, 4, 2))])

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.batches import Batch
-from unetx_evaluators.device import DeviceProfile, PeakMemory, memory_format
-from unetx_evaluators.loss import dice_ce_loss
+from unetx_evaluators.device import MIB, DeviceProfile, PeakMemory, memory_format
+from unetx_evaluators.training.batches import Batch
+from unetx_evaluators.training.loss import dice_ce_loss
 from unetx_space.backbone import Backbone
 
 BATCH_SIZE = 2
@@ -31,8 +31,10 @@ class DryRun:
 
     faults: tuple[str, ...]
     """Why training would be in vain; empty when the network is sound."""
-    peak_mem_mib: float | None
-    """Of the step, for a batch of BATCH_SIZE; see ``device.PeakMemory``."""
+    step_bytes: int
+    """That the step took beyond what was in use before, for a batch of BATCH_SIZE; 0 where the system does not tell.
+
+    On a CPU it misses memory that the process had freed and not given back."""
 
 
 def dry_run(network: nn.Module, backbone: Backbone, patch: tuple[int, ...], device: DeviceProfile) -> DryRun:
@@ -44,9 +46,10 @@ def dry_run(network: nn.Module, backbone: Backbone, patch: tuple[int, ...], devi
     Raises what the device raises when its memory is exhausted.
     """
     memory = PeakMemory(device.device)
+    before = memory.mib() or 0.0
     with _left_as_it_was(network):
         faults = tuple(_faults(network, _batch(backbone, patch, device.device), device))
-        return DryRun(faults, memory.mib())
+        return DryRun(faults, round(((memory.mib() or 0.0) - before) * MIB))
 
 
 def _faults(network: nn.Module, batch: Batch, device: DeviceProfile) -> Iterator[str]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unetx_evaluators.recipe import Recipe
+from unetx_evaluators.training.recipe import Recipe
 
 
 def augmented(images: Tensor, labels: Tensor, recipe: Recipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -43,19 +43,18 @@ def _recoloured(images: Tensor, recipe: Recipe, rng: np.random.Generator) -> Ten
     b, c = images.shape[:2]
     scale = 1 + recipe.intensity_scale * rng.uniform(-1, 1, (b, c))
     shift = recipe.intensity_shift * rng.uniform(-1, 1, (b, c))
-    strength = recipe.noise * rng.random((b, 1))
-    noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32)).to(images.device, non_blocking=True)
-    return (images * _per_sample(scale, images) + _per_sample(shift, images)).addcmul_(
-        noise, _per_sample(strength, images)
-    )
+    strength = np.broadcast_to(recipe.noise * rng.random((b, 1)), (b, c))
+    drawn = torch.as_tensor(np.stack([scale, shift, strength]), dtype=images.dtype).to(images.device)  # one transfer
+    scales, shifts, strengths = drawn.view(3, b, c, *[1] * (images.ndim - 2))
+    return torch.addcmul(shifts, images, scales).addcmul_(_normal(images, rng), strengths)
+
+
+def _normal(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Standard normal values like ``images``, drawn on their device: other values on a GPU than on a CPU."""
+    generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**63)))
+    return torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
 
 
 def _where(chosen: Sequence[bool] | npt.NDArray[np.bool_], changed: Tensor, unchanged: Tensor) -> Tensor:
     mask = torch.as_tensor(chosen, device=changed.device).view(-1, *[1] * (changed.ndim - 1))
     return torch.where(mask, changed, unchanged)
-
-
-def _per_sample(values: npt.NDArray[np.float64], images: Tensor) -> Tensor:
-    """``[b, c or 1]`` made to broadcast over the images."""
-    tensor = torch.as_tensor(values, dtype=images.dtype, device=images.device)
-    return tensor.view(*values.shape, *[1] * (images.ndim - 2))

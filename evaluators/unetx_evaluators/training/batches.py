@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unetx_evaluators.augmentation import augmented
-from unetx_evaluators.cases import Case, crop, pad_to, with_stack_axis
-from unetx_evaluators.recipe import Recipe
+from unetx_evaluators.training.augmentation import augmented
+from unetx_evaluators.training.cases import Case, ResidentCases, crop, pad_to, with_stack_axis
+from unetx_evaluators.training.recipe import Recipe
 
 # Keep the generators of one seed apart.
 _ORDER, _STEP = 0, 1
@@ -33,6 +33,14 @@ class Batch:
     """``[b, *patch]`` uint8."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a patch is cut."""
+
+    case: int
+    corner: list[int]
+
+
 class BatchStream:
     """The batches of one training. Cases come in random order, each once before any comes again."""
 
@@ -44,32 +52,51 @@ class BatchStream:
         seed: int,
         recipe: Recipe,
         device: torch.device,
+        resident: ResidentCases | None = None,
     ) -> None:
+        """``resident`` are the same cases, to be cut on the device."""
         self._cases = cases
         self._patch = patch
         self._batch_size = batch_size
         self._seed = seed
         self._recipe = recipe
         self._device = device
+        self._resident = resident
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def batch(self, step: int) -> Batch:
         """Of a step, counted from 1."""
         rng = np.random.default_rng([self._seed, _STEP, step])
         first = (step - 1) * self._batch_size
-        patches = [self._sample(number, rng) for number in range(first, first + self._batch_size)]
-        images, labels = (torch.stack(parts).to(self._device) for parts in zip(*patches, strict=True))
+        places = [self._place(number, rng) for number in range(first, first + self._batch_size)]
+        images, labels = self._cropped(places) if self._resident is None else self._cut(self._resident, places)
         return Batch(*augmented(images, labels, self._recipe, rng))
 
-    def _sample(self, number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """The patch of one sample, counted over the whole training: image ``[c, *patch]``, label ``[*patch]``."""
+    def _place(self, number: int, rng: np.random.Generator) -> _Place:
+        """Of one sample, counted over the whole training."""
         epoch, position = divmod(number, len(self._cases))
-        case = self._cases[self._order(epoch)[position]]
-        wants_foreground = _falls_due(number, self._recipe.foreground_share)
-        window = with_stack_axis(self._patch, case.label.ndim)
-        corner = (_foreground_corner if wants_foreground else _any_corner)(case, window, rng)
-        image, label = (pad_to(crop(whole, corner, window), window) for whole in (case.image, case.label))
-        return image.reshape(-1, *self._patch), label.reshape(self._patch)
+        index = int(self._order(epoch)[position])
+        corner = _foreground_corner if _falls_due(number, self._recipe.foreground_share) else _any_corner
+        return _Place(index, corner(self._cases[index], self._window(index), rng))
+
+    def _cropped(self, places: Sequence[_Place]) -> tuple[Tensor, Tensor]:
+        """Cut case by case where they lie, then brought to the device."""
+        patches = []
+        for place in places:
+            case, window = self._cases[place.case], self._window(place.case)
+            image, label = (pad_to(crop(whole, place.corner, window), window) for whole in (case.image, case.label))
+            patches.append((image.reshape(-1, *self._patch), label.reshape(self._patch)))
+        images, labels = (torch.stack(parts).to(self._device) for parts in zip(*patches, strict=True))
+        return images, labels
+
+    def _cut(self, resident: ResidentCases, places: Sequence[_Place]) -> tuple[Tensor, Tensor]:
+        window = self._window(places[0].case)
+        images, labels = resident.cut([place.case for place in places], [place.corner for place in places], window)
+        b = len(places)
+        return images.view(b, -1, *self._patch), labels.view(b, *self._patch)
+
+    def _window(self, case: int) -> tuple[int, ...]:
+        return with_stack_axis(self._patch, self._cases[case].label.ndim)
 
     def _shuffled(self, epoch: int) -> npt.NDArray[np.intp]:
         return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self._cases))

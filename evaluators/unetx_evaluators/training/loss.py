@@ -7,6 +7,8 @@ with 1 it falls as the false voxels go.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,21 @@ SMOOTH = 1.0
 """Voxels added to both sides of the Dice ratio."""
 
 
+def heads_loss(heads: Sequence[Tensor], labels: Tensor, background_weight: float, *, ignores: bool = False) -> Tensor:
+    """Mean of ``dice_ce_loss`` over the logits of several heads, the output's first; just its own for a single one.
+
+    From resolution to resolution the weight halves, as in nnU-Net (Nature Methods 18, 203-211); heads of one
+    resolution weigh the same, as in UNet++ (arXiv:1807.10165). Coarse heads see the nearest labels.
+    """
+    sizes = sorted({head.shape[2:] for head in heads}, key=lambda size: size.numel(), reverse=True)
+    weights = [0.5 ** sizes.index(head.shape[2:]) for head in heads]
+    losses = [
+        weight * dice_ce_loss(head, _nearest(labels, head.shape[2:]), background_weight, ignores=ignores)
+        for weight, head in zip(weights, heads, strict=True)
+    ]
+    return torch.stack(losses).sum() / sum(weights)
+
+
 def dice_ce_loss(logits: Tensor, labels: Tensor, background_weight: float, *, ignores: bool = False) -> Tensor:
     """Scalar for logits ``[b, k, *spatial]`` and labels ``[b, *spatial]`` of integers below ``k``.
 
@@ -25,7 +42,7 @@ def dice_ce_loss(logits: Tensor, labels: Tensor, background_weight: float, *, ig
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     targets = labels.long()
     weight = torch.ones(logits.shape[1], device=logits.device)
-    weight[0] = background_weight
+    weight[:1].fill_(background_weight)  # unlike an assignment, this copies nothing from the host
     probabilities = log_probabilities.exp()
     if not ignores:
         return soft_dice_loss(probabilities, targets) + F.nll_loss(log_probabilities, targets, weight)
@@ -48,3 +65,10 @@ def soft_dice_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
     both = (foreground * truth).sum(dims)
     total = foreground.sum(dims) + truth.sum(dims)
     return 1 - ((2 * both + SMOOTH) / (total + SMOOTH)).mean()
+
+
+def _nearest(labels: Tensor, size: torch.Size) -> Tensor:
+    """``[b, *spatial]`` brought to ``size``."""
+    if labels.shape[1:] == size:
+        return labels
+    return F.interpolate(labels[:, None], size=tuple(size), mode="nearest-exact")[:, 0]

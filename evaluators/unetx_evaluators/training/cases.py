@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -51,12 +51,63 @@ class Case:
         return self._foreground
 
 
+class ResidentCases:
+    """Cases side by side in flat tensors on a device, so that a batch is cut from them in a few kernels.
+
+    The same voxels as ``pad_to(crop(...))`` of every case. The cases' own tensors become views of the flat ones.
+    """
+
+    def __init__(self, cases: Sequence[Case], device: torch.device) -> None:
+        self._channels = len(cases[0].image)
+        self._shapes = np.array([case.label.shape for case in cases], np.int64)  # [n, axes]
+        sizes = self._shapes.prod(axis=1)
+        self._starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))  # of every case, in voxels
+        self._images = torch.empty(int(sizes.sum()) * self._channels, device=device)
+        self._labels = torch.empty(int(sizes.sum()), dtype=torch.uint8, device=device)
+        for case, start, size in zip(cases, self._starts, sizes, strict=True):
+            image = self._images[start * self._channels : (start + size) * self._channels].view(case.image.shape)
+            label = self._labels[start : start + size].view(case.label.shape)
+            case.image, case.label = image.copy_(case.image), label.copy_(case.label)
+
+    def cut(
+        self, numbers: Sequence[int], corners: Sequence[Sequence[int]], window: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Images ``[b, c, *window]`` and labels ``[b, *window]`` of cases by number, from a lowest corner each."""
+        shapes, starts = self._shapes[list(numbers)], self._starts[list(numbers)]
+        sizes = np.array(window)
+        firsts = np.array(corners) - np.maximum(0, sizes - shapes) // 2  # below zero where padding comes first
+        strides = np.cumprod(np.concatenate([np.ones_like(shapes[:, :1]), shapes[:, :0:-1]], axis=1), axis=1)[:, ::-1]
+        table = np.stack([firsts, shapes, strides], axis=1)  # [b, 3, axes]
+        facts = np.concatenate([table.reshape(len(table), -1), starts[:, None], shapes.prod(axis=1)[:, None]], axis=1)
+        return self._gathered(torch.from_numpy(facts).to(self._labels.device), window)
+
+    def _gathered(self, facts: Tensor, window: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """``facts[b]`` are first voxel, shape and stride along every axis, then start and voxels of the case."""
+        n, axes = len(facts), len(window)
+        voxel: Tensor = facts.new_zeros(())
+        inside: Tensor = facts.new_ones((), dtype=torch.bool)
+        for axis, length in enumerate(window):
+            first, size, stride = (facts[:, row * axes + axis, None] for row in range(3))
+            at = first + torch.arange(length, device=facts.device)  # [b, length]
+            along = (n, *(length if other == axis else 1 for other in range(axes)))
+            voxel = voxel + (at * stride).view(along)
+            inside = inside & ((at >= 0) & (at < size)).view(along)
+        start, size = (facts[:, column].view(n, *[1] * axes) for column in (-2, -1))
+        voxel = voxel.where(inside, 0)
+        channels = torch.arange(self._channels, device=facts.device).view(-1, *[1] * axes)
+        of_image = (start * self._channels + voxel)[:, None] + channels * size[:, None]  # [b, c, *window]
+        images = self._images[of_image].where(inside[:, None], 0)
+        return images, self._labels[start + voxel].where(inside, 0)
+
+
 @dataclass(frozen=True)
 class Cases:
     """What an evaluation reads; the held-out cases are not among it."""
 
     train: tuple[Case, ...]
     selection: tuple[Case, ...]
+    resident: ResidentCases | None = None
+    """The training cases side by side on the device, where they fit and it is no CPU."""
 
 
 @lru_cache(maxsize=1)  # a worker evaluates one task; another one takes its place
@@ -72,10 +123,11 @@ def open_cases(task: Task, device: DeviceProfile, n_selection: int) -> Cases:
             f"task {task.name}: training and selection need a case each, got {len(train)} and {len(selection)}"
         )
     cases = [*train, *selection]
-    if device.device.type != "cpu" and device.holds(sum(_n_bytes(case) for case in cases)):
-        for case in cases:
-            case.image, case.label = case.image.to(device.device), case.label.to(device.device)
-    return Cases(tuple(train), tuple(selection))
+    if device.device.type == "cpu" or not device.holds(sum(_n_bytes(case) for case in cases)):
+        return Cases(tuple(train), tuple(selection))
+    for case in selection:
+        case.image, case.label = case.image.to(device.device), case.label.to(device.device)
+    return Cases(tuple(train), tuple(selection), ResidentCases(train, device.device))
 
 
 def _open(task: Task, name: str) -> Case:

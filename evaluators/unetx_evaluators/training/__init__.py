@@ -1,0 +1,1 @@
+"""Short training of one network: cases, batches, the step, the loop."""

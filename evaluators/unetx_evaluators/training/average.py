@@ -1,0 +1,61 @@
+"""A running average of the weights: what is scored when the recipe asks for it. Takes the noise of single steps out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class WeightAverage:
+    """Exponential moving average of a network's parameters and running statistics.
+
+    Corrected for its start (Adam, arXiv:1412.6980, section 3): after step t with decay d a step s weighs
+    d^(t-s) (1-d) / (1-d^t), so that the initial values have no part in it.
+    """
+
+    def __init__(self, network: nn.Module, n_steps: float) -> None:
+        """``n_steps`` is the time constant, 1 / (1 - d); 0 averages nothing."""
+        named = chain(network.named_parameters(), network.named_buffers())
+        live = {name: tensor for name, tensor in named if tensor.is_floating_point()} if n_steps > 0 else {}
+        self._decay = 1 - 1 / max(1.0, n_steps)
+        self._live = live
+        self._average = {name: torch.zeros_like(tensor) for name, tensor in live.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after a step, counted from 1. Waits for nothing."""
+        if self._live:
+            newest = (1 - self._decay) / (1 - self._decay**step)
+            average = get_ema_multi_avg_fn(1 - newest)  # type: ignore[no-untyped-call]
+            average([*self._average.values()], [*self._live.values()], None)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the network has the averaged weights; afterwards its own again."""
+        own = [tensor.detach().clone() for tensor in self._live.values()]
+        self.settle()
+        try:
+            yield
+        finally:
+            _copy(own, [*self._live.values()])
+
+    def settle(self) -> None:
+        """Leave the averaged weights in the network."""
+        _copy([*self._average.values()], [*self._live.values()])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self._average)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        _copy([state[name] for name in self._average], [*self._average.values()])
+
+
+@torch.no_grad()
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)

@@ -1,0 +1,74 @@
+"""The state of a training on disk, so that one that was broken off goes on where it was.
+
+A file is trusted only when it says that it is of the very same evaluation; one that is damaged, or of another, is as
+good as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VERSION = 1
+CHECKSUM_BYTES = 32
+"""SHA-256 of what follows, at the start of the file: torch's own format does not notice a changed bit."""
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoint:
+    """A file for the state of one evaluation."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """``identity`` is everything that decides the numbers, as JSON values."""
+        self._path = path
+        self._identity = json.dumps({"checkpoint": VERSION, **identity}, sort_keys=True)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace what is there in one step. A state that cannot be written is logged, and training goes on."""
+        data = _packed({"identity": self._identity, "state": dict(state)})
+        aside = self._path.with_name(self._path.name + ".part")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(data)
+            aside.replace(self._path)
+        except OSError as error:
+            logger.warning("the checkpoint %s cannot be written: %s", self._path, error)
+
+    def load(self) -> Mapping[str, Any] | None:
+        """The state saved last, on the CPU; None when there is none to trust. Runs no code from the file."""
+        try:
+            saved = _unpacked(self._path.read_bytes())
+            identity, state = saved["identity"], saved["state"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, LookupError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            logger.warning("the checkpoint %s is damaged and not used: %s", self._path, reason)
+            return None
+        if identity != self._identity:
+            logger.warning("the checkpoint %s is of another evaluation and not used", self._path)
+            return None
+        return state  # type: ignore[no-any-return]
+
+
+def _packed(document: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    content = buffer.getvalue()
+    return hashlib.sha256(content).digest() + content
+
+
+def _unpacked(data: bytes) -> Any:
+    checksum, content = data[:CHECKSUM_BYTES], data[CHECKSUM_BYTES:]
+    if hashlib.sha256(content).digest() != checksum:
+        raise ValueError("its checksum does not fit")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

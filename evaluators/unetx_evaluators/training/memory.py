@@ -1,0 +1,42 @@
+"""Whether a training fits into a device's memory, told before it is tried; no torch.
+
+The plan says what autograd keeps for a patch, the dry run what a step really took; neither is the whole truth. On CPUs
+the measurement misses what the process had to hand, and the plan what the operators work on. So the larger one counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unetx_evaluators.evaluation import Outcome
+from unetx_evaluators.training.endings import EvaluationEnded
+
+MIB = 2**20
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a training needs beside its network's weights."""
+
+    batch_size: int
+    patch_bytes: int
+    """That autograd keeps for a patch: ``unetx_space.memory.training_memory``."""
+    parameter_values: int
+    """Numbers kept for all parameters: gradients, Adam's two moments, averages."""
+
+    def n_bytes(self, *, measured: int = 0, measured_batch: int = 0) -> int:
+        """For a whole batch, where a step without an update took ``measured`` bytes for ``measured_batch`` patches."""
+        tried = max(measured, measured_batch * self.patch_bytes)
+        patches = max(0, self.batch_size - measured_batch) * self.patch_bytes
+        return tried + patches + self.parameter_values * FLOAT32_BYTES
+
+
+def check_memory(needed: int, free: int | None, device: str) -> None:
+    """Ends the evaluation as out of memory when a device has less than is needed; None is not known, and passes."""
+    if free is not None and needed > free:
+        raise EvaluationEnded(
+            Outcome.OUT_OF_MEMORY,
+            f"training needs about {needed / MIB:,.0f} MiB and {device} has {free / MIB:,.0f} MiB free; a smaller "
+            "batch, patch or width factor needs less",
+        )

@@ -1,0 +1,174 @@
+"""The training loop, to be read from top to bottom. What surrounds it is ``proxy.py``."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unetx_evaluators.device import DeviceProfile
+from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Observer, Outcome
+from unetx_evaluators.metrics.overlap import objective
+from unetx_evaluators.scoring import score_cases
+from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.training.average import WeightAverage
+from unetx_evaluators.training.batches import BatchStream
+from unetx_evaluators.training.cases import Cases
+from unetx_evaluators.training.checkpoint import Checkpoint
+from unetx_evaluators.training.endings import EvaluationEnded
+from unetx_evaluators.training.recipe import Recipe, learning_rate
+from unetx_evaluators.training.step import EagerStep, captured_where_possible
+
+CHECK_EVERY_STEPS = 20
+"""How often losses are looked at: on CUDA each look waits for the device."""
+
+
+@dataclass
+class Progress:
+    """What is known of an evaluation so far; stays when it ends early."""
+
+    max_seconds: float
+    started: float = field(default_factory=time.monotonic)
+    curve: list[CurvePoint] = field(default_factory=list)
+    case_scores: tuple[CaseScore, ...] = ()
+    loss_sum: float | None = None
+    """Of all steps up to the last rung."""
+    n_parameters: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the evaluation, before a checkpoint it was resumed from too."""
+        return time.monotonic() - self.started
+
+    def check_time(self) -> None:
+        """Ends the evaluation as timed-out when its time is over."""
+        if self.seconds > self.max_seconds:
+            raise EvaluationEnded(
+                Outcome.TIMED_OUT, f"stopped after {self.seconds:.0f} s; the budget allows {self.max_seconds:g} s"
+            )
+
+    def reached(self, step: int, losses: list[float], case_scores: tuple[CaseScore, ...]) -> CurvePoint:
+        """Note a rung: the losses since the one before, and the scores there."""
+        self.case_scores = case_scores
+        self.loss_sum = math.fsum([self.loss_sum or 0.0, *losses])
+        self.curve.append(CurvePoint(step, objective(case_scores), math.fsum(losses) / len(losses), self.seconds))
+        return self.curve[-1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "curve": [(point.step, point.score, point.loss, point.seconds) for point in self.curve],
+            "case_scores": [(score.case, score.class_name, score.dice) for score in self.case_scores],
+            "loss_sum": self.loss_sum,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.curve[:] = (CurvePoint(*point) for point in state["curve"])
+        self.case_scores = tuple(CaseScore(*score) for score in state["case_scores"])
+        self.loss_sum = state["loss_sum"]
+        self.started -= state["seconds"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that changes while a network is trained."""
+
+    network: nn.Module
+    eager: EagerStep
+    average: WeightAverage
+    progress: Progress
+
+    def save(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is not None:
+            checkpoint.save(
+                {
+                    "network": self.network.state_dict(),
+                    "step": self.eager.state_dict(),
+                    "average": self.average.state_dict(),
+                    "progress": self.progress.state_dict(),
+                }
+            )
+
+    def resume(self, checkpoint: Checkpoint | None) -> int:
+        """Go back to the state that was saved last, if any; its step, 0 at the start."""
+        state = checkpoint.load() if checkpoint is not None else None
+        if state is None:
+            return 0
+        self.network.load_state_dict(state["network"])
+        self.eager.load_state_dict(state["step"])
+        self.average.load_state_dict(state["average"])
+        self.progress.load_state_dict(state["progress"])
+        return self.progress.curve[-1].step
+
+
+def train(
+    network: nn.Module,
+    cases: Cases,
+    task: Task,
+    budget: Budget,
+    recipe: Recipe,
+    seed: int,
+    device: DeviceProfile,
+    observer: Observer,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """Train a network in place for the whole budget, scoring it at every rung into ``progress``.
+
+    It ends with the weights that were scored last. ``checkpoint`` is read once and written after every rung at which
+    the observer let it go on; so a rung is asked about again only if the process died in between. Raises
+    EvaluationEnded when it ends early (pruned, diverged, timed-out), and what ``observer`` raises.
+    """
+    batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, recipe, device.device, cases.resident)
+    eager = EagerStep(network, recipe, device, ignores=task.ignores)
+    average = WeightAverage(network, recipe.averaging * budget.steps)
+    training = Training(network, eager, average, progress)
+    done = training.resume(checkpoint)
+    train_step = captured_where_possible(eager, lambda: batches.batch(done + 1))
+    losses = LossLog()
+    for step in range(done + 1, budget.steps + 1):
+        progress.check_time()
+        losses.add(train_step(batches.batch(step), learning_rate(step, budget.steps, recipe)))
+        average.update(step)
+        observer.on_step(step)
+        if step % CHECK_EVERY_STEPS == 0:
+            losses.check(step)
+        if step in budget.rungs:
+            values = losses.taken(step)
+            with average.in_place():
+                scores = score_cases(network, cases.selection, task.classes, task.patch, device, progress.check_time)
+            point = progress.reached(step, values, scores)
+            if step < budget.steps:
+                if observer.on_rung(point):
+                    raise EvaluationEnded(Outcome.PRUNED, f"behind at step {step} with a score of {point.score:.4f}")
+                training.save(checkpoint)
+    average.settle()
+
+
+class LossLog:
+    """The losses since the last rung, kept on their device."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        self._losses.append(loss)
+
+    def check(self, step: int) -> list[float]:
+        """The losses so far. Ends the evaluation as diverged when one was not finite."""
+        losses: list[float] = torch.stack(self._losses).tolist()
+        for loss in losses:
+            if not math.isfinite(loss):
+                raise EvaluationEnded(Outcome.DIVERGED, f"the training loss was {loss} by step {step}")
+        return losses
+
+    def taken(self, step: int) -> list[float]:
+        """The same, and start anew."""
+        losses = self.check(step)
+        self._losses.clear()
+        return losses

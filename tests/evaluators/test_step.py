@@ -1,0 +1,246 @@
+"""The training step, how it is undone, and when a CUDA graph takes its place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
+from torch import Tensor
+
+from unetx_evaluators.device import DeviceProfile, profile
+from unetx_evaluators.evaluation import NullObserver, Outcome
+from unetx_evaluators.proxy import ProxyEvaluator
+from unetx_evaluators.training import trainer
+from unetx_evaluators.training.batches import Batch
+from unetx_evaluators.training.loss import dice_ce_loss, heads_loss
+from unetx_evaluators.training.recipe import Recipe
+from unetx_evaluators.training.step import EagerStep, GraphedStep, Step, captured_where_possible
+from unetx_space.architecture import Architecture
+from unetx_space.backbone import isotropic_backbone
+from unetx_space.network import SkipUNet
+from unetx_space.presets import preset
+
+CPU = DeviceProfile(torch.device("cpu"), autocast_dtype=None)
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As evaluations have it; networks this small gain nothing from more."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def network(name: str = "u-net", *, norm: str = "instance", deep_supervision: bool = False) -> SkipUNet:
+    backbone = isotropic_backbone(2, n_levels=3, base_width=4)
+    backbone = replace(backbone, norm=norm, deep_supervision=deep_supervision)  # type: ignore[arg-type]
+    return Architecture(backbone, preset(name).genome(3)).build(seed=0)
+
+
+def batch(number: int, device: torch.device = CPU.device) -> Batch:
+    generator = torch.Generator().manual_seed(number)
+    images = torch.randn(2, 1, 16, 16, generator=generator)
+    return Batch(images.to(device), (images[:, 0] > 0).to(torch.uint8).to(device))
+
+
+def weights(trained: SkipUNet) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trained.state_dict().items()}
+
+
+def check_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_undone_steps_leave_no_trace(steps_before: int, norm: str) -> None:
+    """Not in the weights, the running statistics, the moments, nor the gradients."""
+    undone, other = network(norm=norm), network(norm=norm)
+    step, plain = EagerStep(undone, Recipe(), CPU), EagerStep(other, Recipe(), CPU)
+    for number in range(steps_before):
+        step(batch(number), 1e-2)
+        plain(batch(number), 1e-2)
+    before, undo = weights(undone), step.undoable()
+    for number in range(7, 10):
+        step(batch(number), 1e-2)
+    undo()
+    check_same_bits(weights(undone), before)
+    assert all(parameter.grad is None for parameter in undone.parameters())
+    for number in range(3):
+        assert torch.equal(step(batch(number), 1e-2), plain(batch(number), 1e-2))
+    check_same_bits(weights(undone), weights(other))
+
+
+def test_a_saved_step_goes_on_in_another_one_with_the_same_bits() -> None:
+    first, second = network(), network()
+    step, resumed = EagerStep(first, Recipe(), CPU), EagerStep(second, Recipe(), CPU)
+    for number in range(3):
+        step(batch(number), 1e-2)
+    second.load_state_dict(first.state_dict())
+    resumed.load_state_dict(deepcopy(step.state_dict()))
+    for number, rate in ((3, 5e-3), (4, 1e-3)):
+        assert torch.equal(step(batch(number), rate), resumed(batch(number), rate))
+    check_same_bits(weights(first), weights(second))
+
+
+def test_the_learning_rate_of_the_call_is_taken() -> None:
+    """Adam's first update moves every weight by the learning rate, apart from decay and epsilon."""
+    trained = network()
+    before = weights(trained)["encoder.E0.conv1.weight"]
+    EagerStep(trained, Recipe(weight_decay=0.0), CPU)(batch(0), 3e-3)
+    moved = (weights(trained)["encoder.E0.conv1.weight"] - before).abs()
+    assert moved.median().item() == pytest.approx(3e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [CPU, DeviceProfile(torch.device("cpu"), torch.bfloat16), DeviceProfile(torch.device("cuda"), torch.float16)],
+)
+def test_no_graph_is_captured_on_a_cpu_or_with_loss_scaling(device: DeviceProfile) -> None:
+    def capture(eager: EagerStep, example: Batch) -> Step:
+        raise AssertionError("captured")
+
+    eager = EagerStep(network(), Recipe(), CPU)
+    eager.device = device
+    assert captured_where_possible(eager, lambda: batch(0), capture=capture) is eager
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, None])
+def test_a_graph_takes_the_place_of_the_step_where_it_can(dtype: torch.dtype | None) -> None:
+    def step(batch: Batch, learning_rate: float) -> Tensor:
+        return torch.zeros(())
+
+    eager = EagerStep(network(), Recipe(), CPU)
+    eager.device = DeviceProfile(torch.device("cuda"), dtype)
+    assert captured_where_possible(eager, lambda: batch(0), capture=lambda eager, example: step) is step
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("operation not permitted when stream is capturing\nSearch for `cudaErrorStreamCapture'"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+)
+def test_a_step_that_cannot_be_captured_stays_eager_and_says_why(
+    error: RuntimeError, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append(torch.device("cuda")))
+
+    def capture(eager: EagerStep, example: Batch) -> Step:
+        eager.run(example.images, example.labels)
+        raise error
+
+    trained = network()
+    eager = EagerStep(trained, Recipe(), CPU)
+    eager.device = DeviceProfile(torch.device("cuda"), torch.bfloat16)
+    with caplog.at_level(logging.INFO):
+        monkeypatch.setattr(DeviceProfile, "autocast", lambda self: torch.autocast("cpu", enabled=False))
+        assert captured_where_possible(eager, lambda: batch(0), capture=capture) is eager
+    assert "without a CUDA graph: " + str(error).partition("\n")[0] in caplog.text
+    assert released
+    assert all(parameter.grad is None for parameter in trained.parameters()), "they lay in the graph's memory"
+
+
+def test_a_bug_in_a_capture_flies_out() -> None:
+    def capture(eager: EagerStep, example: Batch) -> Step:
+        raise TypeError("a bug")
+
+    eager = EagerStep(network(), Recipe(), CPU)
+    eager.device = DeviceProfile(torch.device("cuda"), torch.bfloat16)
+    with pytest.raises(TypeError, match="a bug"):
+        captured_where_possible(eager, lambda: batch(0), capture=capture)
+
+
+@pytest.mark.gpu
+@NEEDS_CUDA
+@pytest.mark.parametrize("name", ["u-net", "attention-u-net", "no-skip"])
+def test_a_graph_trains_as_the_eager_step_does(name: str) -> None:
+    cuda = profile("cuda")
+    if cuda.needs_loss_scaling:
+        pytest.skip("this GPU trains in float16, which is not captured")
+    eager_net, graphed_net = (network(name).to(cuda.device, memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
+    eager = EagerStep(eager_net, Recipe(), cuda)
+    graphed = captured_where_possible(EagerStep(graphed_net, Recipe(), cuda), lambda: batch(99, cuda.device))
+    assert isinstance(graphed, GraphedStep)
+    for number in range(12):
+        rate = 1e-3 * (number + 1)
+        one, other = eager(batch(number, cuda.device), rate), graphed(batch(number, cuda.device), rate)
+        assert other.item() == pytest.approx(one.item(), rel=2e-2), "bfloat16, and algorithms chosen anew"
+    assert all(parameter.grad is not None for parameter in graphed_net.parameters())
+
+
+@pytest.mark.gpu
+@NEEDS_CUDA
+def test_a_step_that_waits_for_the_device_is_not_captured_and_trains_on() -> None:
+    cuda = profile("cuda")
+    if cuda.needs_loss_scaling:
+        pytest.skip("this GPU trains in float16, which is not captured")
+    trained = network().to(cuda.device)
+    trained.head.register_forward_hook(lambda module, inputs, output: output * float(output.mean().item() > -1e9))
+    eager = EagerStep(trained, Recipe(), cuda)
+    step = captured_where_possible(eager, lambda: batch(0, cuda.device))
+    assert step is eager
+    losses = [step(batch(number, cuda.device), 1e-2).item() for number in range(20)]
+    assert losses[-1] < losses[0]
+
+
+def test_the_loss_of_several_heads_halves_from_resolution_to_resolution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (2, 8, 6), generator=generator).to(torch.uint8)
+    sizes = [(8, 6), (8, 6), (4, 3), (2, 2)]
+    heads = [torch.randn(2, 3, *size, generator=generator) for size in sizes]
+    half = labels[:, 1::2, 1::2]  # nearest: the middle of two lies between them, and the later one is taken
+    quarter = labels[:, 2::4, [1, 4]]
+    fine, same, coarse, coarsest = (
+        dice_ce_loss(head, target, 0.3) for head, target in zip(heads, (labels, labels, half, quarter), strict=True)
+    )
+    expected = (fine + same + 0.5 * coarse + 0.25 * coarsest) / 2.75
+    assert heads_loss(heads, labels, 0.3).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.equal(heads_loss(heads[:1], labels, 0.3), fine)
+
+
+def test_deep_supervision_trains_the_side_heads_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[SkipUNet] = []
+
+    class Noting(EagerStep):
+        def __init__(self, network: SkipUNet, *args: object, **options: object) -> None:
+            trained.append(network)
+            super().__init__(network, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "EagerStep", Noting)
+    task = write_tiny_task(tmp_path)
+    budget = replace(TINY_BUDGET, steps=60, batch_size=4, rungs=(60,), width_factor=1.0)
+    evaluator = ProxyEvaluator(recipe=Recipe(deep_supervision=True, learning_rate=2e-2))
+    result = evaluator.evaluate(tiny_architecture(task), task, budget, 0, NullObserver())
+    assert result.outcome is Outcome.COMPLETE
+    assert result.score is not None
+    assert result.score > 0.5
+    start = trained[0].architecture.build(seed=0).side_heads["D1"].get_parameter("weight")
+    assert not torch.allclose(trained[0].side_heads["D1"].get_parameter("weight"), start)
+
+
+def test_without_deep_supervision_nothing_but_the_output_has_a_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Architecture] = []
+    build = Architecture.build
+
+    def noting(self: Architecture, *, seed: int) -> SkipUNet:
+        built.append(self)
+        return build(self, seed=seed)
+
+    monkeypatch.setattr(Architecture, "build", noting)
+    task = write_tiny_task(tmp_path)
+    ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    assert not built[0].backbone.deep_supervision

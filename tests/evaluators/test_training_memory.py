@@ -1,0 +1,113 @@
+"""Memory is asked for before a training is paid for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
+
+from unetx_evaluators import device
+from unetx_evaluators.device import DeviceProfile, profile
+from unetx_evaluators.evaluation import NullObserver, Outcome
+from unetx_evaluators.proxy import ProxyEvaluator
+from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.training import dry_run
+from unetx_evaluators.training.endings import EvaluationEnded
+from unetx_evaluators.training.memory import MIB, Demand, check_memory
+from unetx_evaluators.training.step import EagerStep
+from unetx_space.memory import training_memory
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return write_tiny_task(tmp_path / "task")
+
+
+def test_the_demand_is_the_larger_of_plan_and_measurement_for_what_was_tried_and_the_plan_for_the_rest() -> None:
+    demand = Demand(batch_size=8, patch_bytes=100, parameter_values=10)
+    assert demand.n_bytes() == 8 * 100 + 40
+    assert demand.n_bytes(measured=500, measured_batch=2) == 500 + 6 * 100 + 40
+    assert demand.n_bytes(measured=50, measured_batch=2) == 8 * 100 + 40
+    assert Demand(1, 100, 10).n_bytes(measured=500, measured_batch=2) == 500 + 40
+
+
+def test_what_fits_passes_and_what_is_unknown_too() -> None:
+    check_memory(10, 10, "a device")
+    check_memory(10, None, "a device")
+    with pytest.raises(EvaluationEnded, match=r"needs about 3 MiB and a device has 2 MiB free; a smaller batch") as end:
+        check_memory(3 * MIB, 2 * MIB, "a device")
+    assert end.value.outcome is Outcome.OUT_OF_MEMORY
+
+
+def test_an_evaluation_that_cannot_fit_by_its_plan_is_not_even_tried(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    architecture = tiny_architecture(task)
+    trained = replace(architecture, backbone=architecture.backbone.scaled(TINY_BUDGET.width_factor))
+    kept = TINY_BUDGET.batch_size * training_memory(trained, task.patch, bytes_per_value=2)
+    monkeypatch.setattr(DeviceProfile, "free_bytes", lambda self: kept)  # nothing is left for the gradients
+    monkeypatch.setattr(dry_run, "dry_run", lambda *_: pytest.fail("it was tried"))
+    result = ProxyEvaluator().evaluate(architecture, task, TINY_BUDGET, 0, NullObserver())
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert "training needs about" in result.reason
+    assert "1 thread" in result.reason
+    assert (result.curve, result.score) == ((), None)
+    assert result.n_parameters is not None
+
+
+def test_an_evaluation_whose_tried_step_took_too_much_is_not_trained(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 1000 * MIB
+    monkeypatch.setattr(DeviceProfile, "free_bytes", lambda self: free)
+    monkeypatch.setattr(dry_run, "dry_run", lambda *_: dry_run.DryRun((), free))
+    monkeypatch.setattr(EagerStep, "__call__", lambda *_: pytest.fail("it was trained"))
+    result = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert "has 1,000 MiB free" in result.reason
+
+
+def test_a_batch_far_too_large_is_refused_on_a_real_machine(task: Task) -> None:
+    budget = replace(TINY_BUDGET, batch_size=10**9)
+    result = ProxyEvaluator().evaluate(tiny_architecture(task), task, budget, 0, NullObserver())
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert "a smaller batch" in result.reason
+
+
+def test_free_memory_is_what_the_system_calls_available() -> None:
+    free = profile("cpu").free_bytes()
+    if free is None:
+        pytest.skip("this system does not tell")
+    assert 2**20 < free < 2**50
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max\n", 8 * MIB), (f"{6 * MIB}\n", 6 * MIB - 2 * MIB + 1024), (f"{MIB}\n", 0), ("60000000\n", 8 * MIB)],
+)
+def test_a_containers_limit_counts_where_it_is_less(limit: str, expected: int, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:       16384 kB\nMemAvailable:    8192 kB\n")
+    for name, text in {
+        "memory.max": limit,
+        "memory.current": f"{2 * MIB}\n",
+        "memory.stat": "anon 5\nactive_file 1000\ninactive_file 24\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert device._available_bytes(tmp_path / "meminfo", tmp_path) == expected
+    assert device._available_bytes(tmp_path / "absent", tmp_path / "absent") is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_torch_keeps_of_a_gpu_without_use_is_free() -> None:
+    cuda = profile("cuda")
+    block = torch.zeros(256, 2**20, device=cuda.device)
+    used = cuda.free_bytes()
+    del block
+    free = cuda.free_bytes()
+    assert used is not None
+    assert free is not None
+    assert free - used >= 256 * 4 * 2**20 - 64 * MIB
