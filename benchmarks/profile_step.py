@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.device import DeviceProfile, memory_format, profile, tuned
 from unetx_evaluators.evaluation import Budget
-from unetx_evaluators.scoring import score_cases
+from unetx_evaluators.scoring import Scorer
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_evaluators.training.batches import Batch, BatchStream
 from unetx_evaluators.training.cases import open_cases
@@ -160,11 +160,8 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
         },
         device.device,
     )
-    cases_scored = cases.selection[:4]
-    scoring = least_ms(
-        {"4 cases": lambda: score_cases(networks[0], cases_scored, task.classes, task.patch, device, lambda: None)},
-        device.device,
-    )
+    scorer = Scorer(task, cases.selection[:4], device, lambda: None)
+    scoring = least_ms({"4 cases": lambda: scorer.dice(networks[0])}, device.device)
     print(f"\n{task.dims}D, {budget.batch_size} patches of {'x'.join(map(str, task.patch))}, base width 8, ms")
     print("  " + "  ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
     whole = times["batch"] + times["our step"]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.insight import SkipSimilarity, StageGradient
 from unetx_evaluators.training.batches import Batch
 from unetx_space.network import SkipUNet
 
@@ -23,17 +23,6 @@ HEAD = "head"
 """The name of the output's head among the stages."""
 
 # Gradients
-
-
-@dataclass(frozen=True, slots=True)
-class StageGradient:
-    """How much gradient one stage got."""
-
-    stage: str
-    """``E0``, ``D1``, ``D0.2``, or ``head``."""
-    norm: float | None
-    """||dL/dtheta||_2 / sqrt(number of parameters), the root mean square; None when the gradient was not finite (under
-    loss scaling in float16 that step is skipped)."""
 
 
 def stage_gradients(network: SkipUNet) -> tuple[StageGradient, ...]:
@@ -88,18 +77,6 @@ MAX_ROWS = 4096
 """Voxels of a batch that are compared."""
 FEWEST_ROWS = 4
 """What the unbiased estimate needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class SkipSimilarity:
-    """How alike a source and the upsampled map are where a decoder node fuses them."""
-
-    node: str
-    """``D1`` or ``D0.2``."""
-    source: str
-    cka: float | None
-    """Linear CKA: 1 for maps that a rotation, a shift and a scale of the channels make equal, about 0 for unrelated
-    ones; the unbiased estimate may lie a little outside. None where a map is constant or has too few voxels."""
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from unetx_evaluators.insight import Insight
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
@@ -87,11 +88,17 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class CaseScore:
-    """Dice of one class on one case; None where the class is absent from truth and prediction alike."""
+    """The scores of one class on one case; None where the class is absent from truth and prediction alike.
+
+    Before the last rung Dice is the only one. Conventions: ``metrics/measure.py``.
+    """
 
     case: str
     class_name: str
     dice: float | None
+    hd95_mm: float | None = None
+    nsd: float | None = None
+    boundary_iou: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,7 @@ class Evaluation:
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     traceback: str = ""
+    insight: Insight = field(default_factory=Insight)
 
 
 class Observer(Protocol):

@@ -13,6 +13,7 @@ from unetx_evaluators.evaluation import Budget, DataError, Evaluation, Observer,
 from unetx_evaluators.training.endings import EvaluationEnded
 from unetx_evaluators.training.recipe import Recipe
 from unetx_space.architecture import Architecture
+from unetx_space.cost import cost
 from unetx_space.validity import faults
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class ProxyEvaluator:
     n_threads: int = 1
     """CPU threads of torch; more of them pay off less than more workers."""
     recipe: Recipe = field(default_factory=Recipe)
+    diagnose: bool = True
+    """Note zero-cost features, gradients by stage and the similarity of skips; about a hundredth of the time."""
+    robustness: bool = False
+    """Also score the trained network on blurred, noisy and gamma-changed images; three validations more."""
 
     def evaluate(
         self,
@@ -73,6 +78,7 @@ class ProxyEvaluator:
                 peak_mem_mib=memory.mib(),
                 device=profile.name,
                 versions=devices.versions(),
+                insight=progress.insight,
             )
 
     def _train(
@@ -88,9 +94,13 @@ class ProxyEvaluator:
     ) -> None:
         """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
         from unetx_evaluators.device import memory_format, trusted
+        from unetx_evaluators.diagnosis import skip_similarities
+        from unetx_evaluators.scoring import Scorer
+        from unetx_evaluators.training.batches import BatchStream
         from unetx_evaluators.training.cases import open_cases
         from unetx_evaluators.training.checkpoint import Checkpoint
         from unetx_evaluators.training.trainer import train
+        from unetx_evaluators.zero_cost import zero_cost
 
         if problems := [*map(str, faults(architecture, task.patch)), *_misfits(architecture.backbone, task)]:
             raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(problems))
@@ -103,7 +113,17 @@ class ProxyEvaluator:
         self._try(network, trained, task, budget, profile)
         identity = self._identity(architecture, task, budget, seed, profile)
         kept = None if checkpoint is None else Checkpoint(checkpoint, identity)
-        train(network, cases, task, budget, self.recipe, seed, profile, observer, progress, kept)
+        batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, self.recipe, profile.device)
+        if self.diagnose:
+            full_cost = cost(architecture, task.patch)
+            weight = self.recipe.background_weight
+            progress.zero_cost = zero_cost(network, batches.batch(1), full_cost, weight, profile, ignores=task.ignores)
+        halfway = {1, max(1, budget.steps // 2)} if self.diagnose else set()
+        train(network, cases, task, budget, self.recipe, seed, profile, observer, progress, kept, gradients_at=halfway)
+        if self.diagnose:
+            progress.similarities = skip_similarities(network, [batches.batch(1)], profile)
+        if self.robustness:
+            progress.robustness = Scorer(task, cases.selection, profile, progress.check_time).robustness(network)
 
     def _as_trained(self, architecture: Architecture, budget: Budget) -> Architecture:
         """At the budget's width, with heads for deep supervision where the recipe wants them."""

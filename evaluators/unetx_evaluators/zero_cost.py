@@ -15,7 +15,6 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.insight import ZeroCost
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.dry_run import LOSS_SCALE
 from unetx_evaluators.training.loss import dice_ce_loss
@@ -44,25 +44,6 @@ COUNTED = (
     nn.Linear,
 )
 """Layers whose weights count."""
-
-
-@dataclass(frozen=True, slots=True)
-class ZeroCost:
-    """The features of one network, all of them finite if it passed its dry run."""
-
-    n_parameters: int
-    macs: int
-    """Of one patch, sampling and gating included."""
-    grad_norm: float
-    """Sum over counted layers of ||dL/dW||_2 (arXiv:2101.08134, section 3.1)."""
-    snip: float
-    """Sum of |W dL/dW|, the connection sensitivity of Lee et al. 2019 (arXiv:1810.02340)."""
-    fisher: float
-    """See ``watch_fisher``."""
-    nwot: float
-    """See ``log_determinant``."""
-    log_synflow: float
-    """See ``log_synflow``."""
 
 
 def zero_cost(

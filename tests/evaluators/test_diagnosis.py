@@ -13,14 +13,8 @@ from torch import Tensor, nn
 
 from unetx_evaluators import diagnosis
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.diagnosis import (
-    SkipSimilarity,
-    StageGradient,
-    deepest_to_head,
-    linear_hsic,
-    skip_similarities,
-    stage_gradients,
-)
+from unetx_evaluators.diagnosis import deepest_to_head, linear_hsic, skip_similarities, stage_gradients
+from unetx_evaluators.insight import SkipSimilarity, StageGradient
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.recipe import Recipe
 from unetx_evaluators.training.step import EagerStep

@@ -14,7 +14,7 @@ from unetx_evaluators.device import profile
 from unetx_evaluators.evaluation import NullObserver, Outcome
 from unetx_evaluators.inference import predict_logits
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.scoring import score_cases
+from unetx_evaluators.scoring import Scorer
 from unetx_evaluators.tasks.task import IGNORED, Splits, Task
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Case, open_cases
@@ -111,16 +111,16 @@ class _Says(nn.Module):
         return torch.cat([-images, images], dim=1)
 
 
-def test_ignored_voxels_do_not_count_in_a_score() -> None:
+def test_ignored_voxels_do_not_count_in_a_score(stacked: Task) -> None:
     label = torch.zeros(16, 16, dtype=torch.uint8)
     label[4:8, 4:8] = 1
     image = torch.where(label == 1, 1.0, -1.0)[None].clone()
     image[:, 12:] = 1.0  # a false positive
-    network = _Says()
-    (wrong,) = score_cases(network, [Case("c", image, label, 2)], ("background", "x"), (16, 16), CPU, lambda: None)
-    label[12:] = IGNORED
-    (right,) = score_cases(network, [Case("c", image, label, 2)], ("background", "x"), (16, 16), CPU, lambda: None)
+    scorer = Scorer(stacked, [Case("c", image, label, 2)], CPU, lambda: None)
+    (wrong,) = scorer.dice(_Says())
     assert wrong.dice == pytest.approx(2 * 16 / (16 + 16 + 64))
+    label[12:] = IGNORED
+    (right,) = scorer.dice(_Says())
     assert right.dice == 1.0
 
 

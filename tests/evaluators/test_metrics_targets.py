@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_samples import boxes
 
-from unetx_evaluators.metrics import SizeRecall, Target, recall_by_size
+from unetx_evaluators.insight import SizeRecall
+from unetx_evaluators.metrics import Target, recall_by_size
 from unetx_evaluators.metrics.targets import find_targets
 
 

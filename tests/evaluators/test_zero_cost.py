@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from unetx_evaluators.device import DeviceProfile
+from unetx_evaluators.insight import ZeroCost
 from unetx_evaluators.tasks.task import IGNORED
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.loss import dice_ce_loss
 from unetx_evaluators.zero_cost import (
     RectifiedMaps,
-    ZeroCost,
     hamming_kernel,
     linearised,
     log_determinant,

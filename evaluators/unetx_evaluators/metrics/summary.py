@@ -7,22 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from unetx_evaluators.insight import SizeRecall
 from unetx_evaluators.metrics.class_metrics import ClassMetrics, Target
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRecall:
-    """How many targets of one size were hit."""
-
-    size: Literal["small", "medium", "large"]
-    n_targets: int
-    n_hit: int
-    max_voxels: int | None
-    """Of the largest target of this size; None where there is none."""
-
-    @property
-    def recall(self) -> float | None:
-        return self.n_hit / self.n_targets if self.n_targets else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
+from unetx_evaluators.diagnosis import stage_gradients
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Observer, Outcome
+from unetx_evaluators.insight import Insight, SkipSimilarity, StageGradient, ZeroCost
 from unetx_evaluators.metrics.overlap import objective
-from unetx_evaluators.scoring import score_cases
+from unetx_evaluators.scoring import Measured, Scorer
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream
@@ -23,6 +25,7 @@ from unetx_evaluators.training.checkpoint import Checkpoint
 from unetx_evaluators.training.endings import EvaluationEnded
 from unetx_evaluators.training.recipe import Recipe, learning_rate
 from unetx_evaluators.training.step import EagerStep, captured_where_possible
+from unetx_space.network import SkipUNet
 
 CHECK_EVERY_STEPS = 20
 """How often losses are looked at: on CUDA each look waits for the device."""
@@ -39,6 +42,17 @@ class Progress:
     loss_sum: float | None = None
     """Of all steps up to the last rung."""
     n_parameters: int | None = None
+    zero_cost: ZeroCost | None = None
+    gradients: dict[int, tuple[StageGradient, ...]] = field(default_factory=dict)
+    similarities: tuple[SkipSimilarity, ...] = ()
+    measured: Measured | None = None
+    """Of the last rung of the budget."""
+    robustness: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def insight(self) -> Insight:
+        recalls, n_missed = ({}, {}) if self.measured is None else (self.measured.recalls, self.measured.n_missed)
+        return Insight(self.zero_cost, self.gradients, self.similarities, recalls, n_missed, self.robustness)
 
     @property
     def seconds(self) -> float:
@@ -64,6 +78,7 @@ class Progress:
             "curve": [(point.step, point.score, point.loss, point.seconds) for point in self.curve],
             "case_scores": [(score.case, score.class_name, score.dice) for score in self.case_scores],
             "loss_sum": self.loss_sum,
+            "gradients": {step: [(g.stage, g.norm) for g in stages] for step, stages in self.gradients.items()},
             "seconds": self.seconds,
         }
 
@@ -71,6 +86,8 @@ class Progress:
         self.curve[:] = (CurvePoint(*point) for point in state["curve"])
         self.case_scores = tuple(CaseScore(*score) for score in state["case_scores"])
         self.loss_sum = state["loss_sum"]
+        for step, stages in state["gradients"].items():
+            self.gradients[step] = tuple(StageGradient(*stage) for stage in stages)
         self.started -= state["seconds"]
 
 
@@ -107,7 +124,7 @@ class Training:
 
 
 def train(
-    network: nn.Module,
+    network: SkipUNet,
     cases: Cases,
     task: Task,
     budget: Budget,
@@ -117,11 +134,14 @@ def train(
     observer: Observer,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
+    *,
+    gradients_at: Collection[int] = (),
 ) -> None:
     """Train a network in place for the whole budget, scoring it at every rung into ``progress``.
 
     It ends with the weights that were scored last. ``checkpoint`` is read once and written after every rung at which
-    the observer let it go on; so a rung is asked about again only if the process died in between. Raises
+    the observer let it go on; so a rung is asked about again only if the process died in between. Gradients are noted
+    at the steps ``gradients_at``. Raises
     EvaluationEnded when it ends early (pruned, diverged, timed-out), and what ``observer`` raises.
     """
     batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, recipe, device.device, cases.resident)
@@ -131,9 +151,12 @@ def train(
     done = training.resume(checkpoint)
     train_step = captured_where_possible(eager, lambda: batches.batch(done + 1))
     losses = LossLog()
+    scorer = Scorer(task, cases.selection, device, progress.check_time)
     for step in range(done + 1, budget.steps + 1):
         progress.check_time()
         losses.add(train_step(batches.batch(step), learning_rate(step, budget.steps, recipe)))
+        if step in gradients_at:
+            progress.gradients[step] = stage_gradients(network)
         average.update(step)
         observer.on_step(step)
         if step % CHECK_EVERY_STEPS == 0:
@@ -141,7 +164,9 @@ def train(
         if step in budget.rungs:
             values = losses.taken(step)
             with average.in_place():
-                scores = score_cases(network, cases.selection, task.classes, task.patch, device, progress.check_time)
+                if step == budget.steps:
+                    progress.measured = scorer.everything(network)
+                scores = progress.measured.case_scores if progress.measured else scorer.dice(network)
             point = progress.reached(step, values, scores)
             if step < budget.steps:
                 if observer.on_rung(point):
