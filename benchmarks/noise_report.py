@@ -1,0 +1,162 @@
+"""Judges the runs of noise.py: how quiet is each variant and read-out, and how well does it foretell a longer training?
+
+    python benchmarks/noise_report.py > benchmarks/results/noise.txt
+
+For a table of designs by seeds: the intraclass correlation ICC(3,1) of Shrout and Fleiss (Psychological Bulletin 86(2),
+420-428, 1979), two-way with the seeds' main effect removed; Kendall's tau-b and Spearman's rho between one seed's
+scores and the references' means, averaged over the seeds; the standard deviation between seeds of one design (their
+main effect removed) and between the designs' means; the runs in which a class was not learned, that is: its Dice is
+below half of the median of that class over all runs. Intervals are percentiles of a seeded bootstrap over designs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import kendalltau, spearmanr
+
+RESULTS = Path(__file__).parent / "results"
+N_BOOTSTRAP = 1000
+END = "last@1.0"
+FEW_CASES = (6, 12, 24)
+
+Table = npt.NDArray[np.float64]
+Row = dict[str, Any]
+
+
+def objective(row: Row, read_out: str, kind: str, n_cases: int | None) -> float:
+    """Mean over classes of the mean over the first cases that have the class."""
+    return float(np.nanmean(np.nanmean(np.array(row["dice"][read_out][kind][:n_cases], dtype=float), axis=0)))
+
+
+def table(rows: list[Row], score: Callable[[Row], float]) -> Table:
+    """``[designs, seeds]`` of the designs that have every seed."""
+    seeds = sorted({row["seed"] for row in rows})
+    by_run = {(row["design"], row["seed"]): score(row) for row in rows}
+    designs = sorted({row["design"] for row in rows})
+    whole = [design for design in designs if all((design, seed) in by_run for seed in seeds)]
+    return np.array([[by_run[design, seed] for seed in seeds] for design in whole]).reshape(len(whole), len(seeds))
+
+
+def icc(scores: Table) -> float:
+    """ICC(3,1) = (MS_designs - MS_error) / (MS_designs + (k - 1) MS_error)."""
+    n, k = scores.shape
+    residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    between = k * ((scores.mean(1) - scores.mean()) ** 2).sum() / (n - 1)
+    error = (residual**2).sum() / ((n - 1) * (k - 1))
+    return float((between - error) / (between + (k - 1) * error))
+
+
+def seed_deviation(scores: Table) -> float:
+    n, k = scores.shape
+    residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    return float(np.sqrt((residual**2).sum() / ((n - 1) * (k - 1))))
+
+
+def agreement(scores: Table, reference: Table, measure: Callable[..., Any]) -> float:
+    """Rank correlation of one seed's scores with the references' means, averaged over seeds."""
+    return float(np.mean([measure(column, reference.mean(1)).statistic for column in scores.T]))
+
+
+def interval(n: int, statistic: Callable[[npt.NDArray[np.intp]], float]) -> tuple[float, float]:
+    """5th and 95th percentile over resampled designs."""
+    rng = np.random.default_rng(0)
+    draws = [statistic(rng.integers(0, n, n)) for _ in range(N_BOOTSTRAP)]
+    low, high = np.nanpercentile(draws, (5, 95))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A variant's scores under one read-out, beside the references."""
+
+    scores: Table
+    reference: Table
+
+    def line(self) -> str:
+        n = len(self.scores)
+        with np.errstate(all="ignore"):
+            low, high = interval(n, lambda chosen: icc(self.scores[chosen]))
+            tau = agreement(self.scores, self.reference, kendalltau)
+            worst, best = interval(n, lambda chosen: agreement(self.scores[chosen], self.reference[chosen], kendalltau))
+        rho = agreement(self.scores, self.reference, spearmanr)
+        return (
+            f"{self.scores.mean():.4f}  {seed_deviation(self.scores):.4f}  {self.scores.mean(1).std(ddof=1):.4f}  "
+            f"{icc(self.scores):5.2f} [{low:5.2f}, {high:5.2f}]  {tau:5.2f} [{worst:5.2f}, {best:5.2f}]  {rho:5.2f}"
+        )
+
+
+def unlearned(rows: list[Row], all_rows: list[Row]) -> tuple[int, int]:
+    """Runs with a class that was not learned, of how many."""
+
+    def by_class(row: Row) -> Table:
+        return np.asarray(np.nanmean(np.array(row["dice"][END]["hard"], dtype=float), axis=0))
+
+    enough = np.median([by_class(row) for row in all_rows], axis=0) / 2
+    return sum(bool((by_class(row) < enough).any()) for row in rows), len(rows)
+
+
+def report(name: str, rows: list[Row]) -> None:
+    """The tables of one dataset."""
+    references = [row for row in rows if row["variant"] == "reference"]
+    variants = list(dict.fromkeys(row["variant"] for row in rows if row["variant"] != "reference"))
+    print(f"\n{name}: {len(rows)} runs, {len(references)} of them references")
+    if len({row["seed"] for row in references}) < 2:
+        print("  no references yet")
+        return
+    full = table(references, lambda row: objective(row, END, "hard", None))
+    n_missed, n = unlearned(references, rows)
+    seconds = np.mean([row["seconds"] for row in references])
+    print(
+        f"  references: Dice {full.mean():.4f}, seeds {seed_deviation(full):.4f}, ICC {icc(full):.2f}, "
+        f"unlearned {n_missed} of {n}, {seconds:.0f} s each"
+    )
+    header = "Dice    seeds   designs  ICC [90 %]            tau [90 %]            rho"
+    print(f"\n  {'variant':<14}{'s':>4} {'unlearned':>10}  {header}")
+    for variant in variants:
+        own = [row for row in rows if row["variant"] == variant]
+        n_missed, n = unlearned(own, rows)
+        print(
+            f"  {variant:<14}{np.mean([row['seconds'] for row in own]):4.0f} {f'{n_missed} of {n}':>10}  "
+            f"{judged(own, references, END, 'hard', None).line()}"
+        )
+    print(f"\n  {'variant':<14} {'read-out':<26}  {header}")
+    for variant in variants:
+        own = [row for row in rows if row["variant"] == variant]
+        for read_out in own[0]["dice"]:
+            for kind in ("hard", "soft"):
+                print(
+                    f"  {variant:<14} {f'{read_out}, {kind}':<26}  "
+                    f"{judged(own, references, read_out, kind, None).line()}"
+                )
+        for n_cases in FEW_CASES:
+            print(
+                f"  {variant:<14} {f'{END}, hard, {n_cases} cases':<26}  "
+                f"{judged(own, references, END, 'hard', n_cases).line()}"
+            )
+
+
+def judged(own: list[Row], references: list[Row], read_out: str, kind: str, n_cases: int | None) -> Judged:
+    scores = table(own, lambda row: objective(row, read_out, kind, n_cases))
+    known = sorted({row["design"] for row in own})[: len(scores)]
+    reference = table(
+        [row for row in references if row["design"] in known], lambda row: objective(row, END, "hard", None)
+    )
+    return Judged(scores, reference)
+
+
+def main() -> int:
+    for file in sorted(RESULTS.glob("noise-*.jsonl")):
+        report(file.stem.removeprefix("noise-"), [json.loads(line) for line in file.read_text().splitlines()])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
