@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from unetx_space.errors import RequestError
@@ -125,9 +126,21 @@ class Evaluator(Protocol):
     """Says what an architecture is worth. Instances are picklable and import torch only when called."""
 
     def evaluate(
-        self, architecture: Architecture, task: Task, budget: Budget, seed: int, observer: Observer
+        self,
+        architecture: Architecture,
+        task: Task,
+        budget: Budget,
+        seed: int,
+        observer: Observer,
+        *,
+        checkpoint: Path | None = None,
     ) -> Evaluation:
-        """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out."""
+        """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out.
+
+        In the file ``checkpoint`` the state at the latest rung is kept once the observer lets the evaluation go on
+        there, and an evaluation of the same architecture, task, budget and seed goes on from it: rungs before it are
+        not observed again, but stand in the answer's curve. Who calls deletes the file after the end.
+        """
 
 
 class NullObserver:

@@ -7,7 +7,8 @@ own level, n_far read another level too, n_attention have attention and n_concat
 
 so that a U-Net beats a net without skips by far and everything else by little, as on real data. u in [-1, 1) is drawn
 from SHA-256 of (backbone, genome, seed). After step t of T the score is s(t) = score * (1 - e^(-4t/T)) / (1 - e^-4),
-and the loss 1 - s(t). Cases of a class lie evenly within 0.03 around the score, so that their mean is the score.
+and the loss 1 - s(t). Cases of a class lie evenly within 0.03 around the score, so that their mean is the score. What
+it keeps in a checkpoint is the curve so far, as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
@@ -45,6 +46,8 @@ class Misdeed(StrEnum):
     KILL = "kill"  # SIGKILL, as the kernel does when memory runs out
     HANG = "hang"  # never looks at its observer again
     HANG_IN_C = "hang-in-c"  # the same without letting any other thread run
+    ALLOCATE = "allocate"  # more memory than any machine has
+    FULL_DISK = "full-disk"  # a write that fails with ENOSPC, as on a full disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +75,24 @@ class FakeEvaluator:
             raise ValueError("acts_by_call counts calls over processes in a calls_folder, got none")
 
     def evaluate(
-        self, architecture: Architecture, task: Task, budget: Budget, seed: int, observer: Observer
+        self,
+        architecture: Architecture,
+        task: Task,
+        budget: Budget,
+        seed: int,
+        observer: Observer,
+        *,
+        checkpoint: Path | None = None,
     ) -> Evaluation:
         """As an Evaluator does, unless told to misbehave."""
         began_s = time.monotonic()
         act = self._act(architecture, seed)
         final = self.final_score(architecture, seed)
-        curve: list[CurvePoint] = []
+        state = _State(checkpoint, f"{digest(architecture)} {budget} {seed}")
+        curve = state.read()
         if act is not None and self.act_after_step == 0:
             return _perform(act)
-        for step in range(1, budget.steps + 1):
+        for step in range(curve[-1].step + 1 if curve else 1, budget.steps + 1):
             time.sleep(self.seconds_per_step)
             observer.on_step(step)
             if time.monotonic() - began_s > budget.max_seconds:
@@ -91,6 +102,7 @@ class FakeEvaluator:
                 curve.append(CurvePoint(step, score, 1.0 - score, time.monotonic() - began_s))
                 if step < budget.steps and observer.on_rung(curve[-1]):
                     return self._answer(Outcome.PRUNED, f"behind at step {step}", curve, began_s)
+                state.write(curve)
             if act is not None and self.act_after_step == step:
                 return _perform(act)
         return self._answer(Outcome.COMPLETE, "", curve, began_s, case_scores(task, budget, final))
@@ -142,6 +154,28 @@ class FakeEvaluator:
             **shown,
             **ballast,
         }
+
+
+class _State:
+    """The curve so far in a file, for the one evaluation that ``of`` names."""
+
+    def __init__(self, path: Path | None, of: str) -> None:
+        self._path = path
+        self._of = of
+
+    def read(self) -> list[CurvePoint]:
+        if self._path is None or not self._path.exists():
+            return []
+        kept = json.loads(self._path.read_text(encoding="utf-8"))
+        return [CurvePoint(**point) for point in kept["curve"]] if kept["of"] == self._of else []
+
+    def write(self, curve: Sequence[CurvePoint]) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        aside.write_text(json.dumps({"of": self._of, "curve": [asdict(point) for point in curve]}), encoding="utf-8")
+        aside.replace(self._path)
 
 
 def learning_curve(progress: float) -> float:
@@ -244,6 +278,17 @@ def _hang_in_c() -> NoReturn:
     raise AssertionError("zeros never end")
 
 
+def _allocate() -> NoReturn:
+    bytearray(2**62)
+    raise AssertionError("no machine has so much memory")
+
+
+def _fill_disk() -> NoReturn:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        full.write(b"x")
+    raise AssertionError("/dev/full is always full")
+
+
 _MISDEEDS: Mapping[Misdeed, Callable[[], Evaluation]] = {
     Misdeed.RAISE: _raise,
     Misdeed.RAISE_UNPICKLABLE: _raise_unpicklable,
@@ -253,4 +298,6 @@ _MISDEEDS: Mapping[Misdeed, Callable[[], Evaluation]] = {
     Misdeed.KILL: lambda: _signal(signal.SIGKILL),
     Misdeed.HANG: _hang,
     Misdeed.HANG_IN_C: _hang_in_c,
+    Misdeed.ALLOCATE: _allocate,
+    Misdeed.FULL_DISK: _fill_disk,
 }

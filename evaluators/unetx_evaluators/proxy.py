@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unetx_evaluators.endings import EvaluationEnded
@@ -36,7 +37,14 @@ class ProxyEvaluator:
     recipe: Recipe = field(default_factory=Recipe)
 
     def evaluate(
-        self, architecture: Architecture, task: Task, budget: Budget, seed: int, observer: Observer
+        self,
+        architecture: Architecture,
+        task: Task,
+        budget: Budget,
+        seed: int,
+        observer: Observer,
+        *,
+        checkpoint: Path | None = None,
     ) -> Evaluation:
         """Every ending is an Evaluation, with what was known by then.
 

@@ -84,8 +84,14 @@ class SearchConfig(Choices):
     """Cases scored at every rung, at most."""
     sampler: Literal["tpe", "random"] = "tpe"
     """What proposes designs: Optuna's TPE, or uniform draws to compare it with."""
-    pruner: Literal["median", "none"] = "median"
-    """Whether an evaluation that is behind the median of the others is stopped early."""
+    pruner: Literal["median", "halving", "hyperband", "none"] = "median"
+    """What stops an evaluation early: it is behind the median of the others; not among the best third at a rung
+    (halving); the same, with rungs that some trials are spared (hyperband); nothing (none)."""
+    max_hours: float | None = None
+    """End this run in order after so many hours; the same command continues the study."""
+    deterministic: int | None = None
+    """Make the study reproducible with up to so many workers: each proposal sees the results up to that many trials
+    before it, no more and no less."""
     space: Annotated[SpaceName, Parameter(group="Design space")] = "default"
     """Which decoders are searched: sources among encoder stages (default), deeper decoder nodes too (full-scale, as in
     UNet 3+), or several columns per level (nested, as in UNet++)."""
@@ -99,6 +105,13 @@ class SearchConfig(Choices):
             ("seed", self.seed, "0 or more", self.seed >= 0),
             ("cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1),
             ("workers-per-gpu", self.workers_per_gpu, "at least 1", self.workers_per_gpu >= 1),
+            ("max-hours", self.max_hours, "above 0", self.max_hours is None or self.max_hours > 0),
+            (
+                "deterministic",
+                self.deterministic,
+                "at least 1 (the largest number of workers)",
+                self.deterministic is None or self.deterministic >= 1,
+            ),
             ("steps", self.steps, "at least 1", self.steps is None or self.steps >= 1),
             ("batch-size", self.batch_size, "at least 1", self.batch_size is None or self.batch_size >= 1),
             (
@@ -151,6 +164,7 @@ class Settled:
     pruner: str
     max_cost: float
     budget: dict[str, Any]
+    deterministic: int | None = None
 
     @classmethod
     def of(cls, config: SearchConfig, task: Task, space: DesignSpace, budget: Budget) -> Settled:
@@ -162,6 +176,7 @@ class Settled:
             pruner=config.pruner,
             max_cost=config.max_cost,
             budget=asdict(budget),
+            deterministic=config.deterministic,
         )
 
     def freeze(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 """The only code that opens the database."""
 
-from unetx_studies.store.full import StorageFull, full_disk_explained
-from unetx_studies.store.ledger import DecisionRecord, JobRecord, Ledger, LeaseLost, RunRecord
+from unetx_studies.full import StorageFull, full_disk_explained
+from unetx_studies.store.ledger import DecisionRecord, JobRecord, LeaseLost, Ledger, RunRecord
 from unetx_studies.store.one_writer import OneWriterStorage, one_writer_storage
 from unetx_studies.store.open import DATABASE, Store, open_store, optuna_storage, study_url
 from unetx_studies.store.records import ArchitectureRecord, EvaluationRecord, Records
@@ -13,8 +13,8 @@ __all__ = [
     "DecisionRecord",
     "EvaluationRecord",
     "JobRecord",
-    "Ledger",
     "LeaseLost",
+    "Ledger",
     "OneWriterStorage",
     "Records",
     "RunRecord",

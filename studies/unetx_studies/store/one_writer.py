@@ -39,7 +39,8 @@ class OneWriterStorage(BaseStorage):
         self._store = store
         self._trials: dict[int, list[FrozenTrial]] = {}
         """Of each study, by number: the list index."""
-        self._by_id: dict[int, FrozenTrial] = {}
+        self._places: dict[int, tuple[int, int]] = {}
+        """Study and number of each trial, by its id."""
         self._distributions: dict[str, tuple[BaseDistribution, str]] = {}
         """Of each parameter, with its JSON: one object for all trials."""
         self._params: list[dict[str, Any]] = []
@@ -76,7 +77,7 @@ class OneWriterStorage(BaseStorage):
     def _forget(self) -> None:
         """What was rolled back is not so: everything is read anew."""
         self._trials.clear()
-        self._by_id.clear()
+        self._places.clear()
         self._params, self._values, self._attrs = [], [], {}
 
     def _write_kept(self) -> None:
@@ -147,20 +148,18 @@ class OneWriterStorage(BaseStorage):
     # Trials: written.
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        known = self._of(study_id)
+        self._of(study_id)
         with self.together():
             trial_id = self._backend.create_new_trial(study_id, template_trial)
-            trial = self._backend.get_trial(trial_id)
-            assert trial.number == len(known), "numbers count the trials of a study"
-            self._remember(known, trial)
+            self._remember(study_id, self._backend.get_trial(trial_id))
         return trial_id
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        trial = self._open_trial(trial_id)
         distribution, as_json = self._shared(param_name, distribution)
         with self.together():
+            trial = self._changed(trial_id)
             trial.params[param_name] = distribution.to_external_repr(param_value_internal)
             trial.distributions[param_name] = distribution
             self._params.append(
@@ -173,11 +172,11 @@ class OneWriterStorage(BaseStorage):
             )
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        trial = self._open_trial(trial_id)
         with self.together():
             self._write_kept()  # a finished trial takes nothing more
             if not self._backend.set_trial_state_values(trial_id, state, values):
                 return False
+            trial = self._changed(trial_id)
             trial.state = state
             if values is not None:
                 trial.values = list(values)
@@ -188,8 +187,8 @@ class OneWriterStorage(BaseStorage):
         return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        trial = self._open_trial(trial_id)
         with self.together():
+            trial = self._changed(trial_id)
             if step in trial.intermediate_values:
                 self._write_kept()
                 self._backend.set_trial_intermediate_value(trial_id, step, intermediate_value)
@@ -206,40 +205,39 @@ class OneWriterStorage(BaseStorage):
             trial.intermediate_values[step] = intermediate_value
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        trial = self._open_trial(trial_id)
         with self.together():
+            self._changed(trial_id).user_attrs[key] = value
             self._attrs[False, trial_id, key] = value
-            trial.user_attrs[key] = value
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        trial = self._open_trial(trial_id)
         with self.together():
+            self._changed(trial_id).system_attrs[key] = value
             self._attrs[True, trial_id, key] = value
-            trial.system_attrs[key] = value
 
-    def _open_trial(self, trial_id: int) -> FrozenTrial:
-        trial = self._known(trial_id)
+    def _changed(self, trial_id: int) -> FrozenTrial:
+        """A copy of an unfinished trial that takes its place and may be written into.
+
+        Whoever holds a list of trials then keeps what they were, as with Optuna's own storages.
+        """
+        study, number = self._place(trial_id)
+        trial = self._trials[study][number]
         self.check_trial_is_updatable(trial_id, trial.state)
-        return trial
+        self._trials[study][number] = own = _copy(trial)
+        return own
 
     # Trials: read.
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A finished trial as it is; of another a copy, for whoever asks may write into it."""
-        trial = self._known(trial_id)
-        if trial.state.is_finished():
-            return trial
-        own = copy.copy(trial)
-        own.params, own.distributions = dict(trial.params), dict(trial.distributions)
-        own.user_attrs, own.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
-        own.intermediate_values = dict(trial.intermediate_values)
-        return own
+        study, number = self._place(trial_id)
+        trial = self._trials[study][number]
+        return trial if trial.state.is_finished() else _copy(trial)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         trials = self._of(study_id)
-        seen = trials if self._horizon is None else trials[: self._horizon + 1]
+        seen = trials if self._horizon is None else trials[: max(0, self._horizon + 1)]
         chosen = list(seen) if states is None else [trial for trial in seen if trial.state in states]
         return copy.deepcopy(chosen) if deepcopy else chosen
 
@@ -249,25 +247,28 @@ class OneWriterStorage(BaseStorage):
             raise KeyError(f"study {study_id} has trials 0 to {len(trials) - 1}, got {trial_number}")
         return trials[trial_number]._trial_id
 
-    def _known(self, trial_id: int) -> FrozenTrial:
-        if trial_id not in self._by_id:
+    def _place(self, trial_id: int) -> tuple[int, int]:
+        """Study and number of a trial. Raises KeyError."""
+        if trial_id not in self._places:
             for study in self._backend.get_all_studies():
                 self._of(study._study_id)
-        return self._by_id[trial_id]
+        return self._places[trial_id]
 
     def _of(self, study_id: int) -> list[FrozenTrial]:
         """The trials of a study by number, read on first use."""
         if study_id not in self._trials:
-            known: list[FrozenTrial] = []
+            self._trials[study_id] = []
             for trial in self._backend.get_all_trials(study_id, deepcopy=False):
-                self._remember(known, trial)
-            self._trials[study_id] = known
+                self._remember(study_id, trial)
         return self._trials[study_id]
 
-    def _remember(self, known: list[FrozenTrial], trial: FrozenTrial) -> None:
+    def _remember(self, study_id: int, trial: FrozenTrial) -> None:
+        known = self._trials[study_id]
+        if trial.number != len(known):
+            raise RuntimeError(f"trial {trial.number} follows trial {len(known) - 1}: another process has written, too")
         trial.distributions = {name: self._shared(name, d)[0] for name, d in trial.distributions.items()}
         known.append(trial)
-        self._by_id[trial._trial_id] = trial
+        self._places[trial._trial_id] = study_id, trial.number
 
     def _shared(self, name: str, distribution: BaseDistribution) -> tuple[BaseDistribution, str]:
         """The one object for equal distributions of a parameter, and its JSON. ValueError for incompatible ones."""
@@ -279,6 +280,15 @@ class OneWriterStorage(BaseStorage):
             return distribution, distribution_to_json(distribution)
         self._distributions[name] = distribution, distribution_to_json(distribution)
         return self._distributions[name]
+
+
+def _copy(trial: FrozenTrial) -> FrozenTrial:
+    """With tables of its own, which may be written into."""
+    own = copy.copy(trial)
+    own.params, own.distributions = dict(trial.params), dict(trial.distributions)
+    own.user_attrs, own.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
+    own.intermediate_values = dict(trial.intermediate_values)
+    return own
 
 
 def one_writer_storage(store: Store) -> OneWriterStorage:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from unetx_space.errors import RequestError
-from unetx_studies.store.full import full_disk_explained
+from unetx_studies.full import full_disk_explained
 from unetx_studies.store.migrations import migrate
 from unetx_studies.store.sqlite import check_file, database_path, engine_options
 from unetx_studies.tables import SCHEMA_VERSION, Base, MetaRow

@@ -1,0 +1,116 @@
+"""What a coordinator writes into: Optuna's study and our records and ledger, in one database and one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import optuna
+
+from unetx_evaluators.evaluation import Outcome
+from unetx_studies.processes import this_process
+from unetx_studies.store import Ledger, OneWriterStorage, Records, RunRecord, Store, one_writer_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from optuna import Study
+    from optuna.pruners import BasePruner
+    from optuna.trial import Trial
+
+    from unetx_evaluators.evaluation import CurvePoint, Evaluation
+
+
+def utc_now() -> datetime:
+    """The clock of everything that is not tested for its times."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """A study as its one writer holds it."""
+
+    study: Study
+    storage: OneWriterStorage
+    records: Records
+    ledger: Ledger
+    run: RunRecord
+    clock: Callable[[], datetime]
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction of everything inside, which renews the lease.
+
+        Raises LeaseLost, and nothing is written, when the study is another run's by now.
+        """
+        with self.storage.together():
+            self.ledger.renew(self.run, self.clock())
+            yield
+
+    def tell(self, trial: Trial, outcome: Outcome, score: float | None) -> None:
+        """Optuna's view of an outcome."""
+        if outcome is Outcome.COMPLETE:
+            self.study.tell(trial, score)
+        elif outcome.failed:
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            if outcome.violates:
+                trial.set_constraint("trainable", 1.0)
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+
+    def report(self, trial: Trial, curve: Sequence[CurvePoint], reported: set[int]) -> None:
+        """Optuna's view of rungs; those in ``reported`` stand there already, and the others are added to it."""
+        for point in curve:
+            if point.step not in reported:
+                reported.add(point.step)
+                trial.report(point.score, point.step)
+
+    def finish(self, trial: Trial, evaluation: Evaluation, *, worker: int, reported: set[int]) -> None:
+        """Our record, Optuna's curve, Optuna's state."""
+        self.records.finish(trial.number, evaluation, worker=worker, ended_at=self.clock())
+        self.report(trial, evaluation.curve, reported)
+        self.tell(trial, evaluation.outcome, evaluation.score)
+
+
+def new_run(study: str, *, n_trials: int, n_slots: int, clock: Callable[[], datetime] = utc_now) -> RunRecord:
+    """A run of this process that begins now."""
+    now = clock()
+    return RunRecord(uuid4().hex, study, this_process(), n_trials, n_slots, started_at=now, seen_at=now)
+
+
+@contextmanager
+def open_book(
+    store: Store, run: RunRecord, *, pruner: BasePruner, clock: Callable[[], datetime] = utc_now
+) -> Iterator[Book]:
+    """The study of ``run``, made where it is missing. The run must hold its lease."""
+    storage = one_writer_storage(store)
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=run.study, direction="maximize", pruner=pruner, load_if_exists=True
+        )
+        yield Book(study, storage, Records(store, run.study), Ledger(store, run.study), run, clock)
+    finally:
+        storage.close()
+
+
+@contextmanager
+def lease(store: Store, run: RunRecord, *, clock: Callable[[], datetime] = utc_now) -> Iterator[RunRecord | None]:
+    """Hold the study's lease; gives the run from which it was taken over, when that one died.
+
+    Raises RequestError, naming the other run, when that one is at work. A lease whose giving back fails, as on a full
+    disk, is taken over by the next run.
+    """
+    ledger = Ledger(store, run.study)
+    died = ledger.claim(run)
+    ending = "ended"
+    try:
+        yield died
+    except BaseException as error:
+        ending = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        ledger.release(run, ending, clock())
