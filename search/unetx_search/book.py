@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
     from unetx_evaluators.evaluation import CurvePoint, Evaluation
 
+SIGN_OF_LIFE = timedelta(seconds=15)
+
 
 def utc_now() -> datetime:
     """The clock of everything that is not tested for its times."""
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Book:
     """A study as its one writer holds it."""
 
@@ -40,16 +42,25 @@ class Book:
     ledger: Ledger
     run: RunRecord
     clock: Callable[[], datetime]
+    seen_at: datetime
+    """When the lease was renewed last."""
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """One transaction of everything inside, which renews the lease.
+        """One transaction of everything inside.
 
         Raises LeaseLost, and nothing is written, when the study is another run's by now.
         """
         with self.storage.together():
-            self.ledger.renew(self.run, self.clock())
+            self.give_sign_of_life()
             yield
+
+    def give_sign_of_life(self) -> None:
+        """Renew the lease, unless that was done a moment ago; nobody takes it over so soon. Raises LeaseLost."""
+        now = self.clock()
+        if now - self.seen_at >= SIGN_OF_LIFE:
+            self.ledger.renew(self.run, now)
+            self.seen_at = now
 
     def tell(self, trial: Trial, outcome: Outcome, score: float | None) -> None:
         """Optuna's view of an outcome."""
@@ -92,7 +103,7 @@ def open_book(
         study = optuna.create_study(
             storage=storage, study_name=run.study, direction="maximize", pruner=pruner, load_if_exists=True
         )
-        yield Book(study, storage, Records(store, run.study), Ledger(store, run.study), run, clock)
+        yield Book(study, storage, Records(store, run.study), Ledger(store, run.study), run, clock, run.seen_at)
     finally:
         storage.close()
 

@@ -43,7 +43,6 @@ N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
 STOP_WITHIN = timedelta(seconds=20)
 """Then workers that did not answer are ended; a batch system kills everything after 30 s."""
-SIGN_OF_LIFE = timedelta(seconds=15)
 
 
 class SearchFailed(UnetxError):
@@ -102,7 +101,6 @@ class Coordinator:
         self._n_asked = 0
         self._n_finished_now = 0
         self._n_useless_now = 0
-        self._seen_at = book.clock()
         self._stopping = False
         self.ran_out_of_time = False
         """The run ended because its time was up."""
@@ -136,7 +134,7 @@ class Coordinator:
             if not self._running and not self._is_work_left():
                 return
             self._executor.poll(self, timeout_s=0.5)
-            self._give_sign_of_life()
+            self._book.give_sign_of_life()
             if self._n_useless_now == self._n_finished_now >= N_HOPELESS:
                 self._leave_running()
                 raise SearchFailed(self._why_hopeless())
@@ -146,12 +144,6 @@ class Coordinator:
         ends_at = self._terms.ends_at
         self.ran_out_of_time = ends_at is not None and self._book.clock() >= ends_at
         return self.ran_out_of_time
-
-    def _give_sign_of_life(self) -> None:
-        now = self._book.clock()
-        if now - self._seen_at >= SIGN_OF_LIFE:
-            self._seen_at = now
-            self._book.ledger.renew(self._book.run, now)
 
     # What an earlier life of this study left.
 
@@ -237,7 +229,8 @@ class Coordinator:
             with book.storage.seeing(self._horizon(trial.number)):
                 architecture = ground.architecture(ground.space.suggest(trial))
             held.origin = trial.user_attrs.get(ORIGIN, "sampler")
-            seed = self._record(held, architecture)
+            earlier = book.records.evaluation(trial.number) if left else None
+            seed = self._record(held, architecture) if earlier is None else earlier.seed
             book.ledger.write(held.job)
         self._running[trial.number] = held
         folder = self._terms.checkpoints
@@ -252,11 +245,8 @@ class Coordinator:
         return _Trial(trial, JobRecord(trial.number))
 
     def _record(self, held: _Trial, architecture: Architecture) -> int:
-        """Begin the trial's record, unless an earlier try has; the seed it is evaluated with."""
+        """Begin the trial's record; the seed it is evaluated with."""
         book, number, design = self._book, held.trial.number, key(architecture)
-        earlier = book.records.evaluation(number)
-        if earlier is not None:
-            return earlier.seed
         seed = self._ground.seed + self._uses[design]
         self._uses[design] += 1
         full = cost(architecture, self._ground.patch)

@@ -8,11 +8,13 @@ anything of it is committed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import delete, inspect, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -154,39 +156,34 @@ class Ledger:
     def write(self, job: JobRecord) -> None:
         """Note how far a trial has come, over what was noted before."""
         process = job.process
-        with self._store.writing() as session:
-            session.merge(
-                JobRow(
-                    study=self._study,
-                    trial_number=job.trial,
-                    stage=job.stage,
-                    n_starts=job.n_starts,
-                    n_deaths=job.n_deaths,
-                    last_death=job.last_death,
-                    pruned_at=job.pruned_at,
-                    worker=job.worker,
-                    device=job.device,
-                    host=process.host if process else None,
-                    boot=process.boot if process else None,
-                    namespace=process.namespace if process else None,
-                    pid=process.pid if process else None,
-                    began=process.began if process else None,
-                    taken_at=job.taken_at,
-                )
-            )
+        facts = {
+            "stage": job.stage,
+            "n_starts": job.n_starts,
+            "n_deaths": job.n_deaths,
+            "last_death": job.last_death,
+            "pruned_at": job.pruned_at,
+            "worker": job.worker,
+            "device": job.device,
+            "host": process.host if process else None,
+            "boot": process.boot if process else None,
+            "namespace": process.namespace if process else None,
+            "pid": process.pid if process else None,
+            "began": process.began if process else None,
+            "taken_at": job.taken_at,
+        }
+        self._put(JobRow, job.trial, facts)
 
     def decide(self, decision: DecisionRecord) -> None:
         """Note why a genome was proposed, over what was noted before."""
+        facts = {"origin": decision.origin, "reason": decision.reason, "decided_at": decision.decided_at}
+        self._put(DecisionRow, decision.trial, facts)
+
+    def _put(self, table: type[JobRow] | type[DecisionRow], trial: int, facts: Mapping[str, Any]) -> None:
+        """One statement, whether the row is there or not."""
         with self._store.writing() as session:
-            session.merge(
-                DecisionRow(
-                    study=self._study,
-                    trial_number=decision.trial,
-                    origin=decision.origin,
-                    reason=decision.reason,
-                    decided_at=decision.decided_at,
-                )
-            )
+            dialect = postgresql if session.connection().dialect.name == "postgresql" else sqlite
+            row = dialect.insert(table).values(study=self._study, trial_number=trial, **facts)
+            session.execute(row.on_conflict_do_update(index_elements=["study", "trial_number"], set_=dict(facts)))
 
     # Reading. A database of version 1 has no ledger: it is read as an empty one.
 

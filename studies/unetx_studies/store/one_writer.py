@@ -15,10 +15,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialParamModel
+from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialModel, TrialParamModel
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import insert
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -151,8 +151,16 @@ class OneWriterStorage(BaseStorage):
         self._of(study_id)
         with self.together():
             trial_id = self._backend.create_new_trial(study_id, template_trial)
-            self._remember(study_id, self._backend.get_trial(trial_id))
+            self._remember(study_id, self._created(trial_id, template_trial))
         return trial_id
+
+    def _created(self, trial_id: int, template: FrozenTrial | None) -> FrozenTrial:
+        """The trial that the database has made, without reading what is known."""
+        with self._store.writing() as session:
+            row: Any = session.get_one(TrialModel, trial_id)
+        trial = create_trial(state=TrialState.RUNNING) if template is None else copy.deepcopy(template)
+        trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, trial_id
+        return trial
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
