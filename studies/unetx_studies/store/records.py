@@ -76,6 +76,12 @@ class Records:
         self._store = store
         self._study = study
 
+    @staticmethod
+    def studies(store: Store) -> tuple[str, ...]:
+        """Names of the studies that have begun a trial."""
+        with store.reading() as session:
+            return tuple(session.scalars(select(EvaluationRow.study).distinct().order_by(EvaluationRow.study)))
+
     # Writing.
 
     def add_architecture(self, key: str, architecture: Architecture, n_parameters: int, macs: int) -> None:
