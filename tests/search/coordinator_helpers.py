@@ -73,18 +73,19 @@ class Bench:
         self.notes = Notes()
         self.pruner: Callable[[], optuna.pruners.BasePruner] = lambda: optuna.pruners.MedianPruner(n_startup_trials=3)
         self.sampler_of: Callable[[int], BaseSampler] = tpe
+        ticks = ticking()
+        self.clock: Callable[[], datetime] = lambda: next(ticks)
         self.executor_of: Callable[[Evaluator], Executor] = lambda evaluator: InlineExecutor(evaluator, TASK)
 
     @contextmanager
     def open(self, evaluator: Evaluator, terms: Terms | int) -> Iterator[Coordinator]:
         """A coordinator that has the lease; ``terms`` may be the total alone."""
-        clock = ticking()
         terms = Terms(terms) if isinstance(terms, int) else terms
-        run = new_run("s", n_trials=terms.n_trials, n_slots=1, clock=lambda: next(clock))
+        run = new_run("s", n_trials=terms.n_trials, n_slots=1, clock=self.clock)
         with (
             open_store(self.url, create=True) as store,
-            lease(store, run, clock=lambda: next(clock)),
-            open_book(store, run, pruner=self.pruner(), clock=lambda: next(clock)) as self.book,
+            lease(store, run, clock=self.clock),
+            open_book(store, run, pruner=self.pruner(), clock=self.clock) as self.book,
         ):
             self.executor = self.executor_of(evaluator)
             coordinator = Coordinator(
