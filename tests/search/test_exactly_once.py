@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,13 +12,17 @@ from typing import Any
 import pytest
 from coordinator_helpers import Bench
 from executor_helpers import TASK, cpu_slots
-from optuna.trial import TrialState
+from kill_helpers import rows
+from optuna import Study
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine, event, text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.coordinator import Terms
 from unetx_search.executors.local import LocalExecutor
+from unetx_search.pruners import PRUNERS
 from unetx_studies.store import LeaseLost, Stage, open_store
 
 ALONE = Terms(8, lag=1)
@@ -57,6 +62,22 @@ def story(bench: Bench) -> list[object]:
     ]
 
 
+def check_nothing_is_half(bench: Bench) -> None:
+    """Whatever trial there is, but for those that only wait in the queue, is there with everything that belongs to it,
+    and finished in all tables or in none."""
+    asked = [number for (number,) in rows(bench.folder, "select number from trials where state != 'WAITING'")]
+    for table in ("unetx_evaluations", "unetx_jobs", "unetx_decisions"):
+        assert [number for (number,) in rows(bench.folder, f"select trial_number from {table} order by 1")] == asked
+    genes = {count for (count,) in rows(bench.folder, "select count(*) from trial_params group by trial_id")}
+    assert genes <= {len(bench.ground.space.genes)}
+    states = rows(
+        bench.folder,
+        "select t.state != 'RUNNING', e.outcome is not null, j.stage = 'finished' from trials t "
+        "join unetx_evaluations e on e.trial_number = t.number join unetx_jobs j on j.trial_number = t.number",
+    )
+    assert all(in_optuna == in_ours == in_ledger for in_optuna, in_ours, in_ledger in states)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     bench = Bench(tmp_path_factory.mktemp("undisturbed"))
@@ -73,6 +94,7 @@ def test_a_study_that_crashed_at_several_statements_tells_the_same_story(
     for _ in range(3):
         with suppress(Crash), bench.open(FakeEvaluator(), ALONE) as coordinator, crash_at(rng.randrange(1, 90)):
             coordinator.run()
+        check_nothing_is_half(bench)
     bench.run(FakeEvaluator(), ALONE)
     assert story(bench) == undisturbed
     assert {job.stage for job in bench.jobs} == {Stage.FINISHED}
@@ -99,12 +121,19 @@ def test_a_trial_goes_on_from_its_last_checkpoint_and_its_curve_is_whole(tmp_pat
     assert bench.jobs[1].n_starts == 2
 
 
-def test_a_trial_that_was_told_to_stop_is_told_so_again(tmp_path: Path) -> None:
-    """The crash comes between the pruner's word and the result."""
-    bench = Bench(tmp_path)
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_a_trial_that_was_told_to_stop_is_told_so_again(tmp_path: Path, pruner: str) -> None:
+    """The crash comes between the pruner's word and the result. Halving, asked a second time, would say another."""
+
+    def bench_in(folder: Path) -> Bench:
+        bench = Bench(folder)
+        bench.pruner = lambda: PRUNERS[pruner](bench.ground.budget)
+        return bench
+
+    bench = bench_in(tmp_path / "whole")
     bench.run(FakeEvaluator(), 12)
     pruned = next(record.trial_number for record in bench.records_now if record.outcome is Outcome.PRUNED)
-    bench = Bench(tmp_path / "again")
+    bench = bench_in(tmp_path / "again")
     with suppress(Crash), bench.open(FakeEvaluator(), 12) as coordinator:
         original = coordinator.on_finished
 
@@ -119,6 +148,35 @@ def test_a_trial_that_was_told_to_stop_is_told_so_again(tmp_path: Path) -> None:
     bench.run(FakeEvaluator(), 12)
     assert bench.records_now[pruned].outcome is Outcome.PRUNED
     assert bench.jobs[pruned].pruned_at == max(bench.trials[pruned].intermediate_values)
+
+
+class Counting(BasePruner):
+    """Lets every trial go on, and counts how often it was asked where."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[tuple[int, int | None]] = Counter()
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        self.asked[trial.number, trial.last_step] += 1
+        return False
+
+
+def test_a_trial_that_was_told_to_go_on_is_not_asked_about_again(tmp_path: Path) -> None:
+    """The crash comes between the pruner's word and the checkpoint."""
+    bench, pruner = Bench(tmp_path), Counting()
+    bench.pruner = lambda: pruner
+    with suppress(Crash), bench.open(FakeEvaluator(), 3) as coordinator:
+        original = coordinator.on_rung
+
+        def crash_behind_the_word(trial: int, point: CurvePoint) -> bool:
+            original(trial, point)
+            raise Crash
+
+        coordinator.on_rung = crash_behind_the_word  # type: ignore[method-assign]
+        coordinator.run()
+    bench.run(FakeEvaluator(), 3)
+    assert pruner.asked == Counter({(trial, step): 1 for trial in range(3) for step in (2, 4)})
+    assert bench.notes.rungs.count((0, 2)) == 2, "it came there twice"
 
 
 @pytest.mark.parametrize("n_deaths", [1, 2])
