@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from uuid import uuid4
 import optuna
 
 from unetx_evaluators.evaluation import Outcome
+from unetx_space.errors import UnetxError
 from unetx_studies.processes import this_process
-from unetx_studies.store import Ledger, OneWriterStorage, Records, RunRecord, Store, one_writer_storage
+from unetx_studies.store import Ledger, OneWriterStorage, Records, RunRecord, Store, one_writer_storage, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,3 +127,30 @@ def lease(store: Store, run: RunRecord, *, clock: Callable[[], datetime] = utc_n
         raise
     finally:
         ledger.release(run, ending, clock())
+
+
+@contextmanager
+def showing_life(
+    url: str, run: RunRecord, *, clock: Callable[[], datetime] = utc_now, every: timedelta = SIGN_OF_LIFE
+) -> Iterator[None]:
+    """Renew the lease from a thread while this one is busy with what takes long and writes nothing, as reading data.
+
+    A lease that was lost meanwhile shows at the next write.
+    """
+    over = threading.Event()
+
+    def show() -> None:
+        if over.wait(every.total_seconds()):
+            return
+        with suppress(UnetxError), open_store(url, create=False) as store:
+            while not over.is_set():
+                Ledger(store, run.study).renew(run, clock())
+                over.wait(every.total_seconds())
+
+    thread = threading.Thread(target=show, name="sign of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -21,7 +21,7 @@ from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import DemoSource, open_source, parse_labels, prepare
 from unetx_search.best import save_best, whereabouts
-from unetx_search.book import Book, lease, new_run, open_book
+from unetx_search.book import Book, lease, new_run, open_book, showing_life
 from unetx_search.config import SearchConfig, Settled
 from unetx_search.coordinator import Coordinator, Terms
 from unetx_search.executors.local import LocalExecutor
@@ -192,8 +192,9 @@ def _claimed(folder: Path, run: RunRecord, console: Console) -> Iterator[Claim]:
 
 @contextmanager
 def _settling(claim: Claim) -> Iterator[None]:
-    """What is done inside may refuse the request; afterwards the study stays."""
-    yield
+    """What is done inside may take long, and may refuse the request; afterwards the study stays."""
+    with showing_life(claim.store.url, claim.run):
+        yield
     claim.is_settled = True
 
 

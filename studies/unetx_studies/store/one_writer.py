@@ -301,4 +301,4 @@ def _copy(trial: FrozenTrial) -> FrozenTrial:
 
 def one_writer_storage(store: Store) -> OneWriterStorage:
     """Optuna's storage in the database of an open store, its tables created where they are missing."""
-    return OneWriterStorage(optuna_storage(store.engine.url.render_as_string(hide_password=False)), store)
+    return OneWriterStorage(optuna_storage(store.url), store)

@@ -32,6 +32,11 @@ class Store:
         self.read_only = read_only
         self._open: Session | None = None
 
+    @property
+    def url(self) -> str:
+        """What opens the same database again; with its password, so not for people's eyes."""
+        return self.engine.url.render_as_string(hide_password=False)
+
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction: committed as a whole at the end, or rolled back as a whole by an exception.
