@@ -19,10 +19,13 @@ from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialModel,
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from unetx_studies.store.open import Store, optuna_storage
+
+READ_AT_ONCE = 250
+"""Trials."""
 
 
 class OneWriterStorage(BaseStorage):
@@ -266,9 +269,19 @@ class OneWriterStorage(BaseStorage):
         """The trials of a study by number, read on first use."""
         if study_id not in self._trials:
             self._trials[study_id] = []
-            for trial in self._backend.get_all_trials(study_id, deepcopy=False):
+            for trial in self._read(study_id):
                 self._remember(study_id, trial)
         return self._trials[study_id]
+
+    def _read(self, study_id: int) -> Iterator[FrozenTrial]:
+        """Every trial in order, some at a time: thousands at once take a hundred times the memory they need."""
+        table = TrialModel.__table__.c
+        with self._store.reading() as session:
+            ids = session.scalars(select(table.trial_id).where(table.study_id == study_id)).all()
+        ids = sorted(ids)
+        for begin in range(0, len(ids), READ_AT_ONCE):
+            chunk = set(ids[begin : begin + READ_AT_ONCE])
+            yield from self._backend._get_trials(study_id, None, chunk, ids[-1])
 
     def _remember(self, study_id: int, trial: FrozenTrial) -> None:
         known = self._trials[study_id]
