@@ -115,18 +115,20 @@ def lease(store: Store, run: RunRecord, *, clock: Callable[[], datetime] = utc_n
     """Hold the study's lease; gives the run from which it was taken over, when that one died.
 
     Raises RequestError, naming the other run, when that one is at work. A lease whose giving back fails, as on a full
-    disk, is taken over by the next run.
+    disk, or is left out, as after a second Ctrl-C, is taken over by the next run.
     """
     ledger = Ledger(store, run.study)
     died = ledger.claim(run)
-    ending = "ended"
     try:
         yield died
-    except BaseException as error:
-        ending = f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:  # it may have cut a transaction in its middle, whose lock stands until the process ends
+        ledger.abandon(run)
         raise
-    finally:
-        ledger.release(run, ending, clock())
+    except BaseException as error:
+        ledger.release(run, f"{type(error).__name__}: {error}", clock())
+        raise
+    else:
+        ledger.release(run, "ended", clock())
 
 
 @contextmanager

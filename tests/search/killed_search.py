@@ -1,12 +1,10 @@
-"""A study with worker processes, to be run as a process of its own and killed: FOLDER TRIALS VICTIM AT.
+"""A study with worker processes, to be run as a process of its own and killed: FOLDER TRIALS [VICTIM@STATEMENT...].
 
-At the AT-th statement that reaches the database SIGKILL hits the VICTIM: the ``coordinator``, a ``worker`` or ``both``.
-With ``nobody`` it runs to its end.
+At that statement which reaches the database SIGKILL hits the victim: the ``coordinator``, a ``worker`` or ``both``.
 """
 
 import multiprocessing
 import os
-import random
 import signal
 import sys
 from collections.abc import Callable
@@ -23,26 +21,24 @@ from unetx_search.book import utc_now
 from unetx_search.executors.local import LocalExecutor
 
 
-def killing(victim: str, at: int) -> Callable[..., None]:
-    """What is called before every statement."""
+def killing(plan: dict[int, str]) -> Callable[..., None]:
+    """What is called before every statement; whom to kill by the number of the statement."""
     n_statements = 0
-    rng = random.Random(at)
 
     def before(*_: Any) -> None:
         nonlocal n_statements
         n_statements += 1
-        if n_statements != at:
-            return
-        workers = sorted(process.pid or 0 for process in multiprocessing.active_children())
-        if victim in ("worker", "both") and workers:
-            os.kill(rng.choice(workers), signal.SIGKILL)
+        victim = plan.get(n_statements)
+        if victim in ("worker", "both"):
+            for worker in multiprocessing.active_children()[:1]:
+                os.kill(worker.pid or 0, signal.SIGKILL)
         if victim in ("coordinator", "both"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     return before
 
 
-def main(folder: Path, n_trials: int, victim: str, at: int) -> None:
+def main(folder: Path, n_trials: int, plan: dict[int, str]) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     bench = Bench(folder)
     bench.clock = utc_now
@@ -50,9 +46,10 @@ def main(folder: Path, n_trials: int, victim: str, at: int) -> None:
     with LocalExecutor(evaluator, TASK, cpu_slots(2)) as executor:
         bench.executor_of = lambda _: executor
         with bench.open(evaluator, n_trials) as coordinator:
-            event.listen(Engine, "before_cursor_execute", killing(victim, at))
+            event.listen(Engine, "before_cursor_execute", killing(plan))
             coordinator.run()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    words = (word.split("@") for word in sys.argv[3:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), {int(at): victim for victim, at in words})

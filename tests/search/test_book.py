@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from unetx_search.book import lease, new_run, showing_life
 from unetx_space.errors import RequestError
@@ -47,6 +48,27 @@ def test_a_lease_that_was_refused_is_not_given_back(store: Store) -> None:
         holder = Ledger(store, "s").holder()
         assert holder is not None
         assert holder.id == first.id
+
+
+def test_a_run_that_was_ended_at_once_writes_nothing_and_the_next_takes_over(store: Store) -> None:
+    """A second Ctrl-C can come in the middle of a transaction, whose lock nobody then gives back: it must not wait."""
+    first = run_at_noon()
+
+    def end_at_once(connection: Connection) -> None:
+        with lease(store, first, clock=lambda: NOON):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            raise KeyboardInterrupt
+
+    with open_store(store.url, create=False) as other, other.engine.connect() as connection:
+        with pytest.raises(KeyboardInterrupt):
+            end_at_once(connection)
+        connection.rollback()
+    holder = Ledger(store, "s").holder()
+    assert holder is not None
+    assert holder.id == first.id
+    with lease(store, run_at_noon(), clock=lambda: NOON) as died:
+        assert died is not None
+        assert died.id == first.id
 
 
 def test_life_is_shown_while_the_run_is_busy_and_not_afterwards(store: Store) -> None:

@@ -27,6 +27,9 @@ SILENCE = timedelta(seconds=120)
 """A run on another machine, whose process cannot be looked up from here, counts as dead after so long without a sign
 of life."""
 
+_held: set[str] = set()
+"""Runs of this very process that have their lease; of another process its presence tells."""
+
 
 class LeaseLost(UnetxError):
     """Another run has taken this study over, because this one showed no sign of life for too long."""
@@ -99,17 +102,20 @@ class Ledger:
         """
         try:
             with self._store.writing() as session:
-                return self._claim(session, run)
+                before = self._claim(session, run)
         except IntegrityError:  # on a server two claims can overlap; the other's stands now
             with self._store.writing() as session:
-                return self._claim(session, run)
+                before = self._claim(session, run)
+        _held.add(run.id)
+        return before
 
     def _claim(self, session: Session, run: RunRecord) -> RunRecord | None:
         lease = session.get(LeaseRow, self._study, with_for_update=True)
         before = None
         if lease is not None:
             before = _run(session.get_one(RunRow, lease.run))
-            if before.lives(run.started_at):
+            is_abandoned = before.process == run.process and before.id not in _held
+            if before.lives(run.started_at) and not is_abandoned:
                 raise RequestError(_occupied(before, run.started_at))
             session.execute(update(RunRow).where(RunRow.id == before.id).values(ended_at=run.started_at, ending="died"))
         process = run.process
@@ -145,8 +151,13 @@ class Ledger:
                     f"for more than {SILENCE.total_seconds():g} s; `unetx-search status` tells who has it now"
                 )
 
+    def abandon(self, run: RunRecord) -> None:
+        """Leave the lease to whoever comes next, without writing."""
+        _held.discard(run.id)
+
     def release(self, run: RunRecord, ending: str, now: datetime) -> None:
         """Give the lease back; nothing happens when it is another run's by now."""
+        self.abandon(run)
         with self._store.writing() as session:
             session.execute(delete(LeaseRow).where(LeaseRow.study == self._study, LeaseRow.run == run.id))
             session.execute(update(RunRow).where(RunRow.id == run.id).values(seen_at=now, ended_at=now, ending=ending))
