@@ -46,6 +46,8 @@ class Misdeed(StrEnum):
     KILL = "kill"  # SIGKILL, as the kernel does when memory runs out
     HANG = "hang"  # never looks at its observer again
     HANG_IN_C = "hang-in-c"  # the same without letting any other thread run
+    ALLOCATE = "allocate"  # more memory than any machine has
+    FULL_DISK = "full-disk"  # a write that fails with ENOSPC, as on a full disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,17 @@ def _hang_in_c() -> NoReturn:
     raise AssertionError("zeros never end")
 
 
+def _allocate() -> NoReturn:
+    bytearray(2**62)
+    raise AssertionError("no machine has so much memory")
+
+
+def _fill_disk() -> NoReturn:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        full.write(b"x")
+    raise AssertionError("/dev/full is always full")
+
+
 _MISDEEDS: Mapping[Misdeed, Callable[[], Evaluation]] = {
     Misdeed.RAISE: _raise,
     Misdeed.RAISE_UNPICKLABLE: _raise_unpicklable,
@@ -280,4 +293,6 @@ _MISDEEDS: Mapping[Misdeed, Callable[[], Evaluation]] = {
     Misdeed.KILL: lambda: _signal(signal.SIGKILL),
     Misdeed.HANG: _hang,
     Misdeed.HANG_IN_C: _hang_in_c,
+    Misdeed.ALLOCATE: _allocate,
+    Misdeed.FULL_DISK: _fill_disk,
 }

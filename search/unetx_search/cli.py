@@ -174,6 +174,34 @@ def dashboard(study: Path, *, host: str = "127.0.0.1", port: int = 8080) -> None
 
 
 @app.command
+def status(
+    study: Path,
+    *,
+    watch: Annotated[bool, Parameter(negative=())] = False,
+    decisions: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+) -> None:
+    """Tell how a study stands, also while it runs: trials, workers, failures, and why each design was proposed.
+
+    Parameters
+    ----------
+    study
+        The folder of the study, such as runs/demo.
+    watch
+        Show it anew every two seconds until the run ends.
+    decisions
+        Print why each design was proposed instead.
+    json
+        Print everything as JSON.
+    """
+    from unetx_search.status import decisions_text, read_status, status_json, status_text
+    from unetx_search.status import watch as watch_status
+
+    found = watch_status(study, _stderr()) if watch else read_status(study)
+    print(status_json(found) if json else decisions_text(found) if decisions else status_text(found))
+
+
+@app.command
 def doctor(
     *,
     choices: Annotated[DataChoices, Parameter(name="*")] = DataChoices(),  # noqa: B008 (frozen)

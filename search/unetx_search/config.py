@@ -79,8 +79,14 @@ class SearchConfig(DataChoices, Choices):
     """Cases scored at every rung, at most."""
     sampler: Literal["tpe", "random"] = "tpe"
     """What proposes designs: Optuna's TPE, or uniform draws to compare it with."""
-    pruner: Literal["median", "none"] = "median"
-    """Whether an evaluation that is behind the median of the others is stopped early."""
+    pruner: Literal["median", "halving", "hyperband", "none"] = "median"
+    """What stops an evaluation early: it is behind the median of the others; not among the best third at a rung
+    (halving); the same, with rungs that some trials are spared (hyperband); nothing (none)."""
+    max_hours: float | None = None
+    """End this run in order after so many hours; the same command continues the study."""
+    deterministic: int | None = None
+    """Make the study reproducible with up to so many workers: each proposal sees the results up to that many trials
+    before it, no more and no less."""
     space: Annotated[SpaceName, Parameter(group="Design space")] = "default"
     """Which decoders are searched: sources among encoder stages (default), deeper decoder nodes too (full-scale, as in
     UNet 3+), or several columns per level (nested, as in UNet++)."""
@@ -100,6 +106,9 @@ class SearchConfig(DataChoices, Choices):
         yield "seed", self.seed, "0 or more", self.seed >= 0
         yield "cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1
         yield "workers-per-gpu", self.workers_per_gpu, "at least 1", self.workers_per_gpu >= 1
+        yield "max-hours", self.max_hours, "above 0", self.max_hours is None or self.max_hours > 0
+        window = self.deterministic
+        yield "deterministic", window, "at least 1 (the largest number of workers)", window is None or window >= 1
         yield "steps", self.steps, "at least 1", self.steps is None or self.steps >= 1
         yield "batch-size", self.batch_size, "at least 1", self.batch_size is None or self.batch_size >= 1
         factor = self.width_factor
@@ -141,6 +150,7 @@ class Settled:
     pruner: str
     max_cost: float
     budget: dict[str, Any]
+    deterministic: int | None = None
 
     @classmethod
     def of(cls, config: SearchConfig, task: Task, space: DesignSpace, budget: Budget) -> Settled:
@@ -153,6 +163,7 @@ class Settled:
             pruner=config.pruner,
             max_cost=config.max_cost,
             budget=asdict(budget),
+            deterministic=config.deterministic,
         )
 
     def freeze(self, path: Path) -> None:

@@ -1,44 +1,48 @@
 """The one writer: asks the sampler, hands jobs to the executor, records what comes back, tells Optuna.
 
-Our records of an evaluation are committed before Optuna is told, so that after any crash a trial that Optuna still
-calls running either has its result here (and is told now) or has none (and is run again under the same number).
+What belongs together is one transaction: a trial with its genome, our record and its job; a result with Optuna's state.
+So after any crash a trial is there as a whole or not at all, and finished or not; what is not is resumed from its last
+checkpoint, or run again, under the same number.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
 from unetx_evaluators.evaluation import Outcome
+from unetx_search import ledger
 from unetx_search.config import FIRST_PRESETS
-from unetx_search.executors.base import Job
-from unetx_search.samplers.guard import ORIGIN
-from unetx_space.architecture import Architecture
+from unetx_search.executors.base import Job, failed_evaluation
+from unetx_search.orphans import end_orphans
+from unetx_search.samplers.guard import ORIGIN, Guard
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
 from unetx_space.design_space import adapted
 from unetx_space.errors import UnetxError
 from unetx_space.presets import PRESETS
-from unetx_space.validity import faults
+from unetx_studies.store import DecisionRecord, JobRecord
 
 if TYPE_CHECKING:
-    from optuna import Study
-
-    from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation
+    from unetx_evaluators.evaluation import CurvePoint, Evaluation
+    from unetx_search.book import Book
     from unetx_search.executors.base import Executor
-    from unetx_space.backbone import Backbone
-    from unetx_space.design_space import DesignSpace
+    from unetx_search.ground import Ground
+    from unetx_search.reporter import Reporter
+    from unetx_space.architecture import Architecture
     from unetx_space.genome import Genome
-    from unetx_studies.store.records import Records
+    from unetx_studies.processes import ProcessIdentity
 
 N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
-STOP_WITHIN_S = 25.0
+STOP_WITHIN = timedelta(seconds=20)
+"""Then workers that did not answer are ended; a batch system kills everything after 30 s."""
 
 
 class SearchFailed(UnetxError):
@@ -46,97 +50,62 @@ class SearchFailed(UnetxError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """What all trials of a study share."""
+class Terms:
+    """How far a run goes, and what a proposal may know."""
 
-    backbone: Backbone
-    patch: tuple[int, ...]
-    space: DesignSpace
-    budget: Budget
-    seed: int
-    max_cost: float
-    """In multiples of the U-Net preset's multiply-adds."""
-
-    def architecture(self, genome: Genome) -> Architecture:
-        """The full-size architecture of a genome, spelt canonically."""
-        return Architecture(self.backbone, canonical(genome))
-
-    def unet_macs(self) -> int:
-        """What the cost limit is measured in."""
-        return cost(self.architecture(PRESETS["u-net"].genome(self.backbone.n_levels)), self.patch).macs
-
-    def admission(self) -> Callable[[Genome], bool]:
-        """A predicate: the design is valid on this patch and inside the cost limit."""
-        limit = self.max_cost * self.unet_macs()
-
-        def is_admissible(genome: Genome) -> bool:
-            architecture = self.architecture(genome)
-            return not faults(architecture, self.patch) and cost(architecture, self.patch).macs <= limit
-
-        return is_admissible
-
-
-class Reporter(Protocol):
-    """Whoever shows the search to a person."""
-
-    def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None:
-        """A worker took a trial."""
-
-    def trial_step(self, trial: int, step: int) -> None:
-        """It has trained so many steps."""
-
-    def trial_rung(self, trial: int, point: CurvePoint) -> None:
-        """It was scored on the way."""
-
-    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
-        """It ended, one way or another."""
-
-    def trial_interrupted(self, trial: int) -> None:
-        """It was left without a result and will be run again."""
+    n_trials: int
+    """The study's total."""
+    lag: int | None = None
+    """Proposal and pruning of trial n see exactly the trials 0..n-lag, so that any number of workers up to ``lag``
+    gives the same study. None: whatever has finished by then."""
+    ends_at: datetime | None = None
+    """When to stop in order, whatever is missing."""
+    checkpoints: Path | None = None
+    """Folder for the state of running evaluations."""
 
 
 @dataclass(slots=True)
-class _Running:
-    """A trial that an executor holds."""
+class _Trial:
+    """An unfinished trial."""
 
     trial: Trial
-    origin: str
-    reported: set[int]
+    job: JobRecord
+    origin: str = ""
+    reported: set[int] = field(default_factory=set)
+    """Steps of which Optuna has the score."""
 
 
 class Coordinator:
-    """Runs a study to its total of ``n_trials``; implements the executor's Handler."""
+    """Runs a study to its total; implements the executor's Handler."""
 
     def __init__(
         self,
         *,
-        study: Study,
-        records: Records,
+        book: Book,
         executor: Executor,
         ground: Ground,
         reporter: Reporter,
-        n_trials: int,
+        terms: Terms,
         on_best: Callable[[int], None],
         on_dispatch: Callable[[Trial, Architecture], None] = lambda trial, architecture: None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._study = study
-        self._records = records
+        self._book = book
         self._executor = executor
         self._ground = ground
         self._reporter = reporter
-        self._n_trials = n_trials
+        self._terms = terms
         self._on_best = on_best
         self._on_dispatch = on_dispatch
-        self._clock = clock
-        self._running: dict[int, _Running] = {}
-        self._to_rerun: deque[tuple[Trial, set[int]]] = deque()
-        self._n_created = 0
+        self._running: dict[int, _Trial] = {}
+        self._to_rerun: deque[_Trial] = deque()
+        self._n_asked = 0
         self._n_finished_now = 0
         self._n_useless_now = 0
         self._stopping = False
-        self._uses = Counter(record.key for record in records.evaluations())
-        best = records.best()
+        self.ran_out_of_time = False
+        """The run ended because its time was up."""
+        self._uses = Counter(record.key for record in book.records.evaluations())
+        best = book.records.best()
         self._best_score = best.score if best is not None and best.score is not None else float("-inf")
 
     def is_new(self, genome: Genome) -> bool:
@@ -153,87 +122,164 @@ class Coordinator:
         return self._stopping
 
     def run(self) -> None:
-        """Returns when the study has its total, or after ``stop``. Raises SearchFailed when going on is pointless."""
+        """Returns when the study has its total, its time is up, or after ``stop``.
+
+        Raises SearchFailed when going on is pointless, StorageFull when nothing more can be written, LeaseLost when
+        another run has the study by now.
+        """
         self._recover()
         self._enqueue_presets()
-        while not self._stopping:
+        while not self._stopping and not self._is_time_up():
             self._fill()
-            if not self._running:
+            if not self._running and not self._is_work_left():
                 return
             self._executor.poll(self, timeout_s=0.5)
+            self._book.give_sign_of_life()
             if self._n_useless_now == self._n_finished_now >= N_HOPELESS:
                 self._leave_running()
                 raise SearchFailed(self._why_hopeless())
         self._leave_running()
 
+    def _is_time_up(self) -> bool:
+        ends_at = self._terms.ends_at
+        self.ran_out_of_time = ends_at is not None and self._book.clock() >= ends_at
+        return self.ran_out_of_time
+
+    # What an earlier life of this study left.
+
     def _recover(self) -> None:
-        """Finish what an earlier life of this study left running."""
-        for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.state != TrialState.WAITING:
-                self._n_created += 1
-            if frozen.state != TrialState.RUNNING:
-                continue
-            trial = Trial(self._study, frozen._trial_id)
-            record = self._records.evaluation(frozen.number)
-            if record is not None and record.outcome is not None:
-                self._tell(trial, record.outcome, record.score)
-            else:
-                self._to_rerun.append((trial, set(frozen.intermediate_values)))
+        """Finish what can be finished, and queue what has to be run again."""
+        book = self._book
+        trials = book.study.get_trials(deepcopy=False)
+        records = {record.trial_number: record for record in book.records.evaluations()}
+        jobs = {job.trial: job for job in book.ledger.jobs()}
+        end_orphans(jobs.values())
+        plan = ledger.recovery(trials, records)
+        self._n_asked = plan.n_asked
+        for number in plan.to_tell:
+            outcome, trial = records[number].outcome, self._trial(number)
+            assert outcome is not None
+            with book.writing():
+                book.report(trial, book.records.curve(number), set(trials[number].intermediate_values))
+                book.tell(trial, outcome, records[number].score)
+                book.ledger.write(ledger.finished(jobs.get(number, JobRecord(number))))
+        for number in plan.to_close:
+            reason = f"finished in Optuna's tables as {trials[number].state.name} by somebody else, without a result"
+            with book.writing():
+                book.records.finish(
+                    number, failed_evaluation(Outcome.CRASHED, reason), worker=-1, ended_at=book.clock()
+                )
+                book.ledger.write(ledger.finished(jobs.get(number, JobRecord(number))))
+        for number in plan.to_run:
+            job = ledger.left(jobs.get(number, JobRecord(number)))
+            reported = set(trials[number].intermediate_values)
+            self._to_rerun.append(_Trial(self._trial(number), job, reported=reported))
+
+    def _trial(self, number: int) -> Trial:
+        study = self._book.study
+        return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
     def _enqueue_presets(self) -> None:
         """Queue the presets that the study does not have yet, as far as its total allows.
 
         In a narrowed space a preset is tried with the nearest choices there are, and called adapted.
         """
-        known = {trial.user_attrs.get(ORIGIN) for trial in self._study.get_trials(deepcopy=False)}
-        space = self._ground.space
+        study, space = self._book.study, self._ground.space
+        known = {trial.user_attrs.get(ORIGIN) for trial in study.get_trials(deepcopy=False)}
         queued = []
-        for name in FIRST_PRESETS[: self._n_trials]:
+        for name in FIRST_PRESETS[: self._terms.n_trials]:
             genome = canonical(PRESETS[name].genome(self._ground.backbone.n_levels))
             params = adapted(space, genome)
             is_exact = canonical(space.from_params(params)) == canonical(genome)
             origin = f"preset {name}" if is_exact else f"preset {name}, adapted"
             if origin not in known and params not in queued:
-                self._study.enqueue_trial(params, user_attrs={ORIGIN: origin})
+                study.enqueue_trial(params, user_attrs={ORIGIN: origin})
             queued.append(params)
+
+    # From a free slot to a job.
+
+    def _is_work_left(self) -> bool:
+        return bool(self._to_rerun) or self._n_asked < self._terms.n_trials
 
     def _fill(self) -> None:
         """Give every free slot a trial."""
         while self._executor.n_free() > 0 and not self._stopping:
             if self._to_rerun:
-                self._dispatch(*self._to_rerun.popleft())
-            elif self._n_created < self._n_trials:
-                self._n_created += 1
-                self._dispatch(self._study.ask(), set())
+                self._dispatch(self._to_rerun.popleft())
+            elif self._n_asked < self._terms.n_trials and self._is_enough_known():
+                self._dispatch(None)
             else:
                 return
 
-    def _dispatch(self, trial: Trial, reported: set[int]) -> None:
-        architecture = self._ground.architecture(self._ground.space.suggest(trial))
-        design = key(architecture)
-        origin = trial.user_attrs.get(ORIGIN, "sampler")
-        earlier = self._records.evaluation(trial.number)
-        seed = earlier.seed if earlier is not None else self._ground.seed + self._uses[design]
-        if earlier is None:
-            self._uses[design] += 1
+    def _is_enough_known(self) -> bool:
+        """Every trial that the next proposal has to see has finished."""
+        horizon = self._horizon(self._n_asked)
+        return horizon is None or all(number > horizon for number in self._running)
+
+    def _horizon(self, number: int) -> int | None:
+        """The last trial that this one may see."""
+        return None if self._terms.lag is None else number - self._terms.lag
+
+    def _dispatch(self, left: _Trial | None) -> None:
+        """Hand a trial out: one that was left, or a new one, which is asked, recorded and logged in one transaction."""
+        book, ground = self._book, self._ground
+        with book.writing():
+            held = left or self._ask()
+            trial = held.trial
+            with book.storage.seeing(self._horizon(trial.number)):
+                architecture = ground.architecture(ground.space.suggest(trial))
+            held.origin = trial.user_attrs.get(ORIGIN, "sampler")
+            earlier = book.records.evaluation(trial.number) if left else None
+            seed = self._record(held, architecture) if earlier is None else earlier.seed
+            book.ledger.write(held.job)
+        self._running[trial.number] = held
+        folder = self._terms.checkpoints
+        checkpoint = folder / f"trial-{trial.number}" if folder is not None else None
+        self._executor.submit(Job(trial.number, architecture, ground.budget, seed, checkpoint))
+        with book.writing():
+            self._on_dispatch(trial, architecture)
+
+    def _ask(self) -> _Trial:
+        trial = self._book.study.ask()
+        self._n_asked += 1
+        return _Trial(trial, JobRecord(trial.number))
+
+    def _record(self, held: _Trial, architecture: Architecture) -> int:
+        """Begin the trial's record; the seed it is evaluated with."""
+        book, number, design = self._book, held.trial.number, key(architecture)
+        seed = self._ground.seed + self._uses[design]
+        self._uses[design] += 1
         full = cost(architecture, self._ground.patch)
-        self._records.add_architecture(design, architecture, full.n_parameters, full.macs)
-        self._records.start(
-            trial.number, design, seed=seed, origin=origin, budget=self._ground.budget, started_at=self._clock()
-        )
-        self._on_dispatch(trial, architecture)
-        self._running[trial.number] = _Running(trial, origin, reported)
-        self._executor.submit(Job(trial.number, architecture, self._ground.budget, seed))
+        now = book.clock()
+        book.records.add_architecture(design, architecture, full.n_parameters, full.macs)
+        book.records.start(number, design, seed=seed, origin=held.origin, budget=self._ground.budget, started_at=now)
+        book.ledger.decide(DecisionRecord(number, held.origin, self._reason(number, held.origin), now))
+        return seed
+
+    def _reason(self, number: int, origin: str) -> str:
+        """For the decision log."""
+        sampler = self._book.study.sampler
+        why = sampler.why(number) if isinstance(sampler, Guard) else ""
+        if not why:
+            return f"{origin}: given, not proposed"
+        horizon = self._horizon(number)
+        saw = f"{self._n_finished()} finished trials" if horizon is None else f"exactly trials 0..{horizon}"
+        return f"{why}; it saw {saw if horizon is None or horizon >= 0 else 'no trial'}"
+
+    def _n_finished(self) -> int:
+        return self._n_asked - len(self._running) - len(self._to_rerun) - 1
+
+    # The end.
 
     def _leave_running(self) -> None:
         """Ask the running evaluations to stop and wait for their answers, but not for long."""
         self._executor.interrupt()
-        deadline = self._clock().timestamp() + STOP_WITHIN_S
-        while self._running and self._clock().timestamp() < deadline:
+        deadline = self._book.clock() + STOP_WITHIN
+        while self._running and self._book.clock() < deadline:
             self._executor.poll(self, timeout_s=0.2)
 
     def _why_hopeless(self) -> str:
-        last = self._records.evaluations(finished_only=True)[-1]
+        last = self._book.records.evaluations(finished_only=True)[-1]
         return (
             f"the first {self._n_finished_now} evaluations of this run all failed, so going on would only burn time; "
             f"the last one ended as {last.outcome}: {last.reason}"
@@ -241,25 +287,40 @@ class Coordinator:
 
     # The executor's events.
 
-    def on_started(self, trial: int, worker: int, device: str) -> None:
-        self._reporter.trial_started(trial, worker, device, self._running[trial].origin)
+    def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
+        held = self._running[trial]
+        held.job = ledger.taken(held.job, worker, device, process, self._book.clock())
+        with self._book.writing():
+            self._book.ledger.write(held.job)
+        self._reporter.trial_started(trial, worker, device, held.origin)
 
     def on_step(self, trial: int, step: int) -> None:
         self._reporter.trial_step(trial, step)
 
     def on_rung(self, trial: int, point: CurvePoint) -> bool:
-        running = self._running[trial]
-        self._report(running, point)
+        held = self._running[trial]
+        if point.step not in held.reported:  # else a trial that is run again has come here before: the answer stands
+            with self._book.writing():
+                self._book.report(held.trial, [point], held.reported)
+                if self._is_behind(held):
+                    held.job = ledger.told_to_stop(held.job, point.step)
+                    self._book.ledger.write(held.job)
         self._reporter.trial_rung(trial, point)
-        is_reference = running.origin.startswith("preset")  # the others are compared with these
-        return not is_reference and running.trial.should_prune()
+        return held.job.pruned_at == point.step
+
+    def _is_behind(self, held: _Trial) -> bool:
+        """The pruner's word. It is asked about presets, too, because the others are compared with them."""
+        with self._book.storage.seeing(self._horizon(held.trial.number)):
+            is_behind = held.trial.should_prune()
+        return is_behind and not held.origin.startswith("preset")
 
     def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        running = self._running.pop(trial)
-        self._records.finish(trial, evaluation, worker=worker, ended_at=self._clock())
-        for point in evaluation.curve:
-            self._report(running, point)
-        self._tell(running.trial, evaluation.outcome, evaluation.score)
+        held = self._running.pop(trial)
+        with self._book.writing():
+            self._book.finish(held.trial, evaluation, worker=worker, reported=held.reported)
+            self._book.ledger.write(ledger.finished(held.job))
+        if self._terms.checkpoints is not None:
+            (self._terms.checkpoints / f"trial-{trial}").unlink(missing_ok=True)
         self._n_finished_now += 1
         self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
         is_best = self._is_best(evaluation)
@@ -267,14 +328,23 @@ class Coordinator:
             self._on_best(trial)
         self._reporter.trial_finished(trial, evaluation, is_best)
 
-    def on_interrupted(self, trial: int) -> None:
-        self._running.pop(trial)
-        self._reporter.trial_interrupted(trial)
+    def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
+        held = self._running[trial]
+        held.job = ledger.lost(held.job, evaluation.reason)
+        if ledger.is_deadly(held.job):
+            reason = f"{held.job.n_deaths} workers died of it; the last: {evaluation.reason}"
+            self.on_finished(trial, worker, replace(evaluation, reason=reason))
+            return
+        with self._book.writing():
+            self._book.ledger.write(held.job)
+        self._to_rerun.append(self._running.pop(trial))
+        self._reporter.trial_lost(trial, evaluation.reason)
 
-    def _report(self, running: _Running, point: CurvePoint) -> None:
-        if point.step not in running.reported:  # a trial that is run again has reported before
-            running.reported.add(point.step)
-            running.trial.report(point.score, point.step)
+    def on_interrupted(self, trial: int) -> None:
+        held = self._running.pop(trial)
+        with self._book.writing():
+            self._book.ledger.write(ledger.left(held.job))
+        self._reporter.trial_interrupted(trial)
 
     def _is_best(self, evaluation: Evaluation) -> bool:
         if evaluation.outcome is not Outcome.COMPLETE or evaluation.score is None:
@@ -283,14 +353,3 @@ class Coordinator:
             return False
         self._best_score = evaluation.score
         return True
-
-    def _tell(self, trial: Trial, outcome: Outcome, score: float | None) -> None:
-        """Optuna's view of an outcome."""
-        if outcome is Outcome.COMPLETE:
-            self._study.tell(trial, score)
-        elif outcome.failed:
-            self._study.tell(trial, state=TrialState.FAIL)
-        else:
-            if outcome.violates:
-                trial.set_constraint("trainable", 1.0)
-            self._study.tell(trial, state=TrialState.PRUNED)

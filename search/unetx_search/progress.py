@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -15,10 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
-from unetx_search.coordinator import Reporter
+from unetx_search.reporter import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+SEATS = "seats.json"
+"""In a study's folder: what the workers of the run in progress are doing."""
 
 
 class Display(Reporter, Protocol):
@@ -69,12 +74,43 @@ class Standing:
         return max(0.0, self.n_trials - self.n_done - under_way) * pace / max(1, self.n_slots)
 
 
+class SeatsFile:
+    """What the workers are doing, as JSON for ``unetx-search status``; written anew at most once a second.
+
+    Steps come too often for the database, and are worth nothing once the run has ended.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._next_s = clock()
+
+    def write(self, seats: Mapping[int, Seat]) -> None:
+        """The seats as they are now; nothing happens when they were written just before."""
+        if self._clock() < self._next_s:
+            return
+        self._next_s = self._clock() + 1.0
+        aside = self._path.with_name(f"{self._path.name}.new")
+        aside.write_text(json.dumps({worker: asdict(seat) for worker, seat in seats.items()}), encoding="utf-8")
+        aside.replace(self._path)
+
+    @staticmethod
+    def read(path: Path) -> dict[int, Seat]:
+        """What was written last; nothing where nothing was."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return {int(worker): Seat(**seat) for worker, seat in found.items()}
+
+
 class LineReporter:
     """One line on stderr per finished trial: for logs, pipes and batch systems."""
 
-    def __init__(self, standing: Standing, console: Console) -> None:
+    def __init__(self, standing: Standing, console: Console, seats_file: SeatsFile | None = None) -> None:
         self.standing = standing
         self._console = console
+        self._seats_file = seats_file
         self._seat_of: dict[int, int] = {}
 
     def __enter__(self) -> Self:
@@ -92,6 +128,8 @@ class LineReporter:
     def trial_step(self, trial: int, step: int) -> None:
         if (seat := self._seat(trial)) is not None:
             seat.step = step
+        if self._seats_file is not None:
+            self._seats_file.write(self.standing.seats)
 
     def trial_rung(self, trial: int, point: CurvePoint) -> None:
         if (seat := self._seat(trial)) is not None:
@@ -108,6 +146,10 @@ class LineReporter:
         line = trial_line(trial, seat.origin if seat else "", evaluation, is_best, standing)
         self._console.print(line, soft_wrap=True)
 
+    def trial_lost(self, trial: int, reason: str) -> None:
+        self._leave(trial)
+        self._console.print(f"trial {trial:>4}  {reason}; another worker will have it", soft_wrap=True)
+
     def trial_interrupted(self, trial: int) -> None:
         self._leave(trial)
         self._console.print(f"trial {trial:>4}  interrupted; it will be run again under the same number")
@@ -122,8 +164,15 @@ class LineReporter:
 class LiveReporter(LineReporter):
     """The same lines above a panel, drawn anew twice a second: progress, best so far, time left, every worker."""
 
-    def __init__(self, standing: Standing, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(standing, console)
+    def __init__(
+        self,
+        standing: Standing,
+        console: Console,
+        seats_file: SeatsFile | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(standing, console, seats_file)
         self._clock = clock
         self._begin = clock()
         self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=2, transient=True)
@@ -196,6 +245,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def display(standing: Standing, console: Console) -> LineReporter:
+def display(standing: Standing, console: Console, seats_file: SeatsFile | None = None) -> LineReporter:
     """The live panel on a terminal, plain lines elsewhere."""
-    return LiveReporter(standing, console) if console.is_terminal else LineReporter(standing, console)
+    reporter = LiveReporter if console.is_terminal else LineReporter
+    return reporter(standing, console, seats_file)

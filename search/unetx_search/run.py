@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -19,17 +20,20 @@ from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.cache import using
 from unetx_search.best import save_best, whereabouts
+from unetx_search.book import Book, lease, new_run, open_book, showing_life
 from unetx_search.config import SearchConfig, Settled, check_stated
-from unetx_search.coordinator import Coordinator, Ground
+from unetx_search.coordinator import Coordinator, Terms
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import GpuProbe, Slot, make_slots, nvidia_smi_probe
+from unetx_search.ground import Ground
 from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
-from unetx_search.progress import Standing, display
-from unetx_search.samplers.guard import Guard
+from unetx_search.progress import SEATS, SeatsFile, Standing, display
+from unetx_search.pruners import PRUNERS, with_rungs_for
+from unetx_search.samplers.guard import Guard, SamplerOf
 from unetx_space.design_space import DesignSpace
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import attach_drawing
-from unetx_studies.store import Records, open_store, optuna_storage, study_url
+from unetx_studies.store import Records, RunRecord, Store, full_disk_explained, open_store, study_url
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +42,9 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks import Source, Task
     from unetx_search.executors.base import Executor
     from unetx_studies.store import EvaluationRecord
+
+CLOSE_WITHIN_S = 3.0
+"""For workers to leave by themselves, before they are killed."""
 
 
 SETTINGS = "config.json"
@@ -58,6 +65,8 @@ class Summary:
     """There was nothing left to do."""
     was_stopped: bool
     """The user asked for an end before the total was reached."""
+    ran_out_of_time: bool = False
+    """The time that the user gave was up before the total was reached."""
 
     @property
     def best(self) -> EvaluationRecord | None:
@@ -90,10 +99,28 @@ def search(
     SearchFailed when the work is hopeless.
     """
     slots = make_slots(config.gpus, workers_per_gpu=config.workers_per_gpu, cpu_workers=config.cpu_workers, probe=probe)
+    slots = slots[: config.deterministic]
     if evaluator is None:
         _check_torch(slots)
-    with no_empty_folders(config.folder, config.cache_folder):
-        check_stated(config, config.folder / SETTINGS)
+    check_stated(config, config.folder / SETTINGS)
+    run = new_run(config.study_name, n_trials=config.trials, n_slots=len(slots))
+    with (
+        no_empty_folders(config.cache_folder),
+        full_disk_explained(config.folder),
+        _claimed(config.folder, run, console) as claim,
+    ):
+        return _search(config, claim, slots, console, evaluator, source)
+
+
+def _search(
+    config: SearchConfig,
+    claim: Claim,
+    slots: Sequence[Slot],
+    console: Console,
+    evaluator: Evaluator | None,
+    source: Source | None,
+) -> Summary:
+    with _settling(claim):
         options = config.task_options(slots[0].device)
         task = prepared_task(config.folder, source or _source(config, console), config.cache_folder, options, console)
         space = config.design_space(len(task.strides))
@@ -101,23 +128,25 @@ def search(
         settled = Settled.of(config, task, space, budget)
         keep_beside(config.folder, task)
         settled.freeze(config.folder / SETTINGS)
-    with using(task), open_store(study_url(config.folder), create=True) as store:
-        study = _open_study(config)
-        records = Records(store, config.study_name)
-        n_missing = config.trials - len(records.evaluations(finished_only=True))
-        was_stopped = False
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with using(task), open_book(claim.store, claim.run, pruner=PRUNERS[config.pruner](budget)) as book:
+        n_missing = config.trials - len(book.records.evaluations(finished_only=True))
+        was_stopped = ran_out_of_time = False
         if n_missing > 0:
             chosen = evaluator or ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)
             with LocalExecutor(chosen, task, slots, log_folder=config.folder / "logs") as executor:
-                was_stopped = _run(config, study, records, task, space, budget, executor, console)
-        save_best(records, study, task, config.folder)
+                coordinator = _run(config, book, task, space, budget, executor, console)
+                was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
+                executor.close(timeout_s=CLOSE_WITHIN_S)
+        save_best(book.records, book.study, task, config.folder)
         return Summary(
             study=config.study_name,
             folder=config.folder,
             n_trials=config.trials,
-            evaluations=records.evaluations(finished_only=True),
+            evaluations=book.records.evaluations(finished_only=True),
             was_complete=n_missing <= 0,
             was_stopped=was_stopped,
+            ran_out_of_time=ran_out_of_time,
         )
 
 
@@ -137,11 +166,49 @@ def settle_budget(config: SearchConfig, task: Task) -> Budget:
         rungs = {max(1, round(rung * config.steps / budget.steps)) for rung in budget.rungs}
         budget = replace(budget, steps=config.steps, rungs=tuple(sorted(rungs)))
     return replace(
-        budget,
+        with_rungs_for(config.pruner, budget),
         batch_size=config.batch_size or budget.batch_size,
         width_factor=config.width_factor or budget.width_factor,
         selection_cases=config.selection_cases or budget.selection_cases,
     )
+
+
+@dataclass(slots=True)
+class Claim:
+    """A study whose lease this process holds."""
+
+    store: Store
+    run: RunRecord
+    is_settled: bool = False
+    """The study is there to stay, whatever happens from now on."""
+
+
+@contextmanager
+def _claimed(folder: Path, run: RunRecord, console: Console) -> Iterator[Claim]:
+    """Hold the study; remove the folders that this made, when it ends in an error before the study was settled."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    claim = None
+    try:
+        with open_store(study_url(folder), create=True) as store, lease(store, run) as died:
+            claim = Claim(store, run)
+            if died is not None:
+                console.print(f"continuing after {died.process}, which died: its last sign of life {died.seen_at:%c}")
+            yield claim
+    except BaseException:
+        if made and claim is not None and not claim.is_settled:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # somebody else has put something there meanwhile
+                for parent in made[1:]:
+                    parent.rmdir()
+        raise
+
+
+@contextmanager
+def _settling(claim: Claim) -> Iterator[None]:
+    """What is done inside may take long, and may refuse the request; afterwards the study stays."""
+    with showing_life(claim.store.url, claim.run):
+        yield
+    claim.is_settled = True
 
 
 def _source(config: SearchConfig, console: Console) -> Source:
@@ -150,44 +217,37 @@ def _source(config: SearchConfig, console: Console) -> Source:
     return config.source()
 
 
-def _open_study(config: SearchConfig) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        storage=optuna_storage(study_url(config.folder)),
-        study_name=config.study_name,
-        direction="maximize",
-        pruner=PRUNERS[config.pruner](),
-        load_if_exists=True,
-    )
-
-
 def _run(
     config: SearchConfig,
-    study: optuna.Study,
-    records: Records,
+    book: Book,
     task: Task,
     space: DesignSpace,
     budget: Budget,
     executor: Executor,
     console: Console,
-) -> bool:
-    """Bring the study to its total; True when the user asked for an earlier end."""
+) -> Coordinator:
+    """Bring the study to its total, as far as user and time allow."""
     ground = Ground(task.backbone(), task.patch, space, budget, config.seed, config.max_cost)
-    screen = display(_standing(config, budget, records, executor.n_slots), console)
+    seats_file = SeatsFile(config.folder / SEATS)
+    screen = display(_standing(config, budget, book.records, executor.n_slots), console, seats_file)
     coordinator = Coordinator(
-        study=study,
-        records=records,
+        book=book,
         executor=executor,
         ground=ground,
         reporter=screen,
-        n_trials=config.trials,
-        on_best=lambda trial: save_best(records, study, task, config.folder),
+        terms=Terms(
+            config.trials,
+            lag=config.deterministic,
+            ends_at=book.run.started_at + timedelta(hours=config.max_hours) if config.max_hours is not None else None,
+            checkpoints=config.folder / "checkpoints",
+        ),
+        on_best=lambda trial: save_best(book.records, book.study, task, config.folder),
         on_dispatch=lambda trial, architecture: attach_drawing(
-            trial, replace(architecture, provenance=whereabouts(study, trial.number, task)), config.folder
+            trial, replace(architecture, provenance=whereabouts(book.study, trial.number, task)), config.folder
         ),
     )
-    study.sampler = Guard(
-        SAMPLERS[config.sampler](_sampler_seed(config.seed, len(study.get_trials(deepcopy=False)))),
+    book.study.sampler = Guard(
+        SAMPLERS[config.sampler],
         ground.space,
         is_admissible=ground.admission(),
         is_new=coordinator.is_new,
@@ -195,24 +255,13 @@ def _run(
     )
     with screen, _orderly_stop(coordinator, executor, console):
         coordinator.run()
-    return coordinator.was_stopped
+    return coordinator
 
 
-SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+SAMPLERS: Mapping[str, SamplerOf] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
-
-PRUNERS: Mapping[str, Callable[[], optuna.pruners.BasePruner]] = {
-    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5),
-    "none": optuna.pruners.NopPruner,
-}
-
-
-def _sampler_seed(seed: int, n_trials: int) -> int:
-    """Another seed after every restart, or a continued study would draw its first numbers again."""
-    digest = hashlib.blake2b(f"{seed}:{n_trials}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big")
 
 
 def _standing(config: SearchConfig, budget: Budget, records: Records, n_slots: int) -> Standing:

@@ -31,6 +31,8 @@ def summary_text(summary: Summary) -> str:
     """The end of a search on one screen: ranking, the reference designs, honest words, where to go from here."""
     if summary.was_stopped:
         head = f"stopped: {len(summary.evaluations)} of {summary.n_trials} trials are done"
+    elif summary.ran_out_of_time:
+        head = f"the time is up: {len(summary.evaluations)} of {summary.n_trials} trials are done"
     elif summary.was_complete:
         head = f"the study is complete: {len(summary.evaluations)} of {summary.n_trials} trials were done before"
     else:
@@ -94,7 +96,7 @@ def _where_to_go(summary: Summary) -> list[str]:
             f"  export     unetx-search export {folder / 'best.json'} best.onnx",
         ]
     lines.append(f"  dashboard  unetx-search dashboard {folder}")
-    if summary.was_stopped:
+    if summary.was_stopped or summary.ran_out_of_time:
         lines.append("  continue   run the same command again; interrupted trials are run under the same numbers")
     return lines
 
@@ -110,6 +112,7 @@ def summary_json(summary: Summary) -> str:
             "n_finished": len(summary.evaluations),
             "was_complete": summary.was_complete,
             "was_stopped": summary.was_stopped,
+            "ran_out_of_time": summary.ran_out_of_time,
             "best_trial": best.trial_number if best else None,
             "best_dice": best.score if best else None,
             "evaluations": [

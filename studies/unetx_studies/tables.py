@@ -1,7 +1,8 @@
 """Our tables, beside Optuna's in the same database and joined to them by study name and trial number.
 
-What was asked, who ran it and when, and what came out stand in one row of ``unetx_evaluations``. Optuna's own tables
-are never touched from here.
+What was asked, who ran it and when, and what came out stand in one row of ``unetx_evaluations``. Who coordinates a
+study stands in ``unetx_leases``, how far each trial has come in ``unetx_jobs``, and why it was proposed in
+``unetx_decisions``. Optuna's own tables are never touched from here.
 """
 
 from __future__ import annotations
@@ -27,8 +28,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from unetx_evaluators.evaluation import Outcome
 
-SCHEMA_VERSION = 1
-"""Raised by one with every change of these tables, together with a migration."""
+SCHEMA_VERSION = 2
+"""Raised by one with every change of these tables, together with a step in ``store/migrations``."""
+
+
+class Stage(StrEnum):
+    """Where a trial is in its life."""
+
+    ASKED = "asked"  # proposed and recorded; no worker has it
+    RUNNING = "running"  # a worker has it
+    FINISHED = "finished"  # its result is recorded and Optuna was told
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -154,3 +163,70 @@ class CurveRow(Base):
     score: Mapped[float | None]
     loss: Mapped[float | None]
     seconds: Mapped[float]
+
+
+class RunRow(Base):
+    """One run of the command on a study: who coordinated it, and how it ended."""
+
+    __tablename__ = "unetx_runs"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    study: Mapped[str] = mapped_column(String(512), index=True)
+    n_trials: Mapped[int]
+    """The total it was to reach."""
+    n_slots: Mapped[int]
+    host: Mapped[str] = mapped_column(String(256))
+    boot: Mapped[str] = mapped_column(String(64))
+    namespace: Mapped[str] = mapped_column(String(64))
+    pid: Mapped[int]
+    began: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    """Its last sign of life."""
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ending: Mapped[str | None] = mapped_column(Text)
+
+
+class LeaseRow(Base):
+    """Who coordinates a study now: at most one run. A run that ends in order takes its lease away."""
+
+    __tablename__ = "unetx_leases"
+
+    study: Mapped[str] = mapped_column(String(512), primary_key=True)
+    run: Mapped[str] = mapped_column(ForeignKey(RunRow.id))
+
+
+class JobRow(Base):
+    """How far a trial has come, and who has it now."""
+
+    __tablename__ = "unetx_jobs"
+
+    study: Mapped[str] = mapped_column(String(512), primary_key=True)
+    trial_number: Mapped[int] = mapped_column(primary_key=True)
+    stage: Mapped[Stage] = mapped_column(Enum(Stage, native_enum=False, length=16, values_callable=_values))
+    n_starts: Mapped[int]
+    n_deaths: Mapped[int]
+    """Workers that died while they had it."""
+    last_death: Mapped[str] = mapped_column(Text)
+    pruned_at: Mapped[int | None]
+    """The step at which it was told to stop."""
+    worker: Mapped[int | None]
+    device: Mapped[str | None] = mapped_column(Text)
+    host: Mapped[str | None] = mapped_column(String(256))
+    boot: Mapped[str | None] = mapped_column(String(64))
+    namespace: Mapped[str | None] = mapped_column(String(64))
+    pid: Mapped[int | None]
+    began: Mapped[int | None] = mapped_column(BigInteger)
+    taken_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class DecisionRow(Base):
+    """Why a trial's genome was proposed."""
+
+    __tablename__ = "unetx_decisions"
+
+    study: Mapped[str] = mapped_column(String(512), primary_key=True)
+    trial_number: Mapped[int] = mapped_column(primary_key=True)
+    origin: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text)
+    decided_at: Mapped[datetime] = mapped_column(UtcDateTime)

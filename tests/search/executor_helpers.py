@@ -14,6 +14,7 @@ from unetx_search.executors.slots import Slot, make_slots
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.genome import DecoderNode, Genome, decoder, encoder, plain_coarser
+from unetx_studies.processes import ProcessIdentity
 
 DEADLINE_S = 60.0
 """Far beyond what any of these tests needs; only a deadlock reaches it."""
@@ -84,11 +85,13 @@ class Recorder:
     steps: dict[int, list[int]] = field(default_factory=dict)
     rungs: dict[int, list[int]] = field(default_factory=dict)
     finished: dict[int, Evaluation] = field(default_factory=dict)
+    lost: dict[int, Evaluation] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)
     interrupted: list[int] = field(default_factory=list)
     n_finished_calls: int = 0
+    n_lost_calls: int = 0
 
-    def on_started(self, trial: int, worker: int, device: str) -> None:
+    def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
         self.started[trial] = (worker, device)
 
     def on_step(self, trial: int, step: int) -> None:
@@ -103,12 +106,16 @@ class Recorder:
         self.workers[trial] = worker
         self.n_finished_calls += 1
 
+    def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
+        self.lost[trial] = evaluation
+        self.n_lost_calls += 1
+
     def on_interrupted(self, trial: int) -> None:
         self.interrupted.append(trial)
 
     @property
     def n_ended(self) -> int:
-        return self.n_finished_calls + len(self.interrupted)
+        return self.n_finished_calls + self.n_lost_calls + len(self.interrupted)
 
 
 def poll_until(executor: Executor, recorder: Recorder, done: Callable[[], bool]) -> None:

@@ -114,6 +114,9 @@ def test_more_gpus_than_there_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         (["show", "u-nett"], "did you mean 'u-net'"),
         (["show", "absent.json"], "absent.json"),
         (["dashboard", "absent"], "absent"),
+        (["status", "absent"], "absent"),
+        (["--max-hours", "0"], "above 0"),
+        (["--deterministic", "0"], "at least 1"),
     ],
 )
 def test_an_unknown_value_is_answered_with_the_way_out(run: Run, words: list[str], fact: str) -> None:
@@ -151,6 +154,13 @@ def test_a_search_on_pictures_ends_with_a_ranking_and_files(run: Run, pictures: 
     assert "the study is complete" in out
     code, out, _ = run(*words, "--json")
     assert json.loads(out)["n_finished"] == 3
+    code, out, _ = run("status", "runs/squares")
+    assert code == 0
+    assert out.startswith("squares: complete")
+    code, out, _ = run("status", "runs/squares", "--json")
+    assert json.loads(out)["n_finished"] == 3
+    code, out, _ = run("status", "runs/squares", "--decisions")
+    assert len(out.splitlines()) == 3
     code, out, _ = run("show", "runs/squares/best.json", "--svg", "best.svg")
     assert code == 0
     assert "parameters" in out

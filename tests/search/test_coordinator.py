@@ -1,105 +1,25 @@
-"""The coordinator with a fake evaluator in this process and a real database: exact totals, records before tells."""
+"""The coordinator with a fake evaluator in this process and a real database: exact totals, what reaches Optuna."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from pathlib import Path
 
-import optuna
 import pytest
+from coordinator_helpers import BACKBONE, GROUND, Bench
 from executor_helpers import TASK
 from optuna.trial import TrialState
 
-from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Outcome
+from unetx_evaluators.evaluation import CurvePoint, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_search.coordinator import Coordinator, Ground, SearchFailed
-from unetx_search.executors.inline import InlineExecutor
-from unetx_search.samplers.guard import ORIGIN, Guard
+from unetx_search.coordinator import SearchFailed
+from unetx_search.samplers.guard import ORIGIN
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
-from unetx_space.design_space import DesignSpace, design_space, narrowed
+from unetx_space.design_space import design_space, narrowed
 from unetx_space.presets import PRESETS
-from unetx_studies.store import Records, Store, open_store, optuna_storage, study_url
-
-BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(2, 4, 6), selection_cases=3)
-BACKBONE = TASK.backbone()
-GROUND = Ground(BACKBONE, TASK.patch, DesignSpace(BACKBONE.n_levels), BUDGET, seed=0, max_cost=4.0)
-
-
-@dataclass
-class Notes:
-    """A reporter that writes down."""
-
-    finished: list[int] = field(default_factory=list)
-    interrupted: list[int] = field(default_factory=list)
-    bests: list[int] = field(default_factory=list)
-    rungs: list[int] = field(default_factory=list)
-
-    def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None: ...
-    def trial_step(self, trial: int, step: int) -> None: ...
-    def trial_rung(self, trial: int, point: CurvePoint) -> None:
-        self.rungs.append(point.step)
-
-    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
-        self.finished.append(trial)
-
-    def trial_interrupted(self, trial: int) -> None:
-        self.interrupted.append(trial)
-
-
-def ticking() -> Iterator[datetime]:
-    """A clock that goes on a second at every look."""
-    return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=s) for s in itertools.count())
-
-
-class Bench:
-    """A study in a folder, which may be opened again as after a crash."""
-
-    def __init__(self, folder: Path) -> None:
-        self.url = study_url(folder)
-        self.ground = GROUND
-        self.notes = Notes()
-
-    def open(self, evaluator: FakeEvaluator, n_trials: int) -> tuple[Coordinator, Store]:
-        store = open_store(self.url, create=True)
-        self.records = Records(store, "s")
-        self.study = optuna.create_study(
-            storage=optuna_storage(self.url),
-            study_name="s",
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
-        )
-        self.executor = InlineExecutor(evaluator, TASK)
-        clock = ticking()
-        coordinator = Coordinator(
-            study=self.study,
-            records=self.records,
-            executor=self.executor,
-            ground=self.ground,
-            reporter=self.notes,
-            n_trials=n_trials,
-            on_best=self.notes.bests.append,
-            clock=lambda: next(clock),
-        )
-        self.study.sampler = Guard(
-            optuna.samplers.TPESampler(seed=0, n_startup_trials=4),
-            self.ground.space,
-            is_admissible=self.ground.admission(),
-            is_new=coordinator.is_new,
-            seed=0,
-        )
-        return coordinator, store
-
-    def run(self, evaluator: FakeEvaluator, n_trials: int) -> None:
-        coordinator, store = self.open(evaluator, n_trials)
-        with store:
-            coordinator.run()
-            self.records_now = self.records.evaluations()
-            self.trials = self.study.get_trials(deepcopy=False)
+from unetx_studies.store import Records, open_store
 
 
 @pytest.fixture
@@ -223,72 +143,21 @@ def test_a_search_whose_first_five_evaluations_all_fail_stops_with_the_reason(be
     assert len(bench.notes.finished) == 5
 
 
-class Crash(Exception):
-    """Stands for a process that is gone."""
-
-
-@pytest.mark.parametrize("moment", ["before our record", "after our record", "before the job", "half asked"])
-def test_after_a_crash_nothing_is_lost_and_nothing_counts_twice(
-    bench: Bench, moment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    coordinator, store = bench.open(FakeEvaluator(), 6)
-    calls = itertools.count()
-
-    def crash_at_the_fourth(*args: object, **kwargs: object) -> None:
-        if next(calls) == 3:
-            raise Crash
-
-    def wrap(owner: object, name: str, *, before: bool) -> None:
-        original = getattr(owner, name)
-
-        def wrapped(*args: object, **kwargs: object) -> object:
-            if before:
-                crash_at_the_fourth()
-            result = original(*args, **kwargs)
-            if not before:
-                crash_at_the_fourth()
-            return result
-
-        monkeypatch.setattr(owner, name, wrapped)
-
-    match moment:
-        case "before our record":
-            wrap(bench.records, "finish", before=True)
-        case "after our record":
-            wrap(bench.records, "finish", before=False)
-        case "before the job":
-            wrap(bench.executor, "submit", before=True)
-        case _:
-            wrap(bench.records, "add_architecture", before=True)
-    with store, pytest.raises(Crash):
-        coordinator.run()
-    monkeypatch.undo()
-    finished_before = {r.trial_number: r for r in Records(open_store(bench.url, create=False), "s").evaluations()
-                       if r.outcome is not None}  # fmt: skip
-    bench.run(FakeEvaluator(), 6)
-    assert [record.trial_number for record in bench.records_now] == list(range(6))
-    assert all(record.outcome is not None for record in bench.records_now)
-    assert all(trial.state.is_finished() for trial in bench.trials)
-    for number, record in finished_before.items():
-        assert bench.records_now[number] == record
-
-
 def test_an_interrupted_trial_is_run_again_under_the_same_number_and_design(bench: Bench) -> None:
-    coordinator, store = bench.open(FakeEvaluator(), 5)
-    rungs = itertools.count()
-    original = coordinator.on_rung
+    with bench.open(FakeEvaluator(), 5) as coordinator:
+        rungs = itertools.count()
+        original = coordinator.on_rung
 
-    def stop_in_the_third_trial(trial: int, point: CurvePoint) -> bool:
-        answer = original(trial, point)
-        if next(rungs) == 4:
-            coordinator.stop()
-            bench.executor.interrupt()
-        return answer
+        def stop_in_the_third_trial(trial: int, point: CurvePoint) -> bool:
+            answer = original(trial, point)
+            if next(rungs) == 4:
+                coordinator.stop()
+                bench.executor.interrupt()
+            return answer
 
-    coordinator.on_rung = stop_in_the_third_trial  # type: ignore[method-assign]
-    with store:
+        coordinator.on_rung = stop_in_the_third_trial  # type: ignore[method-assign]
         coordinator.run()
-        left = bench.records.evaluation(2)
+        left = bench.book.records.evaluation(2)
     assert coordinator.was_stopped
     assert bench.notes.interrupted == [2]
     assert left is not None

@@ -84,7 +84,7 @@ def running_script(script: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
     try:
         yield process
@@ -150,9 +150,10 @@ def test_jobs_on_several_workers_are_evaluated_exactly_once(tmp_path: Path) -> N
     with LocalExecutor(evaluator, TASK, cpu_slots(2)) as executor:
         told = run_all(executor, [job(trial, seed=trial) for trial in range(20)])
     calls = [json.loads(file.read_text(encoding="utf-8"))["seed"] for file in tmp_path.iterdir()]
-    assert sorted(calls) == sorted(told.finished) == list(range(20))
-    outcomes = [evaluation.outcome for evaluation in told.finished.values()]
-    assert (outcomes.count(Outcome.CRASHED), outcomes.count(Outcome.COMPLETE)) == (2, 18)
+    assert sorted(calls) == sorted([*told.finished, *told.lost]) == list(range(20))
+    assert len(told.lost) == 2
+    assert {evaluation.outcome for evaluation in told.lost.values()} == {Outcome.CRASHED}
+    assert {evaluation.outcome for evaluation in told.finished.values()} == {Outcome.COMPLETE}
 
 
 @pytest.mark.parametrize(
@@ -163,13 +164,14 @@ def test_jobs_on_several_workers_are_evaluated_exactly_once(tmp_path: Path) -> N
         (Misdeed.KILL, "was killed by SIGKILL"),
     ],
 )
-def test_a_worker_that_dies_under_a_job_is_a_crash_and_its_seat_is_filled_again(
+def test_a_worker_that_dies_under_a_job_loses_it_and_its_seat_is_filled_again(
     tmp_path: Path, misdeed: Misdeed, words: str
 ) -> None:
     evaluator = FakeEvaluator(acts_by_seed={1: misdeed}, act_after_step=3)
     with LocalExecutor(evaluator, TASK, cpu_slots(1), log_folder=tmp_path) as executor:
         told = run_all(executor, [job(0), job(1, seed=1), job(2)])
-    crash = told.finished[1]
+    crash = told.lost[1]
+    assert sorted(told.finished) == [0, 2]
     assert crash.outcome is Outcome.CRASHED
     assert words in crash.reason
     assert "worker 0 on CPU 0" in crash.reason
@@ -188,7 +190,7 @@ def test_a_segmentation_fault_leaves_its_traceback_in_the_workers_log(tmp_path: 
     assert "evaluate" in log
 
 
-def test_kill_nine_from_outside_in_the_middle_of_a_job_is_a_crash_and_the_seat_works_again() -> None:
+def test_kill_nine_from_outside_in_the_middle_of_a_job_loses_it_and_the_seat_works_again() -> None:
     with LocalExecutor(FakeEvaluator(seconds_per_step=0.001), TASK, cpu_slots(1)) as executor:
         told = Recorder()
         executor.submit(job(0, budget=LONG))
@@ -197,8 +199,8 @@ def test_kill_nine_from_outside_in_the_middle_of_a_job_is_a_crash_and_the_seat_w
         os.kill(pid, signal.SIGKILL)
         poll_until(executor, told, lambda: told.n_ended == 1)
         run_all(executor, [job(1)], told)
-    assert told.finished[0].outcome is Outcome.CRASHED
-    assert "SIGKILL" in told.finished[0].reason
+    assert told.lost[0].outcome is Outcome.CRASHED
+    assert "SIGKILL" in told.lost[0].reason
     assert told.finished[1].outcome is Outcome.COMPLETE
 
 
@@ -314,9 +316,9 @@ def shout():
         os.killpg(0, number)
 
 class Shouting(Recorder):
-    def on_started(self, trial, worker, device):
+    def on_started(self, *facts):
         shout()
-        super().on_started(trial, worker, device)
+        super().on_started(*facts)
 
 n_heard = 0
 def hear(number, frame):

@@ -56,7 +56,7 @@ def study_with(
     seed: int = 0,
 ) -> optuna.Study:
     study = optuna.create_study(direction="maximize")
-    study.sampler = Guard(inner, space, is_admissible=is_admissible, is_new=is_new, seed=seed)
+    study.sampler = Guard(lambda _: inner, space, is_admissible=is_admissible, is_new=is_new, seed=seed)
     return study
 
 
@@ -159,7 +159,7 @@ def test_a_half_asked_trial_keeps_what_it_has_and_becomes_admissible() -> None:
     assert has_deep_skip(genome)
 
 
-SPACE_DISTRIBUTIONS = Guard(RandomSampler(), SPACE, is_admissible=anything, is_new=anything, seed=0).distributions
+SPACE_DISTRIBUTIONS = Guard(RandomSampler, SPACE, is_admissible=anything, is_new=anything, seed=0).distributions
 
 
 def test_the_same_seed_proposes_the_same_genomes() -> None:
@@ -168,7 +168,7 @@ def test_the_same_seed_proposes_the_same_genomes() -> None:
 
 
 def test_random_draws_do_not_depend_on_what_was_drawn_before() -> None:
-    guard = Guard(RandomSampler(seed=0), SPACE, is_admissible=anything, is_new=anything, seed=3)
+    guard = Guard(RandomSampler, SPACE, is_admissible=anything, is_new=anything, seed=3)
     trial = optuna.trial.create_trial(state=TrialState.RUNNING)
     first = next(guard._random(trial))
     random.seed(1)

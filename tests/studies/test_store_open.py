@@ -222,6 +222,25 @@ def test_a_writer_waits_for_another_writer_instead_of_failing(tmp_path: Path) ->
         assert connection.scalar(text("SELECT COUNT(*) FROM unetx_meta WHERE key IN ('first', 'second')")) == 2
 
 
+def test_another_process_that_comes_and_goes_leaves_the_log_to_those_who_use_it(tmp_path: Path) -> None:
+    """Opening the file by anything but SQLite would drop this process's locks, and the other would delete the log."""
+    url = study_url(tmp_path)
+    visit = f"from unetx_studies.store import open_store; open_store({url!r}, create=True).close()"
+    count = f"import sqlite3; print(sqlite3.connect({str(tmp_path / 'study.db')!r}).execute('{{}}').fetchone()[0])"
+    with create(tmp_path) as store:
+        optuna.create_study(storage=optuna_storage(url), study_name="s")
+        with create(tmp_path):
+            pass
+        open_store(url, create=False, read_only=True).close()
+        subprocess.run([sys.executable, "-c", visit], check=True)
+        assert {"study.db-wal", "study.db-shm"} <= set(files(tmp_path))
+        with store.writing() as session:
+            session.execute(text("INSERT INTO unetx_meta VALUES ('mark', 'kept')"))
+        query = count.format("select count(*) from unetx_meta where key = ''mark''".replace("''", '"'))
+        seen = subprocess.run([sys.executable, "-c", query], check=True, capture_output=True, text=True)
+    assert seen.stdout.strip() == "1"
+
+
 def test_optunas_tables_and_ours_share_one_file_with_a_write_ahead_log(tmp_path: Path) -> None:
     with create(tmp_path) as store:
         storage = optuna_storage(study_url(tmp_path))

@@ -5,21 +5,24 @@ from inside ``poll``, in the coordinator's own thread, so that there is one writ
 submitted job, told in this order::
 
     on_started   (on_step | on_rung)*   on_finished
+                                      | on_lost
                                       | on_interrupted
 
 A job that is withdrawn before it began is only told as ``on_interrupted``. Every submitted job ends in exactly one of
-``on_finished`` and ``on_interrupted``, unless the executor is closed first.
+``on_finished``, ``on_lost`` and ``on_interrupted``, unless the executor is closed first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Outcome
 from unetx_space.architecture import Architecture
+from unetx_studies.processes import ProcessIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,15 @@ class Job:
     architecture: Architecture
     budget: Budget
     seed: int
+    checkpoint: Path | None = None
+    """Where the evaluation keeps its state at rungs, and finds that of an earlier try."""
 
 
 class Handler(Protocol):
     """Who is told what happened: the coordinator. An error it raises flies out of ``poll``."""
 
-    def on_started(self, trial: int, worker: int, device: str) -> None:
-        """The evaluation begins in seat ``worker`` on a device such as "GPU 0: NVIDIA H200"."""
+    def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
+        """The evaluation begins in seat ``worker`` on a device such as "GPU 0: NVIDIA H200", in a process."""
 
     def on_step(self, trial: int, step: int) -> None:
         """Training reached ``step``; the first step is told, then about two a second."""
@@ -46,6 +51,9 @@ class Handler(Protocol):
 
     def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         """The answer, whatever its outcome. The seat is free again when this is told."""
+
+    def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
+        """Its worker died. ``evaluation`` is what that comes to, CRASHED, should the job not be given to another."""
 
     def on_interrupted(self, trial: int) -> None:
         """Left without a result, to be run again. The seat is free again when this is told."""
@@ -57,7 +65,7 @@ class Executor(Protocol):
     n_slots: int
 
     def n_free(self) -> int:
-        """Seats that take a job now."""
+        """Seats that take a job now. A seat whose last worker died takes none before its memory is free again."""
 
     def submit(self, job: Job) -> None:
         """Give a free seat the job. Raises RuntimeError when no seat is free or the executor is closed."""
@@ -65,7 +73,8 @@ class Executor(Protocol):
     def poll(self, handler: Handler, timeout_s: float) -> None:
         """Tell the handler what happened; wait at most ``timeout_s`` for something, return earlier at will.
 
-        Raises UnetxError when workers cannot be started at all.
+        Raises UnetxError when workers cannot be started at all, StorageFull when a worker cannot write: its job has
+        been told as interrupted then.
         """
 
     def interrupt(self) -> None:

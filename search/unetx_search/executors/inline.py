@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from unetx_evaluators.evaluation import EvaluationInterrupted, Evaluator
 from unetx_search.executors.base import Executor, Handler, Job
 from unetx_search.executors.worker import Relay, evaluate_job
+from unetx_studies.processes import this_process
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
@@ -60,7 +61,7 @@ class InlineExecutor(Executor):
             tell_step=told.guard(partial(handler.on_step, job.trial)),
             ask_at_rung=told.guard(partial(handler.on_rung, job.trial)),
         )
-        handler.on_started(job.trial, 0, DEVICE)
+        handler.on_started(job.trial, 0, DEVICE, this_process())
         evaluation = evaluate_job(self._evaluator, self._task, job, relay)
         if told.error is not None:
             raise told.error

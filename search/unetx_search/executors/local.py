@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Evaluator, Outcome
 from unetx_search.executors import worker
 from unetx_search.executors.base import Executor, Handler, Job, failed_evaluation
+from unetx_search.executors.memory import FreeMemoryProbe, MemoryWatch, Rest, nvidia_smi_free
 from unetx_search.executors.process import WorkerProcess, end_all
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import UnetxError
+from unetx_studies.full import StorageFull
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
@@ -30,9 +32,10 @@ MAX_FAILED_STARTS = 3
 class LocalExecutor(Executor):
     """A worker process per slot, started with its seat's first job, used again for the next, replaced when it died.
 
-    A worker that dies under a job is a CRASHED evaluation with the exit code or signal as its reason; one that runs
-    ``overtime_s`` past the budget's own limit hangs, is killed and counts as TIMED_OUT. With a ``log_folder`` what
-    worker N prints is appended to ``worker-N.log`` there. Evaluator and task are pickled once, here.
+    A worker that dies under a job loses it, with the exit code or signal as the reason; one that runs ``overtime_s``
+    past the budget's own limit hangs, is killed and counts as TIMED_OUT. After either, the seat takes no job before
+    the GPU's memory is free again. With a ``log_folder`` what worker N prints is appended to ``worker-N.log`` there.
+    Evaluator and task are pickled once, here.
 
     Workers ignore SIGINT and SIGTERM, so ``close`` hangs up first (a worker leaves at once, whatever it does) and
     then kills; SIGTERM would say nothing more.
@@ -46,13 +49,15 @@ class LocalExecutor(Executor):
         *,
         log_folder: Path | None = None,
         overtime_s: float = 60.0,
+        free_memory: FreeMemoryProbe = nvidia_smi_free,
     ) -> None:
         if log_folder is not None:
             log_folder.mkdir(parents=True, exist_ok=True)
         setup = worker.Setup(pickle.dumps((evaluator, task)))
         numbers = itertools.count(1)
+        watch = MemoryWatch(slots, probe=free_memory)
         self.n_slots = len(slots)
-        self._seats = [_Seat(slot, setup, numbers, log_folder, overtime_s) for slot in slots]
+        self._seats = [_Seat(slot, setup, numbers, log_folder, overtime_s, watch) for slot in slots]
         self._closed = False
         atexit.register(self.close)  # before multiprocessing's own exit hook, which would wait for the workers forever
 
@@ -62,7 +67,7 @@ class LocalExecutor(Executor):
     def submit(self, job: Job) -> None:
         seat = next((seat for seat in self._seats if seat.free), None)
         if self._closed or seat is None:
-            why = "it is closed" if self._closed else f"all {self.n_slots} seats are taken"
+            why = "it is closed" if self._closed else f"none of {self.n_slots} seats is free"
             raise RuntimeError(f"an executor takes a job while n_free() > 0; trial {job.trial} came when {why}")
         seat.take(job)
 
@@ -115,6 +120,7 @@ class _Seat:
         numbers: Iterator[int],
         log_folder: Path | None,
         overtime_s: float,
+        watch: MemoryWatch,
     ) -> None:
         self._slot = slot
         self._setup = setup
@@ -124,10 +130,12 @@ class _Seat:
         self._process: WorkerProcess | None = None
         self._assignment: _Assignment | None = None
         self._n_failed_starts = 0
+        self._watch = watch
+        self._rest: Rest | None = None
 
     @property
     def free(self) -> bool:
-        return self._assignment is None
+        return self._assignment is None and self._rest is None
 
     @property
     def withdrawn(self) -> bool:
@@ -165,6 +173,8 @@ class _Seat:
 
     def attend(self, handler: Handler) -> None:
         """Tell the handler what this seat's worker did since the last time."""
+        if self._rest is not None and self._rest.is_over():
+            self._rest = None
         dead = self._process is not None and self._process.died()  # asked first: its last words are in the pipe by now
         while self._process is not None and (report := self._process.receive()) is not None:
             self._heed(report, handler)
@@ -193,7 +203,7 @@ class _Seat:
             case worker.Started():
                 held.stage, held.began_s = _Stage.RUNNING, time.monotonic()
                 self._n_failed_starts = 0
-                handler.on_started(trial, self._slot.index, self._slot.label)
+                handler.on_started(trial, self._slot.index, self._slot.label, report.process)
             case worker.Stepped():
                 handler.on_step(trial, report.step)
             case worker.ReachedRung():
@@ -203,6 +213,9 @@ class _Seat:
                 self._close_job(handler, report.evaluation)
             case worker.Left():
                 self._close_job(handler, None)
+            case worker.DiskFull():
+                self._close_job(handler, None)
+                raise StorageFull(report.message)
 
     def _close_job(self, handler: Handler, evaluation: Evaluation | None) -> None:
         """Free the seat, then tell how the job ended; None: without a result."""
@@ -218,15 +231,18 @@ class _Seat:
         """A process ended by itself: that ends the job if it had begun; if not, another process gets it."""
         self._process = None
         cause = process.bury()
+        self._rest = self._watch.rest(self._slot)
         held = self._assignment
         if held is None:
             return
         if held.interrupted:
             self._close_job(handler, None)
         elif held.stage is _Stage.RUNNING:
+            trial = held.job.trial
             log = f"; its log is {self._log_file}" if self._log_file else ""
             reason = f"worker {self._slot.index} on {self._slot.label} {cause}{log}"
-            self._close_job(handler, held.failure(Outcome.CRASHED, reason))
+            self._assignment = None
+            handler.on_lost(trial, self._slot.index, held.failure(Outcome.CRASHED, reason))
         else:
             self._start_again(held, cause, process.trouble)
 
@@ -255,6 +271,7 @@ class _Seat:
             return
         self._process = None
         process.kill()
+        self._rest = self._watch.rest(self._slot)
         limit = f"{held.job.budget.max_seconds:g} s and {self._overtime_s:g} s more"
         hung = held.failure(Outcome.TIMED_OUT, f"hung: still running after its {limit}, so its worker was killed")
         self._close_job(handler, None if held.interrupted else hung)

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, Evaluator, Observer, Outcome
 from unetx_search.executors.base import Job, failed_evaluation
+from unetx_studies.full import StorageFull, full_disk_explained
+from unetx_studies.processes import ProcessIdentity, this_process
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
@@ -82,6 +84,8 @@ class Broken:
 class Started:
     """Worker to parent: the evaluation begins."""
 
+    process: ProcessIdentity
+
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
@@ -109,8 +113,15 @@ class Left:
     """Worker to parent: the job was left without a result, as asked."""
 
 
+@dataclass(frozen=True, slots=True)
+class DiskFull:
+    """Worker to parent: the job was left because something could not be written."""
+
+    message: str
+
+
 Order = Setup | Begin | Answer | Interrupt
-Report = Hello | Broken | Started | Stepped | ReachedRung | Finished | Left
+Report = Hello | Broken | Started | Stepped | ReachedRung | Finished | Left | DiskFull
 
 
 class Relay(Observer):
@@ -148,26 +159,36 @@ class Relay(Observer):
 
 
 def evaluate_job(evaluator: Evaluator, task: Task, job: Job, relay: Relay) -> Evaluation | None:
-    """The evaluator's answer, CRASHED with its traceback where it raises; None when it was interrupted."""
+    """The evaluator's answer, CRASHED with its traceback where it raises; None when it was interrupted.
+
+    Raises StorageFull: that says nothing about the design, and every other job would meet it, too.
+    """
     began_s = time.monotonic()
     try:
-        evaluation = evaluator.evaluate(job.architecture, task, job.budget, job.seed, relay)
+        with full_disk_explained(job.checkpoint or task.folder):
+            evaluation = evaluator.evaluate(
+                job.architecture, task, job.budget, job.seed, relay, checkpoint=job.checkpoint
+            )
         if not isinstance(evaluation, Evaluation):
             raise TypeError(
                 f"{type(evaluator).__name__}.evaluate returns an Evaluation, got {type(evaluation).__name__}"
             )
     except EvaluationInterrupted:
         return None
+    except StorageFull:
+        raise
+    except MemoryError as error:
+        return crashed(error, relay, time.monotonic() - began_s, Outcome.OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001  a failed trial is data: stored with its traceback, and the study goes on
         return crashed(error, relay, time.monotonic() - began_s)
     return evaluation
 
 
-def crashed(error: Exception, relay: Relay, seconds: float) -> Evaluation:
+def crashed(error: Exception, relay: Relay, seconds: float, outcome: Outcome = Outcome.CRASHED) -> Evaluation:
     """An unforeseen error as an evaluation; as text, for not every exception can be pickled."""
     reason = traceback.format_exception_only(error)[-1].strip()
     text = "".join(traceback.format_exception(error))
-    return failed_evaluation(Outcome.CRASHED, reason, curve=relay.curve, seconds=seconds, traceback=text)
+    return failed_evaluation(outcome, reason, curve=relay.curve, seconds=seconds, traceback=text)
 
 
 def main(connection: Connection[Report, Order], environment: Mapping[str, str], log_file: Path | None) -> None:
@@ -195,9 +216,13 @@ def _do_job(evaluator: Evaluator, task: Task, order: Begin, mailbox: Mailbox) ->
         tell_step=lambda step: mailbox.send(Stepped(step)),
         ask_at_rung=lambda point: mailbox.ask(order.number, point),
     )
-    mailbox.send(Started())
+    mailbox.send(Started(this_process()))
     began_s = time.monotonic()
-    evaluation = evaluate_job(evaluator, task, order.job, relay)
+    try:
+        evaluation = evaluate_job(evaluator, task, order.job, relay)
+    except StorageFull as error:
+        mailbox.send(DiskFull(str(error)))
+        return
     if evaluation is None:
         mailbox.send(Left())
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,24 +15,51 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from unetx_space.errors import RequestError
+from unetx_studies.full import full_disk_explained
+from unetx_studies.store.migrations import migrate
 from unetx_studies.store.sqlite import check_file, database_path, engine_options
 from unetx_studies.tables import SCHEMA_VERSION, Base, MetaRow
 
 DATABASE = "study.db"
+OLDEST_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
 class Store:
-    """Our tables in an open database. One process writes at a time; any number read."""
+    """Our tables in an open database. One process writes at a time, from one thread; any number read."""
 
-    engine: Engine
-    read_only: bool
+    def __init__(self, engine: Engine, read_only: bool) -> None:
+        self.engine = engine
+        self.read_only = read_only
+        self._open: Session | None = None
+
+    @property
+    def url(self) -> str:
+        """What opens the same database again; with its password, so not for people's eyes."""
+        return self.engine.url.render_as_string(hide_password=False)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """One transaction: committed as a whole at the end, or rolled back as a whole by an exception."""
-        with Session(self.engine) as session, session.begin():
-            yield session
+        """One transaction: committed as a whole at the end, or rolled back as a whole by an exception.
+
+        Inside another one of this store it is part of that one. Raises StorageFull when the disk is.
+        """
+        if self._open is not None:
+            yield self._open
+            self._open.flush()
+            return
+        with (
+            full_disk_explained(_place(self.engine.url)),
+            self.engine.begin() as connection,
+            Session(connection, join_transaction_mode="rollback_only") as session,
+        ):
+            if self.engine.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # what is read inside cannot change before it is written
+            self._open = session
+            try:
+                yield session
+                session.flush()
+            finally:
+                self._open = None
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -54,6 +80,10 @@ class Store:
         self.close()
 
 
+def _place(url: URL) -> str:
+    return url.database if url.get_backend_name() == "sqlite" and url.database else _shown(url)
+
+
 def study_url(folder: Path | str) -> str:
     """The URL of the database in a study's folder, any character of the path escaped."""
     path = (Path(folder) / DATABASE).absolute()
@@ -63,6 +93,7 @@ def study_url(folder: Path | str) -> str:
 def open_store(url: str, *, create: bool, read_only: bool = False) -> Store:
     """Our tables in the database at ``url``, created there when they are missing and ``create`` says so.
 
+    Tables of an older version are brought to that of today, except to read: what was there then is read as it is.
     Raises RequestError when there is no database, when it holds none of our tables, when it is damaged, and when a
     newer version of this project has written it.
     """
@@ -71,10 +102,10 @@ def open_store(url: str, *, create: bool, read_only: bool = False) -> Store:
     engine = _engine(url, create=create, read_only=read_only)
     try:
         with engine.begin() as connection:
-            if create and engine.name == "sqlite":
+            if engine.name == "sqlite" and not read_only:
                 # Python's driver starts no transaction before a CREATE TABLE, and a half-made schema must never stay.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            _check_schema(connection, create=create)
+            _check_schema(connection, create=create, read_only=read_only)
     except DBAPIError as error:
         engine.dispose()
         raise RequestError(f"{_shown(url)} cannot be opened: {error.orig}") from error
@@ -129,7 +160,7 @@ def _shown(url: str | URL) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 
-def _check_schema(connection: Connection, *, create: bool) -> None:
+def _check_schema(connection: Connection, *, create: bool, read_only: bool) -> None:
     if not inspect(connection).has_table(MetaRow.__tablename__):
         if not create:
             raise RequestError(
@@ -137,11 +168,13 @@ def _check_schema(connection: Connection, *, create: bool) -> None:
             )
         _create_schema(connection)
     version = connection.scalar(select(MetaRow.value).where(MetaRow.key == "schema_version"))
-    if version != str(SCHEMA_VERSION):
+    if version is None or not version.isdigit() or not OLDEST_VERSION <= int(version) <= SCHEMA_VERSION:
         raise RequestError(
             f"{_shown(connection.engine.url)} has tables of version {version}, this unetx-search reads version "
             f"{SCHEMA_VERSION}; open it with the unetx-search that wrote it, or a newer one"
         )
+    if int(version) < SCHEMA_VERSION and not read_only:
+        migrate(connection, int(version))
 
 
 def _create_schema(connection: Connection) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, insert, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Outcome
@@ -76,6 +76,12 @@ class Records:
         self._store = store
         self._study = study
 
+    @staticmethod
+    def studies(store: Store) -> tuple[str, ...]:
+        """Names of the studies that have begun a trial."""
+        with store.reading() as session:
+            return tuple(session.scalars(select(EvaluationRow.study).distinct().order_by(EvaluationRow.study)))
+
     # Writing.
 
     def add_architecture(self, key: str, architecture: Architecture, n_parameters: int, macs: int) -> None:
@@ -128,6 +134,9 @@ class Records:
             self._refuse_finished(row)
             row.ended_at, row.worker = ended_at, worker
             _write_result(row, evaluation)
+            for kind, parts in ((CaseScoreRow, _case_rows(row, evaluation)), (CurveRow, _curve_rows(row, evaluation))):
+                if parts:
+                    session.execute(insert(kind), parts)
 
     def _refuse_finished(self, row: EvaluationRow) -> None:
         if row.outcome is not None:
@@ -218,12 +227,29 @@ def _write_result(row: EvaluationRow, evaluation: Evaluation) -> None:
     row.n_parameters = evaluation.n_parameters
     row.peak_mem_mib, row.seconds = evaluation.peak_mem_mib, evaluation.seconds
     row.device, row.versions = evaluation.device, dict(evaluation.versions)
-    row.case_scores = [
-        CaseScoreRow(case_name=score.case, class_name=score.class_name, dice=_or_null(score.dice))
+
+
+def _case_rows(row: EvaluationRow, evaluation: Evaluation) -> list[dict[str, Any]]:
+    return [
+        {
+            "evaluation_id": row.id,
+            "case_name": score.case,
+            "class_name": score.class_name,
+            "dice": _or_null(score.dice),
+        }
         for score in evaluation.case_scores
     ]
-    row.curve = [
-        CurveRow(step=point.step, score=_or_null(point.score), loss=_or_null(point.loss), seconds=point.seconds)
+
+
+def _curve_rows(row: EvaluationRow, evaluation: Evaluation) -> list[dict[str, Any]]:
+    return [
+        {
+            "evaluation_id": row.id,
+            "step": point.step,
+            "score": _or_null(point.score),
+            "loss": _or_null(point.loss),
+            "seconds": point.seconds,
+        }
         for point in evaluation.curve
     ]
 

@@ -27,6 +27,14 @@ NETWORK_FILESYSTEMS = frozenset(
 )
 MOUNTS = Path("/proc/self/mounts")
 
+_written: dict[tuple[int, int], str] = {}
+"""Journal modes of the files that this process has opened to write, by device and inode.
+
+Such a file is never opened by anything but SQLite again: closing any descriptor of a file drops all locks that the
+process has on it (POSIX), and then another process takes itself for the last one and deletes the log that is in use
+(https://sqlite.org/howtocorrupt.html, section 2.2).
+"""
+
 
 def engine_options(path: Path, *, read_only: bool) -> dict[str, Any]:
     """Keywords for ``create_engine``; picklable, because Optuna's storage is pickled with them."""
@@ -43,9 +51,16 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
     """
     connection = _connect(path, "rwc")
     connection.isolation_level = "IMMEDIATE"
-    connection.execute(f"PRAGMA journal_mode = {journal_mode(path)}").close()
+    mode = journal_mode(path)
+    connection.execute(f"PRAGMA journal_mode = {mode}").close()
     connection.execute("PRAGMA synchronous = NORMAL").close()
+    _written[_identity(path)] = mode
     return connection
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
@@ -65,6 +80,9 @@ def _connect(path: Path, mode: str, *, immutable: bool = False) -> sqlite3.Conne
 
 
 def _is_wal(path: Path) -> bool:
+    known = _written.get(_identity(path)) if path.exists() else None
+    if known is not None:
+        return known == "WAL"
     with path.open("rb") as file:
         return file.read(20)[18:] == WAL_MODE
 
@@ -112,7 +130,7 @@ def check_file(path: Path) -> None:
     """Raises RequestError when ``path`` exists and is no SQLite database."""
     if path.is_dir():
         raise RequestError(f"expected a database file, {path} is a folder; name the file in it, such as study.db")
-    if not path.exists():
+    if not path.exists() or _identity(path) in _written:
         return
     try:
         with path.open("rb") as file:

@@ -1,0 +1,213 @@
+"""How a study stands, for whoever asks from another terminal while it runs, or afterwards; nothing is written."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+
+from unetx_search.progress import SEATS, Seat, SeatsFile, duration
+from unetx_space.errors import RequestError
+from unetx_studies.store import (
+    DATABASE,
+    DecisionRecord,
+    EvaluationRecord,
+    JobRecord,
+    Ledger,
+    Records,
+    RunRecord,
+    Stage,
+    open_store,
+    study_url,
+)
+
+WATCH_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A study at an instant."""
+
+    study: str
+    folder: Path
+    now: datetime
+    run: RunRecord | None
+    """The latest run of the command; None for a study of a version that kept no such thing."""
+    is_running: bool
+    n_trials: int
+    """The total that the latest run was to reach; what there is where no run is known."""
+    evaluations: tuple[EvaluationRecord, ...]
+    """Finished ones, by trial number."""
+    jobs: tuple[JobRecord, ...]
+    """Unfinished trials."""
+    seats: Mapping[int, Seat]
+    """What each worker is doing; empty when nothing runs."""
+    decisions: Sequence[DecisionRecord]
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many trials ended in which way."""
+        counts: dict[str, int] = {}
+        for record in self.evaluations:
+            counts[str(record.outcome)] = counts.get(str(record.outcome), 0) + 1
+        return dict(sorted(counts.items()))
+
+    @property
+    def best(self) -> EvaluationRecord | None:
+        """The complete evaluation of the highest score, the earliest of equals."""
+        complete = [e for e in self.evaluations if e.outcome == "complete" and e.score is not None]
+        return min(complete, key=lambda e: (-(e.score or 0.0), e.trial_number), default=None)
+
+    def state(self) -> str:
+        """One sentence."""
+        if self.run is None:
+            return "written by a version that kept no record of its runs"
+        who = f"{self.run.process} (run {self.run.id[:8]})"
+        if self.is_running:
+            return f"running for {duration((self.now - self.run.started_at).total_seconds())} as {who}"
+        if len(self.evaluations) >= self.n_trials:
+            return "complete"
+        if self.run.ended_at is None or self.run.ending == "died":
+            return f"interrupted: {who} died; run the same command to continue"
+        how = "stopped in order" if self.run.ending == "ended" else f"stopped: {self.run.ending}"
+        return f"{how}; run the same command to continue"
+
+
+def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Status:
+    """The status of the study in ``folder``. Raises RequestError when there is none."""
+    now = clock()
+    with open_store(study_url(folder), create=False, read_only=True) as store:
+        names = Records.studies(store)
+        if len(names) != 1:
+            found = ", ".join(names) or "none that has begun a trial"
+            raise RequestError(f"expected one study in {folder / DATABASE}, found {found}")
+        records, ledger = Records(store, names[0]), Ledger(store, names[0])
+        runs = ledger.runs()
+        run = runs[-1] if runs else None
+        is_running = run is not None and run.lives(now)
+        evaluations = records.evaluations(finished_only=True)
+        return Status(
+            study=names[0],
+            folder=folder,
+            now=now,
+            run=run,
+            is_running=is_running,
+            n_trials=run.n_trials if run else len(evaluations),
+            evaluations=evaluations,
+            jobs=ledger.jobs(unfinished_only=True),
+            seats=SeatsFile.read(folder / SEATS) if is_running else {},
+            decisions=ledger.decisions(),
+        )
+
+
+def status_text(status: Status) -> str:
+    """One screen: where it stands, the workers, what failed last, where to look."""
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in status.outcomes.items()) or "none yet"
+    lines = [
+        f"{status.study}: {status.state()}",
+        f"  trials     {len(status.evaluations)} of {status.n_trials} ({counts})",
+    ]
+    if status.best is not None:
+        lines.append(f"  best       Dice {status.best.score:.4f} (trial {status.best.trial_number})")
+    lines += [*map(_job_line, _jobs(status)), *_latest_failure(status)]
+    lines.append(f"  logs       {status.folder / 'logs'}/worker-N.log")
+    return "\n".join(lines)
+
+
+def _jobs(status: Status) -> list[dict[str, object]]:
+    """Every unfinished trial, with what its worker does where one has it."""
+    at_work = {seat.trial: seat for seat in status.seats.values()}
+    found: list[dict[str, object]] = []
+    for job in status.jobs:
+        is_held = status.is_running and job.stage is Stage.RUNNING
+        seat = at_work.get(job.trial) if is_held else None
+        found.append(
+            {
+                "trial": job.trial,
+                "state": "running" if is_held else "waiting",
+                "worker": job.worker if is_held else None,
+                "device": job.device if is_held else "",
+                "step": seat.step if seat else None,
+                "dice": seat.score if seat else None,
+                "seconds": (status.now - job.taken_at).total_seconds() if is_held and job.taken_at else None,
+                "starts": job.n_starts,
+                "workers_lost": job.n_deaths,
+                "last_loss": job.last_death,
+            }
+        )
+    return found
+
+
+def _job_line(job: dict[str, object]) -> str:
+    tries = f", try {job['starts']}" if isinstance(job["starts"], int) and job["starts"] > 1 else ""
+    lost = f"; {job['last_loss']}" if job["workers_lost"] else ""
+    if job["state"] == "waiting":
+        return f"  waiting    trial {job['trial']}{tries}, to be run again under its number{lost}"
+    score = f", Dice {job['dice']:.4f}" if job["dice"] is not None else ""
+    step = f", step {job['step']}" if job["step"] is not None else ""
+    seconds = duration(job["seconds"]) if isinstance(job["seconds"], float) else ""
+    return f"  worker {job['worker']!s:<3} {job['device']}: trial {job['trial']}{tries}{step}{score}, {seconds}{lost}"
+
+
+def _latest_failure(status: Status) -> list[str]:
+    failed = [e for e in status.evaluations if e.outcome is not None and (e.outcome.failed or e.outcome.violates)]
+    latest = max(failed, key=lambda e: e.ended_at or e.started_at, default=None)
+    if latest is None:
+        return []
+    return [f"  last loss  trial {latest.trial_number} ended as {latest.outcome}: {latest.reason}"]
+
+
+def decisions_text(status: Status) -> str:
+    """Why each genome was proposed, one line a trial."""
+    return "\n".join(f"trial {d.trial:>4}  {d.decided_at:%Y-%m-%d %H:%M:%S}  {d.reason}" for d in status.decisions)
+
+
+def status_json(status: Status) -> str:
+    """The same facts for machines, decisions included."""
+    run, best = status.run, status.best
+    facts = {
+        "study": status.study,
+        "folder": str(status.folder),
+        "state": status.state(),
+        "is_running": status.is_running,
+        "n_trials": status.n_trials,
+        "n_finished": len(status.evaluations),
+        "outcomes": status.outcomes,
+        "best_trial": best.trial_number if best else None,
+        "best_dice": best.score if best else None,
+        "run": None
+        if run is None
+        else {
+            "id": run.id,
+            "host": run.process.host,
+            "pid": run.process.pid,
+            "started_at": run.started_at.isoformat(),
+            "seen_at": run.seen_at.isoformat(),
+            "ended_at": run.ended_at.isoformat() if run.ended_at else None,
+            "ending": run.ending,
+        },
+        "jobs": _jobs(status),
+        "decisions": [{"trial": d.trial, "origin": d.origin, "reason": d.reason} for d in status.decisions],
+    }
+    return json.dumps(facts, indent=2, allow_nan=False)
+
+
+def watch(folder: Path, console: Console, *, sleep: Callable[[float], None] = time.sleep) -> Status:
+    """Show the status anew every two seconds until the run ends; the last one."""
+    status = read_status(folder)
+
+    def shown() -> RenderableType:
+        return Group(*status_text(status).splitlines())
+
+    with Live(get_renderable=shown, console=console, auto_refresh=False, transient=True) as live:
+        while status.is_running:
+            live.refresh()
+            sleep(WATCH_EVERY_S)
+            status = read_status(folder)
+    return status

@@ -1,0 +1,48 @@
+"""A full disk, told as what it is: every part of the project that writes files wraps it here."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unetx_space.errors import UnetxError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_IN_SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""The second: the index of the write-ahead log cannot grow."""
+
+
+class StorageFull(UnetxError):
+    """Nothing more can be written; what was committed before is safe. CLI exit code 1."""
+
+
+@contextmanager
+def full_disk_explained(place: str | Path) -> Iterator[None]:
+    """An error that a full disk caused, however it is wrapped, becomes StorageFull; others fly on."""
+    try:
+        yield
+    except StorageFull:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise StorageFull(
+            f"the disk that holds {place} is full, so the run has stopped; every trial that had finished is safe. "
+            "Make room there and run the same command again"
+        ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """The error, or one that it wraps or followed from, says that a disk or a quota is full."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in FULL_IN_SQLITE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

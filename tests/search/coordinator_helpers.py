@@ -1,0 +1,122 @@
+"""A study in a folder with a fake evaluator in this process, which may be opened again as after a crash."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import optuna
+from executor_helpers import TASK
+from optuna.samplers import BaseSampler
+
+from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Evaluator
+from unetx_search.book import lease, new_run, open_book
+from unetx_search.coordinator import Coordinator, Terms
+from unetx_search.executors.base import Executor
+from unetx_search.executors.inline import InlineExecutor
+from unetx_search.ground import Ground
+from unetx_search.samplers.guard import Guard
+from unetx_space.design_space import DesignSpace
+from unetx_studies.store import Records, open_store, study_url
+
+BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(2, 4, 6), selection_cases=3)
+BACKBONE = TASK.backbone()
+GROUND = Ground(BACKBONE, TASK.patch, DesignSpace(BACKBONE.n_levels), BUDGET, seed=0, max_cost=4.0)
+
+
+@dataclass
+class Notes:
+    """A reporter that writes down."""
+
+    finished: list[int] = field(default_factory=list)
+    interrupted: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    bests: list[int] = field(default_factory=list)
+    rungs: list[tuple[int, int]] = field(default_factory=list)
+    """Trial and step."""
+
+    def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None: ...
+    def trial_step(self, trial: int, step: int) -> None: ...
+    def trial_rung(self, trial: int, point: CurvePoint) -> None:
+        self.rungs.append((trial, point.step))
+
+    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
+        self.finished.append(trial)
+
+    def trial_lost(self, trial: int, reason: str) -> None:
+        self.lost.append(trial)
+
+    def trial_interrupted(self, trial: int) -> None:
+        self.interrupted.append(trial)
+
+
+def ticking() -> Iterator[datetime]:
+    """A clock that goes on a second at every look."""
+    return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=s) for s in itertools.count())
+
+
+def tpe(seed: int) -> BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
+
+
+class Bench:
+    """A study that may be opened as often as one likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = study_url(folder)
+        self.ground = GROUND
+        self.notes = Notes()
+        self.pruner: Callable[[], optuna.pruners.BasePruner] = lambda: optuna.pruners.MedianPruner(n_startup_trials=3)
+        self.sampler_of: Callable[[int], BaseSampler] = tpe
+        ticks = ticking()
+        self.clock: Callable[[], datetime] = lambda: next(ticks)
+        self.executor_of: Callable[[Evaluator], Executor] = lambda evaluator: InlineExecutor(evaluator, TASK)
+
+    @contextmanager
+    def open(self, evaluator: Evaluator, terms: Terms | int) -> Iterator[Coordinator]:
+        """A coordinator that has the lease; ``terms`` may be the total alone."""
+        terms = Terms(terms) if isinstance(terms, int) else terms
+        run = new_run("s", n_trials=terms.n_trials, n_slots=1, clock=self.clock)
+        with (
+            open_store(self.url, create=True) as store,
+            lease(store, run, clock=self.clock),
+            open_book(store, run, pruner=self.pruner(), clock=self.clock) as self.book,
+        ):
+            self.executor = self.executor_of(evaluator)
+            coordinator = Coordinator(
+                book=self.book,
+                executor=self.executor,
+                ground=self.ground,
+                reporter=self.notes,
+                terms=replace(terms, checkpoints=self.folder / "checkpoints"),
+                on_best=self.notes.bests.append,
+            )
+            self.book.study.sampler = Guard(
+                self.sampler_of,
+                self.ground.space,
+                is_admissible=self.ground.admission(),
+                is_new=coordinator.is_new,
+                seed=0,
+            )
+            yield coordinator
+
+    def run(self, evaluator: Evaluator, terms: Terms | int) -> None:
+        with self.open(evaluator, terms) as coordinator:
+            coordinator.run()
+            self.look()
+
+    def look(self) -> None:
+        """Read everything as it is now."""
+        self.records_now = self.book.records.evaluations()
+        self.trials = self.book.study.get_trials(deepcopy=False)
+        self.jobs = self.book.ledger.jobs()
+        self.decisions = self.book.ledger.decisions()
+
+    def stored(self) -> Records:
+        """What the database holds, read with a store of its own."""
+        return Records(open_store(self.url, create=False, read_only=True), "s")

@@ -1,0 +1,64 @@
+"""What the kill tests share: to start and kill a search, and what must hold of a study afterwards."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+DEADLINE_S = 240.0
+
+Result = tuple[str, str, int, float | None]
+"""Key, outcome, seed, score."""
+
+
+def search(script: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end, whatever that is."""
+    command = [sys.executable, str(script), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    """An answer of the database, read with nothing but sqlite3; none where it is not there yet."""
+    if not (folder / "study.db").exists():
+        return []
+    with sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True, timeout=60) as database:
+        if not database.execute("select 1 from sqlite_master where name = 'unetx_evaluations'").fetchall():
+            return []
+        return database.execute(query).fetchall()
+
+
+def finished(folder: Path) -> dict[int, Result]:
+    """The finished trials of a study that nobody writes."""
+    query = (
+        "select trial_number, architecture_key, outcome, seed, score from unetx_evaluations where outcome is not null"
+    )
+    return {number: tuple(rest) for number, *rest in rows(folder, query)}
+
+
+def check_whole(folder: Path, n_trials: int) -> None:
+    """A complete study: each trial once, in Optuna's tables and in ours, finished and in agreement."""
+    assert rows(folder, "pragma integrity_check") == [("ok",)]
+    assert rows(folder, "pragma foreign_key_check") == []
+    numbers = [(number,) for number in range(n_trials)]
+    assert rows(folder, "select number from trials order by number") == numbers
+    assert rows(folder, "select trial_number from unetx_evaluations order by trial_number") == numbers
+    assert rows(folder, "select trial_number from unetx_jobs where stage = 'finished' order by trial_number") == numbers
+    assert rows(folder, "select trial_number from unetx_decisions order by trial_number") == numbers
+    states = rows(
+        folder,
+        "select t.state, e.outcome, e.score, v.value from trials t join unetx_evaluations e "
+        "on e.trial_number = t.number left join trial_values v on v.trial_id = t.trial_id",
+    )
+    assert len(states) == n_trials
+    expected = {"complete": "COMPLETE", "pruned": "PRUNED", "crashed": "FAIL"}
+    assert all(state == expected[outcome] for state, outcome, _, _ in states)
+    assert all(score == value for state, _, score, value in states if state != "FAIL")
+    genes = rows(folder, "select count(*) from trial_params group by trial_id")
+    assert len(genes) == n_trials
+    assert len(set(genes)) == 1, "every trial has all its genes"
+    assert rows(folder, "select * from unetx_leases") == []
+    checkpoints = folder / "checkpoints"
+    assert not checkpoints.exists() or not [p for p in checkpoints.iterdir() if p.suffix == ""]

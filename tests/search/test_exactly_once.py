@@ -1,0 +1,269 @@
+"""A crash at any statement, a trial that kills workers, a study that somebody else has touched: each trial once."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coordinator_helpers import Bench
+from executor_helpers import TASK, cpu_slots
+from kill_helpers import rows
+from optuna import Study
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Engine, event, text
+
+from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
+from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_search.coordinator import Terms
+from unetx_search.executors.local import LocalExecutor
+from unetx_search.pruners import PRUNERS
+from unetx_studies.store import LeaseLost, Stage, open_store
+
+ALONE = Terms(8, lag=1)
+"""One trial after another: an interrupted study can be compared with one that was not."""
+
+
+class Crash(BaseException):
+    """Stands for a process that is gone."""
+
+
+@contextmanager
+def crash_at(statement: int) -> Iterator[None]:
+    """Raise Crash before a statement reaches the database, counted from here."""
+    n_statements = 0
+
+    def before(*_: Any) -> None:
+        nonlocal n_statements
+        n_statements += 1
+        if n_statements == statement:
+            raise Crash
+
+    event.listen(Engine, "before_cursor_execute", before)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", before)
+
+
+def story(bench: Bench) -> list[object]:
+    """Everything about a study that must not depend on crashes."""
+    return [
+        (record.trial_number, record.key, record.seed, record.origin, record.outcome, record.score)
+        for record in bench.records_now
+    ] + [
+        (trial.number, trial.state, trial.value, trial.params, trial.intermediate_values, trial.constraints)
+        for trial in bench.trials
+    ]
+
+
+def check_nothing_is_half(bench: Bench) -> None:
+    """Whatever trial there is, but for those that only wait in the queue, is there with everything that belongs to it,
+    and finished in all tables or in none."""
+    asked = [number for (number,) in rows(bench.folder, "select number from trials where state != 'WAITING'")]
+    for table in ("unetx_evaluations", "unetx_jobs", "unetx_decisions"):
+        assert [number for (number,) in rows(bench.folder, f"select trial_number from {table} order by 1")] == asked
+    genes = {count for (count,) in rows(bench.folder, "select count(*) from trial_params group by trial_id")}
+    assert genes <= {len(bench.ground.space.genes)}
+    states = rows(
+        bench.folder,
+        "select t.state != 'RUNNING', e.outcome is not null, j.stage = 'finished' from trials t "
+        "join unetx_evaluations e on e.trial_number = t.number join unetx_jobs j on j.trial_number = t.number",
+    )
+    assert all(in_optuna == in_ours == in_ledger for in_optuna, in_ours, in_ledger in states)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    bench = Bench(tmp_path_factory.mktemp("undisturbed"))
+    bench.run(FakeEvaluator(), ALONE)
+    return story(bench)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_study_that_crashed_at_several_statements_tells_the_same_story(
+    tmp_path: Path, seed: int, undisturbed: list[object]
+) -> None:
+    rng = random.Random(seed)
+    bench = Bench(tmp_path)
+    for _ in range(3):
+        with suppress(Crash), bench.open(FakeEvaluator(), ALONE) as coordinator, crash_at(rng.randrange(1, 90)):
+            coordinator.run()
+        check_nothing_is_half(bench)
+    bench.run(FakeEvaluator(), ALONE)
+    assert story(bench) == undisturbed
+    assert {job.stage for job in bench.jobs} == {Stage.FINISHED}
+
+
+def test_a_trial_goes_on_from_its_last_checkpoint_and_its_curve_is_whole(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+
+    def crash_at_the_second_rung(trial: int, point: CurvePoint) -> bool:
+        if (trial, point.step) == (1, 4):
+            raise Crash
+        return original(trial, point)
+
+    with suppress(Crash), bench.open(FakeEvaluator(), 3) as coordinator:
+        original = coordinator.on_rung
+        coordinator.on_rung = crash_at_the_second_rung  # type: ignore[method-assign]
+        coordinator.run()
+    assert (bench.folder / "checkpoints" / "trial-1").exists()
+    bench.notes.rungs.clear()
+    bench.run(FakeEvaluator(), 3)
+    assert [step for trial, step in bench.notes.rungs if trial == 1] == [4], "step 2 is not trained again"
+    assert [point.step for point in bench.stored().curve(1)] == [2, 4, 6]
+    assert list((bench.folder / "checkpoints").iterdir()) == []
+    assert bench.jobs[1].n_starts == 2
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_a_trial_that_was_told_to_stop_is_told_so_again(tmp_path: Path, pruner: str) -> None:
+    """The crash comes between the pruner's word and the result. Halving, asked a second time, would say another."""
+
+    def bench_in(folder: Path) -> Bench:
+        bench = Bench(folder)
+        bench.pruner = lambda: PRUNERS[pruner](bench.ground.budget)
+        return bench
+
+    bench = bench_in(tmp_path / "whole")
+    bench.run(FakeEvaluator(), 12)
+    pruned = next(record.trial_number for record in bench.records_now if record.outcome is Outcome.PRUNED)
+    bench = bench_in(tmp_path / "again")
+    with suppress(Crash), bench.open(FakeEvaluator(), 12) as coordinator:
+        original = coordinator.on_finished
+
+        def crash_at_the_end(trial: int, worker: int, evaluation: Evaluation) -> None:
+            if trial == pruned:
+                raise Crash
+            original(trial, worker, evaluation)
+
+        coordinator.on_finished = crash_at_the_end  # type: ignore[method-assign]
+        coordinator.run()
+        raise AssertionError("the trial must end")
+    bench.run(FakeEvaluator(), 12)
+    assert bench.records_now[pruned].outcome is Outcome.PRUNED
+    assert bench.jobs[pruned].pruned_at == max(bench.trials[pruned].intermediate_values)
+
+
+class Counting(BasePruner):
+    """Lets every trial go on, and counts how often it was asked where."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[tuple[int, int | None]] = Counter()
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        self.asked[trial.number, trial.last_step] += 1
+        return False
+
+
+def test_a_trial_that_was_told_to_go_on_is_not_asked_about_again(tmp_path: Path) -> None:
+    """The crash comes between the pruner's word and the checkpoint."""
+    bench, pruner = Bench(tmp_path), Counting()
+    bench.pruner = lambda: pruner
+    with suppress(Crash), bench.open(FakeEvaluator(), 3) as coordinator:
+        original = coordinator.on_rung
+
+        def crash_behind_the_word(trial: int, point: CurvePoint) -> bool:
+            original(trial, point)
+            raise Crash
+
+        coordinator.on_rung = crash_behind_the_word  # type: ignore[method-assign]
+        coordinator.run()
+    bench.run(FakeEvaluator(), 3)
+    assert pruner.asked == Counter({(trial, step): 1 for trial in range(3) for step in (2, 4)})
+    assert bench.notes.rungs.count((0, 2)) == 2, "it came there twice"
+
+
+@pytest.mark.parametrize("n_deaths", [1, 2])
+def test_a_job_that_killed_a_worker_is_tried_once_more_and_then_counts_as_crashed(
+    tmp_path: Path, n_deaths: int
+) -> None:
+    calls = tmp_path / "calls"
+    acts = dict.fromkeys(range(2, 2 + n_deaths), Misdeed.SEGFAULT)
+    evaluator = FakeEvaluator(acts_by_call=acts, calls_folder=calls)
+    bench = Bench(tmp_path / "s")
+    with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:
+        bench.executor_of = lambda _: executor
+        bench.run(evaluator, 4)
+    assert bench.notes.lost == [2]
+    assert bench.jobs[2].n_deaths == n_deaths
+    record = bench.records_now[2]
+    if n_deaths == 1:
+        assert record.outcome is Outcome.COMPLETE
+    else:
+        assert record.outcome is Outcome.CRASHED
+        assert "2 workers died of it; the last: worker 0 on CPU 0 was killed by SIGSEGV" in record.reason
+    assert bench.records_now[3].outcome is not None
+    assert len(bench.trials) == 4
+
+
+def test_a_job_that_killed_a_worker_before_a_crash_of_the_coordinator_has_one_more_try_not_two(tmp_path: Path) -> None:
+    evaluator = FakeEvaluator(acts_by_call={2: Misdeed.EXIT, 3: Misdeed.EXIT}, calls_folder=tmp_path / "calls")
+    bench = Bench(tmp_path / "s")
+    with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:
+        bench.executor_of = lambda _: executor
+        with suppress(Crash), bench.open(evaluator, 4) as coordinator:
+            bench.notes.trial_lost = _crash  # type: ignore[method-assign]
+            coordinator.run()
+    bench.notes.trial_lost = lambda trial, reason: None  # type: ignore[method-assign]
+    with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:
+        bench.executor_of = lambda _: executor
+        bench.run(evaluator, 4)
+    assert bench.records_now[2].outcome is Outcome.CRASHED
+    assert bench.jobs[2].n_starts == 2
+
+
+def _crash(trial: int, reason: str) -> None:
+    raise Crash
+
+
+def test_a_result_of_which_optuna_has_not_heard_is_told_with_its_curve(tmp_path: Path) -> None:
+    """As a version that told Optuna in a second transaction could leave it."""
+    bench = Bench(tmp_path)
+    bench.run(FakeEvaluator(), 3)
+    before = story(bench)
+    with open_store(bench.url, create=False) as store, store.writing() as session:
+        session.execute(text("update trials set state = 'RUNNING' where number = 1"))
+        session.execute(text("delete from trial_values where trial_id = 2"))
+        session.execute(text("delete from trial_intermediate_values where trial_id = 2 and step > 2"))
+        session.execute(text("delete from unetx_jobs"))  # nor did that version keep jobs
+    bench.run(FakeEvaluator(), 3)
+    assert story(bench) == before
+
+
+def test_a_trial_that_somebody_else_has_finished_in_optunas_tables_is_closed_with_a_word(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with suppress(Crash), bench.open(FakeEvaluator(), 3) as coordinator:
+        bench.notes.trial_rung = _crash  # type: ignore[assignment]
+        coordinator.run()
+    with open_store(bench.url, create=False) as store, store.writing() as session:
+        session.execute(text("update trials set state = 'FAIL' where number = 0"))
+    bench.notes.trial_rung = lambda trial, point: None  # type: ignore[method-assign]
+    bench.run(FakeEvaluator(), 3)
+    assert bench.records_now[0].outcome is Outcome.CRASHED
+    assert "finished in Optuna's tables as FAIL by somebody else" in bench.records_now[0].reason
+    assert [trial.state for trial in bench.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+
+
+def test_a_run_that_lost_its_lease_writes_nothing_more(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    finish = bench.notes.trial_finished
+
+    def lose_the_lease(trial: int, evaluation: Evaluation, is_best: bool) -> None:
+        finish(trial, evaluation, is_best)
+        if trial == 2:
+            with open_store(bench.url, create=False) as store, store.writing() as session:
+                other = "insert into unetx_runs select 'other', study, n_trials, n_slots, host, boot, namespace, "
+                session.execute(text(other + "pid, began, started_at, seen_at, null, null from unetx_runs"))
+                session.execute(text("update unetx_leases set run = 'other'"))
+            bench.book.seen_at = bench.book.seen_at.replace(year=2000)  # silent for long
+
+    bench.notes.trial_finished = lose_the_lease  # type: ignore[method-assign]
+    with pytest.raises(LeaseLost, match="taken the study 's' over"):
+        bench.run(FakeEvaluator(), 6)
+    assert [record.trial_number for record in bench.stored().evaluations()] == [0, 1, 2]

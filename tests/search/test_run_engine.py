@@ -1,0 +1,201 @@
+"""A whole search as the engine runs it: one coordinator at a time, a stop in time, an end by the clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kill_helpers import DEADLINE_S, check_whole, rows
+from rich.console import Console
+
+from unetx_evaluators.fake import FakeEvaluator
+from unetx_evaluators.tasks import DemoSource
+from unetx_search.config import SearchConfig
+from unetx_search.run import Summary, search
+from unetx_search.summary import summary_json, summary_text
+from unetx_space.errors import RequestError
+from unetx_studies.processes import this_process
+
+SCRIPT = Path(__file__).with_name("fake_search.py")
+SOURCE = DemoSource(n_cases=6)
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")]
+
+
+def run(out: Path, *, evaluator: FakeEvaluator | None = None, **changes: Any) -> Summary:
+    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "study": "s", **changes}
+    return search(
+        SearchConfig(out=out, **settings),
+        console=Console(stderr=True, quiet=True),
+        evaluator=evaluator or FakeEvaluator(),
+        source=SOURCE,
+    )
+
+
+def start(out: Path, trials: int, seconds_per_step: float) -> subprocess.Popen[str]:
+    words = [sys.executable, str(SCRIPT), str(out), str(trials), str(seconds_per_step)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "what the test waits for did not come"
+        time.sleep(0.05)
+
+
+def n_running(folder: Path) -> int:
+    return len(rows(folder, "select 1 from unetx_jobs where stage = 'running'"))
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_second_run_is_refused_with_the_identity_of_the_first_which_goes_on(tmp_path: Path) -> None:
+    first = start(tmp_path, 6, 0.2)
+    try:
+        wait_until(lambda: n_running(tmp_path / "s") > 0, first)
+        before = sorted(path.name for path in (tmp_path / "s").iterdir())
+        with pytest.raises(RequestError, match=rf"process {first.pid} on {this_process().host} has run it since"):
+            run(tmp_path)
+        assert set(before) <= {path.name for path in (tmp_path / "s").iterdir()}
+    finally:
+        end(first)
+    run(tmp_path, trials=6, seed=0)
+    check_whole(tmp_path / "s", 6)
+
+
+def test_of_two_runs_that_start_at_the_same_instant_one_does_all_the_work(tmp_path: Path) -> None:
+    both = [start(tmp_path, 6, 0.0) for _ in range(2)]
+    ends = [process.communicate(timeout=DEADLINE_S) for process in both]
+    codes = sorted(process.returncode for process in both)
+    refused = [err for process, (_, err) in zip(both, ends, strict=True) if process.returncode]
+    assert codes == [0, 1] or all("was_complete" in out for out, _ in ends), ends
+    assert all("has one coordinator at a time" in err for err in refused)
+    check_whole(tmp_path / "s", 6)
+
+
+HANGING = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.tasks import DemoSource
+from unetx_search.config import SearchConfig
+from unetx_search.run import search
+
+if __name__ == "__main__":
+    found = search(
+        SearchConfig(trials=4, gpus=0, out=Path(sys.argv[1]), study="s", steps=12, cpu_workers=2),
+        console=Console(stderr=True),
+        evaluator=FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C}),
+        source=DemoSource(n_cases=6),
+    )
+    sys.exit(130 if found.was_stopped else 0)
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_run_in_30_s_even_when_its_workers_hang_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING, encoding="utf-8")
+    folder = tmp_path / "s"
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_until(lambda: n_running(folder) == 2, process)
+    workers = [pid for (pid,) in rows(folder, "select pid from unetx_jobs")]
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert rows(folder, "select ending from unetx_runs") == [("ended",)]
+    assert rows(folder, "select * from unetx_leases") == []
+    run(tmp_path)
+    check_whole(folder, 4)
+
+
+@pytest.mark.slow
+def test_a_worker_that_outlived_its_killed_coordinator_is_ended_before_its_trial_is_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING, encoding="utf-8")
+    folder = tmp_path / "s"
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    wait_until(lambda: n_running(folder) == 2, process)
+    orphans = [pid for (pid,) in rows(folder, "select pid from unetx_jobs")]
+    process.kill()
+    process.wait(timeout=DEADLINE_S)
+    assert all(Path(f"/proc/{pid}").exists() for pid in orphans), "a loop in C hears nobody"
+    run(tmp_path)
+    assert not [pid for pid in orphans if is_alive(pid)]
+    check_whole(folder, 4)
+
+
+def is_alive(pid: int) -> bool:
+    """Not even as a remainder that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_when_the_time_is_up_the_run_ends_in_order_and_the_same_command_continues(tmp_path: Path) -> None:
+    summary = run(tmp_path, max_hours=1e-9, trials=3)
+    assert (summary.ran_out_of_time, summary.was_stopped, summary.was_complete) == (True, False, False)
+    assert "the time is up: 0 of 3 trials are done" in summary_text(summary)
+    assert "run the same command again" in summary_text(summary)
+    assert json.loads(summary_json(summary))["ran_out_of_time"]
+    again = run(tmp_path, max_hours=1.0, trials=3)
+    assert (again.ran_out_of_time, len(again.evaluations)) == (False, 3)
+    check_whole(tmp_path / "s", 3)
+
+
+def test_a_deterministic_study_uses_no_more_workers_than_it_can_and_keeps_its_word(tmp_path: Path) -> None:
+    one = run(tmp_path / "one", trials=8, deterministic=2, cpu_workers=1, pruner="hyperband")
+    two = run(tmp_path / "two", trials=8, deterministic=2, cpu_workers=3, pruner="hyperband")
+    facts = [[(e.trial_number, e.key, e.outcome, e.score) for e in found.evaluations] for found in (one, two)]
+    assert facts[0] == facts[1]
+    assert rows(tmp_path / "two" / "s", "select n_slots from unetx_runs") == [(2,)]
+    with pytest.raises(RequestError, match="deterministic: begun with 2, now None"):
+        run(tmp_path / "two", trials=9, pruner="hyperband")
+
+
+def test_a_study_of_a_version_that_knew_no_lag_is_continued_without_one(tmp_path: Path) -> None:
+    run(tmp_path, trials=2)
+    config = tmp_path / "s" / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    del settings["deterministic"]
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    assert len(run(tmp_path, trials=3).evaluations) == 3
+
+
+def test_a_refused_request_removes_its_own_folders_and_nothing_of_others(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "runs"
+    with pytest.raises(RequestError, match="labels"):
+        search(
+            SearchConfig(out=out, study="s", data=tmp_path, labels="=", gpus=0),
+            console=Console(quiet=True),
+            evaluator=FakeEvaluator(),
+        )
+    assert not (tmp_path / "deep").exists()
+    run(out, trials=1, study="kept")
+    with pytest.raises(RequestError):
+        search(
+            SearchConfig(out=out, study="s", data=tmp_path, labels="=", gpus=0),
+            console=Console(quiet=True),
+            evaluator=FakeEvaluator(),
+        )
+    assert sorted(path.name for path in out.iterdir()) == [".cache", "kept"]
