@@ -1,13 +1,14 @@
 """What a coordinator costs between a result and the next job, on a growing study, with 64 simulated slots.
 
-python benchmarks/coordinator.py [--trials 10000] [--samplers random,tpe] > benchmarks/results/coordinator-64slots-2cores.txt
+python benchmarks/coordinator.py [--trials 10000] [--samplers random,tpe] \\
+    > benchmarks/results/coordinator-64slots-2cores.txt
 
 No training: a slot answers at once with the fake evaluator's curve and 48 case scores. Meanwhile another process reads
 the study every few seconds through Optuna, as optuna-dashboard does. Times are split by what is on the stack: Optuna's
 storage (its tables), the sampler, the commit of the transaction they share with ours, and our own part (coordinator,
 guard, ledger, records), which is the rest. The parts are CPU time, for on a machine with other work the time on the
-wall says more about that work; on a quiet one both are the same. Each sampler proposes for 40
-trials before each mark and a random one between them: a single proposal of TPE over 10,000 trials takes seconds.
+wall says more about that work; on a quiet one both are the same. Each sampler proposes for 40 trials before each mark
+and a random one between them, because 10,000 proposals of TPE take half an hour.
 """
 
 from __future__ import annotations
