@@ -87,6 +87,10 @@ class SearchConfig(DataChoices, Choices):
     deterministic: int | None = None
     """Make the study reproducible with up to so many workers: each proposal sees the results up to that many trials
     before it, no more and no less."""
+    diagnosis: bool = True
+    """Whether evaluations note zero-cost features, gradients by stage and the similarity of skips."""
+    robustness: Annotated[bool, Parameter(negative=())] = False
+    """Also score trained networks on blurred, noisy and gamma-changed images; a few seconds more a trial."""
     space: Annotated[SpaceName, Parameter(group="Design space")] = "default"
     """Which decoders are searched: sources among encoder stages (default), deeper decoder nodes too (full-scale, as in
     UNet 3+), or several columns per level (nested, as in UNet++)."""

@@ -133,7 +133,12 @@ def _search(
         n_missing = config.trials - len(book.records.evaluations(finished_only=True))
         was_stopped = ran_out_of_time = False
         if n_missing > 0:
-            chosen = evaluator or ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)
+            chosen = evaluator or ProxyEvaluator(
+                device=slots[0].device,
+                n_threads=slots[0].n_threads,
+                diagnose=config.diagnosis,
+                robustness=config.robustness,
+            )
             with LocalExecutor(chosen, task, slots, log_folder=config.folder / "logs") as executor:
                 coordinator = _run(config, book, task, space, budget, executor, console)
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time

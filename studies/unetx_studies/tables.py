@@ -153,6 +153,31 @@ class CaseScoreRow(Base):
     dice: Mapped[float | None]
 
 
+class SurfaceScoreRow(Base):
+    """How well surfaces of one class on one case agree, once an evaluation is complete; NULL as for Dice."""
+
+    __tablename__ = "unetx_surface_scores"
+
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey(EvaluationRow.id, ondelete="CASCADE"), primary_key=True)
+    case_name: Mapped[str] = mapped_column(String(512), primary_key=True)
+    class_name: Mapped[str] = mapped_column(String(256), primary_key=True)
+    hd95_mm: Mapped[float | None]
+    nsd: Mapped[float | None]
+    boundary_iou: Mapped[float | None]
+
+
+class InsightRow(Base):
+    """What an evaluation told beside its scores."""
+
+    __tablename__ = "unetx_insights"
+
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey(EvaluationRow.id, ondelete="CASCADE"), primary_key=True)
+    loss_sum: Mapped[float | None]
+    """Of all training steps."""
+    document: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """``Insight.to_json``: zero-cost features, gradients by stage, similarity of skips, recall by size, robustness."""
+
+
 class CurveRow(Base):
     """What was known at a rung; NULL stands for a number that is none, as the loss of a net that diverged."""
 

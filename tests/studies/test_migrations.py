@@ -12,12 +12,21 @@ from unetx_studies.tables import SCHEMA_VERSION
 
 V1_TABLES = ("unetx_meta", "unetx_architectures", "unetx_evaluations", "unetx_case_scores", "unetx_curves")
 
+LATER_TABLES = (
+    "unetx_leases",
+    "unetx_runs",
+    "unetx_jobs",
+    "unetx_decisions",
+    "unetx_surface_scores",
+    "unetx_insights",
+)
+
 
 def make_version_1(folder: Path) -> str:
     """A database as version 1 left it: today's tables without those that came later."""
     url = study_url(folder)
     with open_store(url, create=True) as store, store.writing() as session:
-        for table in ("unetx_leases", "unetx_runs", "unetx_jobs", "unetx_decisions"):
+        for table in LATER_TABLES:
             session.execute(text(f"drop table {table}"))
         session.execute(text("update unetx_meta set value = '1' where key = 'schema_version'"))
         session.execute(text("insert into unetx_architectures values ('k', '{}', 1, 2)"))
@@ -60,7 +69,8 @@ def test_a_reader_leaves_version_1_as_it_is_and_finds_an_empty_ledger(tmp_path: 
     with open_store(url, create=False, read_only=True) as store:
         ledger = Ledger(store, "s")
         assert (ledger.holder(), ledger.runs(), ledger.jobs(), ledger.decisions()) == (None, (), (), ())
-        assert Records(store, "s").evaluations() == ()
+        records = Records(store, "s")
+        assert (records.evaluations(), records.case_scores(0), records.insight(0)) == ((), (), None)
         assert set(inspect(store.engine).get_table_names()) == set(V1_TABLES)
     assert (tmp_path / "study.db").read_bytes() == before
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Select, insert, inspect, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Outcome
@@ -20,9 +20,16 @@ from unetx_space.architecture import Architecture
 from unetx_space.canonical import canonical
 from unetx_space.documents import loads
 from unetx_studies.store.open import Store
-from unetx_studies.tables import ArchitectureRow, CaseScoreRow, CurveRow, EvaluationRow
+from unetx_studies.tables import (
+    ArchitectureRow,
+    CaseScoreRow,
+    CurveRow,
+    EvaluationRow,
+    InsightRow,
+    SurfaceScoreRow,
+)
 
-Part = TypeVar("Part", CaseScoreRow, CurveRow)
+Part = TypeVar("Part", CaseScoreRow, SurfaceScoreRow, CurveRow, InsightRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,16 @@ class EvaluationRecord:
     @property
     def is_finished(self) -> bool:
         return self.outcome is not None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialInsight:
+    """What an evaluation told beside its scores."""
+
+    loss_sum: float | None
+    """Of all training steps up to the last rung reached."""
+    document: Mapping[str, Any]
+    """As ``Insight.to_json`` writes it; training steps are texts, as JSON has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +151,12 @@ class Records:
             self._refuse_finished(row)
             row.ended_at, row.worker = ended_at, worker
             _write_result(row, evaluation)
-            for kind, parts in ((CaseScoreRow, _case_rows(row, evaluation)), (CurveRow, _curve_rows(row, evaluation))):
+            for kind, parts in (
+                (CaseScoreRow, _case_rows(row, evaluation)),
+                (SurfaceScoreRow, _surface_rows(row, evaluation)),
+                (CurveRow, _curve_rows(row, evaluation)),
+                (InsightRow, [_insight_row(row, evaluation)]),
+            ):
                 if parts:
                     session.execute(insert(kind), parts)
 
@@ -192,8 +214,21 @@ class Records:
 
     def case_scores(self, trial_number: int) -> tuple[CaseScore, ...]:
         """Per case and class, in the order in which they came; empty while there are none."""
-        rows = self._parts(trial_number, CaseScoreRow, CaseScoreRow.id)
-        return tuple(CaseScore(row.case_name, row.class_name, row.dice) for row in rows)
+        surfaces = {
+            (row.case_name, row.class_name): (row.hd95_mm, row.nsd, row.boundary_iou)
+            for row in self._parts(trial_number, SurfaceScoreRow)
+        }
+        return tuple(
+            CaseScore(
+                row.case_name, row.class_name, row.dice, *surfaces.get((row.case_name, row.class_name), (None,) * 3)
+            )
+            for row in self._parts(trial_number, CaseScoreRow, CaseScoreRow.id)
+        )
+
+    def insight(self, trial_number: int) -> TrialInsight | None:
+        """What the trial's evaluation told beside its scores; None before its end, and from older versions."""
+        rows = self._parts(trial_number, InsightRow)
+        return TrialInsight(rows[0].loss_sum, rows[0].document) if rows else None
 
     def curve(self, trial_number: int) -> tuple[CurvePoint, ...]:
         """The rungs that were reached, ascending."""
@@ -210,10 +245,14 @@ class Records:
         with self._store.reading() as session:
             return frozenset(session.scalars(query.with_only_columns(EvaluationRow.architecture_key)))
 
-    def _parts(self, trial_number: int, row: type[Part], order: InstrumentedAttribute[int]) -> Sequence[Part]:
+    def _parts(
+        self, trial_number: int, row: type[Part], order: InstrumentedAttribute[int] | None = None
+    ) -> Sequence[Part]:
         query = select(row).join(EvaluationRow, EvaluationRow.id == row.evaluation_id).order_by(order)
         query = query.where(EvaluationRow.study == self._study, EvaluationRow.trial_number == trial_number)
         with self._store.reading() as session:
+            if not inspect(session.connection()).has_table(row.__tablename__):
+                return ()  # a database of an older version, opened to read
             return session.scalars(query).all()
 
 
@@ -239,6 +278,31 @@ def _case_rows(row: EvaluationRow, evaluation: Evaluation) -> list[dict[str, Any
         }
         for score in evaluation.case_scores
     ]
+
+
+def _surface_rows(row: EvaluationRow, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Of an evaluation that is complete: before, surfaces are not measured."""
+    if evaluation.outcome is not Outcome.COMPLETE:
+        return []
+    return [
+        {
+            "evaluation_id": row.id,
+            "case_name": score.case,
+            "class_name": score.class_name,
+            "hd95_mm": _or_null(score.hd95_mm),
+            "nsd": _or_null(score.nsd),
+            "boundary_iou": _or_null(score.boundary_iou),
+        }
+        for score in evaluation.case_scores
+    ]
+
+
+def _insight_row(row: EvaluationRow, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "evaluation_id": row.id,
+        "loss_sum": _or_null(evaluation.loss_sum),
+        "document": evaluation.insight.to_json(),
+    }
 
 
 def _curve_rows(row: EvaluationRow, evaluation: Evaluation) -> list[dict[str, Any]]:
