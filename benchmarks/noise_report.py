@@ -106,7 +106,8 @@ def unlearned(rows: list[Row], all_rows: list[Row]) -> tuple[int, int]:
 def report(name: str, rows: list[Row]) -> None:
     """The tables of one dataset."""
     references = [row for row in rows if row["variant"] == "reference"]
-    variants = list(dict.fromkeys(row["variant"] for row in rows if row["variant"] != "reference"))
+    names = dict.fromkeys(row["variant"] for row in rows if row["variant"] != "reference")
+    variants = [name for name in names if len({row["seed"] for row in rows if row["variant"] == name}) > 1]
     print(f"\n{name}: {len(rows)} runs, {len(references)} of them references")
     if len({row["seed"] for row in references}) < 2:
         print("  no references yet")
