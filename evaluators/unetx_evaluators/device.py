@@ -149,7 +149,7 @@ def release_memory(device: torch.device) -> None:
 def versions() -> dict[str, str]:
     """Of what decides the numbers."""
     return {"python": platform.python_version()} | {
-        package: _version(package) for package in ("torch", "monai", "numpy", "unetx-search")
+        package: _version(package) for package in ("torch", "monai", "numpy", "numba", "unetx-search")
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -119,11 +120,14 @@ class ProxyEvaluator:
             weight = self.recipe.background_weight
             progress.zero_cost = zero_cost(network, batches.batch(1), full_cost, weight, profile, ignores=task.ignores)
         halfway = {1, max(1, budget.steps // 2)} if self.diagnose else set()
-        train(network, cases, task, budget, self.recipe, seed, profile, observer, progress, kept, gradients_at=halfway)
+        with _fast(network, profile):
+            train(
+                network, cases, task, budget, self.recipe, seed, profile, observer, progress, kept, gradients_at=halfway
+            )
+            if self.robustness:
+                progress.robustness = Scorer(task, cases.selection, profile, progress.check_time).robustness(network)
         if self.diagnose:
             progress.similarities = skip_similarities(network, [batches.batch(1)], profile)
-        if self.robustness:
-            progress.robustness = Scorer(task, cases.selection, profile, progress.check_time).robustness(network)
 
     def _as_trained(self, architecture: Architecture, budget: Budget) -> Architecture:
         """At the budget's width, with heads for deep supervision where the recipe wants them."""
@@ -171,6 +175,15 @@ class ProxyEvaluator:
             "precision": str(profile.autocast_dtype),
             "versions": versions(),
         }
+
+
+def _fast(network: SkipUNet, profile: DeviceProfile) -> AbstractContextManager[None]:
+    """Inside, the network computes the same in the way that is fastest on its device."""
+    if profile.device.type != "cpu":
+        return nullcontext()
+    from unetx_evaluators.training.fused_norm import fused_norms
+
+    return fused_norms(network)
 
 
 def _misfits(backbone: Backbone, task: Task) -> Iterator[str]:

@@ -80,7 +80,7 @@ def test_peak_memory_rises_with_what_is_used() -> None:
 
 
 def test_versions_name_what_decides_the_numbers() -> None:
-    assert versions().keys() == {"python", "torch", "monai", "numpy", "unetx-search"}
+    assert versions().keys() == {"python", "torch", "monai", "numpy", "numba", "unetx-search"}
     assert versions()["torch"] == torch.__version__.partition("+")[0] or versions()["torch"] == torch.__version__
 
 

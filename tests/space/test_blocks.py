@@ -13,6 +13,7 @@ from unetx_space.initial import initialise
 from unetx_space.network import BLOCK_MODULES
 from unetx_space.operators.blocks import NORMS as NORM_MODULES
 from unetx_space.operators.blocks import NormAct, PlainStage, ResidualBlock, ResidualStage, Style, group_count
+from unetx_space.operators.nd import conv
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -181,3 +182,31 @@ def test_every_weight_of_a_block_learns_after_the_first_step(kind: EncoderBlock)
     for name, parameter in stage.named_parameters():
         assert parameter.grad is not None
         assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+@pytest.mark.parametrize("stride", [2, (1, 2), (3, 2)])
+def test_a_strided_pointwise_convolution_and_its_gradients_are_torchs(
+    stride: int | tuple[int, int], size: tuple[int, int]
+) -> None:
+    module = conv(2, 3, 5, 1, stride=stride).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    assert module.bias is not None
+    inputs = (x, module.weight, module.bias)
+    found, wanted = module(x), F.conv2d(*inputs, stride=stride)
+    torch.testing.assert_close(found, wanted)
+    upstream = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(wanted, inputs, upstream)
+    )
+
+
+def test_a_residual_stage_in_channels_last_trains_again_and_again() -> None:
+    """Where the strided convolution of its shortcut writes past its memory, the process does not survive this."""
+    stage = ResidualStage(4, 8, (2, 2), Style(), depth=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.ones(2, 4, 12, 10).to(memory_format=torch.channels_last)
+    for _ in range(30):
+        stage.zero_grad()
+        stage(x).square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in stage.parameters())

@@ -10,6 +10,19 @@ from torch import Tensor, nn
 Convolution = nn.Conv2d | nn.Conv3d
 Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
 
+
+class StridedPointwise2d(nn.Conv2d):
+    """A strided 1x1 convolution: every stride-th voxel, then 1x1 at stride 1, which is the same.
+
+    On CPUs without AVX-512, oneDNN's weight gradient of the strided form writes past its memory where maps are float32
+    and channels last (torch 2.13): the process crashes, or worse, does not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.stride
+        return F.conv2d(x[..., ::rows, ::columns], self.weight, self.bias)
+
+
 _CONV: Mapping[int, Callable[..., Convolution]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: Mapping[int, Callable[..., Transposed]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _MAX_POOL: Mapping[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -21,7 +34,9 @@ def conv(
     dims: int, c_in: int, c_out: int, kernel: int, *, stride: int | tuple[int, ...] = 1, bias: bool = True
 ) -> Convolution:
     """Convolution with an odd kernel edge, zero-padded so that stride 1 keeps the size and stride s rounds it up."""
-    return _CONV[dims](c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=bias)
+    strided = stride != 1 and stride != (1,) * dims
+    kind: Callable[..., Convolution] = StridedPointwise2d if dims == 2 and kernel == 1 and strided else _CONV[dims]
+    return kind(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=bias)
 
 
 def cell_conv(c_in: int, c_out: int, stride: tuple[int, ...], *, bias: bool = True) -> Convolution:

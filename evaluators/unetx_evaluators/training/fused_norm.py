@@ -1,0 +1,122 @@
+"""Networks that train and predict faster on a CPU: instance normalisation and activation in one go (norm_kernels.py).
+
+Only how the numbers are computed changes, and that within float rounding. Parameters, their names and the network
+itself stay; what hooks into its modules must do so outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unetx_evaluators.device import memory_format
+from unetx_evaluators.training import norm_kernels as kernels
+
+InstanceNorm = nn.InstanceNorm2d | nn.InstanceNorm3d
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+@contextmanager
+def fused_norms(network: nn.Module) -> Iterator[None]:
+    """Inside, every instance normalisation of ``network``, with a LeakyReLU that follows it in a sequence, is fused.
+
+    For networks on a CPU. Maps that are too small, or of another precision, go through torch.
+    """
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for owner in list(network.modules()):
+            replaced += _fuse_children(owner)
+        yield
+    finally:
+        for owner, name, module in replaced:
+            owner._modules[name] = module
+
+
+def _fuse_children(owner: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Replace what can be replaced among the direct children; what stood there, by owner and name."""
+    before: list[tuple[nn.Module, str, nn.Module]] = []
+    children = list(owner.named_children())
+    followers = [module for _, module in children[1:]] if isinstance(owner, nn.Sequential) else []
+    for number, (name, module) in enumerate(children):
+        if not isinstance(module, InstanceNorm) or not module.affine or module.track_running_stats:
+            continue
+        follower = followers[number] if number < len(followers) else None
+        before.append((owner, name, module))
+        if isinstance(follower, nn.LeakyReLU):
+            before.append((owner, children[number + 1][0], follower))
+            owner._modules[children[number + 1][0]] = nn.Identity()
+            owner._modules[name] = FusedNorm(module, follower)
+        else:
+            owner._modules[name] = FusedNorm(module, None)
+    return before
+
+
+class FusedNorm(nn.Module):
+    """``[b, c, *size] -> [b, c, *size]``, channels last; shares its parameters with the module it stands in for."""
+
+    def __init__(self, norm: InstanceNorm, activation: nn.LeakyReLU | None) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self._slope = 1.0 if activation is None else activation.negative_slope
+        self._plain = [norm] if activation is None else [norm, activation]  # a list: registered nowhere else
+        self._eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype not in DTYPES or x[0, 0].numel() == 1:
+            for module in self._plain:
+                x = module(x)
+            return x
+        y: Tensor = _NormAct.apply(x, self.weight, self.bias, self._eps, self._slope)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _NormAct(torch.autograd.Function):
+    """LeakyReLU(instance_norm(x) * weight + bias)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
+        x = x.contiguous(memory_format=memory_format(x.ndim - 2))
+        y = torch.empty_like(x)
+        mean, rstd = (np.empty(x.shape[:2], np.float32) for _ in range(2))
+        kernels.forward(_voxels(x), _numbers(weight), _numbers(bias), eps, slope, _voxels(y), mean, rstd)
+        ctx.save_for_backward(x, weight, bias)
+        ctx.statistics, ctx.slope = (mean, rstd), slope
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, weight, bias = ctx.saved_tensors
+        mean, rstd = ctx.statistics
+        dy = upstream[0].to(x.dtype).contiguous(memory_format=memory_format(x.ndim - 2))
+        dx = torch.empty_like(x)
+        dweight, dbias = torch.zeros_like(weight), torch.zeros_like(bias)
+        kernels.backward(
+            _voxels(x),
+            _voxels(dy),
+            _numbers(weight),
+            _numbers(bias),
+            mean,
+            rstd,
+            ctx.slope,
+            _voxels(dx),
+            _numbers(dweight),
+            _numbers(dbias),
+        )
+        return dx, dweight, dbias, None, None
+
+
+def _voxels(x: Tensor) -> kernels.Map:
+    """A map that lies channels last as ``[b, n, c]``, in the same memory."""
+    b, c, *size = x.shape
+    flat = x.detach().movedim(1, -1).view(b, math.prod(size), c)
+    return flat.view(torch.uint16).numpy() if flat.dtype == torch.bfloat16 else flat.numpy()
+
+
+def _numbers(parameter: Tensor) -> kernels.Floats:
+    return parameter.detach().numpy()
