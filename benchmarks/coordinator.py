@@ -1,23 +1,28 @@
 """What a coordinator costs between a result and the next job, on a growing study, with 64 simulated slots.
 
-python benchmarks/coordinator.py [--trials 10000] [--samplers random,tpe] \\
+python benchmarks/coordinator.py [--trials 10000] [--samplers random,tpe] [--throughout] [--page optuna-dashboard] \\
     > benchmarks/results/coordinator-64slots-2cores.txt
 
-No training: a slot answers at once with the fake evaluator's curve and 48 case scores. Meanwhile another process reads
-the study every few seconds through Optuna, as optuna-dashboard does. Times are split by what is on the stack: Optuna's
-storage (its tables), the sampler, the commit of the transaction they share with ours, and our own part (coordinator,
-guard, ledger, records), which is the rest. The parts are CPU time, for on a machine with other work the time on the
-wall says more about that work; on a quiet one both are the same. Each sampler proposes for 40 trials before each mark
-and a random one between them, because 10,000 proposals of TPE take half an hour.
+No training: a slot answers at once with the fake evaluator's curve and 48 case scores. Meanwhile optuna-dashboard (or
+with ``--page ours`` our own server) is open on the study, and asks as its page does: every five seconds for the trials
+from the first unfinished one on. Times are split by what is on the stack: Optuna's storage (its tables), the sampler,
+the commit of the transaction they share with ours, and our own part (coordinator, guard, ledger, records), which is the
+rest. The parts are CPU time, for on a machine with other work the time on the wall says more about that work; on a
+quiet one both are the same. Each sampler proposes for 40 trials before each mark and a random one between them; with
+``--throughout`` it proposes every trial, which takes TPE about half an hour for 10,000. A row is printed as soon as its
+mark is reached, and stderr tells how far it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import random
 import resource
+import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,12 +30,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import optuna
 from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.exc import SQLAlchemyError
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, learning_curve
@@ -43,8 +50,9 @@ from unetx_search.pruners import PRUNERS
 from unetx_search.run import SAMPLERS
 from unetx_search.samplers.guard import Guard
 from unetx_space.design_space import DesignSpace
+from unetx_space.errors import UnetxError
 from unetx_studies.processes import this_process
-from unetx_studies.store import OneWriterStorage, open_store, study_url
+from unetx_studies.store import OneWriterStorage, open_store, optuna_storage, study_url
 
 N_SLOTS = 64
 MARKS = (110, 1000, 3000, 10_000)
@@ -63,28 +71,70 @@ TASK = Task(
     spacing=(1.0, 1.0),
     patch=(128, 128),
     strides=((1, 1), *[(2, 2)] * 4),
+    widths=(32, 64, 128, 256, 512),
     splits=Splits(train=("a",), selection=tuple(f"case {n}" for n in range(24)), held_out=("b",)),
-    split_seed=0,
     digest="0",
 )
 
-READER = """
-import optuna, sys, time
-from unetx_studies.store import optuna_storage
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-n_reads = 0
-study = None
-while True:
-    try:
-        study = study or optuna.load_study(study_name="s", storage=optuna_storage(sys.argv[1], read_only=True))
-        n = len(study.get_trials(deepcopy=False))
-        n_reads += 1
-        print(n_reads, n, flush=True)
-    except Exception as error:
-        if study is not None:
-            print("ERROR", error, flush=True)
-    time.sleep(5)
-"""
+ASK_EVERY_S = 5.0
+PATIENCE_S = 120.0
+PAGES = ("optuna-dashboard", "ours", "none")
+SERVERS = {
+    "optuna-dashboard": "import sys; from optuna_dashboard._cli import main; "
+    "sys.argv = ['optuna-dashboard', sys.argv[1], '--port', sys.argv[2]]; main()",
+    "ours": "import sys; from pathlib import Path; from sqlalchemy import make_url; "
+    "from unetx_studies.dashboard import serve; "
+    "serve(Path(make_url(sys.argv[1]).database).parent, port=int(sys.argv[2]))",
+}
+
+
+def watch(url: str, page: str) -> None:
+    """Serve the study's dashboard and ask it as its page does, until killed; a line for each answer.
+
+    ``trials seconds`` for an answer, ``ERROR why`` for none; nothing while the study or the server is still to come.
+    """
+    wait_for_study(url)
+    port = free_port()
+    command, void = [sys.executable, "-c", SERVERS[page], url, str(port)], subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=void, stderr=void) as server:
+        signal.signal(signal.SIGTERM, lambda *_: (server.kill(), os._exit(0)))
+        states: list[str] = []
+        wait_for_server(port)
+        while True:
+            began = time.perf_counter()
+            first = next((n for n, state in enumerate(states) if state in ("Running", "Waiting")), len(states))
+            try:
+                with urlopen(f"http://127.0.0.1:{port}/api/studies/1?after={first}", timeout=300) as answer:
+                    states[first:] = [trial["state"] for trial in json.load(answer)["trials"]]
+                print(len(states), f"{time.perf_counter() - began:.3f}", flush=True)
+            except (OSError, ValueError, KeyError) as error:
+                print("ERROR", error, flush=True)
+            time.sleep(ASK_EVERY_S)
+
+
+def wait_for_study(url: str) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        with suppress(UnetxError, KeyError, SQLAlchemyError):
+            optuna.load_study(study_name="s", storage=optuna_storage(url, read_only=True))
+            return
+        time.sleep(0.2)
+    raise SystemExit("no study came")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def wait_for_server(port: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.2)
+    raise SystemExit("the dashboard did not come up")
 
 
 class Clock:
@@ -135,7 +185,8 @@ CLOCK = Clock()
 class Simulated(Executor):
     """Slots that answer at once, one result at each poll, in random order."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_gap: Callable[[Simulated], None]) -> None:
+        self._on_gap = on_gap
         self.n_slots = N_SLOTS
         self.jobs: list[Job] = []
         self.gaps: list[dict[str, float]] = []
@@ -153,6 +204,7 @@ class Simulated(Executor):
         if self._is_open:
             self.gaps.append(CLOCK.read())
             self._is_open = False
+            self._on_gap(self)
         self.jobs.append(job)
 
     def poll(self, handler: Handler, timeout_s: float) -> None:
@@ -212,23 +264,23 @@ def is_measured(n_results: int) -> bool:
     return any(mark - WINDOW <= n_results + N_SLOTS < mark for mark in MARKS)
 
 
-def sampler_of(name: str, executor: Simulated) -> Callable[[int], optuna.samplers.BaseSampler]:
-    """The product's own sampler, timed; where it is not measured a random one stands in."""
+def sampler_of(name: str, executor: Simulated, throughout: bool) -> Callable[[int], optuna.samplers.BaseSampler]:
+    """The product's own sampler, timed; where it is not measured a random one stands in, unless ``throughout``."""
 
     def make(seed: int) -> optuna.samplers.BaseSampler:
         with CLOCK.inside("sampler"):
-            sampler = SAMPLERS[name if is_measured(len(executor.gaps)) else "random"](seed)
+            sampler = SAMPLERS[name if throughout or is_measured(len(executor.gaps)) else "random"](seed)
         sampler.sample_relative = CLOCK.timed("sampler", sampler.sample_relative)  # type: ignore[method-assign]
         return sampler
 
     return make
 
 
-def run(folder: Path, sampler: str, n_trials: int) -> Simulated:
+def run(folder: Path, sampler: str, n_trials: int, throughout: bool, on_gap: Callable[[Simulated], None]) -> Simulated:
     """A whole study; its executor holds the times."""
     backbone = TASK.backbone()
     ground = Ground(backbone, TASK.patch, DesignSpace(backbone.n_levels), BUDGET, seed=0, max_cost=4.0)
-    executor = Simulated()
+    executor = Simulated(on_gap)
     record = new_run("s", n_trials=n_trials, n_slots=N_SLOTS)
     with (
         open_store(study_url(folder), create=True) as store,
@@ -244,7 +296,7 @@ def run(folder: Path, sampler: str, n_trials: int) -> Simulated:
             on_best=lambda trial: None,
         )
         book.study.sampler = Guard(
-            sampler_of(sampler, executor),
+            sampler_of(sampler, executor, throughout),
             ground.space,
             is_admissible=ground.admission(),
             is_new=coordinator.is_new,
@@ -254,50 +306,93 @@ def run(folder: Path, sampler: str, n_trials: int) -> Simulated:
     return executor
 
 
-def show(sampler: str, executor: Simulated, folder: Path, seconds: float, reads: list[str]) -> bool:
-    """Print the table of one study; whether our own part keeps its promise."""
-    parts = ("Optuna's storage", "sampler", "commit", "ours")
-    n = len(executor.gaps)
-    marks = [mark for mark in MARKS if mark - N_SLOTS <= n]
-    print(f"\n{sampler}: {n + N_SLOTS} trials, {len(TASK.splits.selection)} cases each, in {seconds:.0f} s")
-    print(
-        f"{'at trial':>9} {'wall':>8} {'CPU':>8} "
-        + " ".join(f"{part:>17}" for part in parts)
-        + f" {'start, rungs':>13}"
-    )
-    own = {}
-    for mark in marks:
-        window = slice(mark - N_SLOTS - WINDOW, mark - N_SLOTS)
-        gaps = executor.gaps[window]
-        medians = {part: 1e3 * statistics.median(gap.get(part, 0.0) for gap in gaps) for part in parts}
-        own[mark] = medians["ours"] + medians["commit"]
+PARTS = ("Optuna's storage", "sampler", "commit", "ours")
+
+
+class Table:
+    """Prints a row as soon as the results before its mark are there; knows our own part at each mark."""
+
+    def __init__(self) -> None:
+        self.own: dict[int, float] = {}
+        self._began = time.perf_counter()
+        print(
+            f"{'at trial':>9} {'wall':>8} {'CPU':>8} "
+            + " ".join(f"{part:>17}" for part in PARTS)
+            + f" {'start, rungs':>13}",
+            flush=True,
+        )
+
+    def __call__(self, executor: Simulated) -> None:
+        n_trials = len(executor.gaps) + N_SLOTS
+        if n_trials in MARKS:
+            self._row(n_trials, executor)
+        if n_trials % 500 == 0:
+            print(f"{n_trials} trials, {time.perf_counter() - self._began:.0f} s", file=sys.stderr)
+
+    def _row(self, mark: int, executor: Simulated) -> None:
+        gaps = executor.gaps[-WINDOW:]
+        medians = {part: 1e3 * statistics.median(gap.get(part, 0.0) for gap in gaps) for part in PARTS}
+        self.own[mark] = medians["ours"] + medians["commit"]
         wall = 1e3 * statistics.median(gap[WALL] for gap in gaps)
         total = 1e3 * statistics.median(sum(gap.values()) - gap[WALL] for gap in gaps)
-        events = 1e3 * statistics.median(executor.events[window])
+        events = 1e3 * statistics.median(executor.events[-WINDOW:])
         print(
             f"{mark:>9} {wall:>8.1f} {total:>8.1f} "
-            + " ".join(f"{medians[p]:>17.1f}" for p in parts)
-            + f" {events:>13.1f}"
+            + " ".join(f"{medians[part]:>17.1f}" for part in PARTS)
+            + f" {events:>13.1f}",
+            flush=True,
         )
+
+
+def show(table: Table, folder: Path, seconds: float, page: str, answers: list[str]) -> bool:
+    """What else there is to tell of one study; whether our own part keeps its promise and the page met no error."""
     size = sum(file.stat().st_size for file in folder.iterdir())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    errors = [line for line in reads if "ERROR" in line]
-    print(f"database {size / 2**20:.0f} MiB, peak memory of the process so far {peak:.0f} MiB")
-    print(f"reader: {len(reads) - len(errors)} reads, {len(errors)} errors; the writer met no lock error")
-    first, last = own[marks[0]], own[marks[-1]]
+    print(f"{seconds:.0f} s, database {size / 2**20:.0f} MiB, peak memory of the process so far {peak:.0f} MiB")
+    errors = [line for line in answers if line.startswith("ERROR")]
+    times = [float(line.split()[1]) for line in answers if line not in errors]
+    waits = f", median {statistics.median(times):.2f} s, longest {max(times):.2f} s" if times else ""
+    print(f"{page}: {len(times)} answers, {len(errors)} errors{waits}; the writer met no lock error")
+    for error in sorted(set(errors)):
+        print(f"  {error}")
+    marks = sorted(table.own)
+    if not marks:
+        return not errors
+    first, last = table.own[marks[0]], table.own[marks[-1]]
     print(
         f"our own part with commits: {first:.1f} ms at trial {marks[0]} (allowed {ALLOWED_MS:g}), {last:.1f} ms at "
         f"trial {marks[-1]}, ratio {last / first:.2f} (allowed {ALLOWED_GROWTH:g})"
     )
-    return first <= ALLOWED_MS and last <= ALLOWED_GROWTH * first
+    return first <= ALLOWED_MS and last <= ALLOWED_GROWTH * first and not errors
+
+
+@contextmanager
+def watched(url: str, page: str) -> Iterator[list[str]]:
+    """The page is open inside; afterwards the list holds its answers."""
+    answers: list[str] = []
+    if page == "none":
+        yield answers
+        return
+    command = [sys.executable, str(Path(__file__).resolve()), "--watch", url, "--page", page]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
+        try:
+            yield answers
+        finally:
+            watcher.terminate()
+            answers += (watcher.stdout.read() if watcher.stdout else "").splitlines()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--samplers", default="random,tpe")
+    parser.add_argument("--throughout", action="store_true", help="each sampler proposes every trial")
+    parser.add_argument("--page", choices=PAGES, default="optuna-dashboard", help="what is open on the study meanwhile")
+    parser.add_argument("--watch", metavar="URL", help="used inside: the process of the page")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if arguments.watch:
+        watch(arguments.watch, arguments.page)
     instrument()
     genes = len(DesignSpace(TASK.backbone().n_levels).genes)
     print(f"{N_SLOTS} simulated slots, {genes} genes; {platform.machine()}, {os.cpu_count()} cores")
@@ -305,17 +400,14 @@ def main() -> int:
     print("medians in ms from a result to the next job; drawings are made after the job is handed out")
     fine = True
     for sampler in arguments.samplers.split(","):
+        when = "every trial" if arguments.throughout else f"for {WINDOW} trials before each mark"
+        print(f"\n{sampler}, proposing {when}: {arguments.trials} trials, {len(TASK.splits.selection)} cases each")
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            command = [sys.executable, "-c", READER, study_url(folder)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
-                began = time.perf_counter()
-                executor = run(folder, sampler, arguments.trials)
+            table, began = Table(), time.perf_counter()
+            with watched(study_url(name), arguments.page) as answers:
+                run(Path(name), sampler, arguments.trials, arguments.throughout, table)
                 seconds = time.perf_counter() - began
-                reader.terminate()
-                reads = (reader.stdout.read() if reader.stdout else "").splitlines()
-            fine &= show(sampler, executor, folder, seconds, reads)
-            sys.stdout.flush()
+            fine &= show(table, Path(name), seconds, arguments.page, answers)
     return 0 if fine else 1
 
 

@@ -157,14 +157,14 @@ def presets(*, json: Json = False) -> None:
 
 @app.command
 def dashboard(study: Path, *, host: str = "127.0.0.1", port: int = 8080) -> None:
-    """Serve Optuna's dashboard for a study, also while it runs.
+    """Serve Optuna's dashboard for a study to this machine, also while it runs. It changes nothing but notes.
 
     Parameters
     ----------
     study
         The folder of the study, such as runs/demo.
     host
-        Address to listen on. Only this machine by default.
+        Address of the loopback to listen on, such as 127.0.0.1 or ::1; for another machine use an SSH tunnel.
     port
         Port to listen on.
     """

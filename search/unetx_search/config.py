@@ -67,8 +67,8 @@ class SearchConfig(DataChoices, Choices):
     """Decides the proposals, the initial values and the order of the batches."""
     cpu_workers: int | None = None
     """CPU workers, one thread each, where no GPU is used. One per core by default."""
-    workers_per_gpu: int = 1
-    """Worker processes that share one GPU."""
+    workers_per_gpu: Literal["auto"] | int = 1
+    """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay."""
     steps: int | None = None
     """Training steps of one evaluation. Chosen from the task by default."""
     batch_size: int | None = None
@@ -109,7 +109,8 @@ class SearchConfig(DataChoices, Choices):
         yield "gpus", self.gpus, "0 or more, or all", self.gpus == "all" or self.gpus >= 0
         yield "seed", self.seed, "0 or more", self.seed >= 0
         yield "cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1
-        yield "workers-per-gpu", self.workers_per_gpu, "at least 1", self.workers_per_gpu >= 1
+        sharing = self.workers_per_gpu
+        yield "workers-per-gpu", sharing, "at least 1, or auto", sharing == "auto" or sharing >= 1
         yield "max-hours", self.max_hours, "above 0", self.max_hours is None or self.max_hours > 0
         window = self.deterministic
         yield "deterministic", window, "at least 1 (the largest number of workers)", window is None or window >= 1

@@ -25,6 +25,7 @@ from unetx_search.config import SearchConfig, Settled, check_stated
 from unetx_search.coordinator import Coordinator, Terms
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import GpuProbe, Slot, make_slots, nvidia_smi_probe
+from unetx_search.gpu_sharing import seats_that_pay
 from unetx_search.ground import Ground
 from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
 from unetx_search.progress import SEATS, SeatsFile, Standing, display
@@ -98,7 +99,8 @@ def search(
     RequestError when the request cannot be met, and then has written nothing but finished cases into the cache;
     SearchFailed when the work is hopeless.
     """
-    slots = make_slots(config.gpus, workers_per_gpu=config.workers_per_gpu, cpu_workers=config.cpu_workers, probe=probe)
+    n_sharing = 1 if config.workers_per_gpu == "auto" else config.workers_per_gpu
+    slots = make_slots(config.gpus, workers_per_gpu=n_sharing, cpu_workers=config.cpu_workers, probe=probe)
     slots = slots[: config.deterministic]
     if evaluator is None:
         _check_torch(slots)
@@ -133,12 +135,13 @@ def _search(
         n_missing = config.trials - len(book.records.evaluations(finished_only=True))
         was_stopped = ran_out_of_time = False
         if n_missing > 0:
-            chosen = evaluator or ProxyEvaluator(
-                device=slots[0].device,
-                n_threads=slots[0].n_threads,
-                diagnose=config.diagnosis,
-                robustness=config.robustness,
-            )
+            if config.workers_per_gpu == "auto":
+                ground = _ground(config, task, space, budget)
+                measured_with = evaluator or _evaluator(config, slots)
+                with showing_life(claim.store.url, claim.run):
+                    slots = seats_that_pay(config, slots, measured_with, task, ground, n_missing, console)
+                book.ledger.seat(claim.run, len(slots))
+            chosen = evaluator or _evaluator(config, slots)
             with LocalExecutor(chosen, task, slots, log_folder=config.folder / "logs") as executor:
                 coordinator = _run(config, book, task, space, budget, executor, console)
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
@@ -153,6 +156,19 @@ def _search(
             was_stopped=was_stopped,
             ran_out_of_time=ran_out_of_time,
         )
+
+
+def _evaluator(config: SearchConfig, slots: Sequence[Slot]) -> Evaluator:
+    return ProxyEvaluator(
+        device=slots[0].device,
+        n_threads=slots[0].n_threads,
+        diagnose=config.diagnosis,
+        robustness=config.robustness,
+    )
+
+
+def _ground(config: SearchConfig, task: Task, space: DesignSpace, budget: Budget) -> Ground:
+    return Ground(task.backbone(), task.patch, space, budget, config.seed, config.max_cost)
 
 
 def _check_torch(slots: Sequence[Slot]) -> None:
@@ -232,7 +248,7 @@ def _run(
     console: Console,
 ) -> Coordinator:
     """Bring the study to its total, as far as user and time allow."""
-    ground = Ground(task.backbone(), task.patch, space, budget, config.seed, config.max_cost)
+    ground = _ground(config, task, space, budget)
     seats_file = SeatsFile(config.folder / SEATS)
     screen = display(_standing(config, budget, book.records, executor.n_slots), console, seats_file)
     coordinator = Coordinator(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
+from unetx_search.executors.sharing import SHARING, Sharing, read_sharing
 from unetx_search.progress import SEATS, Seat, SeatsFile, duration
 from unetx_space.errors import RequestError
 from unetx_studies.store import (
@@ -49,6 +50,8 @@ class Status:
     seats: Mapping[int, Seat]
     """What each worker is doing; empty when nothing runs."""
     decisions: Sequence[DecisionRecord]
+    sharing: Mapping[str, Sharing] = field(default_factory=dict)
+    """How many workers share each kind of GPU, where that was measured."""
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -103,6 +106,7 @@ def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetim
             jobs=ledger.jobs(unfinished_only=True),
             seats=SeatsFile.read(folder / SEATS) if is_running else {},
             decisions=ledger.decisions(),
+            sharing=read_sharing(folder / SHARING),
         )
 
 
@@ -115,6 +119,7 @@ def status_text(status: Status) -> str:
     ]
     if status.best is not None:
         lines.append(f"  best       Dice {status.best.score:.4f} (trial {status.best.trial_number})")
+    lines += [f"  {kind}: {sharing}" for kind, sharing in status.sharing.items()]
     lines += [*map(_job_line, _jobs(status)), *_latest_failure(status)]
     lines.append(f"  logs       {status.folder / 'logs'}/worker-N.log")
     return "\n".join(lines)
@@ -192,6 +197,7 @@ def status_json(status: Status) -> str:
             "ended_at": run.ended_at.isoformat() if run.ended_at else None,
             "ending": run.ending,
         },
+        "workers_per_gpu": {kind: asdict(sharing) for kind, sharing in status.sharing.items()},
         "jobs": _jobs(status),
         "decisions": [{"trial": d.trial, "origin": d.origin, "reason": d.reason} for d in status.decisions],
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
-from optuna_dashboard import save_note
+from optuna_dashboard import get_note, save_note
 from optuna_dashboard.artifact import get_artifact_path
 
 from unetx_studies.drawing import to_svg
@@ -23,7 +23,10 @@ DRAWING = "architecture.svg"
 
 
 def attach_drawing(trial: Trial, architecture: Architecture, study_folder: Path) -> None:
-    """Attach the drawing to a trial and show it in the trial's note; nothing happens when it has one already."""
+    """Attach the drawing to a trial and show it in the trial's note, above what somebody may have noted meanwhile.
+
+    Nothing happens when it has one already.
+    """
     if any(meta.filename == DRAWING for meta in get_all_artifact_meta(trial)):
         return
     folder = study_folder / ARTIFACTS
@@ -34,4 +37,5 @@ def attach_drawing(trial: Trial, architecture: Architecture, study_folder: Path)
         artifact = upload_artifact(
             artifact_store=FileSystemArtifactStore(folder), file_path=str(drawing), study_or_trial=trial
         )
-    save_note(trial, f"![architecture of trial {trial.number}]({get_artifact_path(trial, artifact)})")
+    picture, note = f"![architecture of trial {trial.number}]({get_artifact_path(trial, artifact)})", get_note(trial)
+    save_note(trial, f"{picture}\n\n{note}" if note else picture)

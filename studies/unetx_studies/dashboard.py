@@ -1,13 +1,13 @@
-"""A live view of a study in the browser: optuna-dashboard on connections that cannot write.
+"""A live view of a study in this machine's browser: optuna-dashboard on connections that cannot write, notes apart.
 
-The coordinator is the study's one writer, so requests that would change the study are refused here. Who wants to edit
-notes or delete trials runs ``optuna-dashboard`` itself on the same file, after the search.
+The coordinator is the study's one writer, so requests that would change the study are refused here, all but notes
+(``notes.py``). Who wants to delete trials runs ``optuna-dashboard`` itself on the same database, after the search.
 """
 
 from __future__ import annotations
 
 import errno
-import json
+import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -19,16 +19,26 @@ from optuna.artifacts import FileSystemArtifactStore
 
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import ARTIFACTS
+from unetx_studies.loopback import check_loopback, loopback_only, refused
+from unetx_studies.notes import is_note, note_taker
 from unetx_studies.store import open_store, optuna_storage, study_url
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+REFUSAL = (
+    "unetx-search writes the study, so this page changes nothing but notes; after the search, `optuna-dashboard` "
+    "itself on the same database can do more"
+)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -44,22 +54,22 @@ def dashboard_app(study_folder: Path) -> WSGIApplication:
     url = study_url(study_folder)
     open_store(url, create=False, read_only=True).close()  # says what is wrong better than Optuna would
     artifacts = study_folder / ARTIFACTS
-    return _read_only(
-        optuna_dashboard.wsgi(
-            optuna_storage(url, read_only=True),
-            artifact_store=FileSystemArtifactStore(artifacts) if artifacts.is_dir() else None,
-        )
+    reader = optuna_dashboard.wsgi(
+        optuna_storage(url, read_only=True),
+        artifact_store=FileSystemArtifactStore(artifacts) if artifacts.is_dir() else None,
     )
+    return loopback_only(_reading_or_notes(reader, note_taker(url)))
 
 
-def _read_only(app: WSGIApplication) -> WSGIApplication:
-    """``app`` for requests that read; any other is answered with 403 and the reason."""
+def _reading_or_notes(reader: WSGIApplication, notes: WSGIApplication) -> WSGIApplication:
+    """``reader`` for requests that read, ``notes`` for notes; any other is answered with 403 and the reason."""
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] in READING:
-            return app(environ, start_response)
-        start_response("403 Forbidden", [("Content-Type", "application/json")])
-        return [json.dumps({"reason": "unetx-search shows this study read-only"}).encode()]
+            return reader(environ, start_response)
+        if is_note(environ):
+            return notes(environ, start_response)
+        return refused(start_response, "403 Forbidden", REFUSAL)
 
     return guarded
 
@@ -67,11 +77,13 @@ def _read_only(app: WSGIApplication) -> WSGIApplication:
 def dashboard_server(study_folder: Path, *, host: str = "127.0.0.1", port: int = 8080) -> WSGIServer:
     """A server that listens already; ``serve_forever`` starts it. Port 0 takes a free one, see ``server_port``.
 
-    Raises RequestError when the folder holds no study or the address cannot be had.
+    Raises RequestError when the folder holds no study, and for an address that cannot be had or is no loopback's.
     """
+    check_loopback(host, port)
     app = dashboard_app(study_folder)
     try:
-        return make_server(host, port, app, server_class=_Server, handler_class=_QuietHandler)
+        server = _Server6 if ":" in host else _Server
+        return make_server(host, port, app, server_class=server, handler_class=_QuietHandler)
     except (OSError, OverflowError) as error:
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         hint = "choose another --port" if taken else "choose a host of this machine and a port of 0..65535"
@@ -85,10 +97,7 @@ def serve(
     port: int = 8080,
     announce: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Show a study until Ctrl-C. ``announce`` gets the page's URL once the server listens.
-
-    There is no password, so a host other than the loopback shows the study to everyone who can reach it.
-    """
+    """Show a study until Ctrl-C. ``announce`` gets the page's URL once the server listens."""
     with dashboard_server(study_folder, host=host, port=port) as server:
         shown = f"[{host}]" if ":" in host else host
         try:

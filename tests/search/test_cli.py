@@ -114,6 +114,7 @@ def test_more_gpus_than_there_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         (["show", "u-nett"], "did you mean 'u-net'"),
         (["show", "absent.json"], "absent.json"),
         (["dashboard", "absent"], "absent"),
+        (["dashboard", "absent", "--host", "0.0.0.0"], "ssh -L 8080:127.0.0.1:8080"),
         (["status", "absent"], "absent"),
         (["--max-hours", "0"], "above 0"),
         (["--deterministic", "0"], "at least 1"),

@@ -13,6 +13,7 @@ from unetx_search.executors.slots import (
     make_slots,
     nvidia_smi_probe,
     parse_gpus,
+    shared_slots,
     usable_cores,
     visible_gpus,
     with_slices,
@@ -242,3 +243,16 @@ def test_usable_cores_are_the_affinity_within_every_control_groups_quota(
     for path, text in files.items():
         write(tmp_path, path, text)
     assert usable_cores(tmp_path) == expected
+
+
+def test_each_kind_of_gpu_gets_its_own_number_of_workers_which_alternate_between_the_gpus() -> None:
+    small = Gpu(3, "GPU-small", "Small")
+    one_each = make_slots("all", probe=lambda: (A, small, B), n_cores=16)
+    assert [slot.kind for slot in one_each] == ["NVIDIA H200", "Small", "NVIDIA H200"]
+    workers = {"NVIDIA H200": 3, "Small": 1}
+    shared = shared_slots(one_each, workers, n_cores=16)
+    pinned = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in shared]
+    assert pinned == [A.uuid, small.uuid, B.uuid, A.uuid, B.uuid, A.uuid, B.uuid]
+    assert [(slot.index, slot.n_threads) for slot in shared] == [(index, 2) for index in range(7)]
+    assert {slot.environment["OMP_NUM_THREADS"] for slot in shared} == {"2"}
+    assert shared_slots(one_each, workers, at_most=2, n_cores=16)[1].n_threads == 8

@@ -1,8 +1,9 @@
-"""The dashboard shows a study that is being written, and changes nothing."""
+"""The dashboard shows a study that is being written, and changes nothing but notes."""
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+import optuna_dashboard
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna_dashboard.artifact import get_artifact_path
@@ -68,12 +70,21 @@ def test_page_and_api_answer_while_the_study_is_being_written(tmp_path: Path, st
         assert [trial["values"] for trial in json.loads(body)["trials"]] == [[0.25], [0.5]]
 
 
-def test_requests_that_would_change_the_study_are_refused(tmp_path: Path, study: optuna.Study) -> None:
+def test_every_request_that_would_change_the_study_is_refused_but_notes(tmp_path: Path, study: optuna.Study) -> None:
+    """All that this optuna-dashboard knows, so that a later one's are looked at."""
+    trial = study.ask()
+    storage = optuna_storage(study_url(tmp_path), read_only=True)
+    routes = {(route.method, route.rule) for route in optuna_dashboard.wsgi(storage).routes}
+    changing = {(method, rule) for method, rule in routes if method != "GET"}
+    notes = {(method, rule) for method, rule in changing if rule.endswith("/note")}
+    assert len(notes) == 2
     with running(tmp_path) as url:
-        assert status_of("DELETE", f"{url}/api/studies/1") == 403
-        assert status_of("POST", f"{url}/api/studies") == 403
-        assert status_of("PUT", f"{url}/api/studies/1/note") == 403
-    assert optuna.get_all_study_names(optuna_storage(study_url(tmp_path), read_only=True)) == ["demo"]
+        for method, rule in changing - notes:
+            path = re.sub(r"<[^>]*study_id[^>]*>|<[^>]*trial_id[^>]*>", "1", rule)
+            assert status_of(method, url + re.sub(r"<[^>]*>", "0", path)) == 403, rule
+    assert optuna.get_all_study_names(storage) == ["demo"]
+    assert study.trials[0].state is optuna.trial.TrialState.RUNNING
+    assert study.trials[0].number == trial.number
 
 
 @pytest.mark.parametrize("has_artifacts", [True, False])
@@ -115,6 +126,23 @@ def test_a_port_that_is_taken_is_a_request_error_naming_the_way_out(tmp_path: Pa
 def test_an_impossible_port_is_a_request_error(tmp_path: Path, study: optuna.Study, port: int) -> None:
     with pytest.raises(RequestError, match="port"):
         dashboard_server(tmp_path, port=port)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "example.org", ""])
+def test_a_host_that_others_can_reach_is_refused_with_a_tunnel_as_the_way_out(
+    tmp_path: Path, study: optuna.Study, host: str
+) -> None:
+    with pytest.raises(RequestError, match=r"no password.*ssh -L 8123:127\.0\.0\.1:8123"):
+        dashboard_server(tmp_path, host=host, port=8123)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "::1"])
+def test_every_address_of_the_loopback_will_do(tmp_path: Path, study: optuna.Study, host: str) -> None:
+    try:
+        with dashboard_server(tmp_path, host=host, port=0) as server:
+            assert server.server_port > 0
+    except RequestError as error:  # a machine may lack IPv6, or an address
+        assert "cannot listen" in str(error)  # noqa: PT017
 
 
 def test_serve_announces_its_address_and_ends_on_ctrl_c(tmp_path: Path, study: optuna.Study) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -62,6 +62,11 @@ class Slot:
     """Set before the worker imports torch: pins the device and the number of threads."""
     n_threads: int
 
+    @property
+    def kind(self) -> str:
+        """The name of its GPU, which others may have, too; empty for a CPU."""
+        return self.label.partition(": ")[2] if self.device == "cuda" else ""
+
 
 class GpuProbe(Protocol):
     """Says which GPUs may be used. The default asks ``nvidia-smi``; tests pretend."""
@@ -89,6 +94,23 @@ def make_slots(
     cores = usable_cores() if n_cores is None else n_cores
     chosen = () if gpus == 0 else _choose(gpus, (probe or nvidia_smi_probe)())
     return _gpu_slots(chosen * workers_per_gpu, cores) if chosen else _cpu_slots(cpu_workers or cores)
+
+
+def shared_slots(
+    slots: Sequence[Slot], workers: Mapping[str, int], *, at_most: int | None = None, n_cores: int | None = None
+) -> tuple[Slot, ...]:
+    """Seats on the devices of ``slots``, one a device, with so many ``workers`` on each GPU by its kind.
+
+    Neighbours still sit on different GPUs as far as there are any; the first ``at_most`` seats in all.
+    """
+    cores = usable_cores() if n_cores is None else n_cores
+    rounds = range(max(workers[slot.kind] for slot in slots))
+    seats = [slot for turn in rounds for slot in slots if turn < workers[slot.kind]][:at_most]
+    n_threads = max(1, cores // len(seats))
+    return tuple(
+        replace(slot, index=index, environment={**slot.environment, **_threads(n_threads)}, n_threads=n_threads)
+        for index, slot in enumerate(seats)
+    )
 
 
 def _refuse_below(option: str, value: int, least: int) -> None:

@@ -151,6 +151,11 @@ class Ledger:
                     f"for more than {SILENCE.total_seconds():g} s; `unetx-search status` tells who has it now"
                 )
 
+    def seat(self, run: RunRecord, n_slots: int) -> None:
+        """Note how many seats a run has after all."""
+        with self._store.writing() as session:
+            session.execute(update(RunRow).where(RunRow.id == run.id).values(n_slots=n_slots))
+
     def abandon(self, run: RunRecord) -> None:
         """Leave the lease to whoever comes next, without writing."""
         _held.discard(run.id)

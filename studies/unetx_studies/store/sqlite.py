@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import threading
 import warnings
 from functools import partial
 from pathlib import Path
@@ -27,13 +28,15 @@ NETWORK_FILESYSTEMS = frozenset(
 )
 MOUNTS = Path("/proc/self/mounts")
 
-_written: dict[tuple[int, int], str] = {}
-"""Journal modes of the files that this process has opened to write, by device and inode.
+_modes: dict[tuple[int, int], str] = {}
+"""Journal modes of the files that this process has opened or looked at, by device and inode.
 
 Such a file is never opened by anything but SQLite again: closing any descriptor of a file drops all locks that the
 process has on it (POSIX), and then another process takes itself for the last one and deletes the log that is in use
 (https://sqlite.org/howtocorrupt.html, section 2.2).
 """
+_looking = threading.Lock()
+"""Held while a file is open otherwise; no connection to it can have been made before."""
 
 
 def engine_options(path: Path, *, read_only: bool) -> dict[str, Any]:
@@ -49,13 +52,20 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
     Transactions take the write lock at their start (IMMEDIATE): a lock taken in the middle could fail at once instead
     of waiting, when another writer came first.
     """
+    mode = journal_mode(path)
+    if path.exists():  # other threads may be reading it: from before the first lock on they are not to touch it
+        _remember(path, mode)
     connection = _connect(path, "rwc")
     connection.isolation_level = "IMMEDIATE"
-    mode = journal_mode(path)
     connection.execute(f"PRAGMA journal_mode = {mode}").close()
     connection.execute("PRAGMA synchronous = NORMAL").close()
-    _written[_identity(path)] = mode
+    _remember(path, mode)
     return connection
+
+
+def _remember(path: Path, mode: str) -> None:
+    with _looking:
+        _modes[_identity(path)] = mode
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -80,11 +90,17 @@ def _connect(path: Path, mode: str, *, immutable: bool = False) -> sqlite3.Conne
 
 
 def _is_wal(path: Path) -> bool:
-    known = _written.get(_identity(path)) if path.exists() else None
-    if known is not None:
-        return known == "WAL"
-    with path.open("rb") as file:
-        return file.read(20)[18:] == WAL_MODE
+    with _looking:
+        if not path.exists():
+            return False
+        identity = _identity(path)
+        if identity not in _modes:
+            with path.open("rb") as file:
+                start = file.read(20)
+            if len(start) < 20:  # still empty: its mode is not settled
+                return False
+            _modes[identity] = "WAL" if start[18:] == WAL_MODE else "DELETE"
+        return _modes[identity] == "WAL"
 
 
 def journal_mode(path: Path, mounts: Path = MOUNTS) -> str:
@@ -130,12 +146,13 @@ def check_file(path: Path) -> None:
     """Raises RequestError when ``path`` exists and is no SQLite database."""
     if path.is_dir():
         raise RequestError(f"expected a database file, {path} is a folder; name the file in it, such as study.db")
-    if not path.exists() or _identity(path) in _written:
-        return
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(MAGIC))
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+    with _looking:
+        if not path.exists() or _identity(path) in _modes:
+            return
+        try:
+            with path.open("rb") as file:
+                start = file.read(len(MAGIC))
+        except OSError as error:
+            raise RequestError(f"{path} cannot be read: {error.strerror}") from error
     if start and start != MAGIC:
         raise RequestError(f"{path} is no SQLite database: it begins with {start!r}; name another file or folder")
