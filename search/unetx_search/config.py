@@ -69,6 +69,11 @@ class SearchConfig(DataChoices, Choices):
     """CPU workers, one thread each, where no GPU is used. One per core by default."""
     workers_per_gpu: int = 1
     """Worker processes that share one GPU."""
+    engine: Literal["local", "ray"] = "local"
+    """Where evaluations run: on this machine (local), or on the GPUs or CPUs of a Ray cluster (ray)."""
+    ray_address: str | None = None
+    """HOST:PORT of the Ray cluster's head, or "local" for a cluster of this machine alone. By default the one in
+    RAY_ADDRESS, else the one that runs on this machine, else one that is started here for the search."""
     steps: int | None = None
     """Training steps of one evaluation. Chosen from the task by default."""
     batch_size: int | None = None
@@ -110,6 +115,9 @@ class SearchConfig(DataChoices, Choices):
         yield "seed", self.seed, "0 or more", self.seed >= 0
         yield "cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1
         yield "workers-per-gpu", self.workers_per_gpu, "at least 1", self.workers_per_gpu >= 1
+        address, is_there = self.ray_address, self.ray_address is not None
+        yield "ray-address", address, "given with --engine ray only", self.engine == "ray" or not is_there
+        yield "ray-address", address, "HOST:PORT without a protocol", not (address and "://" in address)
         yield "max-hours", self.max_hours, "above 0", self.max_hours is None or self.max_hours > 0
         window = self.deterministic
         yield "deterministic", window, "at least 1 (the largest number of workers)", window is None or window >= 1

@@ -87,6 +87,7 @@ class Recorder:
     finished: dict[int, Evaluation] = field(default_factory=dict)
     lost: dict[int, Evaluation] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)
+    displaced: dict[int, str] = field(default_factory=dict)
     interrupted: list[int] = field(default_factory=list)
     n_finished_calls: int = 0
     n_lost_calls: int = 0
@@ -110,12 +111,15 @@ class Recorder:
         self.lost[trial] = evaluation
         self.n_lost_calls += 1
 
+    def on_displaced(self, trial: int, reason: str) -> None:
+        self.displaced[trial] = reason
+
     def on_interrupted(self, trial: int) -> None:
         self.interrupted.append(trial)
 
     @property
     def n_ended(self) -> int:
-        return self.n_finished_calls + self.n_lost_calls + len(self.interrupted)
+        return self.n_finished_calls + self.n_lost_calls + len(self.displaced) + len(self.interrupted)
 
 
 def poll_until(executor: Executor, recorder: Recorder, done: Callable[[], bool]) -> None:
