@@ -15,8 +15,8 @@ DRIVERS_FOLDER = Path(__file__).parent
 
 
 @contextmanager
-def cluster(*nodes: dict[str, Any]) -> Iterator[Any]:
-    """A running cluster with a head and the given nodes; skips where Ray is not installed."""
+def cluster(head: dict[str, Any], *nodes: dict[str, Any]) -> Iterator[Any]:
+    """A running cluster; skips where Ray is not installed. Nodes that die are missed within two seconds."""
     pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
     from ray.cluster_utils import Cluster
 
@@ -27,10 +27,10 @@ def cluster(*nodes: dict[str, Any]) -> Iterator[Any]:
         patch.setenv("RAY_health_check_failure_threshold", "4")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(DRIVERS_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]))
         shape = {"object_store_memory": 80 * MIB, "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **shape})
+        made = Cluster(initialize_head=True, head_node_args={**shape, **head})
         try:
             for node in nodes:
-                made.add_node(**shape, **node)
+                made.add_node(**{**shape, **node})
             yield made
         finally:
             made.shutdown()

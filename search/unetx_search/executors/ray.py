@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import pickle
+import re
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -499,10 +500,11 @@ def _is_alive(node: str) -> bool:
 
 
 def _cause(error: RayError) -> str:
-    """Ray's account of a death in one line, without the names of our own class."""
+    """Ray's account of a death in one line, without the names of our own class and without its guesses."""
     lines = [line.strip() for line in str(error).splitlines()]
     own = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "name:", "The actor died unexpectedly")
-    return " ".join(line for line in lines if line and not line.startswith(own))[:600]
+    account = " ".join(line for line in lines if line and not line.startswith(own))
+    return re.split(r"(?:Some common causes|There are some potential root causes)", account)[0].strip()[:1000]
 
 
 def _resources(found: Mapping[str, float]) -> str:

@@ -16,6 +16,8 @@ from unetx_search.executors.process import signals_held_back
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import RequestError
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -52,6 +54,7 @@ def connected(address: str | None) -> Iterator[tuple[Node, ...]]:
 def _connect(address: str | None) -> None:
     import ray
 
+    _keep_stdout_clean()
     try:
         with _own_signal_handlers(), signals_held_back():
             ray.init(
@@ -68,6 +71,14 @@ def _connect(address: str | None) -> None:
             "start the search on a machine of the cluster (`ray start --address=HEAD:6379` makes this one its node), "
             "or use --ray-address local for a cluster of this machine alone"
         ) from error
+
+
+def _keep_stdout_clean() -> None:
+    """Ray prints what befalls nodes to stdout, where a search's results go; it goes to the log instead."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):  # a private name, which a later version may lack
+        worker.print_to_stdstream = lambda data, **_: logger.info("Ray: %s", "\n".join(data["lines"]))
 
 
 @contextmanager
