@@ -23,7 +23,6 @@ pytestmark = pytest.mark.timeout(120)
 Make = Callable[[Evaluator], Executor]
 
 
-
 def make_ray(evaluator: Evaluator) -> Executor:
     from unetx_search.executors.ray import RayExecutor
 

@@ -393,13 +393,15 @@ class _FarSeat:
                 raise UnetxError(event.message)
             case Broke():
                 raise RuntimeError(f"the keeper of worker {self._errand.worker} broke:\n{event.traceback}")
+            case worker.DiskFull():  # its job was left just before
+                raise StorageFull(event.message)
             case _ if self._assignment is not None and self._assignment.is_mute:
                 self._heed_mute(event, handler)
             case _ if self._assignment is not None and self.up is not None:
                 self._heed_job(self._assignment, self.up, event, handler)
 
     def _heed_mute(self, event: Event, handler: Handler) -> None:
-        if isinstance(event, worker.Finished | worker.Left | worker.DiskFull | Lost):
+        if isinstance(event, worker.Finished | worker.Left | Lost):
             self._close_job(handler, None)
 
     def _heed_job(self, held: _Assignment, up: Up, event: Event, handler: Handler) -> None:
@@ -420,12 +422,6 @@ class _FarSeat:
             case Lost():
                 self._assignment = None
                 handler.on_lost(trial, self._errand.worker, event.evaluation)
-            case worker.DiskFull():
-                self._heed_full_disk(event, handler)
-
-    def _heed_full_disk(self, event: worker.DiskFull, handler: Handler) -> None:
-        self._close_job(handler, None)
-        raise StorageFull(event.message)
 
     def _close_job(self, handler: Handler, evaluation: Evaluation | None) -> None:
         """Free the seat, then tell how the job ended; None: without a result."""
