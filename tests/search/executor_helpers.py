@@ -82,6 +82,8 @@ class Recorder:
 
     prune_at: tuple[int, ...] = ()
     started: dict[int, tuple[int, str]] = field(default_factory=dict)
+    processes: dict[int, int] = field(default_factory=dict)
+    """Ids by trial."""
     steps: dict[int, list[int]] = field(default_factory=dict)
     rungs: dict[int, list[int]] = field(default_factory=dict)
     finished: dict[int, Evaluation] = field(default_factory=dict)
@@ -94,6 +96,7 @@ class Recorder:
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
         self.started[trial] = (worker, device)
+        self.processes[trial] = process.pid
 
     def on_step(self, trial: int, step: int) -> None:
         self.steps.setdefault(trial, []).append(step)

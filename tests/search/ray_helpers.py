@@ -63,6 +63,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def parent(pid: int) -> int:
+    """The process that started this one."""
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+
+
 def wait_until(done: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + DEADLINE_S
     while not done():

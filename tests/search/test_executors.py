@@ -39,11 +39,11 @@ MAKERS: dict[str, Make] = {
 @pytest.fixture(scope="module")
 def ray_node() -> Iterator[None]:
     """A cluster of one node that this process is connected to."""
-    with cluster({"num_cpus": 2}) as made, connected(made.address):
+    with cluster({"num_cpus": 1}) as made, connected(made.address):
         yield
 
 
-@pytest.fixture(params=sorted(MAKERS))
+@pytest.fixture(params=["inline", "local", pytest.param("ray", marks=pytest.mark.slow)])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     """Makes an executor of each kind, closed at the end of the test."""
     if request.param == "ray":

@@ -15,7 +15,7 @@ import pytest
 from coordinator_helpers import Bench
 from executor_helpers import LONG, TASK, Recorder, job, poll_until, run_all
 from kill_helpers import check_whole
-from ray_helpers import SMALL, cluster, is_running, keepers, kill_node, wait_until
+from ray_helpers import SMALL, cluster, is_running, keepers, kill_node, parent, wait_until
 
 from unetx_evaluators.evaluation import Budget, CurvePoint, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
@@ -27,6 +27,7 @@ from unetx_studies.full import StorageFull
 
 pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
 
+from unetx_search.executors import ray as ray_executor
 from unetx_search.executors.ray import Patience, RayExecutor
 from unetx_search.executors.ray_cluster import cluster_slots, connected
 
@@ -70,6 +71,7 @@ def test_each_of_four_workers_on_two_nodes_has_a_gpu_of_its_own(two_nodes: Any) 
     assert all(label.startswith("GPU ") and " on " in label for _, label in told.started.values())
 
 
+@pytest.mark.slow
 def test_workers_share_a_gpu_in_fractions(two_nodes: Any) -> None:
     evaluator = FakeEvaluator(shown_variables=("CUDA_VISIBLE_DEVICES",), seconds_per_step=0.05)
     seats = gpu_seats(workers_per_gpu=3)[:6]
@@ -81,7 +83,10 @@ def test_workers_share_a_gpu_in_fractions(two_nodes: Any) -> None:
 
 @pytest.mark.parametrize(
     ("misdeed", "words"),
-    [(Misdeed.EXIT, "exited with code 3"), (Misdeed.SEGFAULT, "was killed by SIGSEGV")],
+    [
+        (Misdeed.SEGFAULT, "was killed by SIGSEGV"),
+        pytest.param(Misdeed.EXIT, "exited with code 3", marks=pytest.mark.slow),
+    ],
 )
 def test_a_worker_that_dies_under_a_job_loses_it_with_the_same_words_as_on_one_machine(
     two_nodes: Any, tmp_path: Path, misdeed: Misdeed, words: str
@@ -99,7 +104,7 @@ def test_a_worker_that_dies_under_a_job_loses_it_with_the_same_words_as_on_one_m
         assert "Segmentation fault" in (tmp_path / "logs" / "worker-0.log").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("misdeed", [Misdeed.HANG, Misdeed.HANG_IN_C])
+@pytest.mark.parametrize("misdeed", [Misdeed.HANG_IN_C, pytest.param(Misdeed.HANG, marks=pytest.mark.slow)])
 def test_a_worker_that_hangs_past_its_limit_is_timed_out_and_replaced(two_nodes: Any, misdeed: Misdeed) -> None:
     impatient = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), selection_cases=1, max_seconds=0.05)
     evaluator = FakeEvaluator(acts_by_seed={1: misdeed})
@@ -120,7 +125,7 @@ def test_a_full_disk_is_no_failure_of_the_design(two_nodes: Any) -> None:
 
 
 def test_close_leaves_no_process_even_of_workers_that_cannot_hear(two_nodes: Any) -> None:
-    told = Pids()
+    told = Recorder()
     with RayExecutor(FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C}), TASK, cpu_seats(2)) as executor:
         for trial in range(2):
             executor.submit(job(trial, budget=LONG))
@@ -129,23 +134,12 @@ def test_close_leaves_no_process_even_of_workers_that_cannot_hear(two_nodes: Any
         executor.close(timeout_s=0.1)
         executor.close()
     assert len(at_work) == 2
-    wait_until(lambda: not any(map(is_running, [*told.pids, *at_work])))
+    wait_until(lambda: not any(map(is_running, [*told.processes.values(), *at_work])))
     assert told.n_ended == 0
 
 
-class Pids(Recorder):
-    """Keeps the process ids of the workers, too."""
-
-    def __post_init__(self) -> None:
-        self.pids: list[int] = []
-
-    def on_started(self, trial: int, worker: int, device: str, process: Any) -> None:
-        super().on_started(trial, worker, device, process)
-        self.pids.append(process.pid)
-
-
 def test_an_actor_that_dies_on_a_node_that_lives_loses_its_job_and_its_worker_ends_with_it(two_nodes: Any) -> None:
-    told = Pids()
+    told = Recorder()
     evaluator = FakeEvaluator(seconds_per_step=0.01)
     with RayExecutor(evaluator, TASK, cpu_seats(1), patience=QUICK) as executor:
         executor.submit(job(0, budget=LONG))
@@ -153,7 +147,7 @@ def test_an_actor_that_dies_on_a_node_that_lives_loses_its_job_and_its_worker_en
         [keeper] = keepers()
         os.kill(keeper, signal.SIGKILL)
         poll_until(executor, told, lambda: told.n_ended == 1)
-        wait_until(lambda: not is_running(told.pids[0]))
+        wait_until(lambda: not is_running(told.processes[0]))
         run_all(executor, [job(1)], told)
     assert told.lost[0].outcome is Outcome.CRASHED
     assert "its Ray actor died: The actor is dead because its worker process has died" in told.lost[0].reason
@@ -183,6 +177,29 @@ def test_a_worker_that_sees_other_arrays_is_refused_before_any_job(
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+def test_a_node_that_joins_without_the_files_is_left_out_while_the_others_work(
+    two_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its disk is mounted late: the word of the run is not there when its worker looks, and then it is."""
+    monkeypatch.setattr(ray_executor, "LEFT_OUT_S", 0.5)
+    told = Recorder()
+    evaluator = FakeEvaluator(seconds_per_step=0.01)
+    with RayExecutor(evaluator, TASK, cpu_seats(2), checkpoints=tmp_path, patience=QUICK) as executor:
+        executor.submit(job(0, budget=LONG))
+        poll_until(executor, told, lambda: 0 in told.steps)
+        [question] = tmp_path.glob("*.asked")
+        question.rename(tmp_path / "aside")
+        idle = next(pid for pid in keepers() if pid != parent(told.processes[0]))
+        os.kill(idle, signal.SIGKILL)
+        poll_until(executor, told, lambda: "is tried again" in caplog.text)
+        (tmp_path / "aside").rename(question)
+        poll_until(executor, told, lambda: executor.n_free() == 1)
+        run_all(executor, [job(1)], told)
+    assert "that folder is not the coordinator's" in caplog.text
+    assert (sorted(told.finished), told.n_ended) == ([1], 1)
+
+
+@pytest.mark.slow
 def test_workers_that_cannot_load_the_evaluator_are_a_clear_error_and_no_loop(two_nodes: Any) -> None:
     from test_executor_processes import FailsWhenUnpickled
 
@@ -194,6 +211,7 @@ def test_workers_that_cannot_load_the_evaluator_are_a_clear_error_and_no_loop(tw
     assert "No module named 'no_such_module_anywhere'" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_seats_without_room_do_not_block_the_others_and_nobody_waits_for_ever(
     two_nodes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -243,6 +261,7 @@ def test_a_node_that_dies_takes_no_job_with_it_and_its_seats_come_back_with_a_ne
     assert {record.outcome for record in bench.records_now} <= {Outcome.COMPLETE, Outcome.PRUNED}
 
 
+@pytest.mark.slow
 def test_when_the_last_node_is_gone_the_run_waits_and_then_ends_with_a_word(
     two_nodes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

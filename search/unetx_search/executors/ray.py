@@ -57,6 +57,10 @@ LISTEN_S = 20.0
 """How long an actor holds a question for events before it answers that there are none."""
 ASK_AGAIN_S = 1.0
 """After an actor could not be reached."""
+KILL_WITHIN_S = 5.0
+"""For an actor to end a worker process that did not leave by itself."""
+LEFT_OUT_S = 60.0
+"""For a seat whose worker turned out unfit while others work, before it is tried again."""
 RESOLUTION = 10_000
 """Ray counts fractions of a GPU in ten-thousandths."""
 
@@ -225,10 +229,6 @@ class RayExecutor(Executor):
             seat.end()
 
 
-KILL_WITHIN_S = 5.0
-"""For an actor to end a worker process that did not leave by itself."""
-
-
 @dataclass(slots=True)
 class _Assignment:
     """A job in its seat."""
@@ -272,7 +272,7 @@ class _FarSeat:
         self._n_events = 0
         self._orders: deque[tuple[int, Order]] = deque()
         self._n_orders = 0
-        self._ask_at_s = 0.0
+        self._again_at_s = 0.0
 
     @property
     def free(self) -> bool:
@@ -318,7 +318,7 @@ class _FarSeat:
             while self._orders and self._orders[0][0] < reply.n_orders:
                 self._orders.popleft()
             return reply
-        self._ask_at_s = time.monotonic() + ASK_AGAIN_S
+        self._again_at_s = time.monotonic() + ASK_AGAIN_S
         return None
 
     def welcome(self) -> None:
@@ -338,6 +338,15 @@ class _FarSeat:
             self.up, self._n_events, self._n_failed_starts = first, 1, 0
         if reply is not None:
             self._ask()
+
+    def _welcome_late(self) -> None:
+        """The same while others work: a node that is not ready yet (a disk that is mounted late) ends no run."""
+        try:
+            self.welcome()
+        except UnetxError as error:
+            logger.warning("worker %d is tried again in %g s: %s", self._errand.worker, LEFT_OUT_S, error)
+            self.end()
+            self._n_failed_starts, self._again_at_s = 0, time.monotonic() + LEFT_OUT_S
 
     def _start_again(self, cause: str) -> None:
         self._n_failed_starts += 1
@@ -363,7 +372,7 @@ class _FarSeat:
     def attend(self, handler: Handler) -> None:
         """Tell the handler what the actor has answered."""
         if self.up is None:
-            self.welcome()
+            self._welcome_late()
             return
         try:
             reply = self._answer()
@@ -381,9 +390,12 @@ class _FarSeat:
             self._ask()
 
     def look_after(self, handler: Handler) -> None:
-        """What time alone brings: to ask again, to judge a death."""
-        if self.question is None and time.monotonic() >= self._ask_at_s:
-            self._ask()
+        """What time alone brings: to ask or to start again, to judge a death."""
+        if self.question is None and time.monotonic() >= self._again_at_s:
+            if self._actor is None:
+                self.fill()
+            else:
+                self._ask()
         if self._death is not None:
             self._judge(self._death, handler)
 
