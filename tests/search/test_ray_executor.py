@@ -177,6 +177,7 @@ def test_a_worker_that_sees_other_arrays_is_refused_before_any_job(
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_without_the_files_is_left_out_while_the_others_work(
     two_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -90,10 +90,10 @@ def test_a_real_search_of_eight_trials_on_the_demo_task(two_nodes: Any, tmp_path
 def test_a_deterministic_study_is_the_same_on_a_cluster_and_on_one_machine_and_may_change_engines(
     two_nodes: Any, tmp_path: Path
 ) -> None:
-    common = {"trials": 8, "gpus": 0, "cpu_workers": 2, "deterministic": 2}
+    common: dict[str, Any] = {"trials": 8, "gpus": 0, "cpu_workers": 2, "deterministic": 2}
     there = run(two_nodes, tmp_path / "there", **common)
     run(two_nodes, tmp_path / "both", **{**common, "trials": 3})
-    local = {"engine": "local", "ray_address": None}
+    local: dict[str, Any] = {"engine": "local", "ray_address": None}
     here = run(two_nodes, tmp_path / "here", **common, **local)
     both = run(two_nodes, tmp_path / "both", **common, **local)
     facts = [

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from types import ModuleType
 
 import pytest
@@ -47,7 +48,7 @@ ERRAND = Errand(
     reach=Reach.of(TASK, None),
     log_folder=None,
     overtime_s=60.0,
-    version=remote.version("unetx-search"),
+    version=version("unetx-search"),
 )
 
 
