@@ -177,10 +177,11 @@ def test_a_study_of_which_something_was_killed_a_dozen_times_ends_as_if_it_had_n
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_to_the_whole_group_stops_a_search_and_its_own_cluster_in_order(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """A cluster that the search started is in its process group, and must not die before the search has stopped."""
     pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps the token of a cluster
     words = [sys.executable, str(SCRIPT), str(tmp_path), "6", "0.5", "local"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until_finished(tmp_path / "s", 1, process)

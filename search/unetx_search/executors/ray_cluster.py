@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from unetx_search.executors.slots import Slot
 from unetx_space.errors import RequestError
 
 logger = logging.getLogger(__name__)
+
+KNOCK_S = 10.0
+"""For the head of a cluster to answer at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ def _connect(address: str | None) -> None:
 
     _keep_stdout_clean()
     try:
+        _knock(os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address)
         with _own_signal_handlers(), signals_held_back():
             ray.init(
                 address,
@@ -69,8 +74,16 @@ def _connect(address: str | None) -> None:
         raise RequestError(
             f"--engine ray needs a Ray cluster; the one {where} cannot be joined: {error}\n"
             "start the search on a machine of the cluster (`ray start --address=HEAD:6379` makes this one its node), "
-            "or use --ray-address local for a cluster of this machine alone"
+            "with RAY_AUTH_MODE=token and the head's ~/.ray/auth_token where the cluster uses tokens; or use "
+            "--ray-address local for a cluster of this machine alone"
         ) from error
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError or ValueError when nobody listens there; Ray itself would try for minutes."""
+    if address and address != "local":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _keep_stdout_clean() -> None:
