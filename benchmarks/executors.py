@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from unetx_evaluators.evaluation import CurvePoint, Evaluation
+from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_search.executors.base import Executor, Handler, Job
@@ -69,8 +69,6 @@ class Counting(Handler):
 
 
 def jobs() -> Sequence[Job]:
-    from unetx_evaluators.evaluation import Budget
-
     architecture = Architecture(isotropic_backbone(2, n_levels=N_LEVELS), PRESETS["u-net"].genome(N_LEVELS))
     budget = Budget(BUDGET_STEPS, 1, 0.25, rungs=tuple(range(1, BUDGET_STEPS + 1)), selection_cases=1)
     return [Job(trial, architecture, budget, 0) for trial in range(N_WARM + N_JOBS)]

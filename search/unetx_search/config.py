@@ -60,7 +60,7 @@ class SearchConfig(DataChoices, Choices):
     trials: int = 12
     """Trials the study shall have in total; run the same command with more to continue."""
     gpus: Literal["all"] | int = "all"
-    """GPUs to use: a count, "all" that are visible, or 0 for CPU workers."""
+    """GPUs to use: a count, "all" that are visible (with --engine ray: of the cluster), or 0 for CPU workers."""
     study: str | None = None
     """Name of the study, and of its folder below --out. The dataset's name by default."""
     seed: int = 0

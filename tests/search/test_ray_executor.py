@@ -27,7 +27,7 @@ from unetx_studies.full import StorageFull
 
 pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
 
-from unetx_search.executors import ray as ray_executor
+from unetx_search.executors import far_seat
 from unetx_search.executors.ray import Patience, RayExecutor
 from unetx_search.executors.ray_cluster import cluster_slots, connected
 
@@ -182,7 +182,7 @@ def test_a_node_that_joins_without_the_files_is_left_out_while_the_others_work(
     two_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its disk is mounted late: the word of the run is not there when its worker looks, and then it is."""
-    monkeypatch.setattr(ray_executor, "LEFT_OUT_S", 0.5)
+    monkeypatch.setattr(far_seat, "LEFT_OUT_S", 0.5)
     told = Recorder()
     evaluator = FakeEvaluator(seconds_per_step=0.01)
     with RayExecutor(evaluator, TASK, cpu_seats(2), checkpoints=tmp_path, patience=QUICK) as executor:

@@ -37,6 +37,14 @@ def test_a_worker_that_sees_the_same_has_no_problem_and_its_word_arrives(tmp_pat
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    killed = Reach.of(TASK, tmp_path)
+    assert killed.problem(0, "node7") == ""
+    (tmp_path / "trial-3").write_text("a checkpoint", encoding="ascii")
+    Reach.of(TASK, tmp_path).forget()
+    assert [path.name for path in tmp_path.iterdir()] == ["trial-3"]
+
+
 def test_where_nothing_was_prepared_and_nothing_is_kept_there_is_nothing_to_reach() -> None:
     reach = Reach.of(TASK, None)
     assert reach.problem(0, "node7") == ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,7 @@ class Reach:
         )
         if reach.checkpoints is not None:
             reach.checkpoints.mkdir(parents=True, exist_ok=True)
+            _remove(reach.checkpoints.glob("reach-*"))  # of runs that were killed
             reach.question.write_text(reach.word, encoding="ascii")
         return reach
 
@@ -116,9 +117,7 @@ class Reach:
     def forget(self) -> None:
         """Remove every word of this run."""
         if self.checkpoints is not None:
-            for path in self.checkpoints.glob(f"reach-{self.word}*"):
-                with suppress(OSError):
-                    path.unlink()
+            _remove(self.checkpoints.glob(f"reach-{self.word}*"))
 
 
 def _arrays(task: Task) -> dict[str, Path]:
@@ -126,6 +125,12 @@ def _arrays(task: Task) -> dict[str, Path]:
     cases = (*task.splits.train, *task.splits.selection)
     names = [f"{kind}/{case}.npy" for kind in ("images", "labels") for case in cases]
     return {name: task.folder / name for name in names}
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _checksum(path: Path) -> str:
