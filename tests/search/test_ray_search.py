@@ -82,7 +82,7 @@ def test_a_real_search_of_eight_trials_on_the_demo_task(two_nodes: Any, tmp_path
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["n_finished"] == 8
-    assert {trial["outcome"] for trial in facts["trials"]} <= {"complete", "pruned"}
+    assert {trial["outcome"] for trial in facts["evaluations"]} <= {"complete", "pruned"}
     check_whole(tmp_path / "demo", 8)
     assert (tmp_path / "demo" / "best.json").exists()
 

@@ -348,8 +348,8 @@ def _is_alive(node: str) -> bool:
 
 
 def _cause(error: RayError) -> str:
-    """Ray's account of a death in one line, without the names of our own class and without its guesses."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    """Ray's account of a death in one line, without colours, the names of our own class and its guesses."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
     own = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "name:", "The actor died unexpectedly")
     account = " ".join(line for line in lines if line and not line.startswith(own))
     return re.split(r"(?:Some common causes|There are some potential root causes)", account)[0].strip()[:1000]
