@@ -60,7 +60,7 @@ class SearchConfig(DataChoices, Choices):
     trials: int = 12
     """Trials the study shall have in total; run the same command with more to continue."""
     gpus: Literal["all"] | int = "all"
-    """GPUs to use: a count, "all" that are visible, or 0 for CPU workers."""
+    """GPUs to use: a count, "all" that are visible (with --engine ray: of the cluster), or 0 for CPU workers."""
     study: str | None = None
     """Name of the study, and of its folder below --out. The dataset's name by default."""
     seed: int = 0
@@ -69,6 +69,11 @@ class SearchConfig(DataChoices, Choices):
     """CPU workers, one thread each, where no GPU is used. One per core by default."""
     workers_per_gpu: Literal["auto"] | int = 1
     """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay."""
+    engine: Literal["local", "ray"] = "local"
+    """Where evaluations run: on this machine (local), or on the GPUs or CPUs of a Ray cluster (ray)."""
+    ray_address: str | None = None
+    """HOST:PORT of the Ray cluster's head, or "local" for a cluster of this machine alone. By default the one in
+    RAY_ADDRESS, else the one that runs on this machine, else one that is started here for the search."""
     steps: int | None = None
     """Training steps of one evaluation. Chosen from the task by default."""
     batch_size: int | None = None
@@ -111,6 +116,10 @@ class SearchConfig(DataChoices, Choices):
         yield "cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1
         sharing = self.workers_per_gpu
         yield "workers-per-gpu", sharing, "at least 1, or auto", sharing == "auto" or sharing >= 1
+        yield "workers-per-gpu", sharing, "a count with --engine ray", self.engine == "local" or sharing != "auto"
+        address, is_there = self.ray_address, self.ray_address is not None
+        yield "ray-address", address, "given with --engine ray only", self.engine == "ray" or not is_there
+        yield "ray-address", address, "HOST:PORT without a protocol", not (address and "://" in address)
         yield "max-hours", self.max_hours, "above 0", self.max_hours is None or self.max_hours > 0
         window = self.deterministic
         yield "deterministic", window, "at least 1 (the largest number of workers)", window is None or window >= 1

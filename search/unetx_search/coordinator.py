@@ -335,10 +335,19 @@ class Coordinator:
             reason = f"{held.job.n_deaths} workers died of it; the last: {evaluation.reason}"
             self.on_finished(trial, worker, replace(evaluation, reason=reason))
             return
+        self._run_again(trial, evaluation.reason)
+
+    def on_displaced(self, trial: int, reason: str) -> None:
+        held = self._running[trial]
+        held.job = ledger.left(held.job)
+        self._run_again(trial, reason)
+
+    def _run_again(self, trial: int, reason: str) -> None:
+        held = self._running.pop(trial)
         with self._book.writing():
             self._book.ledger.write(held.job)
-        self._to_rerun.append(self._running.pop(trial))
-        self._reporter.trial_lost(trial, evaluation.reason)
+        self._to_rerun.append(held)
+        self._reporter.trial_lost(trial, reason)
 
     def on_interrupted(self, trial: int) -> None:
         held = self._running.pop(trial)

@@ -6,8 +6,9 @@
       ^                 |
       +--left, lost-----+
 
-A trial that is left (an orderly stop) or lost (its worker died) is asked again under the same number. One that lost
-``MAX_DEATHS`` workers is taken for what killed them and finished as crashed. What is finished stays so.
+A trial that is left (an orderly stop, a node that is gone) or lost (its worker died) is asked again under the same
+number. One that lost ``MAX_DEATHS`` workers is taken for what killed them and finished as crashed. What is finished
+stays so.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def taken(job: JobRecord, worker: int, device: str, process: ProcessIdentity, at
 
 
 def left(job: JobRecord) -> JobRecord:
-    """Its worker stopped as asked, or never began."""
+    """Its worker stopped as asked, never began, or went down with its node."""
     _refuse_finished(job, "left")
     return replace(job, stage=Stage.ASKED, worker=None, device="", process=None, taken_at=None)
 

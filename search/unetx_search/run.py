@@ -23,8 +23,8 @@ from unetx_search.best import save_best, whereabouts
 from unetx_search.book import Book, lease, new_run, open_book, showing_life
 from unetx_search.config import SearchConfig, Settled, check_stated
 from unetx_search.coordinator import Coordinator, Terms
-from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.slots import GpuProbe, Slot, make_slots, nvidia_smi_probe
+from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine
+from unetx_search.executors.slots import GpuProbe, Slot, nvidia_smi_probe
 from unetx_search.gpu_sharing import seats_that_pay
 from unetx_search.ground import Ground
 from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
@@ -99,24 +99,24 @@ def search(
     RequestError when the request cannot be met, and then has written nothing but finished cases into the cache;
     SearchFailed when the work is hopeless.
     """
-    n_sharing = 1 if config.workers_per_gpu == "auto" else config.workers_per_gpu
-    slots = make_slots(config.gpus, workers_per_gpu=n_sharing, cpu_workers=config.cpu_workers, probe=probe)
-    slots = slots[: config.deterministic]
-    if evaluator is None:
-        _check_torch(slots)
-    check_stated(config, config.folder / SETTINGS)
-    run = new_run(config.study_name, n_trials=config.trials, n_slots=len(slots))
-    with (
-        no_empty_folders(config.cache_folder),
-        full_disk_explained(config.folder),
-        _claimed(config.folder, run, console) as claim,
-    ):
-        return _search(config, claim, slots, console, evaluator, source)
+    with open_engine(config, probe=probe) as engine:
+        slots = engine.slots[: config.deterministic]
+        if evaluator is None:
+            _check_torch(slots)
+        check_stated(config, config.folder / SETTINGS)
+        run = new_run(config.study_name, n_trials=config.trials, n_slots=len(slots))
+        with (
+            no_empty_folders(config.cache_folder),
+            full_disk_explained(config.folder),
+            _claimed(config.folder, run, console) as claim,
+        ):
+            return _search(config, claim, engine, slots, console, evaluator, source)
 
 
 def _search(
     config: SearchConfig,
     claim: Claim,
+    engine: Engine,
     slots: Sequence[Slot],
     console: Console,
     evaluator: Evaluator | None,
@@ -142,7 +142,7 @@ def _search(
                     slots = seats_that_pay(config, slots, measured_with, task, ground, n_missing, console)
                 book.ledger.seat(claim.run, len(slots))
             chosen = evaluator or _evaluator(config, slots)
-            with LocalExecutor(chosen, task, slots, log_folder=config.folder / "logs") as executor:
+            with engine.executor(chosen, task, slots) as executor:
                 coordinator = _run(config, book, task, space, budget, executor, console)
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
                 executor.close(timeout_s=CLOSE_WITHIN_S)
@@ -260,7 +260,7 @@ def _run(
             config.trials,
             lag=config.deterministic,
             ends_at=book.run.started_at + timedelta(hours=config.max_hours) if config.max_hours is not None else None,
-            checkpoints=config.folder / "checkpoints",
+            checkpoints=config.folder / CHECKPOINTS,
         ),
         on_best=lambda trial: save_best(book.records, book.study, task, config.folder),
         on_dispatch=lambda trial, architecture: attach_drawing(

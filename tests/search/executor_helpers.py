@@ -82,17 +82,21 @@ class Recorder:
 
     prune_at: tuple[int, ...] = ()
     started: dict[int, tuple[int, str]] = field(default_factory=dict)
+    processes: dict[int, int] = field(default_factory=dict)
+    """Ids by trial."""
     steps: dict[int, list[int]] = field(default_factory=dict)
     rungs: dict[int, list[int]] = field(default_factory=dict)
     finished: dict[int, Evaluation] = field(default_factory=dict)
     lost: dict[int, Evaluation] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)
+    displaced: dict[int, str] = field(default_factory=dict)
     interrupted: list[int] = field(default_factory=list)
     n_finished_calls: int = 0
     n_lost_calls: int = 0
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
         self.started[trial] = (worker, device)
+        self.processes[trial] = process.pid
 
     def on_step(self, trial: int, step: int) -> None:
         self.steps.setdefault(trial, []).append(step)
@@ -110,12 +114,15 @@ class Recorder:
         self.lost[trial] = evaluation
         self.n_lost_calls += 1
 
+    def on_displaced(self, trial: int, reason: str) -> None:
+        self.displaced[trial] = reason
+
     def on_interrupted(self, trial: int) -> None:
         self.interrupted.append(trial)
 
     @property
     def n_ended(self) -> int:
-        return self.n_finished_calls + self.n_lost_calls + len(self.interrupted)
+        return self.n_finished_calls + self.n_lost_calls + len(self.displaced) + len(self.interrupted)
 
 
 def poll_until(executor: Executor, recorder: Recorder, done: Callable[[], bool]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from coordinator_helpers import Bench
 from executor_helpers import TASK, cpu_slots
-from kill_helpers import rows
+from kill_helpers import check_whole, rows
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
@@ -21,8 +21,11 @@ from sqlalchemy import Engine, event, text
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.coordinator import Terms
+from unetx_search.executors.base import Handler
+from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.pruners import PRUNERS
+from unetx_studies.processes import this_process
 from unetx_studies.store import LeaseLost, Stage, open_store
 
 ALONE = Terms(8, lag=1)
@@ -200,6 +203,33 @@ def test_a_job_that_killed_a_worker_is_tried_once_more_and_then_counts_as_crashe
         assert "2 workers died of it; the last: worker 0 on CPU 0 was killed by SIGSEGV" in record.reason
     assert bench.records_now[3].outcome is not None
     assert len(bench.trials) == 4
+
+
+class Fragile(InlineExecutor):
+    """Its node dies under trial 2, three times over: the first time before the trial has begun."""
+
+    n_gone = 0
+
+    def poll(self, handler: Handler, timeout_s: float) -> None:
+        job = self._job
+        if job is None or job.trial != 2 or self.n_gone == 3:
+            super().poll(handler, timeout_s)
+            return
+        self._job = None
+        if self.n_gone > 0:
+            handler.on_started(job.trial, 0, "a node", this_process())
+        self.n_gone += 1
+        handler.on_displaced(job.trial, f"node {self.n_gone} is gone")
+
+
+def test_a_job_whose_nodes_died_is_not_to_blame_and_runs_elsewhere_under_its_number(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "s")
+    bench.executor_of = lambda evaluator: Fragile(evaluator, TASK)
+    bench.run(FakeEvaluator(), 4)
+    assert bench.notes.lost == [2, 2, 2]
+    assert (bench.jobs[2].n_deaths, bench.jobs[2].n_starts) == (0, 3)
+    assert bench.records_now[2].outcome is Outcome.COMPLETE
+    check_whole(bench.folder, 4)
 
 
 def test_a_job_that_killed_a_worker_before_a_crash_of_the_coordinator_has_one_more_try_not_two(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from executor_helpers import BUDGET, LONG, TASK, Forgetful, Recorder, cpu_slots, job, poll_until, run_all, u_net
+from ray_helpers import cluster
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, Evaluator, NullObserver, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
@@ -15,20 +16,38 @@ from unetx_search.executors import worker
 from unetx_search.executors.base import Executor, Job
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
+from unetx_search.executors.ray_cluster import connected
 
 pytestmark = pytest.mark.timeout(120)
 
 Make = Callable[[Evaluator], Executor]
 
+
+def make_ray(evaluator: Evaluator) -> Executor:
+    from unetx_search.executors.ray import RayExecutor
+
+    return RayExecutor(evaluator, TASK, cpu_slots(1))
+
+
 MAKERS: dict[str, Make] = {
     "inline": lambda evaluator: InlineExecutor(evaluator, TASK),
     "local": lambda evaluator: LocalExecutor(evaluator, TASK, cpu_slots(1)),
+    "ray": make_ray,
 }
 
 
-@pytest.fixture(params=sorted(MAKERS))
+@pytest.fixture(scope="module")
+def ray_node() -> Iterator[None]:
+    """A cluster of one node that this process is connected to."""
+    with cluster({"num_cpus": 1}) as made, connected(made.address):
+        yield
+
+
+@pytest.fixture(params=["inline", "local", pytest.param("ray", marks=pytest.mark.slow)])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     """Makes an executor of each kind, closed at the end of the test."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_node")
     with ExitStack() as stack:
         yield lambda evaluator: stack.enter_context(MAKERS[request.param](evaluator))
 

@@ -6,10 +6,12 @@ submitted job, told in this order::
 
     on_started   (on_step | on_rung)*   on_finished
                                       | on_lost
+                                      | on_displaced
                                       | on_interrupted
 
-A job that is withdrawn before it began is only told as ``on_interrupted``. Every submitted job ends in exactly one of
-``on_finished``, ``on_lost`` and ``on_interrupted``, unless the executor is closed first.
+A job that is withdrawn before it began is only told as ``on_interrupted``, one that could not begin where it was to run
+only as ``on_displaced``. Every submitted job ends in exactly one of ``on_finished``, ``on_lost``, ``on_displaced`` and
+``on_interrupted``, unless the executor is closed first.
 """
 
 from __future__ import annotations
@@ -54,6 +56,9 @@ class Handler(Protocol):
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         """Its worker died. ``evaluation`` is what that comes to, CRASHED, should the job not be given to another."""
+
+    def on_displaced(self, trial: int, reason: str) -> None:
+        """Its place is gone (a node of the cluster died), through no fault of the job: to be run again elsewhere."""
 
     def on_interrupted(self, trial: int) -> None:
         """Left without a result, to be run again. The seat is free again when this is told."""

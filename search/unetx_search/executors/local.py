@@ -57,7 +57,7 @@ class LocalExecutor(Executor):
         numbers = itertools.count(1)
         watch = MemoryWatch(slots, probe=free_memory)
         self.n_slots = len(slots)
-        self._seats = [_Seat(slot, setup, numbers, log_folder, overtime_s, watch) for slot in slots]
+        self._seats = [Seat(slot, setup, numbers, log_folder, overtime_s, watch) for slot in slots]
         self._closed = False
         atexit.register(self.close)  # before multiprocessing's own exit hook, which would wait for the workers forever
 
@@ -110,7 +110,7 @@ class _Assignment:
         return failed_evaluation(outcome, reason, curve=self.curve, seconds=time.monotonic() - self.began_s)
 
 
-class _Seat:
+class Seat:
     """A slot, its worker process (none until there is work) and the job it has."""
 
     def __init__(

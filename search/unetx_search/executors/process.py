@@ -38,7 +38,7 @@ class WorkerProcess:
         self._process: SpawnProcess = _SPAWN.Process(
             target=worker.main, args=(theirs, slot.environment, log_file), name=f"unetx-worker-{slot.index}"
         )
-        with theirs, _start_lock, _environment(slot.environment), _signals_held_back():
+        with theirs, _start_lock, _environment(slot.environment), signals_held_back():
             self._process.start()
 
     @property
@@ -126,7 +126,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """A process started meanwhile is deaf to Ctrl-C and SIGTERM until it has its own way to ignore them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

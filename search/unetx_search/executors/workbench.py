@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Evaluator, Outcome
-from unetx_search.executors.base import Job
+from unetx_search.executors.base import Job, failed_evaluation
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.memory import FreeMemoryProbe, device_of, nvidia_smi_free
 from unetx_search.executors.sharing import Sample
@@ -209,5 +209,8 @@ class Workbench(AbstractContextManager["Workbench"]):
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         self._ended[trial] = evaluation
+
+    def on_displaced(self, trial: int, reason: str) -> None:
+        self._ended[trial] = failed_evaluation(Outcome.CRASHED, reason)
 
     def on_interrupted(self, trial: int) -> None: ...

@@ -1,0 +1,61 @@
+"""Which executor a search runs on, and the seats it has: worker processes of this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unetx_search.executors.local import LocalExecutor
+from unetx_search.executors.ray_cluster import cluster_slots, connected
+from unetx_search.executors.slots import GpuProbe, Slot, make_slots
+
+if TYPE_CHECKING:
+    from unetx_evaluators.evaluation import Evaluator
+    from unetx_evaluators.tasks.task import Task
+    from unetx_search.config import SearchConfig
+    from unetx_search.executors.base import Executor
+
+LOGS = "logs"
+CHECKPOINTS = "checkpoints"
+"""Folders of a study."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Seats, and what runs jobs in them."""
+
+    slots: tuple[Slot, ...]
+    executor: Callable[[Evaluator, Task, Sequence[Slot]], Executor]
+
+
+@contextmanager
+def open_engine(config: SearchConfig, *, probe: GpuProbe) -> Iterator[Engine]:
+    """The engine that a request names. Raises RequestError when there are not the seats it asks for."""
+    sharing = 1 if config.workers_per_gpu == "auto" else config.workers_per_gpu  # auto begins with one, and adds seats
+    if config.engine == "ray":
+        with connected(config.ray_address) as nodes:
+            slots = cluster_slots(nodes, config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers)
+            yield Engine(slots, lambda evaluator, task, chosen: _on_ray(config, sharing, evaluator, task, chosen))
+    else:
+        slots = make_slots(config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers, probe=probe)
+        yield Engine(
+            slots,
+            lambda evaluator, task, chosen: LocalExecutor(evaluator, task, chosen, log_folder=config.folder / LOGS),
+        )
+
+
+def _on_ray(
+    config: SearchConfig, workers_per_gpu: int, evaluator: Evaluator, task: Task, slots: Sequence[Slot]
+) -> Executor:
+    from unetx_search.executors.ray import RayExecutor
+
+    return RayExecutor(
+        evaluator,
+        task,
+        slots,
+        workers_per_gpu=workers_per_gpu,
+        checkpoints=config.folder / CHECKPOINTS,
+        log_folder=config.folder / LOGS,
+    )

@@ -1,0 +1,152 @@
+"""The way into a Ray cluster, and how many seats it has; ray itself is imported on use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from unetx_search.executors.process import signals_held_back
+from unetx_search.executors.slots import Slot
+from unetx_space.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+KNOCK_S = 10.0
+"""For the head of a cluster to answer at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A living node of a cluster and what Ray may give away there."""
+
+    host: str
+    n_gpus: int
+    n_cpus: int
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[tuple[Node, ...]]:
+    """Be connected to a cluster: its nodes. A connection that the process has already is used, and kept.
+
+    ``address`` is what ``ray.init`` takes: HOST:PORT of the head; None for the cluster in RAY_ADDRESS, else the one
+    that runs on this machine, else one that is started here and ends with this; "local" for the last in any case.
+    Raises RequestError when Ray is not installed or no cluster answers.
+    """
+    if find_spec("ray") is None:
+        raise RequestError('--engine ray needs Ray, which is not installed: pip install "unetx-search[ray]"')
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    import ray
+
+    if ray.is_initialized():
+        yield _nodes(ray.nodes())
+        return
+    _connect(address)
+    try:
+        yield _nodes(ray.nodes())
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    import ray
+
+    _keep_stdout_clean()
+    try:
+        _knock(os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address)
+        with _own_signal_handlers(), signals_held_back():
+            ray.init(
+                address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                namespace="unetx-search",
+            )
+    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        where = f"at {address}" if address else "that RAY_ADDRESS or an earlier `ray start` names"
+        raise RequestError(
+            f"--engine ray needs a Ray cluster; the one {where} cannot be joined: {error}\n"
+            "start the search on a machine of the cluster (`ray start --address=HEAD:6379` makes this one its node), "
+            "with RAY_AUTH_MODE=token and the head's ~/.ray/auth_token where the cluster uses tokens; or use "
+            "--ray-address local for a cluster of this machine alone"
+        ) from error
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError or ValueError when nobody listens there; Ray itself would try for minutes."""
+    if address and address != "local":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+
+
+def _keep_stdout_clean() -> None:
+    """Ray prints what befalls nodes to stdout, where a search's results go; it goes to the log instead."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):  # a private name, which a later version may lack
+        worker.print_to_stdstream = lambda data, **_: logger.info("Ray: %s", "\n".join(data["lines"]))
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray sets its own handler of SIGTERM, which would end a search without order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _nodes(found: Sequence[dict[str, Any]]) -> tuple[Node, ...]:
+    return tuple(
+        Node(
+            node["NodeManagerHostname"],
+            int(node["Resources"].get("GPU", 0)),
+            int(node["Resources"].get("CPU", 0)),
+        )
+        for node in found
+        if node["Alive"]
+    )
+
+
+def cluster_slots(
+    nodes: Sequence[Node],
+    gpus: int | Literal["all"],
+    *,
+    workers_per_gpu: int = 1,
+    cpu_workers: int | None = None,
+) -> tuple[Slot, ...]:
+    """Seats on ``gpus`` GPUs of the cluster, or CPU workers of one CPU each where that means none.
+
+    Which GPU a seat gets is for Ray to say, so a slot here pins nothing. Raises RequestError for more than there is.
+    """
+    n_gpus, n_cpus = sum(node.n_gpus for node in nodes), sum(node.n_cpus for node in nodes)
+    have = f"the Ray cluster has {n_gpus} GPUs and {n_cpus} CPUs on {len(nodes)} nodes"
+    wanted = n_gpus if gpus == "all" else gpus
+    if wanted > n_gpus:
+        raise RequestError(
+            f"--gpus {gpus} asks for more than is there: {have}; use --gpus all for what is there, --gpus 0 for CPU "
+            "workers, or wait until all nodes have joined (`ray status` lists them)"
+        )
+    if wanted > 0:
+        n_threads = min(max(1, node.n_cpus // (node.n_gpus * workers_per_gpu)) for node in nodes if node.n_gpus > 0)
+        return tuple(Slot(index, "cuda", f"worker {index}", {}, n_threads) for index in range(wanted * workers_per_gpu))
+    n_workers = n_cpus if cpu_workers is None else cpu_workers
+    if n_workers > n_cpus or n_workers == 0:
+        raise RequestError(
+            f"a CPU worker takes one CPU of the cluster, {max(1, n_workers)} were asked for: {have}; use --cpu-workers "
+            f"{n_cpus} or leave it out"
+            if n_cpus
+            else f"a CPU worker takes one CPU of the cluster: {have}"
+        )
+    return tuple(Slot(index, "cpu", f"worker {index}", {}, 1) for index in range(n_workers))
