@@ -19,7 +19,7 @@ from optuna.artifacts import FileSystemArtifactStore
 
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import ARTIFACTS
-from unetx_studies.store import open_store, optuna_storage, study_url
+from unetx_studies.store import find_place, open_store, optuna_storage
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -41,7 +41,7 @@ def dashboard_app(study_folder: Path) -> WSGIApplication:
 
     Raises RequestError when the folder holds no study.
     """
-    url = study_url(study_folder)
+    url = find_place(study_folder).url
     open_store(url, create=False, read_only=True).close()  # says what is wrong better than Optuna would
     artifacts = study_folder / ARTIFACTS
     return _read_only(

@@ -66,9 +66,11 @@ def tpe(seed: int) -> BaseSampler:
 class Bench:
     """A study that may be opened as often as one likes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
         self.folder = folder
-        self.url = study_url(folder)
+        self.url = url or study_url(folder)
+        self.where = url or folder
+        """For ``rows``."""
         self.ground = GROUND
         self.notes = Notes()
         self.pruner: Callable[[], optuna.pruners.BasePruner] = lambda: optuna.pruners.MedianPruner(n_startup_trials=3)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,6 @@ from unetx_studies.store import (
     Stage,
     Store,
     open_store,
-    study_url,
 )
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -32,8 +30,8 @@ ELSEWHERE = replace(RUN.process, host="elsewhere")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(study_url(tmp_path), create=True) as opened:
+def store(url: str) -> Iterator[Store]:
+    with open_store(url, create=True) as opened:
         yield opened
 
 
@@ -110,8 +108,7 @@ def test_a_run_that_lost_its_lease_can_neither_renew_nor_release_it(ledger: Ledg
 
 
 @pytest.mark.parametrize("is_stale", [False, True])
-def test_of_runs_that_start_at_the_same_instant_one_gets_the_lease(tmp_path: Path, is_stale: bool) -> None:
-    url = study_url(tmp_path)
+def test_of_runs_that_start_at_the_same_instant_one_gets_the_lease(url: str, is_stale: bool) -> None:
     with open_store(url, create=True) as first:
         if is_stale:
             Ledger(first, "s").claim(replace(RUN, process=GONE))
