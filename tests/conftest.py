@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from postgres_server import Server, postgres_server
+
 from unetx_search import cli
 from unetx_studies.store import study_url
 

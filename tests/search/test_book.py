@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
 
 from unetx_search.book import lease, new_run, showing_life
 from unetx_space.errors import RequestError
-from unetx_studies.store import Ledger, RunRecord, Store, open_store, study_url
+from unetx_studies.store import Ledger, RunRecord, Store, open_store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MANY_LOOKS = 5
