@@ -15,7 +15,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialModel, TrialParamModel
+from optuna.storages._rdb.models import StudyModel, TrialIntermediateValueModel, TrialModel, TrialParamModel
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -188,16 +188,21 @@ class OneWriterStorage(BaseStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         self._of(study_id)
         with self.together():
-            trial_id = self._backend.create_new_trial(study_id, template_trial)
-            self._remember(study_id, self._created(trial_id, template_trial))
-        return trial_id
+            trial = self._created(study_id, template_trial)
+            self._remember(study_id, trial)
+        return trial._trial_id
 
-    def _created(self, trial_id: int, template: FrozenTrial | None) -> FrozenTrial:
-        """The trial that the database has made, without reading what is known."""
+    def _created(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
+        """A trial that the database has made now, without reading what is known.
+
+        Not by ``create_new_trial`` of the backend, which tries again inside a transaction that has failed.
+        """
         with self._store.writing() as session:
-            row: Any = session.get_one(TrialModel, trial_id)
+            StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            row: Any = self._backend._get_prepared_new_trial(study_id, template, session)
+            session.flush()
         trial = create_trial(state=TrialState.RUNNING) if template is None else copy.deepcopy(template)
-        trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, trial_id
+        trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
         return trial
 
     def set_trial_param(
@@ -306,8 +311,9 @@ class OneWriterStorage(BaseStorage):
     def _of(self, study_id: int) -> list[FrozenTrial]:
         """The trials of a study by number, read on first use."""
         if study_id not in self._trials:
+            found = list(self._read(study_id))  # whole or, when it fails in the middle, not at all
             self._trials[study_id] = []
-            for trial in self._read(study_id):
+            for trial in found:
                 self._remember(study_id, trial)
         return self._trials[study_id]
 

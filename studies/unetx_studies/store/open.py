@@ -178,7 +178,7 @@ def _engine(url: URL, *, create: bool, read_only: bool) -> Engine:
     if is_server(url):
         engine = _server_engine(url, read_only=read_only)
         if not read_only:
-            server.make_watchful(engine)
+            server.make_reliable(engine)
         return engine
     path = sqlite.database_path(url)
     sqlite.check_file(path)

@@ -26,6 +26,9 @@ CONNECT_WITHIN_S = 10
 KEEPALIVE: dict[str, int] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 """A network that was cut is noticed within a minute, on both sides: else the server would hold a dead client's locks
 for hours."""
+ALWAYS_SYNCHRONOUS = """
+    select set_config(name, 'on', false) from pg_settings where name = 'synchronous_commit' and setting = 'off'
+"""
 MAKING_TABLES = 0x756E657478
 """Of the advisory lock that whoever makes or changes tables holds ("unetx")."""
 
@@ -84,14 +87,17 @@ def engine_options(url: URL, *, read_only: bool) -> dict[str, Any]:
     }
 
 
-def make_watchful(engine: Engine) -> None:
-    """The server, too, notices soon that this client has gone."""
-    settings = ", ".join(f"set_config('tcp_{name}', '{value}', false)" for name, value in KEEPALIVE.items())
+def make_reliable(engine: Engine) -> None:
+    """On its connections the server, too, notices soon that this client has gone; and what it has confirmed outlives
+    its crash, also where that is not its habit.
+    """
+    statements = [f"select set_config('tcp_{name}', '{value}', false)" for name, value in KEEPALIVE.items()]
+    statements.append(ALWAYS_SYNCHRONOUS)
 
     def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.autocommit = True
         cursor = connection.cursor()
-        cursor.execute(f"select {settings}")
+        cursor.execute("; ".join(statements))
         cursor.close()
         connection.autocommit = False
 
