@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL
+
+DEADLINE_S = 60.0
 
 
 class Server:
@@ -55,10 +58,18 @@ class Server:
         self.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}'")
 
     def execute(self, statement: str, database: str = "postgres") -> list[Any]:
-        """As the superuser, outside any transaction."""
-        with self._psycopg.connect(self.url(database), autocommit=True) as connection:
+        """As the superuser, outside any transaction; it outlives a crash."""
+        options = "-c synchronous_commit=on"
+        with self._psycopg.connect(self.url(database), autocommit=True, options=options) as connection:
             cursor = connection.execute(statement)
             return list(cursor.fetchall()) if cursor.description else []
+
+    def wait_until_somebody_waits(self) -> None:
+        """For a lock."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not self.execute("select 1 from pg_stat_activity where wait_event_type = 'Lock'"):
+            assert time.monotonic() < deadline, "nobody waits for a lock"
+            time.sleep(0.02)
 
     def control(self, *words: str) -> None:
         """pg_ctl; waits until it is done."""
@@ -83,13 +94,22 @@ class Server:
         """Again, on the same socket."""
         self.control("start", "-o", f"-h '' -k {self.data}")
 
-    def with_password(self, database: str, password: str) -> str:
+    @contextmanager
+    def asking_for_a_password(self, database: str, password: str) -> Iterator[str]:
         """The URL, without its password, of a user who needs one."""
-        self.execute(f"create role keeper login superuser password '{password}'")
         rules = self.data / "pg_hba.conf"
-        rules.write_text("local all keeper scram-sha-256\n" + rules.read_text())
+        usual = rules.read_text(encoding="utf-8")
+        self.execute(f"create role keeper login superuser password '{password}'")
+        rules.write_text(f"local all keeper scram-sha-256\n{usual}", encoding="utf-8")
         self.execute("select pg_reload_conf()")
-        return self.url(database, username="keeper")
+        try:
+            yield self.url(database, username="keeper")
+        finally:
+            self.end_sessions(database)
+            rules.write_text(usual, encoding="utf-8")
+            self.execute("select pg_reload_conf()")
+            self.execute("reassign owned by keeper to postgres", database)
+            self.execute("drop role keeper")
 
     def end(self) -> None:
         """For good."""

@@ -17,14 +17,16 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from unetx_space.errors import RequestError
 from unetx_studies.dashboard import dashboard_server, serve
-from unetx_studies.store import open_store, optuna_storage, study_url
+from unetx_studies.store import Place, keep_place, open_store, optuna_storage
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Iterator[optuna.Study]:
+def study(tmp_path: Path, server_url: str | None, url: str) -> Iterator[optuna.Study]:
     """A study whose writer stays open."""
-    with open_store(study_url(tmp_path), create=True):
-        yield optuna.create_study(storage=optuna_storage(study_url(tmp_path)), study_name="demo", direction="maximize")
+    if server_url is not None:
+        keep_place(Place(tmp_path, url, "demo", "its id"))
+    with open_store(url, create=True):
+        yield optuna.create_study(storage=optuna_storage(url), study_name="demo", direction="maximize")
 
 
 @contextmanager
@@ -68,12 +70,13 @@ def test_page_and_api_answer_while_the_study_is_being_written(tmp_path: Path, st
         assert [trial["values"] for trial in json.loads(body)["trials"]] == [[0.25], [0.5]]
 
 
-def test_requests_that_would_change_the_study_are_refused(tmp_path: Path, study: optuna.Study) -> None:
+def test_requests_that_would_change_the_study_are_refused(tmp_path: Path, url: str, study: optuna.Study) -> None:
+    database = url
     with running(tmp_path) as url:
         assert status_of("DELETE", f"{url}/api/studies/1") == 403
         assert status_of("POST", f"{url}/api/studies") == 403
         assert status_of("PUT", f"{url}/api/studies/1/note") == 403
-    assert optuna.get_all_study_names(optuna_storage(study_url(tmp_path), read_only=True)) == ["demo"]
+    assert optuna.get_all_study_names(optuna_storage(database, read_only=True)) == ["demo"]
 
 
 @pytest.mark.parametrize("has_artifacts", [True, False])

@@ -130,6 +130,14 @@ def test_every_outcome_comes_back_with_its_reason_and_traceback(records: Records
     assert (records.case_scores(0), records.curve(0)) == ((), ())
 
 
+def test_words_that_a_database_cannot_keep_come_back_as_their_escapes(records: Records) -> None:
+    """A worker's last words are of any origin, and losing a result over them would be worse."""
+    run(records, 0, Evaluation(Outcome.CRASHED, reason="a\0b", traceback="half a pair: \ud800"))
+    record = records.evaluation(0)
+    assert record is not None
+    assert (record.reason, record.traceback) == ("a\\x00b", "half a pair: \\ud800")
+
+
 def test_outcomes_are_stored_by_the_values_that_people_read(store: Store, records: Records) -> None:
     run(records, 0, Evaluation(Outcome.OUT_OF_MEMORY))
     with store.engine.connect() as connection:
