@@ -2,6 +2,10 @@
 
 python benchmarks/coordinator.py [--trials 10000] [--samplers random,tpe] \\
     > benchmarks/results/coordinator-64slots-2cores.txt
+python benchmarks/coordinator.py --trials 1000 --server > benchmarks/results/coordinator-postgres-64slots-2cores.txt
+
+With --server the study is in a PostgreSQL database, of a server that the wheel pgserver starts on this machine; with
+--storage URL it is in an empty one of your own.
 
 No training: a slot answers at once with the fake evaluator's curve and 48 case scores. Meanwhile another process reads
 the study every few seconds through Optuna, as optuna-dashboard does. Times are split by what is on the stack: Optuna's
@@ -30,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy import text
 from sqlalchemy.engine.default import DefaultDialect
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Outcome
@@ -45,6 +50,7 @@ from unetx_search.samplers.guard import Guard
 from unetx_space.design_space import DesignSpace
 from unetx_studies.processes import this_process
 from unetx_studies.store import OneWriterStorage, open_store, study_url
+from unetx_studies.store.server import parse_url, without_secrets
 
 N_SLOTS = 64
 MARKS = (110, 1000, 3000, 10_000)
@@ -224,14 +230,14 @@ def sampler_of(name: str, executor: Simulated) -> Callable[[int], optuna.sampler
     return make
 
 
-def run(folder: Path, sampler: str, n_trials: int) -> Simulated:
+def run(url: str, sampler: str, n_trials: int) -> Simulated:
     """A whole study; its executor holds the times."""
     backbone = TASK.backbone()
     ground = Ground(backbone, TASK.patch, DesignSpace(backbone.n_levels), BUDGET, seed=0, max_cost=4.0)
     executor = Simulated()
     record = new_run("s", n_trials=n_trials, n_slots=N_SLOTS)
     with (
-        open_store(study_url(folder), create=True) as store,
+        open_store(url, create=True) as store,
         lease(store, record),
         open_book(store, record, pruner=PRUNERS["median"](BUDGET)) as book,
     ):
@@ -254,12 +260,20 @@ def run(folder: Path, sampler: str, n_trials: int) -> Simulated:
     return executor
 
 
-def show(sampler: str, executor: Simulated, folder: Path, seconds: float, reads: list[str]) -> bool:
+def size_of(url: str) -> int:
+    """Bytes of the database."""
+    with open_store(url, create=False, read_only=True) as store, store.reading() as session:
+        if store.is_on_server:
+            return int(session.scalar(text("select pg_database_size(current_database())")) or 0)
+    return sum(file.stat().st_size for file in Path(store.engine.url.database or "").parent.iterdir())
+
+
+def show(sampler: str, executor: Simulated, url: str, seconds: float, reads: list[str]) -> bool:
     """Print the table of one study; whether our own part keeps its promise."""
     parts = ("Optuna's storage", "sampler", "commit", "ours")
     n = len(executor.gaps)
     marks = [mark for mark in MARKS if mark - N_SLOTS <= n]
-    print(f"\n{sampler}: {n + N_SLOTS} trials, {len(TASK.splits.selection)} cases each, in {seconds:.0f} s")
+    print(f"{sampler}: {n + N_SLOTS} trials, {len(TASK.splits.selection)} cases each, in {seconds:.0f} s")
     print(
         f"{'at trial':>9} {'wall':>8} {'CPU':>8} "
         + " ".join(f"{part:>17}" for part in parts)
@@ -279,7 +293,7 @@ def show(sampler: str, executor: Simulated, folder: Path, seconds: float, reads:
             + " ".join(f"{medians[p]:>17.1f}" for p in parts)
             + f" {events:>13.1f}"
         )
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = size_of(url)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     errors = [line for line in reads if "ERROR" in line]
     print(f"database {size / 2**20:.0f} MiB, peak memory of the process so far {peak:.0f} MiB")
@@ -292,10 +306,30 @@ def show(sampler: str, executor: Simulated, folder: Path, seconds: float, reads:
     return first <= ALLOWED_MS and last <= ALLOWED_GROWTH * first
 
 
+@contextmanager
+def study_place(storage: str | None, *, is_on_server: bool) -> Iterator[str]:
+    """The URL of an empty database."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if storage is not None:
+            yield storage
+        elif is_on_server:
+            import pgserver
+
+            folder.chmod(0o755)
+            with pgserver.get_server(folder / "server", cleanup_mode="stop") as server:
+                yield server.get_uri()
+        else:
+            yield study_url(folder)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--samplers", default="random,tpe")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--server", action="store_true")
+    place.add_argument("--storage")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     instrument()
@@ -305,16 +339,16 @@ def main() -> int:
     print("medians in ms from a result to the next job; drawings are made after the job is handed out")
     fine = True
     for sampler in arguments.samplers.split(","):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            command = [sys.executable, "-c", READER, study_url(folder)]
+        with study_place(arguments.storage, is_on_server=arguments.server) as url:
+            print(f"\n{without_secrets(parse_url(url)).partition(':')[0]}, ", end="")
+            command = [sys.executable, "-c", READER, url]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
                 began = time.perf_counter()
-                executor = run(folder, sampler, arguments.trials)
+                executor = run(url, sampler, arguments.trials)
                 seconds = time.perf_counter() - began
                 reader.terminate()
                 reads = (reader.stdout.read() if reader.stdout else "").splitlines()
-            fine &= show(sampler, executor, folder, seconds, reads)
+            fine &= show(sampler, executor, url, seconds, reads)
             sys.stdout.flush()
     return 0 if fine else 1
 

@@ -85,7 +85,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     return story(bench)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    ("server_url", "seed"),
+    [*(("sqlite", seed) for seed in range(8)), *(("postgres", seed) for seed in range(3))],
+    indirect=["server_url"],
+)
 def test_a_study_that_crashed_at_several_statements_tells_the_same_story(
     tmp_path: Path, server_url: str | None, seed: int, undisturbed: list[object]
 ) -> None:

@@ -64,6 +64,7 @@ def test_the_same_search_proposes_the_same_on_a_server_and_in_a_file(tmp_path: P
     assert facts[0] == facts[1]
 
 
+@pytest.mark.slow
 def test_two_hundred_trials_are_there_exactly_once(tmp_path: Path, postgres_url: str) -> None:
     summary = run(tmp_path, postgres_url, trials=200, sampler="random")
     assert [record.trial_number for record in summary.evaluations] == list(range(200))

@@ -95,12 +95,13 @@ def test_a_server_that_is_restarted_in_the_middle_of_transactions_costs_nothing_
     assert {job.n_starts for job in bench.jobs} == {1}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 30))])
 def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, seed: int, undisturbed: list[object]
 ) -> None:
     """One commit in three breaks the connection: before the server has it, or after."""
-    rng, original = random.Random(seed), PGDialect_psycopg.do_commit
+    rng = random.Random(seed)
+    original: Any = PGDialect_psycopg.do_commit
     fates = dict.fromkeys(("before", "after"), 0)
 
     def commit(dialect: PGDialect_psycopg, connection: Any) -> None:
@@ -168,7 +169,7 @@ def test_who_asks_for_an_end_does_not_wait_for_a_server_that_is_away(bench: Benc
         assert bench.patience.seconds <= 5
 
 
-@pytest.mark.parametrize("pruner", ["median", "halving"])
+@pytest.mark.parametrize("pruner", [pytest.param("median", marks=pytest.mark.slow), "halving"])
 def test_sessions_that_an_administrator_ends_at_every_turn_change_no_word_of_the_pruner(
     tmp_path: Path, postgres: Server, postgres_url: str, pruner: str
 ) -> None:

@@ -149,7 +149,7 @@ def test_what_a_server_has_confirmed_outlives_its_crash(postgres: Server, postgr
 
 @pytest.mark.parametrize(("n_failures", "is_well"), [(0, True), (4, True), (5, False)])
 def test_what_may_be_done_again_is_done_five_times_at_most(n_failures: int, is_well: bool) -> None:
-    calls = []
+    calls: list[None] = []
 
     def change() -> str:
         calls.append(None)
