@@ -69,8 +69,8 @@ TASK = Task(
     spacing=(1.0, 1.0),
     patch=(128, 128),
     strides=((1, 1), *[(2, 2)] * 4),
+    widths=(32, 64, 128, 256, 512),
     splits=Splits(train=("a",), selection=tuple(f"case {n}" for n in range(24)), held_out=("b",)),
-    split_seed=0,
     digest="0",
 )
 

@@ -94,12 +94,12 @@ def test_a_hundred_searches_killed_at_a_random_moment_and_continued(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_thirty_searches_on_a_server_that_is_restarted_killed_at_a_random_moment_and_continued(
+def test_twenty_searches_on_a_server_that_is_restarted_killed_at_a_random_moment_and_continued(
     tmp_path: Path, postgres: Server, postgres_url: str
 ) -> None:
     """The server is restarted or crashes while the search works, too."""
     rng = random.Random(2)
-    for number in range(30):
+    for number in range(20):
         out, victim = tmp_path / str(number), rng.choice((*VICTIMS, "nobody"))
         with postgres.database() as url:
             restarts = threading.Timer(rng.uniform(2.0, 6.0), postgres.restart, [rng.choice(("fast", "immediate"))])

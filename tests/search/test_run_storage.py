@@ -149,7 +149,7 @@ def test_a_password_in_the_url_works_and_is_written_nowhere(
     told = [said.getvalue(), summary_text(summary), summary_json(summary), repr(summary), repr(config)]
     with pytest.raises(UnetxError) as caught:
         read_status(tmp_path / "s")
-    assert "passwords are never kept: give it in --storage, in PGPASSWORD or in ~/.pgpass" in str(caught.value)
+    assert "passwords are never kept: set PGPASSWORD or ~/.pgpass" in str(caught.value)
     told.append(str(caught.value))
     assert PASSWORD not in "".join(os.environ.values())
     monkeypatch.setenv("PGPASSWORD", PASSWORD)

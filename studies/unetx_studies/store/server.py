@@ -113,7 +113,7 @@ def refusal(url: URL, error: DBAPIError) -> str:
     """Why a database cannot be opened, in one line."""
     way_out = ""
     if "password" in str(error.orig):
-        way_out = "; passwords are never kept: give it in --storage, in PGPASSWORD or in ~/.pgpass"
+        way_out = "; passwords are never kept: set PGPASSWORD or ~/.pgpass (a search takes one in --storage, too)"
     return f"{without_secrets(url)} cannot be opened: {reason(error)}{way_out}"
 
 
