@@ -218,6 +218,7 @@ def test_a_driver_that_is_missing_is_named_with_the_way_to_get_it(run: Run, monk
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_real_search_on_the_demo_keeps_its_study_on_a_server(run: Run, postgres_url: str) -> None:
     code, out, err = run("--trials", 8, "--gpus", 0, "--storage", postgres_url, "--json")
     assert code == 0, err

@@ -141,7 +141,7 @@ def test_what_breaks_inside_a_transaction_is_told_from_a_server_that_is_away(
 
 def test_what_a_server_has_confirmed_outlives_its_crash(postgres: Server, postgres_url: str) -> None:
     """Also where its administrator has chosen otherwise, as this one's has."""
-    assert postgres.execute("show synchronous_commit") == [("off",)]
+    assert postgres.execute("select setting from pg_file_settings where name = 'synchronous_commit'") == [("off",)]
     with open_store(postgres_url, create=True) as store, store.reading() as session:
         assert session.scalar(text("show synchronous_commit")) == "on"
         assert session.scalar(text("show transaction_isolation")) == "read committed"
