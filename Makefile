@@ -26,7 +26,7 @@ types: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'unetx-search needs Python 3.11 or newer, this is ' + sys.version.split()[0])"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,ray,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,postgres,ray,test]"
 	touch $(STAMP)
 
 clean:

@@ -2,6 +2,10 @@
 
 python benchmarks/coordinator.py [--trials 10000] [--samplers random,tpe] [--throughout] [--page optuna-dashboard] \\
     > benchmarks/results/coordinator-64slots-2cores.txt
+python benchmarks/coordinator.py --trials 1000 --server > benchmarks/results/coordinator-postgres-64slots-2cores.txt
+
+With --server the study is in a PostgreSQL database, of a server that the wheel pgserver starts on this machine; with
+--storage URL it is in an empty one of your own.
 
 No training: a slot answers at once with the fake evaluator's curve and 48 case scores. Meanwhile optuna-dashboard (or
 with ``--page ours`` our own server) is open on the study, and asks as its page does: every five seconds for the trials
@@ -36,6 +40,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import optuna
+from sqlalchemy import text
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -53,6 +58,7 @@ from unetx_space.design_space import DesignSpace
 from unetx_space.errors import UnetxError
 from unetx_studies.processes import this_process
 from unetx_studies.store import OneWriterStorage, open_store, optuna_storage, study_url
+from unetx_studies.store.server import parse_url, without_secrets
 
 N_SLOTS = 64
 MARKS = (110, 1000, 3000, 10_000)
@@ -276,14 +282,14 @@ def sampler_of(name: str, executor: Simulated, throughout: bool) -> Callable[[in
     return make
 
 
-def run(folder: Path, sampler: str, n_trials: int, throughout: bool, on_gap: Callable[[Simulated], None]) -> Simulated:
+def run(url: str, sampler: str, n_trials: int, throughout: bool, on_gap: Callable[[Simulated], None]) -> Simulated:
     """A whole study; its executor holds the times."""
     backbone = TASK.backbone()
     ground = Ground(backbone, TASK.patch, DesignSpace(backbone.n_levels), BUDGET, seed=0, max_cost=4.0)
     executor = Simulated(on_gap)
     record = new_run("s", n_trials=n_trials, n_slots=N_SLOTS)
     with (
-        open_store(study_url(folder), create=True) as store,
+        open_store(url, create=True) as store,
         lease(store, record),
         open_book(store, record, pruner=PRUNERS["median"](BUDGET)) as book,
     ):
@@ -307,6 +313,14 @@ def run(folder: Path, sampler: str, n_trials: int, throughout: bool, on_gap: Cal
 
 
 PARTS = ("Optuna's storage", "sampler", "commit", "ours")
+
+
+def size_of(url: str) -> int:
+    """Bytes of the database."""
+    with open_store(url, create=False, read_only=True) as store, store.reading() as session:
+        if store.is_on_server:
+            return int(session.scalar(text("select pg_database_size(current_database())")) or 0)
+    return sum(file.stat().st_size for file in Path(store.engine.url.database or "").parent.iterdir())
 
 
 class Table:
@@ -344,9 +358,9 @@ class Table:
         )
 
 
-def show(table: Table, folder: Path, seconds: float, page: str, answers: list[str]) -> bool:
+def show(table: Table, url: str, seconds: float, page: str, answers: list[str]) -> bool:
     """What else there is to tell of one study; whether our own part keeps its promise and the page met no error."""
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = size_of(url)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{seconds:.0f} s, database {size / 2**20:.0f} MiB, peak memory of the process so far {peak:.0f} MiB")
     errors = [line for line in answers if line.startswith("ERROR")]
@@ -382,6 +396,23 @@ def watched(url: str, page: str) -> Iterator[list[str]]:
             answers += (watcher.stdout.read() if watcher.stdout else "").splitlines()
 
 
+@contextmanager
+def study_place(storage: str | None, *, is_on_server: bool) -> Iterator[str]:
+    """The URL of an empty database."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if storage is not None:
+            yield storage
+        elif is_on_server:
+            import pgserver
+
+            folder.chmod(0o755)
+            with pgserver.get_server(folder / "server", cleanup_mode="stop") as server:
+                yield server.get_uri()
+        else:
+            yield study_url(folder)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=10_000)
@@ -389,6 +420,9 @@ def main() -> int:
     parser.add_argument("--throughout", action="store_true", help="each sampler proposes every trial")
     parser.add_argument("--page", choices=PAGES, default="optuna-dashboard", help="what is open on the study meanwhile")
     parser.add_argument("--watch", metavar="URL", help="used inside: the process of the page")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--server", action="store_true", help="in a PostgreSQL server that is started for it")
+    place.add_argument("--storage", metavar="URL", help="in an empty PostgreSQL database of yours")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if arguments.watch:
@@ -401,13 +435,15 @@ def main() -> int:
     fine = True
     for sampler in arguments.samplers.split(","):
         when = "every trial" if arguments.throughout else f"for {WINDOW} trials before each mark"
-        print(f"\n{sampler}, proposing {when}: {arguments.trials} trials, {len(TASK.splits.selection)} cases each")
-        with tempfile.TemporaryDirectory() as name:
+        with study_place(arguments.storage, is_on_server=arguments.server) as url:
+            backend = without_secrets(parse_url(url)).partition(":")[0]
+            print(f"\n{backend}, {sampler}, proposing {when}: {arguments.trials} trials, ", end="")
+            print(f"{len(TASK.splits.selection)} cases each")
             table, began = Table(), time.perf_counter()
-            with watched(study_url(name), arguments.page) as answers:
-                run(Path(name), sampler, arguments.trials, arguments.throughout, table)
+            with watched(url, arguments.page) as answers:
+                run(url, sampler, arguments.trials, arguments.throughout, table)
                 seconds = time.perf_counter() - began
-            fine &= show(table, Path(name), seconds, arguments.page, answers)
+            fine &= show(table, url, seconds, arguments.page, answers)
     return 0 if fine else 1
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import Server, postgres_server
 
 from unetx_search import cli
+from unetx_studies.store import study_url
 
 sys.path.append(str(Path(__file__).parent / "evaluators"))
 
@@ -24,6 +26,32 @@ def test_data() -> Path:
             f"no real data at {folder}; set UNETX_TEST_DATA to the folder that holds hippocampus_msd and others"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server for all tests, each with a database of its own."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> Iterator[str]:
+    """An empty database on a server."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def server_url(request: pytest.FixtureRequest) -> str | None:
+    """An empty database on a server; None for the file in a study's folder."""
+    return None if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def url(server_url: str | None, tmp_path: Path) -> str:
+    """An empty place for a study: ``study.db`` in the test's folder, or a database on a server."""
+    return server_url or study_url(tmp_path)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -63,6 +63,9 @@ class SearchConfig(DataChoices, Choices):
     """GPUs to use: a count, "all" that are visible (with --engine ray: of the cluster), or 0 for CPU workers."""
     study: str | None = None
     """Name of the study, and of its folder below --out. The dataset's name by default."""
+    storage: str | None = field(default=None, repr=False)
+    """PostgreSQL database that keeps the study instead of a file in its folder: postgresql://USER@HOST/DATABASE.
+    Passwords are best left to PGPASSWORD or ~/.pgpass; one in the URL is never written to disk."""
     seed: int = 0
     """Decides the proposals, the initial values and the order of the batches."""
     cpu_workers: int | None = None

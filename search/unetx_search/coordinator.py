@@ -11,8 +11,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import Trial
 
@@ -27,7 +28,7 @@ from unetx_space.cost import cost
 from unetx_space.design_space import adapted
 from unetx_space.errors import UnetxError
 from unetx_space.presets import PRESETS
-from unetx_studies.store import DecisionRecord, JobRecord
+from unetx_studies.store import DecisionRecord, JobRecord, again
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint, Evaluation
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from unetx_space.architecture import Architecture
     from unetx_space.genome import Genome
     from unetx_studies.processes import ProcessIdentity
+    from unetx_studies.store import EvaluationRecord
 
 N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
@@ -73,6 +75,17 @@ class _Trial:
     origin: str = ""
     reported: set[int] = field(default_factory=set)
     """Steps of which Optuna has the score."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A trial that can be handed out."""
+
+    held: _Trial
+    architecture: Architecture
+    seed: int
+    is_recorded_now: bool
+    """Its record was begun with this."""
 
 
 class Coordinator:
@@ -115,6 +128,7 @@ class Coordinator:
     def stop(self) -> None:
         """Ask for an orderly end; safe to call from a signal handler."""
         self._stopping = True
+        self._book.hurry()
 
     @property
     def was_stopped(self) -> bool:
@@ -124,8 +138,8 @@ class Coordinator:
     def run(self) -> None:
         """Returns when the study has its total, its time is up, or after ``stop``.
 
-        Raises SearchFailed when going on is pointless, StorageFull when nothing more can be written, LeaseLost when
-        another run has the study by now.
+        Raises SearchFailed when going on is pointless, StorageFull when nothing more can be written, ServerGone when
+        the database stays away, LeaseLost when another run has the study by now.
         """
         self._recover()
         self._enqueue_presets()
@@ -157,23 +171,30 @@ class Coordinator:
         plan = ledger.recovery(trials, records)
         self._n_asked = plan.n_asked
         for number in plan.to_tell:
-            outcome, trial = records[number].outcome, self._trial(number)
-            assert outcome is not None
-            with book.writing():
-                book.report(trial, book.records.curve(number), set(trials[number].intermediate_values))
-                book.tell(trial, outcome, records[number].score)
-                book.ledger.write(ledger.finished(jobs.get(number, JobRecord(number))))
+            job = jobs.get(number, JobRecord(number))
+            book.write(partial(self._tell_late, records[number], set(trials[number].intermediate_values), job))
         for number in plan.to_close:
             reason = f"finished in Optuna's tables as {trials[number].state.name} by somebody else, without a result"
-            with book.writing():
-                book.records.finish(
-                    number, failed_evaluation(Outcome.CRASHED, reason), worker=-1, ended_at=book.clock()
-                )
-                book.ledger.write(ledger.finished(jobs.get(number, JobRecord(number))))
+            job = jobs.get(number, JobRecord(number))
+            book.write(partial(self._close, failed_evaluation(Outcome.CRASHED, reason), job))
         for number in plan.to_run:
             job = ledger.left(jobs.get(number, JobRecord(number)))
             reported = set(trials[number].intermediate_values)
             self._to_rerun.append(_Trial(self._trial(number), job, reported=reported))
+
+    def _tell_late(self, record: EvaluationRecord, reported: set[int], job: JobRecord) -> None:
+        """A result that Optuna has not heard of."""
+        book, trial = self._book, self._trial(job.trial)
+        assert record.outcome is not None
+        book.report(trial, book.records.curve(job.trial), reported)
+        book.tell(trial, record.outcome, record.score)
+        book.ledger.write(ledger.finished(job))
+
+    def _close(self, evaluation: Evaluation, job: JobRecord) -> None:
+        """A trial that has no result and will get none."""
+        book = self._book
+        book.records.finish(job.trial, evaluation, worker=-1, ended_at=book.clock())
+        book.ledger.write(ledger.finished(job))
 
     def _trial(self, number: int) -> Trial:
         study = self._book.study
@@ -186,14 +207,14 @@ class Coordinator:
         """
         study, space = self._book.study, self._ground.space
         known = {trial.user_attrs.get(ORIGIN) for trial in study.get_trials(deepcopy=False)}
-        queued = []
+        queued: list[dict[str, Any]] = []
         for name in FIRST_PRESETS[: self._terms.n_trials]:
             genome = canonical(PRESETS[name].genome(self._ground.backbone.n_levels))
             params = adapted(space, genome)
             is_exact = canonical(space.from_params(params)) == canonical(genome)
             origin = f"preset {name}" if is_exact else f"preset {name}, adapted"
             if origin not in known and params not in queued:
-                study.enqueue_trial(params, user_attrs={ORIGIN: origin})
+                self._book.write(partial(study.enqueue_trial, params, user_attrs={ORIGIN: origin}))
             queued.append(params)
 
     # From a free slot to a job.
@@ -223,51 +244,63 @@ class Coordinator:
     def _dispatch(self, left: _Trial | None) -> None:
         """Hand a trial out: one that was left, or a new one, which is asked, recorded and logged in one transaction."""
         book, ground = self._book, self._ground
-        with book.writing():
-            held = left or self._ask()
-            trial = held.trial
-            with book.storage.seeing(self._horizon(trial.number)):
-                architecture = ground.architecture(ground.space.suggest(trial))
-            held.origin = trial.user_attrs.get(ORIGIN, "sampler")
-            earlier = book.records.evaluation(trial.number) if left else None
-            seed = self._record(held, architecture) if earlier is None else earlier.seed
-            book.ledger.write(held.job)
+        ready = book.write(partial(self._prepare, left), before_again=partial(self._renew, left))
+        held, trial, architecture = ready.held, ready.held.trial, ready.architecture
+        self._n_asked += left is None
+        self._uses[key(architecture)] += ready.is_recorded_now
         self._running[trial.number] = held
         folder = self._terms.checkpoints
         checkpoint = folder / f"trial-{trial.number}" if folder is not None else None
-        self._executor.submit(Job(trial.number, architecture, ground.budget, seed, checkpoint))
-        with book.writing():
-            self._on_dispatch(trial, architecture)
+        self._executor.submit(Job(trial.number, architecture, ground.budget, ready.seed, checkpoint))
+        self._write(held, lambda: self._on_dispatch(held.trial, architecture))
+
+    def _prepare(self, left: _Trial | None) -> _Ready:
+        """A trial with its genome and its seed, recorded as far as it is not yet."""
+        book, ground = self._book, self._ground
+        held = left or self._ask()
+        trial = held.trial
+        with book.storage.seeing(self._horizon(trial.number)):
+            architecture = ground.architecture(ground.space.suggest(trial))
+        held.origin = trial.user_attrs.get(ORIGIN, "sampler")
+        earlier = book.records.evaluation(trial.number) if left else None
+        n_finished = self._n_asked - len(self._running) - len(self._to_rerun) - (left is not None)
+        seed = self._record(held, architecture, n_finished) if earlier is None else earlier.seed
+        book.ledger.write(held.job)
+        return _Ready(held, architecture, seed, is_recorded_now=earlier is None)
+
+    def _write(self, held: _Trial, change: Callable[[], None]) -> None:
+        """One transaction about a trial; should it have to be run again, then with the trial as it stands."""
+        self._book.write(change, before_again=partial(self._renew, held))
+
+    def _renew(self, held: _Trial | None) -> None:
+        """Optuna's object remembers what it has written, also when that was rolled back: take a new one."""
+        if held is not None:
+            held.trial = self._trial(held.trial.number)
 
     def _ask(self) -> _Trial:
         trial = self._book.study.ask()
-        self._n_asked += 1
         return _Trial(trial, JobRecord(trial.number))
 
-    def _record(self, held: _Trial, architecture: Architecture) -> int:
+    def _record(self, held: _Trial, architecture: Architecture, n_finished: int) -> int:
         """Begin the trial's record; the seed it is evaluated with."""
         book, number, design = self._book, held.trial.number, key(architecture)
         seed = self._ground.seed + self._uses[design]
-        self._uses[design] += 1
         full = cost(architecture, self._ground.patch)
         now = book.clock()
         book.records.add_architecture(design, architecture, full.n_parameters, full.macs)
         book.records.start(number, design, seed=seed, origin=held.origin, budget=self._ground.budget, started_at=now)
-        book.ledger.decide(DecisionRecord(number, held.origin, self._reason(number, held.origin), now))
+        book.ledger.decide(DecisionRecord(number, held.origin, self._reason(number, held.origin, n_finished), now))
         return seed
 
-    def _reason(self, number: int, origin: str) -> str:
+    def _reason(self, number: int, origin: str, n_finished: int) -> str:
         """For the decision log."""
         sampler = self._book.study.sampler
         why = sampler.why(number) if isinstance(sampler, Guard) else ""
         if not why:
             return f"{origin}: given, not proposed"
         horizon = self._horizon(number)
-        saw = f"{self._n_finished()} finished trials" if horizon is None else f"exactly trials 0..{horizon}"
+        saw = f"{n_finished} finished trials" if horizon is None else f"exactly trials 0..{horizon}"
         return f"{why}; it saw {saw if horizon is None or horizon >= 0 else 'no trial'}"
-
-    def _n_finished(self) -> int:
-        return self._n_asked - len(self._running) - len(self._to_rerun) - 1
 
     # The end.
 
@@ -290,8 +323,7 @@ class Coordinator:
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
         held = self._running[trial]
         held.job = ledger.taken(held.job, worker, device, process, self._book.clock())
-        with self._book.writing():
-            self._book.ledger.write(held.job)
+        self._note(held)
         self._reporter.trial_started(trial, worker, device, held.origin)
 
     def on_step(self, trial: int, step: int) -> None:
@@ -300,13 +332,17 @@ class Coordinator:
     def on_rung(self, trial: int, point: CurvePoint) -> bool:
         held = self._running[trial]
         if point.step not in held.reported:  # else a trial that is run again has come here before: the answer stands
-            with self._book.writing():
-                self._book.report(held.trial, [point], held.reported)
-                if self._is_behind(held):
-                    held.job = ledger.told_to_stop(held.job, point.step)
-                    self._book.ledger.write(held.job)
+            self._write(held, lambda: self._judge(held, point))
+            held.reported.add(point.step)
         self._reporter.trial_rung(trial, point)
         return held.job.pruned_at == point.step
+
+    def _judge(self, held: _Trial, point: CurvePoint) -> None:
+        """Tell Optuna the score at a rung, and note the pruner's word."""
+        self._book.report(held.trial, [point], held.reported)
+        if self._is_behind(held):
+            held.job = ledger.told_to_stop(held.job, point.step)
+            self._book.ledger.write(held.job)
 
     def _is_behind(self, held: _Trial) -> bool:
         """The pruner's word. It is asked about presets, too, because the others are compared with them."""
@@ -316,17 +352,19 @@ class Coordinator:
 
     def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         held = self._running.pop(trial)
-        with self._book.writing():
-            self._book.finish(held.trial, evaluation, worker=worker, reported=held.reported)
-            self._book.ledger.write(ledger.finished(held.job))
+        self._write(held, lambda: self._finish(held, worker, evaluation))
         if self._terms.checkpoints is not None:
             (self._terms.checkpoints / f"trial-{trial}").unlink(missing_ok=True)
         self._n_finished_now += 1
         self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
         is_best = self._is_best(evaluation)
         if is_best:
-            self._on_best(trial)
+            again(lambda: self._on_best(trial))
         self._reporter.trial_finished(trial, evaluation, is_best)
+
+    def _finish(self, held: _Trial, worker: int, evaluation: Evaluation) -> None:
+        self._book.finish(held.trial, evaluation, worker=worker, reported=held.reported)
+        self._book.ledger.write(ledger.finished(held.job))
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         held = self._running[trial]
@@ -343,17 +381,19 @@ class Coordinator:
         self._run_again(trial, reason)
 
     def _run_again(self, trial: int, reason: str) -> None:
-        held = self._running.pop(trial)
-        with self._book.writing():
-            self._book.ledger.write(held.job)
-        self._to_rerun.append(held)
+        self._note(self._running[trial])
+        self._to_rerun.append(self._running.pop(trial))
         self._reporter.trial_lost(trial, reason)
 
     def on_interrupted(self, trial: int) -> None:
         held = self._running.pop(trial)
-        with self._book.writing():
-            self._book.ledger.write(ledger.left(held.job))
+        held.job = ledger.left(held.job)
+        self._note(held)
         self._reporter.trial_interrupted(trial)
+
+    def _note(self, held: _Trial) -> None:
+        """How far the trial has come, for whoever asks and for the next run."""
+        self._write(held, lambda: self._book.ledger.write(held.job))
 
     def _is_best(self, evaluation: Evaluation) -> bool:
         if evaluation.outcome is not Outcome.COMPLETE or evaluation.score is None:

@@ -34,7 +34,18 @@ from unetx_search.samplers.guard import Guard, SamplerOf
 from unetx_space.design_space import DesignSpace
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import attach_drawing
-from unetx_studies.store import Records, RunRecord, Store, full_disk_explained, open_store, study_url
+from unetx_studies.store import (
+    Patience,
+    Place,
+    Records,
+    RunRecord,
+    Store,
+    again,
+    full_disk_explained,
+    keep_place,
+    open_store,
+    settle_place,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +59,9 @@ CLOSE_WITHIN_S = 3.0
 """For workers to leave by themselves, before they are killed."""
 
 
+WAIT_S = 120.0
+"""For a database server that has gone away; as long as another machine waits before it takes the study over."""
+
 SETTINGS = "config.json"
 """Beside a study: what it was begun with."""
 
@@ -58,6 +72,8 @@ class Summary:
 
     study: str
     folder: Path
+    database: str
+    """The study's file, or a server's URL without its password."""
     n_trials: int
     """The total that was asked for."""
     evaluations: tuple[EvaluationRecord, ...]
@@ -104,11 +120,12 @@ def search(
         if evaluator is None:
             _check_torch(slots)
         check_stated(config, config.folder / SETTINGS)
+        place = settle_place(config.folder, config.study_name, config.storage)
         run = new_run(config.study_name, n_trials=config.trials, n_slots=len(slots))
         with (
             no_empty_folders(config.cache_folder),
             full_disk_explained(config.folder),
-            _claimed(config.folder, run, console) as claim,
+            _claimed(place, run, console) as claim,
         ):
             return _search(config, claim, engine, slots, console, evaluator, source)
 
@@ -131,7 +148,8 @@ def _search(
         keep_beside(config.folder, task)
         settled.freeze(config.folder / SETTINGS)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with using(task), open_book(claim.store, claim.run, pruner=PRUNERS[config.pruner](budget)) as book:
+    pruner = PRUNERS[config.pruner](budget)
+    with using(task), open_book(claim.store, claim.run, pruner=pruner, identity=claim.place.id) as book:
         n_missing = config.trials - len(book.records.evaluations(finished_only=True))
         was_stopped = ran_out_of_time = False
         if n_missing > 0:
@@ -140,18 +158,20 @@ def _search(
                 measured_with = evaluator or _evaluator(config, slots)
                 with showing_life(claim.store.url, claim.run):
                     slots = seats_that_pay(config, slots, measured_with, task, ground, n_missing, console)
-                book.ledger.seat(claim.run, len(slots))
+                n_seats = len(slots)
+                book.write(lambda: book.ledger.seat(claim.run, n_seats))
             chosen = evaluator or _evaluator(config, slots)
             with engine.executor(chosen, task, slots) as executor:
                 coordinator = _run(config, book, task, space, budget, executor, console)
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
                 executor.close(timeout_s=CLOSE_WITHIN_S)
-        save_best(book.records, book.study, task, config.folder)
+        again(lambda: save_best(book.records, book.study, task, config.folder))
         return Summary(
             study=config.study_name,
             folder=config.folder,
+            database=claim.place.shown,
             n_trials=config.trials,
-            evaluations=book.records.evaluations(finished_only=True),
+            evaluations=again(lambda: book.records.evaluations(finished_only=True)),
             was_complete=n_missing <= 0,
             was_stopped=was_stopped,
             ran_out_of_time=ran_out_of_time,
@@ -200,18 +220,21 @@ class Claim:
 
     store: Store
     run: RunRecord
+    place: Place
     is_settled: bool = False
     """The study is there to stay, whatever happens from now on."""
 
 
 @contextmanager
-def _claimed(folder: Path, run: RunRecord, console: Console) -> Iterator[Claim]:
+def _claimed(place: Place, run: RunRecord, console: Console) -> Iterator[Claim]:
     """Hold the study; remove the folders that this made, when it ends in an error before the study was settled."""
+    folder, claim = place.folder, None
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    claim = None
+    patience = Patience(WAIT_S, tell=lambda words: console.print(words, markup=False, soft_wrap=True))
     try:
-        with open_store(study_url(folder), create=True) as store, lease(store, run) as died:
-            claim = Claim(store, run)
+        with open_store(place.url, create=True, patience=patience) as store, lease(store, run) as died:
+            claim = Claim(store, run, place)
+            _note_place(claim)
             if died is not None:
                 console.print(f"continuing after {died.process}, which died: its last sign of life {died.seen_at:%c}")
             yield claim
@@ -222,6 +245,18 @@ def _claimed(folder: Path, run: RunRecord, console: Console) -> Iterator[Claim]:
                 for parent in made[1:]:
                     parent.rmdir()
         raise
+
+
+def _note_place(claim: Claim) -> None:
+    """Note where the study is. Raises RequestError when its server has one of this name from another folder."""
+    place, run = claim.place, claim.run
+    if place.is_new and Records(claim.store, run.study).evaluations():
+        raise RequestError(
+            f"{place.shown} has a study {run.study!r} already, and {place.folder} is not its folder; take another "
+            "--study NAME, or run the command where that folder is"
+        )
+    if place.is_new:
+        keep_place(place)
 
 
 @contextmanager

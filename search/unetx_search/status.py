@@ -16,16 +16,17 @@ from unetx_search.executors.sharing import SHARING, Sharing, read_sharing
 from unetx_search.progress import SEATS, Seat, SeatsFile, duration
 from unetx_space.errors import RequestError
 from unetx_studies.store import (
-    DATABASE,
     DecisionRecord,
     EvaluationRecord,
     JobRecord,
     Ledger,
+    Place,
     Records,
     RunRecord,
     Stage,
+    Store,
+    find_place,
     open_store,
-    study_url,
 )
 
 WATCH_EVERY_S = 2.0
@@ -85,18 +86,16 @@ class Status:
 def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Status:
     """The status of the study in ``folder``. Raises RequestError when there is none."""
     now = clock()
-    with open_store(study_url(folder), create=False, read_only=True) as store:
-        names = Records.studies(store)
-        if len(names) != 1:
-            found = ", ".join(names) or "none that has begun a trial"
-            raise RequestError(f"expected one study in {folder / DATABASE}, found {found}")
-        records, ledger = Records(store, names[0]), Ledger(store, names[0])
+    place = find_place(folder)
+    with open_store(place.url, create=False, read_only=True) as store:
+        name = _name(place, store)
+        records, ledger = Records(store, name), Ledger(store, name)
         runs = ledger.runs()
         run = runs[-1] if runs else None
         is_running = run is not None and run.lives(now)
         evaluations = records.evaluations(finished_only=True)
         return Status(
-            study=names[0],
+            study=name,
             folder=folder,
             now=now,
             run=run,
@@ -108,6 +107,18 @@ def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetim
             decisions=ledger.decisions(),
             sharing=read_sharing(folder / SHARING),
         )
+
+
+def _name(place: Place, store: Store) -> str:
+    """Of the study; a server's is one among others, a file has one. Raises RequestError when it has begun no trial."""
+    names = Records.studies(store)
+    if place.study in names:
+        return place.study
+    if place.is_on_server or len(names) != 1:
+        found = ", ".join(names) or "none that has begun a trial"
+        wanted = f"the study {place.study!r}" if place.is_on_server else "one study"
+        raise RequestError(f"expected {wanted} in {place.shown}, found {found}")
+    return names[0]
 
 
 def status_text(status: Status) -> str:

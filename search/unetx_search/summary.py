@@ -88,7 +88,7 @@ def _caution(summary: Summary) -> list[str]:
 
 def _where_to_go(summary: Summary) -> list[str]:
     folder = summary.folder
-    lines = [f"  study      {folder / 'study.db'}"]
+    lines = [f"  study      {summary.database}"]
     if summary.best is not None:
         lines += [
             f"  best       {folder / 'best.json'}",
@@ -108,6 +108,7 @@ def summary_json(summary: Summary) -> str:
         {
             "study": summary.study,
             "folder": str(summary.folder),
+            "database": summary.database,
             "n_trials": summary.n_trials,
             "n_finished": len(summary.evaluations),
             "was_complete": summary.was_complete,

@@ -13,6 +13,8 @@ from unetx_space.errors import UnetxError
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_IN_SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 """The second: the index of the write-ahead log cannot grow."""
+FULL_ON_SERVER = "53100"
+"""PostgreSQL's disk_full (appendix A of its manual)."""
 
 
 class StorageFull(UnetxError):
@@ -43,6 +45,8 @@ def is_full(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
         if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in FULL_IN_SQLITE:
+            return True
+        if getattr(error, "sqlstate", None) == FULL_ON_SERVER:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -57,6 +57,20 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+class Words(TypeDecorator[str]):
+    """Text of any origin, such as a worker's last words; what a database could not keep (NUL, half a surrogate pair) is
+    kept as its escape.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _values(enumeration: type[StrEnum]) -> list[str]:
     return [member.value for member in enumeration]
 
@@ -124,8 +138,8 @@ class EvaluationRow(Base):
     outcome: Mapped[Outcome | None] = mapped_column(
         Enum(Outcome, native_enum=False, length=32, values_callable=_values)
     )
-    reason: Mapped[str | None] = mapped_column(Text)
-    traceback: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Words)
+    traceback: Mapped[str | None] = mapped_column(Words)
     score: Mapped[float | None]
     n_parameters: Mapped[int | None] = mapped_column(BigInteger)
     """Of the trained, width-scaled network."""
@@ -209,7 +223,7 @@ class RunRow(Base):
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
     """Its last sign of life."""
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    ending: Mapped[str | None] = mapped_column(Text)
+    ending: Mapped[str | None] = mapped_column(Words)
 
 
 class LeaseRow(Base):
@@ -232,7 +246,7 @@ class JobRow(Base):
     n_starts: Mapped[int]
     n_deaths: Mapped[int]
     """Workers that died while they had it."""
-    last_death: Mapped[str] = mapped_column(Text)
+    last_death: Mapped[str] = mapped_column(Words)
     pruned_at: Mapped[int | None]
     """The step at which it was told to stop."""
     worker: Mapped[int | None]

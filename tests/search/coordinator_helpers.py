@@ -21,7 +21,7 @@ from unetx_search.executors.inline import InlineExecutor
 from unetx_search.ground import Ground
 from unetx_search.samplers.guard import Guard
 from unetx_space.design_space import DesignSpace
-from unetx_studies.store import Records, open_store, study_url
+from unetx_studies.store import Patience, Records, open_store, study_url
 
 BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(2, 4, 6), selection_cases=3)
 BACKBONE = TASK.backbone()
@@ -66,9 +66,12 @@ def tpe(seed: int) -> BaseSampler:
 class Bench:
     """A study that may be opened as often as one likes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
         self.folder = folder
-        self.url = study_url(folder)
+        self.url = url or study_url(folder)
+        self.where = url or folder
+        """For ``rows``."""
+        self.patience: Patience | None = None
         self.ground = GROUND
         self.notes = Notes()
         self.pruner: Callable[[], optuna.pruners.BasePruner] = lambda: optuna.pruners.MedianPruner(n_startup_trials=3)
@@ -83,7 +86,7 @@ class Bench:
         terms = Terms(terms) if isinstance(terms, int) else terms
         run = new_run("s", n_trials=terms.n_trials, n_slots=1, clock=self.clock)
         with (
-            open_store(self.url, create=True) as store,
+            open_store(self.url, create=True, patience=self.patience) as store,
             lease(store, run, clock=self.clock),
             open_book(store, run, pruner=self.pruner(), clock=self.clock) as self.book,
         ):

@@ -1,5 +1,5 @@
 """A whole search with a fake evaluator, to be run as a process of its own and killed:
-OUT TRIALS SECONDS_PER_STEP [STUDY].
+OUT TRIALS SECONDS_PER_STEP [STUDY [STORAGE]].
 """
 
 import sys
@@ -16,7 +16,8 @@ from unetx_search.summary import summary_json
 if __name__ == "__main__":
     out, trials, seconds_per_step = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     study = sys.argv[4] if len(sys.argv) > 4 else "s"
-    config = SearchConfig(trials=trials, gpus=0, out=out, study=study, steps=12, cpu_workers=2)
+    storage = sys.argv[5] if len(sys.argv) > 5 else None
+    config = SearchConfig(trials=trials, gpus=0, out=out, study=study, storage=storage, steps=12, cpu_workers=2)
     found = search(
         config,
         console=Console(stderr=True),

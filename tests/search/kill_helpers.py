@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 DEADLINE_S = 240.0
 
 Result = tuple[str, str, int, float | None]
@@ -20,8 +22,21 @@ def search(script: Path, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
 
 
-def rows(folder: Path, query: str) -> list[Any]:
-    """An answer of the database, read with nothing but sqlite3; none where it is not there yet."""
+def rows(where: Path | str, query: str) -> list[Any]:
+    """An answer of the database, read with nothing but its driver; none where it is not there yet.
+
+    ``where`` is the study's folder, or the URL of a server's database.
+    """
+    if isinstance(where, Path):
+        return _rows_of_file(where, query)
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(where.replace("+psycopg", "")) as database:
+        if not database.execute("select 1 from pg_tables where tablename = 'unetx_evaluations'").fetchall():
+            return []
+        return list(database.execute(query).fetchall())
+
+
+def _rows_of_file(folder: Path, query: str) -> list[Any]:
     if not (folder / "study.db").exists():
         return []
     with sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True, timeout=60) as database:
@@ -30,25 +45,27 @@ def rows(folder: Path, query: str) -> list[Any]:
         return database.execute(query).fetchall()
 
 
-def finished(folder: Path) -> dict[int, Result]:
+def finished(where: Path | str) -> dict[int, Result]:
     """The finished trials of a study that nobody writes."""
     query = (
         "select trial_number, architecture_key, outcome, seed, score from unetx_evaluations where outcome is not null"
     )
-    return {number: tuple(rest) for number, *rest in rows(folder, query)}
+    return {number: tuple(rest) for number, *rest in rows(where, query)}
 
 
-def check_whole(folder: Path, n_trials: int) -> None:
+def check_whole(folder: Path, n_trials: int, url: str | None = None) -> None:
     """A complete study: each trial once, in Optuna's tables and in ours, finished and in agreement."""
-    assert rows(folder, "pragma integrity_check") == [("ok",)]
-    assert rows(folder, "pragma foreign_key_check") == []
+    where = url or folder
+    if url is None:
+        assert rows(folder, "pragma integrity_check") == [("ok",)]
+        assert rows(folder, "pragma foreign_key_check") == []
     numbers = [(number,) for number in range(n_trials)]
-    assert rows(folder, "select number from trials order by number") == numbers
-    assert rows(folder, "select trial_number from unetx_evaluations order by trial_number") == numbers
-    assert rows(folder, "select trial_number from unetx_jobs where stage = 'finished' order by trial_number") == numbers
-    assert rows(folder, "select trial_number from unetx_decisions order by trial_number") == numbers
+    assert rows(where, "select number from trials order by number") == numbers
+    assert rows(where, "select trial_number from unetx_evaluations order by trial_number") == numbers
+    assert rows(where, "select trial_number from unetx_jobs where stage = 'finished' order by trial_number") == numbers
+    assert rows(where, "select trial_number from unetx_decisions order by trial_number") == numbers
     states = rows(
-        folder,
+        where,
         "select t.state, e.outcome, e.score, v.value from trials t join unetx_evaluations e "
         "on e.trial_number = t.number left join trial_values v on v.trial_id = t.trial_id",
     )
@@ -56,9 +73,9 @@ def check_whole(folder: Path, n_trials: int) -> None:
     expected = {"complete": "COMPLETE", "pruned": "PRUNED", "crashed": "FAIL"}
     assert all(state == expected[outcome] for state, outcome, _, _ in states)
     assert all(score == value for state, _, score, value in states if state != "FAIL")
-    genes = rows(folder, "select count(*) from trial_params group by trial_id")
+    genes = rows(where, "select count(*) from trial_params group by trial_id")
     assert len(genes) == n_trials
     assert len(set(genes)) == 1, "every trial has all its genes"
-    assert rows(folder, "select * from unetx_leases") == []
+    assert rows(where, "select * from unetx_leases") == []
     checkpoints = folder / "checkpoints"
     assert not checkpoints.exists() or not [p for p in checkpoints.iterdir() if p.suffix == ""]

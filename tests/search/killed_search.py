@@ -1,4 +1,5 @@
-"""A study with worker processes, to be run as a process of its own and killed: FOLDER TRIALS [VICTIM@STATEMENT...].
+"""A study with worker processes, to be run as a process of its own and killed:
+FOLDER TRIALS URL [VICTIM@STATEMENT...]; a dash for the URL stands for the file in the folder.
 
 At that statement which reaches the database SIGKILL hits the victim: the ``coordinator``, a ``worker`` or ``both``.
 """
@@ -14,11 +15,13 @@ from typing import Any
 import optuna
 from coordinator_helpers import Bench
 from executor_helpers import TASK, cpu_slots
+from kill_helpers import DEADLINE_S
 from sqlalchemy import Engine, event
 
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_search.book import utc_now
 from unetx_search.executors.local import LocalExecutor
+from unetx_studies.store import Patience
 
 
 def killing(plan: dict[int, str]) -> Callable[..., None]:
@@ -38,9 +41,10 @@ def killing(plan: dict[int, str]) -> Callable[..., None]:
     return before
 
 
-def main(folder: Path, n_trials: int, plan: dict[int, str]) -> None:
+def main(folder: Path, n_trials: int, url: str | None, plan: dict[int, str]) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    bench = Bench(folder)
+    bench = Bench(folder, url)
+    bench.patience = Patience(DEADLINE_S)
     bench.clock = utc_now
     evaluator = FakeEvaluator(seconds_per_step=0.005, calls_folder=folder / "calls")
     with LocalExecutor(evaluator, TASK, cpu_slots(2)) as executor:
@@ -51,5 +55,6 @@ def main(folder: Path, n_trials: int, plan: dict[int, str]) -> None:
 
 
 if __name__ == "__main__":
-    words = (word.split("@") for word in sys.argv[3:])
-    main(Path(sys.argv[1]), int(sys.argv[2]), {int(at): victim for victim, at in words})
+    words = (word.split("@") for word in sys.argv[4:])
+    url = None if sys.argv[3] == "-" else sys.argv[3]
+    main(Path(sys.argv[1]), int(sys.argv[2]), url, {int(at): victim for victim, at in words})

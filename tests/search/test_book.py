@@ -5,22 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
 
 from unetx_search.book import lease, new_run, showing_life
 from unetx_space.errors import RequestError
-from unetx_studies.store import Ledger, RunRecord, Store, open_store, study_url
+from unetx_studies.store import Ledger, RunRecord, Store, open_store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MANY_LOOKS = 5
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(study_url(tmp_path), create=True) as opened:
+def store(url: str) -> Iterator[Store]:
+    with open_store(url, create=True) as opened:
         yield opened
 
 
@@ -53,10 +52,11 @@ def test_a_lease_that_was_refused_is_not_given_back(store: Store) -> None:
 def test_a_run_that_was_ended_at_once_writes_nothing_and_the_next_takes_over(store: Store) -> None:
     """A second Ctrl-C can come in the middle of a transaction, whose lock nobody then gives back: it must not wait."""
     first = run_at_noon()
+    lock = "LOCK TABLE unetx_leases" if store.is_on_server else "BEGIN IMMEDIATE"
 
     def end_at_once(connection: Connection) -> None:
         with lease(store, first, clock=lambda: NOON):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.exec_driver_sql(lock)
             raise KeyboardInterrupt
 
     with open_store(store.url, create=False) as other, other.engine.connect() as connection:

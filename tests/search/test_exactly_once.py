@@ -68,13 +68,13 @@ def story(bench: Bench) -> list[object]:
 def check_nothing_is_half(bench: Bench) -> None:
     """Whatever trial there is, but for those that only wait in the queue, is there with everything that belongs to it,
     and finished in all tables or in none."""
-    asked = [number for (number,) in rows(bench.folder, "select number from trials where state != 'WAITING'")]
+    asked = [number for (number,) in rows(bench.where, "select number from trials where state != 'WAITING'")]
     for table in ("unetx_evaluations", "unetx_jobs", "unetx_decisions"):
-        assert [number for (number,) in rows(bench.folder, f"select trial_number from {table} order by 1")] == asked
-    genes = {count for (count,) in rows(bench.folder, "select count(*) from trial_params group by trial_id")}
+        assert [number for (number,) in rows(bench.where, f"select trial_number from {table} order by 1")] == asked
+    genes = {count for (count,) in rows(bench.where, "select count(*) from trial_params group by trial_id")}
     assert genes <= {len(bench.ground.space.genes)}
     states = rows(
-        bench.folder,
+        bench.where,
         "select t.state != 'RUNNING', e.outcome is not null, j.stage = 'finished' from trials t "
         "join unetx_evaluations e on e.trial_number = t.number join unetx_jobs j on j.trial_number = t.number",
     )
@@ -88,12 +88,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     return story(bench)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    ("server_url", "seed"),
+    [*(("sqlite", seed) for seed in range(8)), *(("postgres", seed) for seed in range(3))],
+    indirect=["server_url"],
+)
 def test_a_study_that_crashed_at_several_statements_tells_the_same_story(
-    tmp_path: Path, seed: int, undisturbed: list[object]
+    tmp_path: Path, server_url: str | None, seed: int, undisturbed: list[object]
 ) -> None:
     rng = random.Random(seed)
-    bench = Bench(tmp_path)
+    bench = Bench(tmp_path, server_url)
     for _ in range(3):
         with suppress(Crash), bench.open(FakeEvaluator(), ALONE) as coordinator, crash_at(rng.randrange(1, 90)):
             coordinator.run()
@@ -103,8 +107,10 @@ def test_a_study_that_crashed_at_several_statements_tells_the_same_story(
     assert {job.stage for job in bench.jobs} == {Stage.FINISHED}
 
 
-def test_a_trial_goes_on_from_its_last_checkpoint_and_its_curve_is_whole(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+def test_a_trial_goes_on_from_its_last_checkpoint_and_its_curve_is_whole(
+    tmp_path: Path, server_url: str | None
+) -> None:
+    bench = Bench(tmp_path, server_url)
 
     def crash_at_the_second_rung(trial: int, point: CurvePoint) -> bool:
         if (trial, point.step) == (1, 4):
@@ -252,9 +258,9 @@ def _crash(trial: int, reason: str) -> None:
     raise Crash
 
 
-def test_a_result_of_which_optuna_has_not_heard_is_told_with_its_curve(tmp_path: Path) -> None:
+def test_a_result_of_which_optuna_has_not_heard_is_told_with_its_curve(tmp_path: Path, server_url: str | None) -> None:
     """As a version that told Optuna in a second transaction could leave it."""
-    bench = Bench(tmp_path)
+    bench = Bench(tmp_path, server_url)
     bench.run(FakeEvaluator(), 3)
     before = story(bench)
     with open_store(bench.url, create=False) as store, store.writing() as session:
@@ -266,8 +272,10 @@ def test_a_result_of_which_optuna_has_not_heard_is_told_with_its_curve(tmp_path:
     assert story(bench) == before
 
 
-def test_a_trial_that_somebody_else_has_finished_in_optunas_tables_is_closed_with_a_word(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+def test_a_trial_that_somebody_else_has_finished_in_optunas_tables_is_closed_with_a_word(
+    tmp_path: Path, server_url: str | None
+) -> None:
+    bench = Bench(tmp_path, server_url)
     with suppress(Crash), bench.open(FakeEvaluator(), 3) as coordinator:
         bench.notes.trial_rung = _crash  # type: ignore[assignment]
         coordinator.run()
@@ -280,8 +288,8 @@ def test_a_trial_that_somebody_else_has_finished_in_optunas_tables_is_closed_wit
     assert [trial.state for trial in bench.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
 
 
-def test_a_run_that_lost_its_lease_writes_nothing_more(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+def test_a_run_that_lost_its_lease_writes_nothing_more(tmp_path: Path, server_url: str | None) -> None:
+    bench = Bench(tmp_path, server_url)
     finish = bench.notes.trial_finished
 
     def lose_the_lease(trial: int, evaluation: Evaluation, is_best: bool) -> None:

@@ -40,8 +40,8 @@ def run(out: Path, *, evaluator: FakeEvaluator | None = None, **changes: Any) ->
     )
 
 
-def start(out: Path, trials: int, seconds_per_step: float) -> subprocess.Popen[str]:
-    words = [sys.executable, str(SCRIPT), str(out), str(trials), str(seconds_per_step)]
+def start(out: Path, trials: int, seconds_per_step: float, *more: str) -> subprocess.Popen[str]:
+    words = [sys.executable, str(SCRIPT), str(out), str(trials), str(seconds_per_step), *more]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -76,14 +76,17 @@ def test_a_second_run_is_refused_with_the_identity_of_the_first_which_goes_on(tm
     check_whole(tmp_path / "s", 6)
 
 
-def test_of_two_runs_that_start_at_the_same_instant_one_does_all_the_work(tmp_path: Path) -> None:
-    both = [start(tmp_path, 6, 0.0) for _ in range(2)]
+def test_of_two_runs_that_start_at_the_same_instant_one_does_all_the_work(
+    tmp_path: Path, server_url: str | None
+) -> None:
+    more = ("s", server_url) if server_url else ()
+    both = [start(tmp_path, 6, 0.0, *more) for _ in range(2)]
     ends = [process.communicate(timeout=DEADLINE_S) for process in both]
     codes = sorted(process.returncode for process in both)
     refused = [err for process, (_, err) in zip(both, ends, strict=True) if process.returncode]
     assert codes == [0, 1] or all("was_complete" in out for out, _ in ends), ends
     assert all("has one coordinator at a time" in err for err in refused)
-    check_whole(tmp_path / "s", 6)
+    check_whole(tmp_path / "s", 6, server_url)
 
 
 HANGING = """

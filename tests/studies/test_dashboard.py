@@ -19,14 +19,16 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from unetx_space.errors import RequestError
 from unetx_studies.dashboard import dashboard_server, serve
-from unetx_studies.store import open_store, optuna_storage, study_url
+from unetx_studies.store import Place, keep_place, open_store, optuna_storage
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Iterator[optuna.Study]:
+def study(tmp_path: Path, server_url: str | None, url: str) -> Iterator[optuna.Study]:
     """A study whose writer stays open."""
-    with open_store(study_url(tmp_path), create=True):
-        yield optuna.create_study(storage=optuna_storage(study_url(tmp_path)), study_name="demo", direction="maximize")
+    if server_url is not None:
+        keep_place(Place(tmp_path, url, "demo", "its id"))
+    with open_store(url, create=True):
+        yield optuna.create_study(storage=optuna_storage(url), study_name="demo", direction="maximize")
 
 
 @contextmanager
@@ -70,10 +72,12 @@ def test_page_and_api_answer_while_the_study_is_being_written(tmp_path: Path, st
         assert [trial["values"] for trial in json.loads(body)["trials"]] == [[0.25], [0.5]]
 
 
-def test_every_request_that_would_change_the_study_is_refused_but_notes(tmp_path: Path, study: optuna.Study) -> None:
+def test_every_request_that_would_change_the_study_is_refused_but_notes(
+    tmp_path: Path, url: str, study: optuna.Study
+) -> None:
     """All that this optuna-dashboard knows, so that a later one's are looked at."""
     trial = study.ask()
-    storage = optuna_storage(study_url(tmp_path), read_only=True)
+    storage = optuna_storage(url, read_only=True)
     routes = {(route.method, route.rule) for route in optuna_dashboard.wsgi(storage).routes}
     changing = {(method, rule) for method, rule in routes if method != "GET"}
     notes = {(method, rule) for method, rule in changing if rule.endswith("/note")}

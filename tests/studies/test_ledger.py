@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from postgres_server import Server
 
 from unetx_space.errors import RequestError
 from unetx_studies.processes import this_process
@@ -21,7 +21,6 @@ from unetx_studies.store import (
     Stage,
     Store,
     open_store,
-    study_url,
 )
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -32,8 +31,8 @@ ELSEWHERE = replace(RUN.process, host="elsewhere")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(study_url(tmp_path), create=True) as opened:
+def store(url: str) -> Iterator[Store]:
+    with open_store(url, create=True) as opened:
         yield opened
 
 
@@ -110,8 +109,7 @@ def test_a_run_that_lost_its_lease_can_neither_renew_nor_release_it(ledger: Ledg
 
 
 @pytest.mark.parametrize("is_stale", [False, True])
-def test_of_runs_that_start_at_the_same_instant_one_gets_the_lease(tmp_path: Path, is_stale: bool) -> None:
-    url = study_url(tmp_path)
+def test_of_runs_that_start_at_the_same_instant_one_gets_the_lease(url: str, is_stale: bool) -> None:
     with open_store(url, create=True) as first:
         if is_stale:
             Ledger(first, "s").claim(replace(RUN, process=GONE))
@@ -142,6 +140,39 @@ def test_of_runs_that_start_at_the_same_instant_one_gets_the_lease(tmp_path: Pat
     assert holder is not None
     assert holder.id == winners[0]
     assert all(f"(run {winners[0][:8]})" in refusal for refusal in refused)
+
+
+def test_a_lease_cannot_be_taken_over_while_its_holder_writes_a_sign_of_life(
+    postgres: Server, postgres_url: str
+) -> None:
+    """The claim waits for that transaction and then sees what it has written. A file is locked as a whole anyway."""
+    at = NOON + timedelta(minutes=10)
+    refused: list[str] = []
+
+    def claim() -> None:
+        with open_store(postgres_url, create=False) as rival:
+            try:
+                Ledger(rival, "s").claim(replace(LATER, started_at=at, seen_at=at))
+            except RequestError as error:
+                refused.append(str(error))
+
+    with open_store(postgres_url, create=True) as store:
+        ledger = Ledger(store, "s")
+        ledger.claim(replace(RUN, process=ELSEWHERE))
+        with store.writing():
+            ledger.renew(RUN, at)
+            rival = threading.Thread(target=claim)
+            rival.start()
+            postgres.wait_until_somebody_waits()
+        rival.join()
+        assert len(refused) == 1
+        ledger.renew(RUN, at + timedelta(seconds=1))
+
+
+def test_a_claim_whose_success_was_not_heard_of_can_be_made_again(ledger: Ledger) -> None:
+    ledger.claim(RUN)
+    assert ledger.claim(RUN) is None
+    assert ledger.runs() == (RUN,)
 
 
 def test_jobs_come_back_as_they_were_written_last(ledger: Ledger) -> None:

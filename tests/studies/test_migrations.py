@@ -22,9 +22,8 @@ LATER_TABLES = (
 )
 
 
-def make_version_1(folder: Path) -> str:
+def make_version_1(url: str) -> str:
     """A database as version 1 left it: today's tables without those that came later."""
-    url = study_url(folder)
     with open_store(url, create=True) as store, store.writing() as session:
         for table in LATER_TABLES:
             session.execute(text(f"drop table {table}"))
@@ -48,10 +47,10 @@ def shape(engine: Engine) -> dict[str, object]:
     }
 
 
-def test_version_1_is_brought_to_the_tables_of_a_new_database_and_keeps_its_rows(tmp_path: Path) -> None:
-    url = make_version_1(tmp_path / "old")
-    with open_store(study_url(tmp_path / "new"), create=True) as store:
+def test_version_1_is_brought_to_the_tables_of_a_new_database_and_keeps_its_rows(url: str) -> None:
+    with open_store(url, create=True) as store:
         expected = shape(store.engine)
+    make_version_1(url)
     with open_store(url, create=True) as store:
         assert shape(store.engine) == expected
         with store.reading() as session:
@@ -64,7 +63,7 @@ def test_version_1_is_brought_to_the_tables_of_a_new_database_and_keeps_its_rows
 
 
 def test_a_reader_leaves_version_1_as_it_is_and_finds_an_empty_ledger(tmp_path: Path) -> None:
-    url = make_version_1(tmp_path)
+    url = make_version_1(study_url(tmp_path))
     before = (tmp_path / "study.db").read_bytes()
     with open_store(url, create=False, read_only=True) as store:
         ledger = Ledger(store, "s")
@@ -75,8 +74,8 @@ def test_a_reader_leaves_version_1_as_it_is_and_finds_an_empty_ledger(tmp_path: 
     assert (tmp_path / "study.db").read_bytes() == before
 
 
-def test_a_migration_that_fails_leaves_version_1_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = make_version_1(tmp_path)
+def test_a_migration_that_fails_leaves_version_1_whole(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_version_1(url)
     with open_store(url, create=False, read_only=True) as store:
         before = shape(store.engine)
 

@@ -19,8 +19,8 @@ from unetx_studies.store import OneWriterStorage, Store, one_writer_storage, ope
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(study_url(tmp_path), create=True) as opened:
+def store(url: str) -> Iterator[Store]:
+    with open_store(url, create=True) as opened:
         yield opened
 
 
@@ -88,14 +88,14 @@ def plain(trials: list[FrozenTrial]) -> list[dict[str, Any]]:
 
 
 def test_a_search_leaves_in_memory_and_in_the_file_what_optunas_own_storage_holds(
-    tmp_path: Path, store: Store, storage: OneWriterStorage
+    url: str, tmp_path: Path, store: Store, storage: OneWriterStorage
 ) -> None:
     ours, theirs = study_in(storage), study_in(optunas_own(tmp_path))
     for study in (ours, theirs):
         play(study, 12)
     expected = plain(theirs.get_trials())
     assert plain(ours.get_trials()) == expected
-    assert plain(optuna_storage(study_url(tmp_path), read_only=True).get_all_trials(ours._study_id)) == expected
+    assert plain(optuna_storage(url, read_only=True).get_all_trials(ours._study_id)) == expected
     assert plain(one_writer_storage(store).get_all_trials(ours._study_id)) == expected
     assert {TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL} <= {trial["state"] for trial in expected}
 
@@ -168,7 +168,7 @@ def test_everything_inside_together_is_one_commit(store: Store, storage: OneWrit
         with store.writing() as session:
             session.execute(text("insert into unetx_meta values ('mark', 'ours')"))
     assert count == [1]
-    with open_store(str(store.engine.url), create=False, read_only=True) as reader, reader.reading() as session:
+    with open_store(store.url, create=False, read_only=True) as reader, reader.reading() as session:
         assert session.scalar(text("select count(*) from trial_params")) == 30
         assert session.scalar(text("select value from unetx_meta where key = 'mark'")) == "ours"
 
@@ -212,10 +212,10 @@ def test_seeing_hides_later_trials_from_samplers_and_pruners_and_nothing_else(st
     assert len(study.get_trials()) == 4
 
 
-def test_another_writer_is_noticed_before_anything_is_mixed_up(tmp_path: Path, storage: OneWriterStorage) -> None:
+def test_another_writer_is_noticed_before_anything_is_mixed_up(url: str, storage: OneWriterStorage) -> None:
     study = study_in(storage)
     study.ask()
-    study_in(optuna_storage(study_url(tmp_path))).ask()
+    study_in(optuna_storage(url)).ask()
     with pytest.raises(RuntimeError, match="another process has written, too"):
         study.ask()
 

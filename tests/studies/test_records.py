@@ -48,8 +48,8 @@ EVALUATION = Evaluation(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(study_url(tmp_path), create=True) as opened:
+def store(url: str) -> Iterator[Store]:
+    with open_store(url, create=True) as opened:
         yield opened
 
 
@@ -130,6 +130,14 @@ def test_every_outcome_comes_back_with_its_reason_and_traceback(records: Records
     assert (records.case_scores(0), records.curve(0)) == ((), ())
 
 
+def test_words_that_a_database_cannot_keep_come_back_as_their_escapes(records: Records) -> None:
+    """A worker's last words are of any origin, and losing a result over them would be worse."""
+    run(records, 0, Evaluation(Outcome.CRASHED, reason="a\0b", traceback="half a pair: \ud800"))
+    record = records.evaluation(0)
+    assert record is not None
+    assert (record.reason, record.traceback) == ("a\\x00b", "half a pair: \\ud800")
+
+
 def test_outcomes_are_stored_by_the_values_that_people_read(store: Store, records: Records) -> None:
     run(records, 0, Evaluation(Outcome.OUT_OF_MEMORY))
     with store.engine.connect() as connection:
@@ -184,7 +192,7 @@ def test_a_document_that_someone_tampered_with_is_refused(store: Store, records:
 
 
 def test_an_evaluation_of_an_unknown_architecture_is_refused(records: Records) -> None:
-    with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+    with pytest.raises(IntegrityError, match=r"(?i)foreign key"):
         start(records, 0, key="zzz")
     assert records.evaluations() == ()
 
@@ -192,7 +200,7 @@ def test_an_evaluation_of_an_unknown_architecture_is_refused(records: Records) -
 def test_a_trial_has_one_row_at_most(store: Store, records: Records) -> None:
     start(records, 0)
     twin = EvaluationRow(study="s", trial_number=0, architecture_key="u", seed=0, origin="", budget={}, started_at=NOON)
-    with pytest.raises(IntegrityError, match="UNIQUE"), store.writing() as session:
+    with pytest.raises(IntegrityError, match=r"(?i)unique"), store.writing() as session:
         session.add(twin)
     with store.writing() as session:  # the same number in another study is another trial
         session.add(
@@ -315,9 +323,11 @@ def test_instants_are_kept_in_utc_whatever_their_zone_and_naive_ones_are_refused
         records.start(1, "u", seed=0, origin="", budget=BUDGET, started_at=datetime(2026, 3, 1, 12))
 
 
-def test_readers_never_see_half_an_evaluation_and_never_disturb_the_writer(tmp_path: Path, records: Records) -> None:
+def test_readers_never_see_half_an_evaluation_and_never_disturb_the_writer(
+    url: str, tmp_path: Path, records: Records
+) -> None:
     """A reader in another thread, with its own read-only connections, while 60 evaluations are written."""
-    with open_store(study_url(tmp_path), create=False, read_only=True) as reader:
+    with open_store(url, create=False, read_only=True) as reader:
         seen = Records(reader, "s")
         written = threading.Event()
         problems: list[str] = []
@@ -347,6 +357,8 @@ def test_readers_never_see_half_an_evaluation_and_never_disturb_the_writer(tmp_p
         written.set()
         thread.join()
     assert problems == []
+    if url != study_url(tmp_path):
+        return
     check = sqlite3.connect(tmp_path / "study.db")
     assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert check.execute("PRAGMA foreign_key_check").fetchall() == []

@@ -114,7 +114,7 @@ def test_tables_of_a_newer_version_are_refused_naming_both_versions(tmp_path: Pa
     ("url", "problem"),
     [
         ("nonsense", "expected a database URL"),
-        ("quantum://x/y", "expected a database URL"),
+        ("quantum://x/y", "is SQLite or PostgreSQL, got quantum"),
         ("sqlite://", "names a file"),
         ("sqlite:///:memory:", "names a file"),
         ("sqlite:////tmp/x.db?mode=memory", "names a file"),

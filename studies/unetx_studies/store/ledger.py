@@ -114,6 +114,8 @@ class Ledger:
         before = None
         if lease is not None:
             before = _run(session.get_one(RunRow, lease.run))
+            if before.id == run.id:  # claimed before, by a transaction whose success was not heard of
+                return None
             is_abandoned = before.process == run.process and before.id not in _held
             if before.lives(run.started_at) and not is_abandoned:
                 raise RequestError(_occupied(before, run.started_at))
@@ -141,15 +143,24 @@ class Ledger:
         return before
 
     def renew(self, run: RunRecord, now: datetime) -> None:
-        """A sign of life. Raises LeaseLost when the study is another run's by now."""
+        """A sign of life. Raises LeaseLost when the study is another run's by now.
+
+        The lease stays locked until the transaction ends: nobody can take it over between this sign and what is
+        written with it.
+        """
         with self._store.writing() as session:
-            mine = select(LeaseRow).where(LeaseRow.study == self._study, LeaseRow.run == run.id).exists()
-            renewed = update(RunRow).where(RunRow.id == run.id, mine).values(seen_at=now).returning(RunRow.id)
-            if session.scalar(renewed) is None:
+            mine = select(LeaseRow.run).where(LeaseRow.study == self._study, LeaseRow.run == run.id).with_for_update()
+            if session.scalar(mine) is None:
                 raise LeaseLost(
                     f"another run has taken the study {self._study!r} over, because this one showed no sign of life "
                     f"for more than {SILENCE.total_seconds():g} s; `unetx-search status` tells who has it now"
                 )
+            session.execute(update(RunRow).where(RunRow.id == run.id).values(seen_at=now))
+
+    def seen_at(self, run: RunRecord) -> datetime | None:
+        """The run's last sign of life; None when there is no such run."""
+        with self._store.reading() as session:
+            return session.scalar(select(RunRow.seen_at).where(RunRow.id == run.id))
 
     def seat(self, run: RunRecord, n_slots: int) -> None:
         """Note how many seats a run has after all."""

@@ -15,11 +15,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialModel, TrialParamModel
+from optuna.storages._rdb.models import StudyModel, TrialIntermediateValueModel, TrialModel, TrialParamModel
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from unetx_studies.store.open import Store, optuna_storage
@@ -57,25 +57,45 @@ class OneWriterStorage(BaseStorage):
 
     @contextmanager
     def together(self) -> Iterator[Session]:
-        """One transaction for all that is written inside, Optuna's and ours; may be nested."""
-        with self._store.writing() as session:
-            if self._depth:
+        """One transaction for all that is written inside, Optuna's and ours; may be nested.
+
+        When it fails, its commit included, what was remembered of it is forgotten.
+        """
+        if self._depth:
+            with self._store.writing() as session:
                 yield session
-                return
-            usual = self._backend.scoped_session
-            joined = sessionmaker(session.connection(), join_transaction_mode="rollback_only")
-            self._backend.scoped_session = scoped_session(joined)
-            self._depth = 1
-            try:
-                yield session
-                self._write_kept()
-            except BaseException:
-                self._forget()
-                raise
-            finally:
-                self._depth = 0
-                self._backend.scoped_session.remove()
-                self._backend.scoped_session = usual
+            return
+        try:
+            with self._store.writing() as session, self._joined(session.connection()):
+                self._depth = 1
+                try:
+                    yield session
+                    self._write_kept()
+                finally:
+                    self._depth = 0
+        except BaseException:
+            self._forget()
+            raise
+
+    @contextmanager
+    def _joined(self, connection: Connection) -> Iterator[None]:
+        """Inside, Optuna works on this connection, as a part of the transaction that is open on it."""
+        usual = self._backend.scoped_session
+        self._backend.scoped_session = scoped_session(sessionmaker(connection, join_transaction_mode="rollback_only"))
+        try:
+            yield
+        finally:
+            self._backend.scoped_session.remove()
+            self._backend.scoped_session = usual
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Inside, Optuna reads on a connection of the store, which knows how to wait for a server."""
+        if self._depth:
+            yield
+            return
+        with self._store.connected() as connection, self._joined(connection):
+            yield
 
     def _forget(self) -> None:
         """What was rolled back is not so: everything is read anew."""
@@ -107,6 +127,15 @@ class OneWriterStorage(BaseStorage):
         finally:
             self._horizon = before
 
+    @property
+    def is_on_server(self) -> bool:
+        """The database may go away and come back while it is used."""
+        return self._store.is_on_server
+
+    def hurry(self) -> None:
+        """Wait next to no time for a server from now on; safe to call from a signal handler."""
+        self._store.patience.hurry()
+
     def close(self) -> None:
         """Give the connections of Optuna's own engine back; the store's are the store's to close."""
         self._backend.engine.dispose()
@@ -131,38 +160,49 @@ class OneWriterStorage(BaseStorage):
             self._backend.set_study_system_attr(study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        return self._backend.get_study_id_from_name(study_name)
+        with self._reading():
+            return self._backend.get_study_id_from_name(study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        return self._backend.get_study_name_from_id(study_id)
+        with self._reading():
+            return self._backend.get_study_name_from_id(study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self._backend.get_study_directions(study_id)
+        with self._reading():
+            return self._backend.get_study_directions(study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._backend.get_study_user_attrs(study_id)
+        with self._reading():
+            return self._backend.get_study_user_attrs(study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._backend.get_study_system_attrs(study_id)
+        with self._reading():
+            return self._backend.get_study_system_attrs(study_id)
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        return self._backend.get_all_studies()
+        with self._reading():
+            return self._backend.get_all_studies()
 
     # Trials: written.
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         self._of(study_id)
         with self.together():
-            trial_id = self._backend.create_new_trial(study_id, template_trial)
-            self._remember(study_id, self._created(trial_id, template_trial))
-        return trial_id
+            trial = self._created(study_id, template_trial)
+            self._remember(study_id, trial)
+        return trial._trial_id
 
-    def _created(self, trial_id: int, template: FrozenTrial | None) -> FrozenTrial:
-        """The trial that the database has made, without reading what is known."""
+    def _created(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
+        """A trial that the database has made now, without reading what is known.
+
+        Not by ``create_new_trial`` of the backend, which tries again inside a transaction that has failed.
+        """
         with self._store.writing() as session:
-            row: Any = session.get_one(TrialModel, trial_id)
+            StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            row: Any = self._backend._get_prepared_new_trial(study_id, template, session)
+            session.flush()
         trial = create_trial(state=TrialState.RUNNING) if template is None else copy.deepcopy(template)
-        trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, trial_id
+        trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
         return trial
 
     def set_trial_param(
@@ -261,15 +301,19 @@ class OneWriterStorage(BaseStorage):
     def _place(self, trial_id: int) -> tuple[int, int]:
         """Study and number of a trial. Raises KeyError."""
         if trial_id not in self._places:
-            for study in self._backend.get_all_studies():
-                self._of(study._study_id)
+            table = TrialModel.__table__.c
+            with self._store.reading() as session:
+                study_id = session.scalar(select(table.study_id).where(table.trial_id == trial_id))
+            if study_id is not None:
+                self._of(study_id)
         return self._places[trial_id]
 
     def _of(self, study_id: int) -> list[FrozenTrial]:
         """The trials of a study by number, read on first use."""
         if study_id not in self._trials:
+            found = list(self._read(study_id))  # whole or, when it fails in the middle, not at all
             self._trials[study_id] = []
-            for trial in self._read(study_id):
+            for trial in found:
                 self._remember(study_id, trial)
         return self._trials[study_id]
 
@@ -281,7 +325,9 @@ class OneWriterStorage(BaseStorage):
         ids = sorted(ids)
         for begin in range(0, len(ids), READ_AT_ONCE):
             chunk = set(ids[begin : begin + READ_AT_ONCE])
-            yield from self._backend._get_trials(study_id, None, chunk, ids[-1])
+            with self._reading():
+                trials = self._backend._get_trials(study_id, None, chunk, ids[-1])
+            yield from trials
 
     def _remember(self, study_id: int, trial: FrozenTrial) -> None:
         known = self._trials[study_id]
@@ -314,4 +360,6 @@ def _copy(trial: FrozenTrial) -> FrozenTrial:
 
 def one_writer_storage(store: Store) -> OneWriterStorage:
     """Optuna's storage in the database of an open store, its tables created where they are missing."""
-    return OneWriterStorage(optuna_storage(store.url), store)
+    with store.making_tables():
+        backend = optuna_storage(store.url)
+    return OneWriterStorage(backend, store)

@@ -7,17 +7,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, Connection, Engine, create_engine, insert, inspect, make_url, select
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, insert, inspect, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from unetx_space.errors import RequestError
 from unetx_studies.full import full_disk_explained
+from unetx_studies.store import server, sqlite
 from unetx_studies.store.migrations import migrate
-from unetx_studies.store.sqlite import check_file, database_path, engine_options
+from unetx_studies.store.patience import ConnectionLost, Patience, ServerGone
+from unetx_studies.store.server import is_server, parse_url, without_secrets
 from unetx_studies.tables import SCHEMA_VERSION, Base, MetaRow
 
 DATABASE = "study.db"
@@ -25,23 +27,62 @@ OLDEST_VERSION = 1
 
 
 class Store:
-    """Our tables in an open database. One process writes at a time, from one thread; any number read."""
+    """Our tables in an open database. One process writes at a time, from one thread; any number read.
 
-    def __init__(self, engine: Engine, read_only: bool) -> None:
+    A server that has gone away is waited for as long as ``patience`` says, wherever nothing was begun yet.
+    """
+
+    def __init__(self, engine: Engine, read_only: bool, patience: Patience) -> None:
         self.engine = engine
         self.read_only = read_only
+        self.patience = patience
         self._open: Session | None = None
+        self._n_breaks = 0
+        """Connections that broke while they were in use."""
+        event.listen(engine, "handle_error", self._note_break)
+
+    def _note_break(self, context: ExceptionContext) -> None:
+        self._n_breaks += context.is_disconnect and not context.is_pre_ping
 
     @property
     def url(self) -> str:
         """What opens the same database again; with its password, so not for people's eyes."""
         return self.engine.url.render_as_string(hide_password=False)
 
+    @property
+    def is_on_server(self) -> bool:
+        """The database may go away and come back while it is used."""
+        return is_server(self.engine.url)
+
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """A connection that works when it is given.
+
+        Raises ServerGone when the server stays away, ConnectionLost when the connection breaks inside.
+        """
+        n_breaks = self._n_breaks
+        try:
+            with self._connect() as connection:
+                yield connection
+        except Exception as error:
+            if self._n_breaks == n_breaks or isinstance(error, ConnectionLost | ServerGone):
+                raise
+            raise ConnectionLost(
+                f"the connection to {without_secrets(self.engine.url)} broke in the middle of a transaction; every "
+                "trial that had finished is safe. Run the same command again"
+            ) from error
+
+    def _connect(self) -> Connection:
+        if self.is_on_server:
+            return self.patience.connect(self.engine.connect, without_secrets(self.engine.url))
+        return self.engine.connect()
+
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction: committed as a whole at the end, or rolled back as a whole by an exception.
 
-        Inside another one of this store it is part of that one. Raises StorageFull when the disk is.
+        Inside another one of this store it is part of that one. Raises StorageFull when the disk is, and what
+        ``connected`` raises.
         """
         if self._open is not None:
             yield self._open
@@ -49,10 +90,11 @@ class Store:
             return
         with (
             full_disk_explained(_place(self.engine.url)),
-            self.engine.begin() as connection,
+            self.connected() as connection,
+            connection.begin(),
             Session(connection, join_transaction_mode="rollback_only") as session,
         ):
-            if self.engine.name == "sqlite":
+            if not self.is_on_server:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # what is read inside cannot change before it is written
             self._open = session
             try:
@@ -63,9 +105,17 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that is rolled back at its end."""
-        with Session(self.engine) as session:
+        """A session that is rolled back at its end. Raises what ``connected`` raises."""
+        with self.connected() as connection, Session(connection) as session:
             yield session
+
+    @contextmanager
+    def making_tables(self) -> Iterator[None]:
+        """Inside, no other process makes or changes tables of a server; for Optuna's own, which it makes unguarded."""
+        with self.connected() as connection, connection.begin():
+            if self.is_on_server:
+                server.lock_tables(connection)
+            yield
 
     def close(self) -> None:
         """Give every connection back; the last writer to close folds the log into the file."""
@@ -81,7 +131,7 @@ class Store:
 
 
 def _place(url: URL) -> str:
-    return url.database if url.get_backend_name() == "sqlite" and url.database else _shown(url)
+    return without_secrets(url) if is_server(url) or not url.database else url.database
 
 
 def study_url(folder: Path | str) -> str:
@@ -90,43 +140,53 @@ def study_url(folder: Path | str) -> str:
     return URL.create("sqlite", database=path.as_posix()).render_as_string()
 
 
-def open_store(url: str, *, create: bool, read_only: bool = False) -> Store:
+def open_store(url: str, *, create: bool, read_only: bool = False, patience: Patience | None = None) -> Store:
     """Our tables in the database at ``url``, created there when they are missing and ``create`` says so.
 
     Tables of an older version are brought to that of today, except to read: what was there then is read as it is.
-    Raises RequestError when there is no database, when it holds none of our tables, when it is damaged, and when a
-    newer version of this project has written it.
+    ``patience`` is for later: a server that does not answer now is a wrong request. Raises RequestError when there is
+    no database, when it holds none of our tables, when it is damaged, and when a newer version of this project has
+    written it.
     """
     if create and read_only:
         raise ValueError("what is opened read-only cannot be created")
-    engine = _engine(url, create=create, read_only=read_only)
+    engine = _engine(parse_url(url), create=create, read_only=read_only)
     try:
         with engine.begin() as connection:
-            if engine.name == "sqlite" and not read_only:
-                # Python's driver starts no transaction before a CREATE TABLE, and a half-made schema must never stay.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            if not read_only:
+                _begin_alone(connection)
             _check_schema(connection, create=create, read_only=read_only)
     except DBAPIError as error:
         engine.dispose()
-        raise RequestError(f"{_shown(url)} cannot be opened: {error.orig}") from error
+        raise RequestError(server.refusal(engine.url, error)) from error
     except RequestError:
         engine.dispose()
         raise
-    return Store(engine, read_only)
+    return Store(engine, read_only, patience or Patience())
 
 
-def _engine(url: str, *, create: bool, read_only: bool) -> Engine:
-    parsed = _parse(url)
-    if parsed.get_backend_name() != "sqlite":
-        options = {"postgresql_readonly": True} if read_only else {}
-        return _create_engine(parsed).execution_options(**options)
-    path = database_path(parsed)
-    check_file(path)
+def _begin_alone(connection: Connection) -> None:
+    """Whoever else opens the database at the same moment waits until the tables stand."""
+    if is_server(connection.engine.url):
+        server.lock_tables(connection)
+    else:
+        # Python's driver starts no transaction before a CREATE TABLE, and a half-made schema must never stay.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _engine(url: URL, *, create: bool, read_only: bool) -> Engine:
+    if is_server(url):
+        engine = _server_engine(url, read_only=read_only)
+        if not read_only:
+            server.make_reliable(engine)
+        return engine
+    path = sqlite.database_path(url)
+    sqlite.check_file(path)
     if create:
         _make_folder(path.parent)
     elif not path.exists():
         raise RequestError(f"there is no study at {path}; `unetx-search --study NAME --out FOLDER` creates one")
-    return create_engine(parsed, **engine_options(path, read_only=read_only))
+    return create_engine(url, **sqlite.engine_options(path, read_only=read_only))
 
 
 def _make_folder(folder: Path) -> None:
@@ -136,41 +196,26 @@ def _make_folder(folder: Path) -> None:
         raise RequestError(f"the folder {folder} cannot be made: {error.strerror}; choose another --out") from error
 
 
-def _create_engine(url: URL) -> Engine:
+def _server_engine(url: URL, *, read_only: bool) -> Engine:
     try:
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(url, **server.engine_options(url, read_only=read_only))
     except ImportError as error:
         raise RequestError(
-            f"{_shown(url)} needs the driver {error.name!r}, which is not installed; install it, or leave the storage "
-            "at its default, a SQLite file"
+            f"{without_secrets(url)} needs the driver psycopg, which is not installed; "
+            'pip install "unetx-search[postgres]", or leave --storage out: the study is then kept in a SQLite file'
         ) from error
 
 
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise RequestError(f"expected a database URL like sqlite:///runs/demo/study.db: {error}") from error
-    return parsed
-
-
-def _shown(url: str | URL) -> str:
-    """The URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)
-
-
 def _check_schema(connection: Connection, *, create: bool, read_only: bool) -> None:
+    shown = without_secrets(connection.engine.url)
     if not inspect(connection).has_table(MetaRow.__tablename__):
         if not create:
-            raise RequestError(
-                f"{_shown(connection.engine.url)} holds no unetx-search study; name the folder that a search wrote"
-            )
+            raise RequestError(f"{shown} holds no unetx-search study; name the folder that a search wrote")
         _create_schema(connection)
     version = connection.scalar(select(MetaRow.value).where(MetaRow.key == "schema_version"))
     if version is None or not version.isdigit() or not OLDEST_VERSION <= int(version) <= SCHEMA_VERSION:
         raise RequestError(
-            f"{_shown(connection.engine.url)} has tables of version {version}, this unetx-search reads version "
+            f"{shown} has tables of version {version}, this unetx-search reads version "
             f"{SCHEMA_VERSION}; open it with the unetx-search that wrote it, or a newer one"
         )
     if int(version) < SCHEMA_VERSION and not read_only:
@@ -189,22 +234,33 @@ def optuna_storage(url: str, *, read_only: bool = False) -> RDBStorage:
     Read-only, its tables must be there: it is then what a dashboard reads while a search writes. Raises RequestError
     as ``open_store`` does.
     """
-    parsed = _parse(url)
-    options = {}
-    if parsed.get_backend_name() == "sqlite":
-        path = database_path(parsed)
-        check_file(path)
-        if read_only:
-            _check_optuna_tables(path, parsed)
-        options = engine_options(path, read_only=read_only)
+    parsed = parse_url(url)
+    options = _optuna_options(parsed, read_only=read_only)
     # Rendered anew, because Optuna formats the URL and would choke on a brace that is not escaped.
     escaped = parsed.render_as_string(hide_password=False)
     return RDBStorage(escaped, engine_kwargs=options, skip_table_creation=read_only)
 
 
-def _check_optuna_tables(path: Path, url: URL) -> None:
-    if not path.exists():
-        raise RequestError(f"there is no study at {path}")
-    engine = create_engine(url, **engine_options(path, read_only=True))
-    if not inspect(engine).has_table("studies"):
-        raise RequestError(f"{path} holds no Optuna study yet; start the search first")
+def _optuna_options(url: URL, *, read_only: bool) -> dict[str, Any]:
+    if is_server(url):
+        if read_only:
+            _check_optuna_tables(_server_engine(url, read_only=True))
+        return server.engine_options(url, read_only=read_only)
+    path = sqlite.database_path(url)
+    sqlite.check_file(path)
+    options = sqlite.engine_options(path, read_only=read_only)
+    if read_only:
+        if not path.exists():
+            raise RequestError(f"there is no study at {path}")
+        _check_optuna_tables(create_engine(url, **options))
+    return options
+
+
+def _check_optuna_tables(engine: Engine) -> None:
+    try:
+        if not inspect(engine).has_table("studies"):
+            raise RequestError(f"{_place(engine.url)} holds no Optuna study yet; start the search first")
+    except DBAPIError as error:
+        raise RequestError(server.refusal(engine.url, error)) from error
+    finally:
+        engine.dispose()

@@ -1,0 +1,78 @@
+"""Where a study's database lies, as its folder keeps it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from unetx_space.errors import RequestError
+from unetx_studies.store import find_place, keep_place, settle_place, study_url
+
+URL = "postgresql://me:s3cret@host/studies"
+KEPT = "postgresql+psycopg://me@host/studies"
+
+
+def test_a_folder_that_says_nothing_has_its_study_in_a_file(tmp_path: Path) -> None:
+    place = find_place(tmp_path)
+    assert (place.url, place.study, place.shown) == (study_url(tmp_path), None, str(tmp_path / "study.db"))
+    assert settle_place(tmp_path, "s", None) == place
+    keep_place(place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_on_a_server_is_kept_without_its_password_and_found_again(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    place = settle_place(folder, "s", URL)
+    assert (place.is_new, place.study, place.shown) == (True, "s", KEPT)
+    assert "s3cret" in place.url
+    assert "s3cret" not in repr(place)
+    assert not folder.exists(), "settling writes nothing"
+    keep_place(place)
+    assert "s3cret" not in (folder / "storage.json").read_text(encoding="utf-8")
+    assert find_place(folder) == replace(place, url=KEPT, is_new=False)
+    assert settle_place(folder, "s", None) == find_place(folder)
+    assert settle_place(folder, "s", URL) == replace(place, is_new=False), "a password that is given again is used"
+
+
+@pytest.mark.parametrize("other", ["host2/studies", "host/others", "host:5433/studies"])
+def test_another_place_is_refused_with_both(tmp_path: Path, other: str) -> None:
+    keep_place(settle_place(tmp_path, "s", URL))
+    with pytest.raises(RequestError, match="has its database at") as caught:
+        settle_place(tmp_path, "s", f"postgresql://me:s3cret@{other}")
+    assert KEPT in str(caught.value)
+    assert other in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_study_in_a_file_does_not_move_to_a_server(tmp_path: Path) -> None:
+    (tmp_path / "study.db").touch()
+    with pytest.raises(RequestError, match=r"has its database at .*study\.db, and --storage names"):
+        settle_place(tmp_path, "s", URL)
+
+
+def test_a_folder_belongs_to_the_study_that_it_names(tmp_path: Path) -> None:
+    keep_place(settle_place(tmp_path, "s", URL))
+    for storage in (None, URL):
+        with pytest.raises(RequestError, match=r"belongs to the study 's' at .*, got 't'"):
+            settle_place(tmp_path, "t", storage)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[" * 50_000,
+        "[1]",
+        json.dumps({"url": KEPT, "study": "s"}),
+        json.dumps({"url": 3, "study": "s", "id": "x"}),
+        json.dumps({"url": "sqlite:////tmp/x.db", "study": "s", "id": "x"}),
+        json.dumps({"url": "mysql://h/x", "study": "s", "id": "x"}),
+    ],
+)
+def test_a_damaged_note_is_a_request_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "storage.json").write_text(content, encoding="utf-8")
+    with pytest.raises(RequestError):
+        find_place(tmp_path)
