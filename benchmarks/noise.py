@@ -89,6 +89,7 @@ VARIANTS = {
     "present": Variant(PRESENT),
     "naive": Variant(replace(PRESENT, learning_rate=3e-3, warmup=0.0, background_weight=1.0)),
     "small-batch": Variant(PRESENT, batch_factor=0.5),
+    "smaller-batch": Variant(PRESENT, batch_factor=0.25),
 }
 
 

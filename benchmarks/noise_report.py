@@ -6,7 +6,9 @@ For a table of designs by seeds: the intraclass correlation ICC(3,1) of Shrout a
 420-428, 1979), two-way with the seeds' main effect removed; Kendall's tau-b and Spearman's rho between one seed's
 scores and the references' means, averaged over the seeds; the standard deviation between seeds of one design (their
 main effect removed) and between the designs' means; the runs in which a class was not learned, that is: its Dice is
-below half of the median of that class over all runs. Intervals are percentiles of a seeded bootstrap over designs.
+below half of the median of that class over all runs. The references are noisy, too: the reliability of their means is
+said, for where it is low, no score can be expected to foretell them. Intervals are percentiles of a seeded bootstrap
+over designs.
 """
 
 from __future__ import annotations
@@ -52,6 +54,12 @@ def icc(scores: Table) -> float:
     between = k * ((scores.mean(1) - scores.mean()) ** 2).sum() / (n - 1)
     error = (residual**2).sum() / ((n - 1) * (k - 1))
     return float((between - error) / (between + (k - 1) * error))
+
+
+def reliability(scores: Table) -> float:
+    """Of the designs' means over the seeds: the ICC stepped up by Spearman and Brown, and no less than 0."""
+    single, k = max(0.0, icc(scores)), scores.shape[1]
+    return k * single / (1 + (k - 1) * single)
 
 
 def seed_deviation(scores: Table) -> float:
@@ -116,7 +124,8 @@ def report(name: str, rows: list[Row]) -> None:
     n_missed, n = unlearned(references, rows)
     seconds = np.mean([row["seconds"] for row in references])
     print(
-        f"  references: Dice {full.mean():.4f}, seeds {seed_deviation(full):.4f}, ICC {icc(full):.2f}, "
+        f"  references: Dice {full.mean():.4f}, seeds {seed_deviation(full):.4f}, designs "
+        f"{full.mean(1).std(ddof=1):.4f}, ICC {icc(full):.2f}, reliability of their means {reliability(full):.2f}, "
         f"unlearned {n_missed} of {n}, {seconds:.0f} s each"
     )
     header = "Dice    seeds   designs  ICC [90 %]            tau [90 %]            rho"
