@@ -17,7 +17,7 @@ from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_search.executors.base import Executor, Handler, Job
 from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.ray_cluster import cluster_slots, connected
+from unetx_search.executors.ray.cluster import cluster_slots, connected
 from unetx_search.executors.slots import make_slots
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
@@ -88,7 +88,7 @@ def milliseconds(executor: Executor) -> list[float]:
 
 
 def on_ray(stack: ExitStack) -> Executor:
-    from unetx_search.executors.ray import RayExecutor
+    from unetx_search.executors.ray.executor import RayExecutor
 
     nodes = stack.enter_context(connected("local"))
     return stack.enter_context(RayExecutor(FakeEvaluator(), TASK, cluster_slots(nodes, 0, cpu_workers=1)))

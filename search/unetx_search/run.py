@@ -25,12 +25,12 @@ from unetx_search.config import SearchConfig, Settled, check_stated
 from unetx_search.coordinator import Coordinator, Terms
 from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine
 from unetx_search.executors.slots import GpuProbe, Slot, nvidia_smi_probe
-from unetx_search.gpu_sharing import seats_that_pay
 from unetx_search.ground import Ground
 from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
 from unetx_search.progress import SEATS, SeatsFile, Standing, display
 from unetx_search.pruners import PRUNERS, with_rungs_for
 from unetx_search.samplers.guard import Guard, SamplerOf
+from unetx_search.sharing.seats import seats_that_pay
 from unetx_space.design_space import DesignSpace
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import attach_drawing

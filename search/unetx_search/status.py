@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
-from unetx_search.executors.sharing import SHARING, Sharing, read_sharing
 from unetx_search.progress import SEATS, Seat, SeatsFile, duration
+from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
 from unetx_space.errors import RequestError
 from unetx_studies.store import (
     DecisionRecord,

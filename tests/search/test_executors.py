@@ -16,7 +16,7 @@ from unetx_search.executors import worker
 from unetx_search.executors.base import Executor, Job
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.ray_cluster import connected
+from unetx_search.executors.ray.cluster import connected
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -24,7 +24,7 @@ Make = Callable[[Evaluator], Executor]
 
 
 def make_ray(evaluator: Evaluator) -> Executor:
-    from unetx_search.executors.ray import RayExecutor
+    from unetx_search.executors.ray.executor import RayExecutor
 
     return RayExecutor(evaluator, TASK, cpu_slots(1))
 

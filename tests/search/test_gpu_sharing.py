@@ -18,10 +18,10 @@ from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.tasks import DemoSource
 from unetx_search import run as whole_run
 from unetx_search.config import SearchConfig
-from unetx_search.executors.sharing import Measure, Sample
 from unetx_search.executors.slots import Gpu, Slot, make_slots
-from unetx_search.gpu_sharing import seats_that_pay, useful_workers
 from unetx_search.ground import Ground
+from unetx_search.sharing.choice import Measure, Sample
+from unetx_search.sharing.seats import seats_that_pay, useful_workers
 from unetx_search.status import read_status, status_json, status_text
 from unetx_space.design_space import DesignSpace
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 from command_line import Run, refusal
 
-from unetx_search.executors import ray_cluster
-from unetx_search.executors.ray_cluster import Node, cluster_slots
+from unetx_search.executors.ray import cluster as ray_cluster
+from unetx_search.executors.ray.cluster import Node, cluster_slots
 from unetx_space.errors import RequestError
 
 GPU_NODES = (Node("a", 4, 32), Node("b", 2, 8))

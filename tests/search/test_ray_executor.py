@@ -20,16 +20,16 @@ from ray_helpers import SMALL, cluster, is_running, keepers, kill_node, parent, 
 from unetx_evaluators.evaluation import Budget, CurvePoint, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.book import utc_now
-from unetx_search.executors.reach import Reach
+from unetx_search.executors.ray.reach import Reach
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import UnetxError
 from unetx_studies.full import StorageFull
 
 pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
 
-from unetx_search.executors import far_seat
-from unetx_search.executors.ray import Patience, RayExecutor
-from unetx_search.executors.ray_cluster import cluster_slots, connected
+from unetx_search.executors.ray import far_seat
+from unetx_search.executors.ray.cluster import cluster_slots, connected
+from unetx_search.executors.ray.executor import Patience, RayExecutor
 
 pytestmark = pytest.mark.timeout(300)
 

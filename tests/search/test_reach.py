@@ -9,8 +9,8 @@ import pytest
 from executor_helpers import TASK
 
 from unetx_evaluators.tasks.task import Task
-from unetx_search.executors import reach as reach_module
-from unetx_search.executors.reach import Reach
+from unetx_search.executors.ray import reach as reach_module
+from unetx_search.executors.ray.reach import Reach
 from unetx_space.errors import UnetxError
 
 

@@ -18,9 +18,9 @@ from executor_helpers import DEADLINE_S, LONG, TASK, job
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_search.executors import remote
-from unetx_search.executors.reach import Reach
-from unetx_search.executors.remote import (
+from unetx_search.executors.ray import remote
+from unetx_search.executors.ray.reach import Reach
+from unetx_search.executors.ray.remote import (
     Answer,
     Broke,
     Close,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unetx_search.executors.sharing import (
+from unetx_search.sharing.choice import (
     LEAST_GAIN,
     SPARE,
     Room,

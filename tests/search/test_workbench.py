@@ -16,9 +16,9 @@ from unetx_evaluators.evaluation import Budget, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import DemoSource, TaskOptions, prepare
-from unetx_search.executors.sharing import Room, measured, workers_that_pay
 from unetx_search.executors.slots import Gpu, make_slots, nvidia_smi_probe
-from unetx_search.executors.workbench import Window, Workbench, less_than_at_first, resident
+from unetx_search.sharing.choice import Room, measured, workers_that_pay
+from unetx_search.sharing.workbench import Window, Workbench, less_than_at_first, resident
 from unetx_space.architecture import Architecture
 from unetx_space.presets import PRESETS
 

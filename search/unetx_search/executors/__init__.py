@@ -1,1 +1,1 @@
-"""Where evaluations run: in this process, or in a process per slot."""
+"""Where evaluations run: in this process, in a process per slot, or on a Ray cluster."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.ray_cluster import cluster_slots, connected
+from unetx_search.executors.ray.cluster import cluster_slots, connected
 from unetx_search.executors.slots import GpuProbe, Slot, make_slots
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def open_engine(config: SearchConfig, *, probe: GpuProbe) -> Iterator[Engine]:
 def _on_ray(
     config: SearchConfig, workers_per_gpu: int, evaluator: Evaluator, task: Task, slots: Sequence[Slot]
 ) -> Executor:
-    from unetx_search.executors.ray import RayExecutor
+    from unetx_search.executors.ray.executor import RayExecutor
 
     return RayExecutor(
         evaluator,

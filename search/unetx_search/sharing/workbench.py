@@ -20,7 +20,7 @@ from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Evaluato
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.memory import FreeMemoryProbe, device_of, nvidia_smi_free
-from unetx_search.executors.sharing import Sample
+from unetx_search.sharing.choice import Sample
 from unetx_studies.processes import ProcessIdentity
 
 if TYPE_CHECKING:

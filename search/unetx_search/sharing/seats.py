@@ -10,7 +10,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from unetx_search.executors.memory import FreeMemoryProbe, device_of, nvidia_smi_free
-from unetx_search.executors.sharing import (
+from unetx_search.executors.slots import Slot, shared_slots, usable_cores
+from unetx_search.sharing.choice import (
     MOST_WORKERS,
     SHARING,
     Measure,
@@ -22,8 +23,7 @@ from unetx_search.executors.sharing import (
     workers_that_pay,
     write_sharing,
 )
-from unetx_search.executors.slots import Slot, shared_slots, usable_cores
-from unetx_search.executors.workbench import Workbench, less_than_at_first
+from unetx_search.sharing.workbench import Workbench, less_than_at_first
 from unetx_space.memory import FLOAT32_BYTES, training_memory
 from unetx_space.presets import PRESETS
 

@@ -23,9 +23,9 @@ from ray.exceptions import RayError
 from unetx_evaluators.evaluation import Evaluator
 from unetx_search.executors import worker
 from unetx_search.executors.base import Executor, Handler, Job
-from unetx_search.executors.far_seat import ASK_AGAIN_S, FarSeat
-from unetx_search.executors.reach import Reach
-from unetx_search.executors.remote import Errand
+from unetx_search.executors.ray.far_seat import ASK_AGAIN_S, FarSeat
+from unetx_search.executors.ray.reach import Reach
+from unetx_search.executors.ray.remote import Errand
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import UnetxError
 
@@ -57,7 +57,7 @@ class RayExecutor(Executor):
     given, the folder of the ``checkpoints``. Raises UnetxError when a worker does not, or when none came up in time.
     What LocalExecutor says of workers that die or hang holds here, too. A job whose node died is told as displaced.
 
-    To be made while connected to a cluster (``unetx_search.executors.ray_cluster.connected``).
+    To be made while connected to a cluster (``unetx_search.executors.ray.cluster.connected``).
     """
 
     def __init__(

@@ -32,7 +32,7 @@ from unetx_search.executors.base import Handler, Job
 from unetx_search.executors.local import Seat
 from unetx_search.executors.memory import MemoryWatch
 from unetx_search.executors.process import end_all
-from unetx_search.executors.reach import Reach
+from unetx_search.executors.ray.reach import Reach
 from unetx_search.executors.slots import THREAD_VARIABLES, Device, GpuProbe, Slot, nvidia_smi_probe
 from unetx_search.executors.worker import DiskFull, Finished, Left, ReachedRung, Setup, Started, Stepped
 from unetx_space.errors import UnetxError

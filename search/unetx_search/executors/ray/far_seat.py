@@ -21,7 +21,7 @@ from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayAc
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_search.executors import worker
 from unetx_search.executors.base import Handler, Job, failed_evaluation
-from unetx_search.executors.remote import (
+from unetx_search.executors.ray.remote import (
     Answer,
     Broke,
     Close,

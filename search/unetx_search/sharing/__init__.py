@@ -1,0 +1,1 @@
+"""How many workers share a GPU: measured once, decided by pure functions."""
