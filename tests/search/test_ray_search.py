@@ -86,6 +86,7 @@ def test_a_real_search_of_eight_trials_on_the_demo_task(two_nodes: Any, tmp_path
     assert (tmp_path / "demo" / "best.json").exists()
 
 
+@pytest.mark.slow
 def test_a_deterministic_study_is_the_same_on_a_cluster_and_on_one_machine_and_may_change_engines(
     two_nodes: Any, tmp_path: Path
 ) -> None:
