@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,19 +42,15 @@ def fused_norms(network: nn.Module) -> Iterator[None]:
 def _fuse_children(owner: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     """Replace what can be replaced among the direct children; what stood there, by owner and name."""
     before: list[tuple[nn.Module, str, nn.Module]] = []
-    children = list(owner.named_children())
-    followers = [module for _, module in children[1:]] if isinstance(owner, nn.Sequential) else []
-    for number, (name, module) in enumerate(children):
+    for (name, module), (next_name, follower) in pairwise([*owner.named_children(), ("", None)]):
         if not isinstance(module, InstanceNorm) or not module.affine or module.track_running_stats:
             continue
-        follower = followers[number] if number < len(followers) else None
+        activation = follower if isinstance(owner, nn.Sequential) and isinstance(follower, nn.LeakyReLU) else None
         before.append((owner, name, module))
-        if isinstance(follower, nn.LeakyReLU):
-            before.append((owner, children[number + 1][0], follower))
-            owner._modules[children[number + 1][0]] = nn.Identity()
-            owner._modules[name] = FusedNorm(module, follower)
-        else:
-            owner._modules[name] = FusedNorm(module, None)
+        owner._modules[name] = FusedNorm(module, activation)
+        if activation is not None:
+            before.append((owner, next_name, activation))
+            owner._modules[next_name] = nn.Identity()
     return before
 
 

@@ -100,6 +100,14 @@ class Executor(Protocol):
         self.close()
 
 
+def tell_end(handler: Handler, trial: int, worker: int, evaluation: Evaluation | None) -> None:
+    """Tell that a job ended in seat ``worker``; None: without a result."""
+    if evaluation is None:
+        handler.on_interrupted(trial)
+    else:
+        handler.on_finished(trial, worker, evaluation)
+
+
 def failed_evaluation(
     outcome: Outcome, reason: str, *, curve: Sequence[CurvePoint] = (), seconds: float = 0.0, traceback: str = ""
 ) -> Evaluation:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Evaluator, Outcome
 from unetx_search.executors import worker
-from unetx_search.executors.base import Executor, Handler, Job, failed_evaluation
+from unetx_search.executors.base import Executor, Handler, Job, failed_evaluation, tell_end
 from unetx_search.executors.memory import FreeMemoryProbe, MemoryWatch, Rest, nvidia_smi_free
 from unetx_search.executors.process import WorkerProcess, end_all
 from unetx_search.executors.slots import Slot
@@ -220,12 +220,8 @@ class Seat:
     def _close_job(self, handler: Handler, evaluation: Evaluation | None) -> None:
         """Free the seat, then tell how the job ended; None: without a result."""
         held, self._assignment = self._assignment, None
-        if held is None:
-            return
-        if evaluation is None:
-            handler.on_interrupted(held.job.trial)
-        else:
-            handler.on_finished(held.job.trial, self._slot.index, evaluation)
+        if held is not None:
+            tell_end(handler, held.job.trial, self._slot.index, evaluation)
 
     def _bury(self, process: WorkerProcess, handler: Handler) -> None:
         """A process ended by itself: that ends the job if it had begun; if not, another process gets it."""

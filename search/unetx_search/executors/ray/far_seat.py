@@ -20,7 +20,7 @@ from ray.exceptions import ActorUnavailableError, ActorUnschedulableError, RayAc
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_search.executors import worker
-from unetx_search.executors.base import Handler, Job, failed_evaluation
+from unetx_search.executors.base import Handler, Job, failed_evaluation, tell_end
 from unetx_search.executors.ray.remote import (
     Answer,
     Broke,
@@ -278,12 +278,8 @@ class FarSeat:
     def _close_job(self, handler: Handler, evaluation: Evaluation | None) -> None:
         """Free the seat, then tell how the job ended; None: without a result."""
         held, self._assignment = self._assignment, None
-        if held is None:
-            return
-        if evaluation is None:
-            handler.on_interrupted(held.job.trial)
-        else:
-            handler.on_finished(held.job.trial, self._errand.worker, evaluation)
+        if held is not None:
+            tell_end(handler, held.job.trial, self._errand.worker, evaluation)
 
     # The end of an actor.
 
