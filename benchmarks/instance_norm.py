@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unetx_evaluators.training.fused_norm import fused_norms
+from unetx_evaluators.training.fast_cpu import fast_on_cpu
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.operators.blocks import InstanceNorm2d, InstanceNorm3d
@@ -76,7 +76,7 @@ def least_ms(case: int, dtype: torch.dtype) -> dict[str, float]:
     for turn in range(TURNS + 1):
         for name, built in networks.items():
             built.zero_grad()
-            with fused_norms(built) if name == "fused" else nullcontext():
+            with fast_on_cpu(built) if name == "fused" else nullcontext():
                 begin = time.process_time()
                 with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                     logits = built(images)

@@ -7,7 +7,8 @@ machine distorts none more than the others; the least of several turns counts. O
 time, on CUDA (``--device cuda``) the wall clock, the device awaited before and after.
 
 The bare loop is what anyone would write: forward and loss in the same precision, backward, AdamW; one batch that lies
-ready, no clipping, no checks.
+ready, no clipping, no checks. It is timed on the module as it is, and on the module as the trainer computes it
+(training/fast_cpu.py), where only what the trainer adds makes a difference.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from unetx_evaluators.scoring import Scorer
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_evaluators.training.batches import Batch, BatchStream
 from unetx_evaluators.training.cases import open_cases
+from unetx_evaluators.training.fast_cpu import fast_on_cpu
 from unetx_evaluators.training.loss import heads_loss
 from unetx_evaluators.training.recipe import Recipe
 from unetx_evaluators.training.step import EagerStep, captured_where_possible
@@ -133,40 +136,48 @@ def least_ms(parts: Mapping[str, Callable[[], object]], device: torch.device) ->
     return least
 
 
+def fast(network: SkipUNet, device: DeviceProfile) -> AbstractContextManager[None]:
+    """The network as the trainer computes it."""
+    return fast_on_cpu(network) if device.device.type == "cpu" else nullcontext()
+
+
 def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
     """One table."""
     recipe = Recipe()
     backbone = task.backbone().scaled(budget.width_factor)
     architecture = Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels))
-    networks = [architecture.build(seed=0).to(device.device) for _ in range(2)]
-    for network in networks:
+    plain, computed_fast, trained = (architecture.build(seed=0).to(device.device) for _ in range(3))
+    for network in (plain, computed_fast, trained):
         network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
     cases = open_cases(task, device, budget.selection_cases)
     batches = BatchStream(cases.train, task.patch, budget.batch_size, 0, recipe, device.device, cases.resident)
     batch = batches.batch(1)
-    parts = Parts(networks[0], batches, batch, device, recipe)
-    ours = captured_where_possible(EagerStep(networks[1], recipe, device), lambda: batch)
     steps = iter(range(1, 10**9))
-    times = least_ms(
-        {
-            "batch": lambda: batches.batch(next(steps)),
-            "forward": parts.forward,
-            "loss": parts.loss,
-            "backward": parts.backward,
-            "clip": parts.clip,
-            "update": parts.update,
-            "our step": lambda: ours(batch, 1e-3),
-            "bare step": parts.bare_step,
-        },
-        device.device,
-    )
-    scorer = Scorer(task, cases.selection[:4], device, lambda: None)
-    scoring = least_ms({"4 cases": lambda: scorer.dice(networks[0])}, device.device)
+    with fast(computed_fast, device), fast(trained, device):
+        parts = Parts(computed_fast, batches, batch, device, recipe)
+        ours = captured_where_possible(EagerStep(trained, recipe, device), lambda: batch)
+        times = least_ms(
+            {
+                "batch": lambda: batches.batch(next(steps)),
+                "forward": parts.forward,
+                "loss": parts.loss,
+                "backward": parts.backward,
+                "clip": parts.clip,
+                "update": parts.update,
+                "our step": lambda: ours(batch, 1e-3),
+                "bare step": parts.bare_step,
+                "bare step of the plain module": Parts(plain, batches, batch, device, recipe).bare_step,
+            },
+            device.device,
+        )
+        scorer = Scorer(task, cases.selection[:4], device, lambda: None)
+        scoring = least_ms({"4 cases": lambda: scorer.dice(computed_fast)}, device.device)
     print(f"\n{task.dims}D, {budget.batch_size} patches of {'x'.join(map(str, task.patch))}, base width 8, ms")
     print("  " + "  ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
     whole = times["batch"] + times["our step"]
-    print(f"  our step / bare step {times['our step'] / times['bare step']:.3f}", end="; ")
-    print(f"with the making of its batch {whole / times['bare step']:.3f}")
+    for bare in ("bare step", "bare step of the plain module"):
+        print(f"  our step / {bare} {times['our step'] / times[bare]:.3f}", end="; ")
+        print(f"with the making of its batch {whole / times[bare]:.3f}")
     print(f"  scoring a case of {'x'.join(map(str, cases.selection[0].label.shape))} {scoring['4 cases'] / 4:.1f}")
 
 

@@ -1,16 +1,9 @@
-"""Networks that train and predict faster on a CPU: instance normalisation and activation in one go (norm_kernels.py).
-
-Only how the numbers are computed changes, and that within float rounding. Parameters, their names and the network
-itself stay; what hooks into its modules must do so outside.
-"""
+"""Instance normalisation and activation in one go on a CPU, by the loops of norm_kernels.py."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -23,35 +16,9 @@ InstanceNorm = nn.InstanceNorm2d | nn.InstanceNorm3d
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-@contextmanager
-def fused_norms(network: nn.Module) -> Iterator[None]:
-    """Inside, every instance normalisation of ``network``, with a LeakyReLU that follows it in a sequence, is fused.
-
-    For networks on a CPU. Maps that are too small, or of another precision, go through torch.
-    """
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
-    try:
-        for owner in list(network.modules()):
-            replaced += _fuse_children(owner)
-        yield
-    finally:
-        for owner, name, module in replaced:
-            owner._modules[name] = module
-
-
-def _fuse_children(owner: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Replace what can be replaced among the direct children; what stood there, by owner and name."""
-    before: list[tuple[nn.Module, str, nn.Module]] = []
-    for (name, module), (next_name, follower) in pairwise([*owner.named_children(), ("", None)]):
-        if not isinstance(module, InstanceNorm) or not module.affine or module.track_running_stats:
-            continue
-        activation = follower if isinstance(owner, nn.Sequential) and isinstance(follower, nn.LeakyReLU) else None
-        before.append((owner, name, module))
-        owner._modules[name] = FusedNorm(module, activation)
-        if activation is not None:
-            before.append((owner, next_name, activation))
-            owner._modules[next_name] = nn.Identity()
-    return before
+def can_be_fused(module: nn.Module) -> TypeGuard[InstanceNorm]:
+    """An instance normalisation with a scale and a shift of its own, and no running statistics."""
+    return isinstance(module, InstanceNorm) and module.affine and not module.track_running_stats
 
 
 class FusedNorm(nn.Module):
