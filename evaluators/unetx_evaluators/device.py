@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from unetx_evaluators.host_memory import available_bytes, reset_resident_peak, resident_peak_mib
 from unetx_space.errors import RequestError
 
 MIB = 2**20
@@ -52,7 +51,7 @@ class DeviceProfile:
         or what is left of the control group's limit, if that is less (a container, a batch system).
         """
         if self.device.type != "cuda":
-            return _available_bytes()
+            return available_bytes()
         free, _ = torch.cuda.mem_get_info(self.device)
         return free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
 
@@ -122,13 +121,13 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            _reset_resident_peak()
+            reset_resident_peak()
 
     def mib(self) -> float | None:
         """None where the system does not tell."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / MIB
-        return _resident_peak_mib()
+        return resident_peak_mib()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -181,50 +180,3 @@ def _cpu_capabilities() -> Mapping[str, Any]:
 
 def _cpu_name() -> str:
     return str(_cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())
-
-
-def _available_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    kib = _numbers(meminfo)
-    known = [kib["MemAvailable"] * 1024] if "MemAvailable" in kib else []
-    limit, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
-    if limit.isdigit() and used.isdigit():  # a control group of version 2; "max" is no limit
-        pages = _numbers(group / "memory.stat")  # of files are dropped when memory is asked for
-        known.append(max(0, int(limit) - int(used) + pages.get("active_file", 0) + pages.get("inactive_file", 0)))
-    return min(known, default=None)
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """From lines such as ``name: 12 kB`` or ``name 12``."""
-    fields = (line.replace(":", " ").split() for line in _text(path).splitlines())
-    return {field[0]: int(field[1]) for field in fields if len(field) > 1 and field[1].isdigit()}
-
-
-def _text(path: Path) -> str:
-    """Empty where there is no such file."""
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-
-
-def _reset_resident_peak() -> None:
-    """Linux: '5' sets the high-water mark of the resident set back to its present size (proc(5))."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:  # another system, or a container that forbids it: the mark counts from the start
-        return
-
-
-def _resident_peak_mib() -> float | None:
-    if (peak_kib := _numbers(Path("/proc/self/status")).get("VmHWM")) is not None:
-        return peak_kib / 1024
-    return _resident_peak_since_start_mib()
-
-
-def _resident_peak_since_start_mib() -> float | None:
-    if sys.platform == "win32":
-        return None
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MIB if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere

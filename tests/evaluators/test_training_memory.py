@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
 
-from unetx_evaluators import device
 from unetx_evaluators.device import DeviceProfile, profile
 from unetx_evaluators.evaluation import NullObserver, Outcome
+from unetx_evaluators.host_memory import available_bytes
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training import dry_run
@@ -96,8 +96,8 @@ def test_a_containers_limit_counts_where_it_is_less(limit: str, expected: int, t
         "memory.stat": "anon 5\nactive_file 1000\ninactive_file 24\n",
     }.items():
         (tmp_path / name).write_text(text)
-    assert device._available_bytes(tmp_path / "meminfo", tmp_path) == expected
-    assert device._available_bytes(tmp_path / "absent", tmp_path / "absent") is None
+    assert available_bytes(tmp_path / "meminfo", tmp_path) == expected
+    assert available_bytes(tmp_path / "absent", tmp_path / "absent") is None
 
 
 @pytest.mark.gpu

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import count
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Evaluator, Outcome
+from unetx_evaluators.host_memory import resident_peak_mib
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.memory import FreeMemoryProbe, device_of, nvidia_smi_free
@@ -59,18 +59,9 @@ def less_than_at_first(slot: Slot, probe: FreeMemoryProbe = nvidia_smi_free) -> 
 
 def resident(processes: Sequence[int]) -> float | None:
     """The peaks of the resident sets of processes on a CPU, summed up; pages that they share count for each."""
-    peaks = [_resident_peak_mib(process) for process in processes]
+    peaks = [resident_peak_mib(process) for process in processes]
     known = [peak for peak in peaks if peak is not None]
     return sum(known) if known and len(known) == len(peaks) else None
-
-
-def _resident_peak_mib(process: int) -> float | None:
-    """As Linux tells it in /proc; None elsewhere, and for a process that has gone."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 class Trouble(Exception):

@@ -1,0 +1,56 @@
+"""What the system tells of its memory and of that of processes; no torch here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def available_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory that is to be had now: what Linux calls available, or what the control group's limit leaves, if less."""
+    kib = _numbers(meminfo)
+    known = [kib["MemAvailable"] * 1024] if "MemAvailable" in kib else []
+    limit, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
+    if limit.isdigit() and used.isdigit():  # a control group of version 2; "max" is no limit
+        pages = _numbers(group / "memory.stat")  # of files are dropped when memory is asked for
+        known.append(max(0, int(limit) - int(used) + pages.get("active_file", 0) + pages.get("inactive_file", 0)))
+    return min(known, default=None)
+
+
+def reset_resident_peak() -> None:
+    """Linux: '5' sets this process's high-water mark of the resident set back to its present size (proc(5))."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:  # another system, or a container that forbids it: the mark counts from the start
+        return
+
+
+def resident_peak_mib(process: int | None = None) -> float | None:
+    """The most that a process had resident, this one unless said; for others only on Linux, while they live."""
+    kib = _numbers(Path(f"/proc/{process or 'self'}/status")).get("VmHWM")
+    if kib is not None:
+        return kib / 1024
+    return _resident_peak_since_start_mib() if process is None else None
+
+
+def _resident_peak_since_start_mib() -> float | None:
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024  # bytes there, KiB elsewhere
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """From lines such as ``name: 12 kB`` or ``name 12``."""
+    fields = (line.replace(":", " ").split() for line in _text(path).splitlines())
+    return {field[0]: int(field[1]) for field in fields if len(field) > 1 and field[1].isdigit()}
+
+
+def _text(path: Path) -> str:
+    """Empty where there is no such file."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
