@@ -88,12 +88,20 @@ class Caller:
 @contextmanager
 def keeper(evaluator: FakeEvaluator | None = None, errand: Errand = ERRAND) -> Iterator[Caller]:
     """A keeper of a seat for the evaluator, closed at the end."""
-    mail = Mail()
-    Keeper(replace(errand, setup=Setup(pickle.dumps((evaluator or FakeEvaluator(), TASK)))), mail, "node")
-    caller = Caller(mail)
+    caller = kept(evaluator or FakeEvaluator(), errand)
     yield caller
+    assert is_closed(caller)
+
+
+def kept(evaluator: FakeEvaluator, errand: Errand = ERRAND) -> Caller:
+    mail = Mail()
+    Keeper(replace(errand, setup=Setup(pickle.dumps((evaluator, TASK)))), mail, "node")
+    return Caller(mail)
+
+
+def is_closed(caller: Caller) -> bool:
     caller.send(Close(5.0))
-    caller.hear(Closed)
+    return isinstance(caller.hear(Closed), Closed)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -165,12 +173,14 @@ def test_an_interrupt_in_place_of_an_answer_leaves_the_job_and_a_late_answer_rea
 
 
 def test_a_keeper_that_waits_at_a_rung_or_at_work_can_be_closed() -> None:
-    with keeper() as caller:
-        caller.send(job(0))
-        caller.hear(ReachedRung)
-    with keeper(FakeEvaluator(acts_by_seed={0: Misdeed.HANG})) as caller:
-        caller.send(job(0, budget=LONG))
-        caller.hear(Started)
+    at_a_rung = kept(FakeEvaluator())
+    at_a_rung.send(job(0))
+    assert isinstance(at_a_rung.hear(ReachedRung), ReachedRung)
+    assert is_closed(at_a_rung)
+    at_work = kept(FakeEvaluator(acts_by_seed={0: Misdeed.HANG}))
+    at_work.send(job(0, budget=LONG))
+    assert isinstance(at_work.hear(Started), Started)
+    assert is_closed(at_work)
 
 
 def test_another_version_is_told_and_not_tried() -> None:
