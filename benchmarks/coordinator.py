@@ -20,29 +20,24 @@ mark is reached, and stderr tells how far it is.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
 import resource
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import optuna
+from open_page import PAGES, watched
 from sqlalchemy import text
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.exc import SQLAlchemyError
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, learning_curve
@@ -55,9 +50,8 @@ from unetx_search.pruners import PRUNERS
 from unetx_search.run import SAMPLERS
 from unetx_search.samplers.guard import Guard
 from unetx_space.design_space import DesignSpace
-from unetx_space.errors import UnetxError
 from unetx_studies.processes import this_process
-from unetx_studies.store import OneWriterStorage, open_store, optuna_storage, study_url
+from unetx_studies.store import OneWriterStorage, open_store, study_url
 from unetx_studies.store.server import parse_url, without_secrets
 
 N_SLOTS = 64
@@ -81,66 +75,6 @@ TASK = Task(
     splits=Splits(train=("a",), selection=tuple(f"case {n}" for n in range(24)), held_out=("b",)),
     digest="0",
 )
-
-ASK_EVERY_S = 5.0
-PATIENCE_S = 120.0
-PAGES = ("optuna-dashboard", "ours", "none")
-SERVERS = {
-    "optuna-dashboard": "import sys; from optuna_dashboard._cli import main; "
-    "sys.argv = ['optuna-dashboard', sys.argv[1], '--port', sys.argv[2]]; main()",
-    "ours": "import sys; from pathlib import Path; from sqlalchemy import make_url; "
-    "from unetx_studies.dashboard import serve; "
-    "serve(Path(make_url(sys.argv[1]).database).parent, port=int(sys.argv[2]))",
-}
-
-
-def watch(url: str, page: str) -> None:
-    """Serve the study's dashboard and ask it as its page does, until killed; a line for each answer.
-
-    ``trials seconds`` for an answer, ``ERROR why`` for none; nothing while the study or the server is still to come.
-    """
-    wait_for_study(url)
-    port = free_port()
-    command, void = [sys.executable, "-c", SERVERS[page], url, str(port)], subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=void, stderr=void) as server:
-        signal.signal(signal.SIGTERM, lambda *_: (server.kill(), os._exit(0)))
-        states: list[str] = []
-        wait_for_server(port)
-        while True:
-            began = time.perf_counter()
-            first = next((n for n, state in enumerate(states) if state in ("Running", "Waiting")), len(states))
-            try:
-                with urlopen(f"http://127.0.0.1:{port}/api/studies/1?after={first}", timeout=300) as answer:
-                    states[first:] = [trial["state"] for trial in json.load(answer)["trials"]]
-                print(len(states), f"{time.perf_counter() - began:.3f}", flush=True)
-            except (OSError, ValueError, KeyError) as error:
-                print("ERROR", error, flush=True)
-            time.sleep(ASK_EVERY_S)
-
-
-def wait_for_study(url: str) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        with suppress(UnetxError, KeyError, SQLAlchemyError):
-            optuna.load_study(study_name="s", storage=optuna_storage(url, read_only=True))
-            return
-        time.sleep(0.2)
-    raise SystemExit("no study came")
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def wait_for_server(port: int) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.2)
-    raise SystemExit("the dashboard did not come up")
 
 
 class Clock:
@@ -381,22 +315,6 @@ def show(table: Table, url: str, seconds: float, page: str, answers: list[str]) 
 
 
 @contextmanager
-def watched(url: str, page: str) -> Iterator[list[str]]:
-    """The page is open inside; afterwards the list holds its answers."""
-    answers: list[str] = []
-    if page == "none":
-        yield answers
-        return
-    command = [sys.executable, str(Path(__file__).resolve()), "--watch", url, "--page", page]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
-        try:
-            yield answers
-        finally:
-            watcher.terminate()
-            answers += (watcher.stdout.read() if watcher.stdout else "").splitlines()
-
-
-@contextmanager
 def study_place(storage: str | None, *, is_on_server: bool) -> Iterator[str]:
     """The URL of an empty database."""
     with tempfile.TemporaryDirectory() as name:
@@ -419,14 +337,11 @@ def main() -> int:
     parser.add_argument("--samplers", default="random,tpe")
     parser.add_argument("--throughout", action="store_true", help="each sampler proposes every trial")
     parser.add_argument("--page", choices=PAGES, default="optuna-dashboard", help="what is open on the study meanwhile")
-    parser.add_argument("--watch", metavar="URL", help="used inside: the process of the page")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--server", action="store_true", help="in a PostgreSQL server that is started for it")
     place.add_argument("--storage", metavar="URL", help="in an empty PostgreSQL database of yours")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if arguments.watch:
-        watch(arguments.watch, arguments.page)
     instrument()
     genes = len(DesignSpace(TASK.backbone().n_levels).genes)
     print(f"{N_SLOTS} simulated slots, {genes} genes; {platform.machine()}, {os.cpu_count()} cores")
