@@ -5,7 +5,8 @@
     python benchmarks/noise_report.py > benchmarks/results/noise.txt
 
 A seeded dozen of random designs of the default space, at most 1.5 times as dear as the U-Net. Every variant of the
-recipe trains eight of them on three seeds; the references train all twelve on two seeds, four times as long. Several
+recipe trains eight of them on three seeds, the default budget all twelve; so do the references, on two seeds and four
+times as long. Several
 read-outs are taken of every run (hard and soft Dice by case and class, of the last and of averaged weights, on the way
 and at the end), so that they are compared on the same trainings. One line of JSON a run goes to
 benchmarks/results/noise-SET.jsonl; runs that stand there already are not repeated.
@@ -30,13 +31,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.budgets import WIDTH_FACTOR
+from unetx_evaluators.budgets import SELECTION_CASES, WIDTH_FACTOR, default_budget
 from unetx_evaluators.device import DeviceProfile, memory_format, profile, trusted
 from unetx_evaluators.inference import predict_logits
 from unetx_evaluators.tasks import Task, TaskOptions, open_source, prepare
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Case, open_cases
-from unetx_evaluators.training.fused_norm import fused_norms
+from unetx_evaluators.training.fast_cpu import fast_on_cpu
 from unetx_evaluators.training.recipe import Recipe, learning_rate
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
@@ -66,11 +67,13 @@ class Set:
     options: TaskOptions
     steps: int
     batch_size: int
+    default: str
+    """The variant that is the default budget."""
 
 
 SETS = {
-    "nuclei": Set("nuclei_dsb2018", TaskOptions(patch=(64, 64)), steps=120, batch_size=8),
-    "slices": Set("hippocampus_msd", TaskOptions(dims=2), steps=200, batch_size=16),
+    "nuclei": Set("nuclei_dsb2018", TaskOptions(patch=(64, 64)), steps=400, batch_size=8, default="present"),
+    "slices": Set("hippocampus_msd", TaskOptions(dims=2), steps=200, batch_size=16, default="small-batch"),
 }
 
 
@@ -81,6 +84,12 @@ class Variant:
     recipe: Recipe
     batch_factor: float = 1.0
     """Larger batches and fewer steps for it; below 1 the reverse."""
+
+    def steps(self, chosen: Set) -> int:
+        return round(chosen.steps / self.batch_factor)
+
+    def batch_size(self, chosen: Set) -> int:
+        return round(chosen.batch_size * self.batch_factor)
 
 
 REFERENCE = "reference"
@@ -110,9 +119,9 @@ class Run:
 def runs(dataset: str, variants: list[str]) -> Iterator[Run]:
     """Seed by seed, so that a stop leaves whole rounds."""
     for variant in variants:
-        is_reference = variant == REFERENCE
-        for seed in REFERENCE_SEEDS if is_reference else VARIANT_SEEDS:
-            for design in range(N_DESIGNS if is_reference else N_VARIANT_DESIGNS):
+        on_all = variant in (REFERENCE, SETS[dataset].default)
+        for seed in REFERENCE_SEEDS if variant == REFERENCE else VARIANT_SEEDS:
+            for design in range(N_DESIGNS if on_all else N_VARIANT_DESIGNS):
                 yield Run(dataset, variant, design, seed)
 
 
@@ -135,6 +144,13 @@ def opened(dataset: str, data: Path, cache: Path) -> Task:
     return prepare(open_source(data / chosen.folder), cache, chosen.options)
 
 
+def check_default(chosen: Set, task: Task) -> None:
+    """That the variant which stands for the default budget trains as it does."""
+    variant, budget = VARIANTS[chosen.default], default_budget(task)
+    assert variant.recipe == Recipe(), variant.recipe
+    assert (variant.steps(chosen), variant.batch_size(chosen)) == (budget.steps, budget.batch_size), budget
+
+
 def train(run: Run, data: Path, cache: Path) -> dict[str, Any]:
     """One training on one thread, and what was read of it."""
     torch.set_num_threads(1)
@@ -144,12 +160,11 @@ def train(run: Run, data: Path, cache: Path) -> dict[str, Any]:
     architecture = designs(task)[run.design]
     trained = replace(architecture, backbone=architecture.backbone.scaled(WIDTH_FACTOR))
     device = trusted(profile("cpu"), trained.backbone.sizes(task.patch))
-    cases = open_cases(task, device, len(task.splits.selection))
+    cases = open_cases(task, device, SELECTION_CASES[2])
     network = trained.build(seed=run.seed).to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]
-    n_steps = round(chosen.steps * (REFERENCE_LENGTH if run.is_reference else 1) / variant.batch_factor)
-    batch_size = round(chosen.batch_size * variant.batch_factor)
-    batches = BatchStream(cases.train, task.patch, batch_size, run.seed, variant.recipe, device.device)
-    with fused_norms(network):
+    n_steps = variant.steps(chosen) * (REFERENCE_LENGTH if run.is_reference else 1)
+    batches = BatchStream(cases.train, task.patch, variant.batch_size(chosen), run.seed, variant.recipe, device.device)
+    with fast_on_cpu(network):
         loss_sum, read_outs = train_and_read(network, batches, cases.selection, task, device, variant.recipe, n_steps)
     return {
         "variant": run.variant,
@@ -229,7 +244,7 @@ def main() -> int:
         run for run in runs(asked.dataset, asked.variants.split(",")) if (run.variant, run.design, run.seed) not in done
     ]
     print(f"{len(done)} runs done, {len(waiting)} to do", file=sys.stderr)
-    opened(asked.dataset, asked.data, asked.cache)
+    check_default(SETS[asked.dataset], opened(asked.dataset, asked.data, asked.cache))
     ends = time.monotonic() + 60 * asked.minutes
     with ProcessPoolExecutor(asked.workers, mp_context=get_context("spawn")) as pool, file.open("a") as out:
         running: set[Future[dict[str, Any]]] = set()

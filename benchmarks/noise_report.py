@@ -7,13 +7,16 @@ For a table of designs by seeds: the intraclass correlation ICC(3,1) of Shrout a
 scores and the references' means, averaged over the seeds; the standard deviation between seeds of one design (their
 main effect removed) and between the designs' means; the runs in which a class was not learned, that is: its Dice is
 below half of the median of that class over all runs. The references are noisy, too: the reliability of their means is
-said, for where it is low, no score can be expected to foretell them. Intervals are percentiles of a seeded bootstrap
-over designs.
+said, for where it is low, no score can be expected to foretell them. ``seeds`` is how many trainings of a design have
+to be averaged for a reliability of 0.8 (Spearman and Brown), which multiplies the cost. Intervals are percentiles of a
+seeded bootstrap over designs. Variants are compared on the designs that all of them have; the default budget is judged
+on all.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +25,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from noise import N_VARIANT_DESIGNS, SETS
 from scipy.stats import kendalltau, spearmanr
 
 RESULTS = Path(__file__).parent / "results"
 N_BOOTSTRAP = 1000
 END = "last@1.0"
 FEW_CASES = (6, 12, 24)
+ENOUGH = 0.8
 
 Table = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -60,6 +65,12 @@ def reliability(scores: Table) -> float:
     """Of the designs' means over the seeds: the ICC stepped up by Spearman and Brown, and no less than 0."""
     single, k = max(0.0, icc(scores)), scores.shape[1]
     return k * single / (1 + (k - 1) * single)
+
+
+def seeds_needed(scores: Table) -> str:
+    """For means with a reliability of ENOUGH; a dash where the designs cannot be told apart at all."""
+    single = icc(scores)
+    return "-" if single <= 0 else str(math.ceil(ENOUGH * (1 - single) / (single * (1 - ENOUGH)) - 1e-9))
 
 
 def seed_deviation(scores: Table) -> float:
@@ -97,7 +108,8 @@ class Judged:
         rho = agreement(self.scores, self.reference, spearmanr)
         return (
             f"{self.scores.mean():.4f}  {seed_deviation(self.scores):.4f}  {self.scores.mean(1).std(ddof=1):.4f}  "
-            f"{icc(self.scores):5.2f} [{low:5.2f}, {high:5.2f}]  {tau:5.2f} [{worst:5.2f}, {best:5.2f}]  {rho:5.2f}"
+            f"{icc(self.scores):5.2f} [{low:5.2f}, {high:5.2f}] {seeds_needed(self.scores):>5}  "
+            f"{tau:5.2f} [{worst:5.2f}, {best:5.2f}]  {rho:5.2f}"
         )
 
 
@@ -128,18 +140,22 @@ def report(name: str, rows: list[Row]) -> None:
         f"{full.mean(1).std(ddof=1):.4f}, ICC {icc(full):.2f}, reliability of their means {reliability(full):.2f}, "
         f"unlearned {n_missed} of {n}, {seconds:.0f} s each"
     )
-    header = "Dice    seeds   designs  ICC [90 %]            tau [90 %]            rho"
+    header = "Dice    seeds   designs  ICC [90 %]         seeds  tau [90 %]            rho"
     print(f"\n  {'variant':<14}{'s':>4} {'unlearned':>10}  {header}")
-    for variant in variants:
-        own = [row for row in rows if row["variant"] == variant]
+
+    def line(label: str, own: list[Row]) -> None:
         n_missed, n = unlearned(own, rows)
         print(
-            f"  {variant:<14}{np.mean([row['seconds'] for row in own]):4.0f} {f'{n_missed} of {n}':>10}  "
+            f"  {label:<14}{np.mean([row['seconds'] for row in own]):4.0f} {f'{n_missed} of {n}':>10}  "
             f"{judged(own, references, END, 'hard', None).line()}"
         )
+
+    for variant in variants:
+        line(variant, [row for row in rows if row["variant"] == variant and row["design"] < N_VARIANT_DESIGNS])
+    line("DEFAULT", [row for row in rows if row["variant"] == SETS[name].default])
     print(f"\n  {'variant':<14} {'read-out':<26}  {header}")
     for variant in variants:
-        own = [row for row in rows if row["variant"] == variant]
+        own = [row for row in rows if row["variant"] == variant and row["design"] < N_VARIANT_DESIGNS]
         for read_out in own[0]["dice"]:
             for kind in ("hard", "soft"):
                 print(

@@ -288,10 +288,15 @@ def test_the_learning_rate_warms_up_then_falls_as_half_a_cosine() -> None:
     assert learning_rate(1, 1, replace(recipe, warmup=0.0)) == 1.0
 
 
-@pytest.mark.parametrize(("dims", "patch"), [(2, (128, 128)), (3, (32, 48, 32))])
-def test_the_default_budget_fits_the_dimensions(dims: int, patch: tuple[int, ...], task: Task) -> None:
-    budget = default_budget(replace(task, dims=dims, patch=patch))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("patch", "n_steps"),
+    [((40, 56), 400), ((64, 64), 400), ((64, 96), 267), ((96, 96), 200), ((128, 128), 200), ((32, 48, 32), 240)],
+)
+def test_the_default_budget_fits_the_patch(patch: tuple[int, ...], n_steps: int, task: Task) -> None:
+    budget = default_budget(replace(task, dims=len(patch), patch=patch))  # type: ignore[arg-type]
+    assert budget.steps == n_steps
     assert 3 <= len(budget.rungs) <= 4
+    assert budget.rungs[-1] == n_steps
     assert task.backbone().scaled(budget.width_factor).widths[0] == 8
 
 

@@ -197,7 +197,7 @@ class _Sizing:
         """What training the U-Net takes under the default budget."""
         unet = self._unet(strides)
         proxy = make_plan(replace(unet, backbone=unet.backbone.scaled(budgets.WIDTH_FACTOR)))
-        n_patches = budgets.STEPS[self.dims] * budgets.BATCH_SIZE[self.dims]
+        n_patches = budgets.default_steps(patch) * budgets.BATCH_SIZE[self.dims]
         macs = plan_cost(proxy, patch).macs + LOSS_MACS * self.n_classes * math.prod(patch)
         return macs * n_patches / MACS_PER_SECOND[self.options.machine][self.dims]
 
