@@ -28,6 +28,17 @@ def test_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread, as evaluations have it; networks as small as in tests gain nothing from more."""
+    import torch  # tests of the coordinator do without
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """A PostgreSQL server for all tests, each with a database of its own."""

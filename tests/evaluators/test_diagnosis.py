@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import pytest
@@ -23,18 +23,11 @@ from unetx_space.backbone import Backbone, isotropic_backbone
 from unetx_space.network import SkipUNet
 from unetx_space.presets import preset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 FLOAT32 = DeviceProfile(CPU, autocast_dtype=None)
 BACKBONE = isotropic_backbone(2, n_levels=3, base_width=4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Networks this small only wait for a second one."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def network_on(backbone: Backbone = BACKBONE, name: str = "u-net") -> SkipUNet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,6 +13,8 @@ from unetx_evaluators.device import memory_format
 from unetx_evaluators.training.fused_norm import FusedNorm
 from unetx_evaluators.training.norm_kernels import STRIP, STRIPS_A_SUM
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = [
     (2, 8, 33, 37),
     (1, 1, 5, 7),
@@ -23,14 +24,6 @@ SHAPES = [
     (2, 4, STRIPS_A_SUM, STRIP // 4 + 1),
 ]
 BF16_ULP = 2.0**-8
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def norm_of(channels: int, dims: int, *, seed: int = 0) -> nn.InstanceNorm2d | nn.InstanceNorm3d:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,16 +16,10 @@ from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.presets import preset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE, N_LINES, N_LEVELS, WIDTH, N_STEPS = 48, 20, 5, 4, 120
 """A bottleneck of 3 x 3 x 4 values cannot hold where twenty lines run; a single line it could."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def lines() -> Batch:

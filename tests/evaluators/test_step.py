@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -26,17 +25,10 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.network import SkipUNet
 from unetx_space.presets import preset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = DeviceProfile(torch.device("cpu"), autocast_dtype=None)
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As evaluations have it; networks this small gain nothing from more."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def network(name: str = "u-net", *, norm: str = "instance", deep_supervision: bool = False) -> SkipUNet:

@@ -37,6 +37,8 @@ from unetx_space.network import SkipUNet
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 from unetx_space.presets import own_level, plain, preset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 FLOAT32 = DeviceProfile(CPU, autocast_dtype=None)
 BACKGROUND_WEIGHT = 0.3
@@ -44,15 +46,6 @@ NO_COST = Cost(0, 0, 0)
 N_LEVELS = 3
 DIMS: tuple[Literal[2, 3], ...] = (2, 3)
 GENES = [gene for gene in attention_genes(tuple(ATTENTIONS)) if gene != NO_ATTENTION]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Networks this small only wait for a second one."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def backbone_of(dims: Literal[2, 3]) -> Backbone:
