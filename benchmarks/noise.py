@@ -117,12 +117,13 @@ class Run:
 
 
 def runs(dataset: str, variants: list[str]) -> Iterator[Run]:
-    """Seed by seed, so that a stop leaves whole rounds."""
+    """Variants seed by seed and references design by design, so that a stop leaves what can be used."""
     for variant in variants:
-        on_all = variant in (REFERENCE, SETS[dataset].default)
-        for seed in REFERENCE_SEEDS if variant == REFERENCE else VARIANT_SEEDS:
-            for design in range(N_DESIGNS if on_all else N_VARIANT_DESIGNS):
-                yield Run(dataset, variant, design, seed)
+        if variant == REFERENCE:
+            yield from (Run(dataset, variant, design, seed) for design in range(N_DESIGNS) for seed in REFERENCE_SEEDS)
+        else:
+            n_designs = N_DESIGNS if variant == SETS[dataset].default else N_VARIANT_DESIGNS
+            yield from (Run(dataset, variant, design, seed) for seed in VARIANT_SEEDS for design in range(n_designs))
 
 
 def designs(task: Task) -> list[Architecture]:
