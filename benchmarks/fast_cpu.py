@@ -1,4 +1,4 @@
-"""How much faster does a network train on one CPU thread with its slow modules exchanged (training/fast_cpu.py)?
+"""How much faster does a network train on one CPU thread with its slow modules exchanged (training/fast_cpu/)?
 
     python benchmarks/fast_cpu.py > benchmarks/results/fast_cpu-1thread.txt
 
@@ -19,8 +19,7 @@ import torch
 from torch import nn
 
 from unetx_evaluators.device import memory_format, profile
-from unetx_evaluators.training import fast_cpu
-from unetx_evaluators.training.fast_cpu import fast_on_cpu
+from unetx_evaluators.training.fast_cpu import exchange, fast_on_cpu
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.canonical import canonical
@@ -37,7 +36,7 @@ N_RANDOM, MAX_COST = 3, 1.5
 
 @contextmanager
 def norms_alone(network: nn.Module) -> Iterator[None]:
-    with patched.object(fast_cpu, "faster_pointwise", lambda _module: None), fast_on_cpu(network):
+    with patched.object(exchange, "faster_pointwise", lambda _module: None), fast_on_cpu(network):
         yield
 
 

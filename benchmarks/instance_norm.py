@@ -47,7 +47,7 @@ def by_hand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 WAYS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
-    "fused": None,  # training/fused_norm.py: with the activation, in compiled loops
+    "fused": None,  # training/fast_cpu/fused_norm.py: with the activation, in compiled loops
     "ours": None,  # torch's, back in the layout of its input
     "torch": torchs,
     "group": grouped,

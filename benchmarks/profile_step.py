@@ -8,7 +8,7 @@ time, on CUDA (``--device cuda``) the wall clock, the device awaited before and 
 
 The bare loop is what anyone would write: forward and loss in the same precision, backward, AdamW; one batch that lies
 ready, no clipping, no checks. It is timed on the module as it is, and on the module as the trainer computes it
-(training/fast_cpu.py), where only what the trainer adds makes a difference.
+(training/fast_cpu/), where only what the trainer adds makes a difference.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetx_evaluators.device import memory_format
-from unetx_evaluators.training.fused_norm import FusedNorm
-from unetx_evaluators.training.norm_kernels import STRIP, STRIPS_A_SUM
+from unetx_evaluators.training.fast_cpu.fused_norm import FusedNorm
+from unetx_evaluators.training.fast_cpu.norm_kernels import STRIP, STRIPS_A_SUM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

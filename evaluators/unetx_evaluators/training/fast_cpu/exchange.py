@@ -12,8 +12,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from unetx_evaluators.training.fused_norm import FusedNorm, can_be_fused
-from unetx_evaluators.training.pointwise import faster_pointwise
+from unetx_evaluators.training.fast_cpu.fused_norm import FusedNorm, can_be_fused
+from unetx_evaluators.training.fast_cpu.pointwise import faster_pointwise
 
 
 @contextmanager

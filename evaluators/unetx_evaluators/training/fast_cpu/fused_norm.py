@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unetx_evaluators.device import memory_format
-from unetx_evaluators.training import norm_kernels as kernels
+from unetx_evaluators.training.fast_cpu import norm_kernels as kernels
 
 InstanceNorm = nn.InstanceNorm2d | nn.InstanceNorm3d
 DTYPES = (torch.float32, torch.bfloat16)
