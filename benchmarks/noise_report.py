@@ -46,11 +46,16 @@ def objective(row: Row, read_out: str, kind: str, n_cases: int | None) -> float:
 
 def table(rows: list[Row], score: Callable[[Row], float]) -> Table:
     """``[designs, seeds]`` of the designs that have every seed."""
-    seeds = sorted({row["seed"] for row in rows})
+    seeds, whole = sorted({row["seed"] for row in rows}), whole_designs(rows)
     by_run = {(row["design"], row["seed"]): score(row) for row in rows}
-    designs = sorted({row["design"] for row in rows})
-    whole = [design for design in designs if all((design, seed) in by_run for seed in seeds)]
     return np.array([[by_run[design, seed] for seed in seeds] for design in whole]).reshape(len(whole), len(seeds))
+
+
+def whole_designs(rows: list[Row]) -> list[int]:
+    """Those that have every seed, in order."""
+    seeds = {row["seed"] for row in rows}
+    found = {design: {row["seed"] for row in rows if row["design"] == design} for design in {r["design"] for r in rows}}
+    return sorted(design for design, own in found.items() if own == seeds)
 
 
 def icc(scores: Table) -> float:
@@ -137,8 +142,8 @@ def report(name: str, rows: list[Row]) -> None:
     names = dict.fromkeys(row["variant"] for row in rows if row["variant"] != "reference")
     variants = [name for name in names if len({row["seed"] for row in rows if row["variant"] == name}) > 1]
     print(f"\n{name}: {len(rows)} runs, {len(references)} of them references")
-    if len({row["seed"] for row in references}) < 2:
-        print("  no references yet")
+    if len(whole_designs(references)) < N_VARIANT_DESIGNS:
+        print("  too few references yet")
         return
     full = table(references, lambda row: objective(row, END, "hard", None))
     n_missed, n = unlearned(references, rows)
@@ -179,12 +184,15 @@ def report(name: str, rows: list[Row]) -> None:
 
 
 def judged(own: list[Row], references: list[Row], read_out: str, kind: str, n_cases: int | None) -> Judged:
-    scores = table(own, lambda row: objective(row, read_out, kind, n_cases))
-    known = sorted({row["design"] for row in own})[: len(scores)]
-    reference = table(
-        [row for row in references if row["design"] in known], lambda row: objective(row, END, "hard", None)
-    )
-    return Judged(scores, reference)
+    """On the designs that have references, too."""
+    known = set(whole_designs(own)) & set(whole_designs(references))
+
+    def of(rows: list[Row], read_out: str, kind: str, n_cases: int | None) -> Table:
+        return table(
+            [row for row in rows if row["design"] in known], lambda row: objective(row, read_out, kind, n_cases)
+        )
+
+    return Judged(of(own, read_out, kind, n_cases), of(references, END, "hard", None))
 
 
 def main() -> int:
