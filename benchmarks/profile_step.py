@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +27,11 @@ from torch import Tensor, nn
 from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.device import DeviceProfile, memory_format, profile, tuned
 from unetx_evaluators.evaluation import Budget
+from unetx_evaluators.proxy import computed_fast
 from unetx_evaluators.scoring import Scorer
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_evaluators.training.batches import Batch, BatchStream
 from unetx_evaluators.training.cases import open_cases
-from unetx_evaluators.training.fast_cpu import fast_on_cpu
 from unetx_evaluators.training.loss import heads_loss
 from unetx_evaluators.training.recipe import Recipe
 from unetx_evaluators.training.step import EagerStep, captured_where_possible
@@ -136,25 +135,20 @@ def least_ms(parts: Mapping[str, Callable[[], object]], device: torch.device) ->
     return least
 
 
-def fast(network: SkipUNet, device: DeviceProfile) -> AbstractContextManager[None]:
-    """The network as the trainer computes it."""
-    return fast_on_cpu(network) if device.device.type == "cpu" else nullcontext()
-
-
 def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
     """One table."""
     recipe = Recipe()
     backbone = task.backbone().scaled(budget.width_factor)
     architecture = Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels))
-    plain, computed_fast, trained = (architecture.build(seed=0).to(device.device) for _ in range(3))
-    for network in (plain, computed_fast, trained):
+    plain, timed, trained = (architecture.build(seed=0).to(device.device) for _ in range(3))
+    for network in (plain, timed, trained):
         network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
     cases = open_cases(task, device, budget.selection_cases)
     batches = BatchStream(cases.train, task.patch, budget.batch_size, 0, recipe, device.device, cases.resident)
     batch = batches.batch(1)
     steps = iter(range(1, 10**9))
-    with fast(computed_fast, device), fast(trained, device):
-        parts = Parts(computed_fast, batches, batch, device, recipe)
+    with computed_fast(timed, device), computed_fast(trained, device):
+        parts = Parts(timed, batches, batch, device, recipe)
         ours = captured_where_possible(EagerStep(trained, recipe, device), lambda: batch)
         times = least_ms(
             {
@@ -171,7 +165,7 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
             device.device,
         )
         scorer = Scorer(task, cases.selection[:4], device, lambda: None)
-        scoring = least_ms({"4 cases": lambda: scorer.dice(computed_fast)}, device.device)
+        scoring = least_ms({"4 cases": lambda: scorer.dice(timed)}, device.device)
     print(f"\n{task.dims}D, {budget.batch_size} patches of {'x'.join(map(str, task.patch))}, base width 8, ms")
     print("  " + "  ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
     whole = times["batch"] + times["our step"]

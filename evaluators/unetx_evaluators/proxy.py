@@ -120,7 +120,7 @@ class ProxyEvaluator:
             weight = self.recipe.background_weight
             progress.zero_cost = zero_cost(network, batches.batch(1), full_cost, weight, profile, ignores=task.ignores)
         halfway = {1, max(1, budget.steps // 2)} if self.diagnose else set()
-        with _fast(network, profile):
+        with computed_fast(network, profile):
             train(
                 network, cases, task, budget, self.recipe, seed, profile, observer, progress, kept, gradients_at=halfway
             )
@@ -177,7 +177,7 @@ class ProxyEvaluator:
         }
 
 
-def _fast(network: SkipUNet, profile: DeviceProfile) -> AbstractContextManager[None]:
+def computed_fast(network: SkipUNet, profile: DeviceProfile) -> AbstractContextManager[None]:
     """Inside, the network computes the same in the way that is fastest on its device."""
     if profile.device.type != "cpu":
         return nullcontext()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Convolution = nn.Conv2d | nn.Conv3d
+from unetx_space.operators.nd import Convolution
 
 MANY_VOXELS = 16_384
 """In a batch: from here on oneDNN's convolution wins, below it the plain product of matrices."""
