@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from unetx_evaluators.insight import Insight
+from unetx_evaluators.training.recipe import Recipe
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much training one evaluation gets."""
+    """How much training one evaluation gets, and how it is trained."""
 
     steps: int
     batch_size: int
@@ -80,10 +81,17 @@ class Budget:
     """How many selection cases (the first in the split's order) are scored at most."""
     max_seconds: float = 3600.0
     """An evaluation that runs longer ends as timed-out."""
+    recipe: Recipe = field(default_factory=Recipe)
+    """Learning rate, class weighting, augmentation: shared by all evaluations of a study."""
 
     def __post_init__(self) -> None:
         if not self.rungs or self.rungs[-1] != self.steps or list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError(f"rungs ascend to steps={self.steps}, got {self.rungs}")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What ``dataclasses.asdict`` gave, after a trip through JSON."""
+        return cls(**{**data, "rungs": tuple(data["rungs"]), "recipe": Recipe(**data["recipe"])})
 
 
 @dataclass(frozen=True, slots=True)

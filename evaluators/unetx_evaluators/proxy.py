@@ -5,14 +5,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.evaluation import Budget, DataError, Evaluation, Observer, Outcome
 from unetx_evaluators.training.endings import EvaluationEnded
-from unetx_evaluators.training.recipe import Recipe
 from unetx_space.architecture import Architecture
 from unetx_space.cost import cost
 from unetx_space.validity import faults
@@ -37,7 +36,6 @@ class ProxyEvaluator:
     """``cpu``, ``cuda`` or ``cuda:INDEX``."""
     n_threads: int = 1
     """CPU threads of torch; more of them pay off less than more workers."""
-    recipe: Recipe = field(default_factory=Recipe)
     diagnose: bool = True
     """Note zero-cost features, gradients by stage and the similarity of skips; about a hundredth of the time."""
     robustness: bool = False
@@ -114,16 +112,14 @@ class ProxyEvaluator:
         self._try(network, trained, task, budget, profile)
         identity = self._identity(architecture, task, budget, seed, profile)
         kept = None if checkpoint is None else Checkpoint(checkpoint, identity)
-        batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, self.recipe, profile.device)
+        batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, budget.recipe, profile.device)
         if self.diagnose:
             full_cost = cost(architecture, task.patch)
-            weight = self.recipe.background_weight
+            weight = budget.recipe.background_weight
             progress.zero_cost = zero_cost(network, batches.batch(1), full_cost, weight, profile, ignores=task.ignores)
         halfway = {1, max(1, budget.steps // 2)} if self.diagnose else set()
         with computed_fast(network, profile):
-            train(
-                network, cases, task, budget, self.recipe, seed, profile, observer, progress, kept, gradients_at=halfway
-            )
+            train(network, cases, task, budget, seed, profile, observer, progress, kept, gradients_at=halfway)
             if self.robustness:
                 progress.robustness = Scorer(task, cases.selection, profile, progress.check_time).robustness(network)
         if self.diagnose:
@@ -132,7 +128,7 @@ class ProxyEvaluator:
     def _as_trained(self, architecture: Architecture, budget: Budget) -> Architecture:
         """At the budget's width, with heads for deep supervision where the recipe wants them."""
         backbone = architecture.backbone.scaled(budget.width_factor)
-        supervised = backbone.deep_supervision or self.recipe.deep_supervision
+        supervised = backbone.deep_supervision or budget.recipe.deep_supervision
         return replace(architecture, backbone=replace(backbone, deep_supervision=supervised))
 
     def _try(
@@ -145,7 +141,7 @@ class ProxyEvaluator:
         from unetx_space.memory import training_memory
 
         bytes_per_value = 4 if profile.autocast_dtype is None else 2
-        kept = 5 if self.recipe.averaging else 3  # gradient and two moments; the average and what it stands in for
+        kept = 5 if budget.recipe.averaging else 3  # gradient and two moments; the average and what it stands in for
         demand = Demand(
             budget.batch_size,
             training_memory(trained, task.patch, bytes_per_value=bytes_per_value),
@@ -170,7 +166,6 @@ class ProxyEvaluator:
             "task": task.digest,
             "budget": asdict(budget),
             "seed": seed,
-            "recipe": asdict(self.recipe),
             "device": profile.device.type,
             "precision": str(profile.autocast_dtype),
             "versions": versions(),

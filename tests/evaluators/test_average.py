@@ -57,8 +57,8 @@ def test_an_evaluation_scores_the_averaged_weights_and_trains_the_same(tmp_path:
     task = write_tiny_task(tmp_path)
     budget = replace(TINY_BUDGET, steps=30, rungs=(10, 30))
     plain, averaged = (
-        ProxyEvaluator(recipe=Recipe(averaging=share)).evaluate(
-            tiny_architecture(task), task, budget, 0, NullObserver()
+        ProxyEvaluator().evaluate(
+            tiny_architecture(task), task, replace(budget, recipe=Recipe(averaging=share)), 0, NullObserver()
         )
         for share in (0.0, 0.3)
     )
@@ -69,8 +69,8 @@ def test_an_evaluation_scores_the_averaged_weights_and_trains_the_same(tmp_path:
 def test_the_last_rungs_average_over_few_steps_is_close_to_the_last_weights(tmp_path: Path) -> None:
     task = write_tiny_task(tmp_path)
     last, one_step = (
-        ProxyEvaluator(recipe=Recipe(averaging=share)).evaluate(
-            tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver()
+        ProxyEvaluator().evaluate(
+            tiny_architecture(task), task, replace(TINY_BUDGET, recipe=Recipe(averaging=share)), 0, NullObserver()
         )
         for share in (0.0, 1 / TINY_BUDGET.steps)
     )

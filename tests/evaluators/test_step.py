@@ -213,8 +213,8 @@ def test_deep_supervision_trains_the_side_heads_and_learns(tmp_path: Path, monke
     monkeypatch.setattr(trainer, "EagerStep", Noting)
     task = write_tiny_task(tmp_path)
     budget = replace(TINY_BUDGET, steps=60, batch_size=4, rungs=(60,), width_factor=1.0)
-    evaluator = ProxyEvaluator(recipe=Recipe(deep_supervision=True, learning_rate=2e-2))
-    result = evaluator.evaluate(tiny_architecture(task), task, budget, 0, NullObserver())
+    budget = replace(budget, recipe=Recipe(deep_supervision=True, learning_rate=2e-2))
+    result = ProxyEvaluator().evaluate(tiny_architecture(task), task, budget, 0, NullObserver())
     assert result.outcome is Outcome.COMPLETE
     assert result.score is not None
     assert result.score > 0.5

@@ -122,8 +122,8 @@ def test_an_interruption_flies_through(method: str, task: Task, monkeypatch: pyt
 
 
 def test_a_learning_rate_that_explodes_ends_as_diverged(task: Task) -> None:
-    evaluator = ProxyEvaluator(recipe=Recipe(learning_rate=1e30))
-    result = evaluator.evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    budget = replace(TINY_BUDGET, recipe=Recipe(learning_rate=1e30))
+    result = ProxyEvaluator().evaluate(tiny_architecture(task), task, budget, 0, NullObserver())
     assert result.outcome is Outcome.DIVERGED
     assert "nan" in result.reason or "inf" in result.reason or "not finite" in result.reason
 
@@ -208,15 +208,15 @@ def test_an_architecture_for_other_data_is_infeasible_and_says_why(task: Task) -
 
 
 def test_an_evaluator_survives_pickling() -> None:
-    evaluator = ProxyEvaluator(device="cuda:1", n_threads=2, recipe=Recipe(noise=0.0))
+    evaluator = ProxyEvaluator(device="cuda:1", n_threads=2, robustness=True)
     assert pickle.loads(pickle.dumps(evaluator)) == evaluator
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_tiny_task_is_learned(seed: int, task: Task) -> None:
-    budget = replace(TINY_BUDGET, steps=80, batch_size=4, rungs=(2, 80), width_factor=1.0)
-    evaluator = ProxyEvaluator(recipe=Recipe(learning_rate=2e-2))
-    result = evaluator.evaluate(tiny_architecture(task), task, budget, seed, NullObserver())
+    recipe = Recipe(learning_rate=2e-2)
+    budget = replace(TINY_BUDGET, steps=80, batch_size=4, rungs=(2, 80), width_factor=1.0, recipe=recipe)
+    result = ProxyEvaluator().evaluate(tiny_architecture(task), task, budget, seed, NullObserver())
     start, end = result.curve
     assert start.score < 0.3
     assert end.score > 0.6, "discs that differ from the ground by seven times the noise"
@@ -268,8 +268,8 @@ def test_gradients_are_clipped_before_the_update(task: Task, monkeypatch: pytest
         update(self, closure)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noting)
-    evaluator = ProxyEvaluator(recipe=Recipe(max_grad_norm=0.01))
-    evaluator.evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    budget = replace(TINY_BUDGET, recipe=Recipe(max_grad_norm=0.01))
+    ProxyEvaluator().evaluate(tiny_architecture(task), task, budget, 0, NullObserver())
     assert norms == pytest.approx([0.01] * 6, rel=1e-3)
 
 
@@ -303,9 +303,9 @@ def test_the_default_budget_fits_the_patch(patch: tuple[int, ...], n_steps: int,
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_learns_the_tiny_task_too(task: Task) -> None:
-    budget = replace(TINY_BUDGET, steps=80, batch_size=4, rungs=(40, 80), width_factor=1.0)
-    evaluator = ProxyEvaluator(device="cuda", recipe=Recipe(learning_rate=2e-2))
-    result = evaluator.evaluate(tiny_architecture(task), task, budget, 0, NullObserver())
+    recipe = Recipe(learning_rate=2e-2)
+    budget = replace(TINY_BUDGET, steps=80, batch_size=4, rungs=(40, 80), width_factor=1.0, recipe=recipe)
+    result = ProxyEvaluator(device="cuda").evaluate(tiny_architecture(task), task, budget, 0, NullObserver())
     assert result.outcome is Outcome.COMPLETE
     assert result.score is not None
     assert result.score > 0.6

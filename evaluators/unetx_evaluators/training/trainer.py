@@ -23,7 +23,7 @@ from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Cases
 from unetx_evaluators.training.checkpoint import Checkpoint
 from unetx_evaluators.training.endings import EvaluationEnded
-from unetx_evaluators.training.recipe import Recipe, learning_rate
+from unetx_evaluators.training.recipe import learning_rate
 from unetx_evaluators.training.step import EagerStep, captured_where_possible
 from unetx_space.network import SkipUNet
 
@@ -128,7 +128,6 @@ def train(
     cases: Cases,
     task: Task,
     budget: Budget,
-    recipe: Recipe,
     seed: int,
     device: DeviceProfile,
     observer: Observer,
@@ -144,6 +143,7 @@ def train(
     at the steps ``gradients_at``. Raises
     EvaluationEnded when it ends early (pruned, diverged, timed-out), and what ``observer`` raises.
     """
+    recipe = budget.recipe
     batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, recipe, device.device, cases.resident)
     eager = EagerStep(network, recipe, device, ignores=task.ignores)
     average = WeightAverage(network, recipe.averaging * budget.steps)

@@ -333,7 +333,7 @@ def _record(row: EvaluationRow) -> EvaluationRecord:
         key=row.architecture_key,
         seed=row.seed,
         origin=row.origin,
-        budget=_budget(row.budget),
+        budget=Budget.from_json(row.budget),
         started_at=row.started_at,
         ended_at=row.ended_at,
         worker=row.worker,
@@ -347,7 +347,3 @@ def _record(row: EvaluationRow) -> EvaluationRecord:
         peak_mem_mib=row.peak_mem_mib,
         seconds=row.seconds or 0.0,
     )
-
-
-def _budget(data: dict[str, Any]) -> Budget:
-    return Budget(**{**data, "rungs": tuple(data["rungs"])})
