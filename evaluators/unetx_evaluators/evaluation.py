@@ -68,6 +68,18 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Parent:
+    """A trained network of the same task and width, whose parameters an evaluation starts from."""
+
+    file: str
+    """Its weights (safetensors), by their path in the task's folder."""
+    sha256: str
+    """Of that file."""
+    parts: tuple[str, ...] = ("stem.", "encoder.")
+    """Beginnings of the names of the parameters that are inherited, where the shape is the same; "" is all of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """How much training one evaluation gets, and how it is trained."""
 
@@ -83,6 +95,8 @@ class Budget:
     """An evaluation that runs longer ends as timed-out."""
     recipe: Recipe = field(default_factory=Recipe)
     """Learning rate, class weighting, augmentation: shared by all evaluations of a study."""
+    parent: Parent | None = None
+    """What an evaluation starts from; None: from initial values alone."""
 
     def __post_init__(self) -> None:
         if not self.rungs or self.rungs[-1] != self.steps or list(self.rungs) != sorted(set(self.rungs)):
@@ -91,7 +105,10 @@ class Budget:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What ``dataclasses.asdict`` gave, after a trip through JSON."""
-        return cls(**{**data, "rungs": tuple(data["rungs"]), "recipe": Recipe(**data["recipe"])})
+        parent = data["parent"]
+        if parent is not None:
+            parent = Parent(**{**parent, "parts": tuple(parent["parts"])})
+        return cls(**{**data, "rungs": tuple(data["rungs"]), "recipe": Recipe(**data["recipe"]), "parent": parent})
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +186,7 @@ class Evaluator(Protocol):
         observer: Observer,
         *,
         checkpoint: Path | None = None,
+        weights: Path | None = None,
     ) -> Evaluation:
         """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out.
 
@@ -176,6 +194,8 @@ class Evaluator(Protocol):
         the observer let it go on. An evaluation that was broken off goes on from there: the observer hears of later
         steps and rungs only, and the answer is that of an unbroken run (on a CPU to the bit), with the whole curve. A
         file that is damaged or of another evaluation is not used. The caller deletes it when the answer is safe.
+
+        ``weights`` names a file (safetensors) for the trained network's parameters, written when it is complete.
         """
 
 

@@ -83,6 +83,7 @@ class FakeEvaluator:
         observer: Observer,
         *,
         checkpoint: Path | None = None,
+        weights: Path | None = None,
     ) -> Evaluation:
         """As an Evaluator does, unless told to misbehave."""
         act = self._act(architecture, seed)
@@ -106,6 +107,9 @@ class FakeEvaluator:
                     _keep_curve(checkpoint, identity, curve)
             if act is not None and self.act_after_step == step:
                 return _perform(act)
+        if weights is not None:
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            weights.write_bytes(b"")
         return self._answer(Outcome.COMPLETE, "", curve, began_s, case_scores(task, budget, final))
 
     def final_score(self, architecture: Architecture, seed: int) -> float:

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class _Files:
+    """What an evaluation writes beside its answer."""
+
+    checkpoint: Path | None
+    weights: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyEvaluator:
     """Trains the architecture, its widths scaled by the budget, and scores it on the task's selection cases.
 
@@ -50,6 +58,7 @@ class ProxyEvaluator:
         observer: Observer,
         *,
         checkpoint: Path | None = None,
+        weights: Path | None = None,
     ) -> Evaluation:
         """Every ending is an Evaluation, with what was known by then.
 
@@ -60,7 +69,8 @@ class ProxyEvaluator:
 
         profile = devices.profile(self.device)
         progress = Progress(budget.max_seconds)
-        training = partial(self._train, architecture, task, budget, seed, observer, profile, progress, checkpoint)
+        files = _Files(checkpoint, weights)
+        training = partial(self._train, architecture, task, budget, seed, observer, profile, progress, files)
         with devices.tuned(profile, self.n_threads):
             memory = devices.PeakMemory(profile.device)
             ending = _ending_of(training)
@@ -89,7 +99,7 @@ class ProxyEvaluator:
         observer: Observer,
         profile: DeviceProfile,
         progress: Progress,
-        checkpoint: Path | None,
+        files: _Files,
     ) -> None:
         """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
         from unetx_evaluators.device import memory_format, trusted
@@ -98,6 +108,7 @@ class ProxyEvaluator:
         from unetx_evaluators.training.batches import BatchStream
         from unetx_evaluators.training.cases import open_cases
         from unetx_evaluators.training.checkpoint import Checkpoint
+        from unetx_evaluators.training.inheritance import inherit, save_weights
         from unetx_evaluators.training.trainer import train
         from unetx_evaluators.zero_cost import zero_cost
 
@@ -106,12 +117,15 @@ class ProxyEvaluator:
         profile = trusted(profile, architecture.backbone.sizes(task.patch))
         cases = open_cases(task, profile, budget.selection_cases)
         trained = self._as_trained(architecture, budget)
-        network = trained.build(seed=seed).to(profile.device)
+        network = trained.build(seed=seed)
+        if budget.parent is not None:
+            inherit(network, budget.parent, task.folder)
+        network.to(profile.device)
         network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
         progress.n_parameters = sum(parameter.numel() for parameter in network.parameters())
         self._try(network, trained, task, budget, profile)
         identity = self._identity(architecture, task, budget, seed, profile)
-        kept = None if checkpoint is None else Checkpoint(checkpoint, identity)
+        kept = None if files.checkpoint is None else Checkpoint(files.checkpoint, identity)
         batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, budget.recipe, profile.device)
         if self.diagnose:
             full_cost = cost(architecture, task.patch)
@@ -122,6 +136,8 @@ class ProxyEvaluator:
             train(network, cases, task, budget, seed, profile, observer, progress, kept, gradients_at=halfway)
             if self.robustness:
                 progress.robustness = Scorer(task, cases.selection, profile, progress.check_time).robustness(network)
+        if files.weights is not None:
+            save_weights(network, files.weights)
         if self.diagnose:
             progress.similarities = skip_similarities(network, [batches.batch(1)], profile)
 

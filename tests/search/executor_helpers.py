@@ -72,6 +72,7 @@ class Forgetful:
         observer: Observer,
         *,
         checkpoint: Path | None = None,
+        weights: Path | None = None,
     ) -> Evaluation:
         return None  # type: ignore[return-value]
 

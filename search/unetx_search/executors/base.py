@@ -37,6 +37,8 @@ class Job:
     seed: int
     checkpoint: Path | None = None
     """Where the evaluation keeps its state at rungs, and finds that of an earlier try."""
+    weights: Path | None = None
+    """Where the trained parameters go."""
 
 
 class Handler(Protocol):

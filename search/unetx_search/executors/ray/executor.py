@@ -135,7 +135,8 @@ class RayExecutor(Executor):
         if self._closed or seat is None:
             why = "it is closed" if self._closed else f"none of {self.n_slots} seats is free"
             raise RuntimeError(f"an executor takes a job while n_free() > 0; trial {job.trial} came when {why}")
-        seat.take(replace(job, checkpoint=None if job.checkpoint is None else job.checkpoint.absolute()))
+        checkpoint, weights = (file and file.absolute() for file in (job.checkpoint, job.weights))
+        seat.take(replace(job, checkpoint=checkpoint, weights=weights))
 
     def poll(self, handler: Handler, timeout_s: float) -> None:
         for seat in self._ready(timeout_s):
