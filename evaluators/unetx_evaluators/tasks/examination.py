@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -18,7 +18,14 @@ from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, fingerpri
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
 from unetx_evaluators.tasks.planning import NetworkPlan, plan
-from unetx_evaluators.tasks.preprocessing import Preparation, choose_preparation, prepared_shape
+from unetx_evaluators.tasks.preprocessing import (
+    Preparation,
+    changes_grid,
+    choose_preparation,
+    original_shape,
+    original_spacing,
+    prepared_shape,
+)
 from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import Source, listed
@@ -38,12 +45,34 @@ class Basis:
     """By case, intensities left out."""
     fingerprint: Fingerprint
     preparation: Preparation
+    scored: tuple[str, ...]
+    """The cases that no network trains on: selection and held-out."""
+
+    @property
+    def originals(self) -> dict[str, tuple[float, ...]]:
+        """The cases whose original label maps are kept, with mm per voxel and axis of these."""
+        kept = filter(self.keeps_original, self.scored)
+        return {name: original_spacing(self.facts[name], self.preparation) for name in kept}
+
+    def keeps_original(self, name: str) -> bool:
+        """Whether the case is scored and preparing changes its grid."""
+        return name in self.scored and changes_grid(self.facts[name], self.preparation)
+
+    def n_bytes(self, names: Iterable[str], n_channels: int) -> int:
+        """Of the cases' arrays: images (float32), label maps and originals (uint8), headers left out."""
+        n_bytes = 0
+        for name in names:
+            n_bytes += math.prod(prepared_shape(self.facts[name], self.preparation)) * (4 * n_channels + 1)
+            if self.keeps_original(name):
+                n_bytes += math.prod(original_shape(self.facts[name], self.preparation))
+        return n_bytes
 
     def to_json(self) -> dict[str, Any]:
         return {
             "facts": [facts.to_json() for facts in self.facts.values()],
             "fingerprint": self.fingerprint.to_json(),
             "preparation": self.preparation.to_json(),
+            "scored": self.scored,
         }
 
     @classmethod
@@ -53,6 +82,7 @@ class Basis:
             {case.name: case for case in facts},
             Fingerprint.from_json(data["fingerprint"]),
             Preparation.from_json(data["preparation"]),
+            tuple(data["scored"]),
         )
 
 
@@ -75,10 +105,7 @@ class Examination:
     @property
     def n_bytes(self) -> int | None:
         """What the prepared arrays take on disk."""
-        if self.basis is None:
-            return None
-        n_channels = len(self.source.channels)
-        return sum(array_bytes(facts, self.basis.preparation, n_channels) for facts in self.basis.facts.values())
+        return None if self.basis is None else self.basis.n_bytes(self.basis.facts, len(self.source.channels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +164,6 @@ def concluded(request: Request, basis: Basis) -> Examination:
     warnings = _unjudged(source.classes, basis.facts, splits)
     choices = _choices(request.options, splits, basis.preparation, network)
     return Examination(source, splits, basis, network, choices, (), tuple(warnings))
-
-
-def array_bytes(facts: CaseFacts, preparation: Preparation, n_channels: int) -> int:
-    """Of a case's image (float32) and label map (uint8), headers left out."""
-    return math.prod(prepared_shape(facts, preparation)) * (4 * n_channels + 1)
 
 
 def _choices(
@@ -208,7 +230,8 @@ def _basis(request: Request, facts: Mapping[str, CaseFacts]) -> Basis:
     training = [facts[name] for name in sorted(request.splits.train) if name in facts]
     seen = fingerprint(training)
     preparation = choose_preparation(seen, request.source.dims, request.source.channels, request.options)
-    return Basis({name: replace(case, intensities=()) for name, case in facts.items()}, seen, preparation)
+    scored = tuple(sorted(name for name in facts if name not in request.splits.train))
+    return Basis({name: replace(case, intensities=()) for name, case in facts.items()}, seen, preparation, scored)
 
 
 def _unlearnable(classes: Sequence[str], facts: Mapping[str, CaseFacts], splits: Splits) -> list[DataError]:

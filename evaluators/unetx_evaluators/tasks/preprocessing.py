@@ -122,7 +122,8 @@ def choose_preparation(
 
 def prepared_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...]:
     """Shape of a case's prepared label map, and of every channel of its image: ``[*spatial]`` or ``[n, h, w]``."""
-    return _slices_first(_resampled_shape(facts, preparation), preparation)
+    shape = _resampled_shape(facts, preparation)
+    return tuple(shape[axis] for axis in _slices_first(len(shape), preparation))
 
 
 def apply(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Image, Label]:
@@ -141,6 +142,26 @@ def apply(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Im
         np.ascontiguousarray(np.moveaxis(np.stack(resampled), axis + 1, 1)),
         np.ascontiguousarray(np.moveaxis(resampled_label(label, shape, separate), axis, 0)),
     )
+
+
+def changes_grid(facts: CaseFacts, preparation: Preparation) -> bool:
+    """Whether a case's prepared voxels are others than those it was cropped to."""
+    return _resampled_shape(facts, preparation) != facts.cropped_shape
+
+
+def original_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...]:
+    """Shape of ``original_label``."""
+    return tuple(facts.cropped_shape[axis] for axis in _slices_first(len(facts.shape), preparation))
+
+
+def original_spacing(facts: CaseFacts, preparation: Preparation) -> tuple[float, ...]:
+    """mm per voxel and axis of ``original_label``."""
+    return tuple(facts.spacing[axis] for axis in _slices_first(len(facts.shape), preparation))
+
+
+def original_label(case: RawCase, facts: CaseFacts, preparation: Preparation) -> Label:
+    """The label map on its own grid, cropped as ``apply`` crops it, the axes in the order of the prepared one."""
+    return np.ascontiguousarray(np.moveaxis(case.label[facts.crop], preparation.slice_axis or 0, 0))
 
 
 def restored_label(label: Label, facts: CaseFacts, preparation: Preparation) -> Label:
@@ -205,9 +226,10 @@ def _separate_axis(spacing: tuple[float, ...], target: tuple[float, ...], prepar
     return coarse_axis(spacing, target) if preparation.slice_axis is None else preparation.slice_axis
 
 
-def _slices_first(shape: tuple[int, ...], preparation: Preparation) -> tuple[int, ...]:
-    axis = preparation.slice_axis or 0
-    return (shape[axis], *shape[:axis], *shape[axis + 1 :])
+def _slices_first(n_axes: int, preparation: Preparation) -> list[int]:
+    """The source's axes in the order of the arrays."""
+    first = preparation.slice_axis or 0
+    return [first, *(axis for axis in range(n_axes) if axis != first)]
 
 
 def _coarsest(spacing: Sequence[float]) -> int:
