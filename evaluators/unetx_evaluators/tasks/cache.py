@@ -42,7 +42,8 @@ from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 
 FORMAT = 3
-"""Raised whenever the same input would be prepared differently."""
+"""Raised whenever the same input would be prepared differently; also when a plan's constants change, since the patch
+has a say in the spacing."""
 
 TAG, MANIFEST, WRITTEN, NAMES, USERS = "CACHEDIR.TAG", "manifest.json", "written.jsonl", "names.json", "users"
 

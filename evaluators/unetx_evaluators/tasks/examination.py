@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Self
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.field_of_view import with_field_of_view
 from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, fingerprint, survey
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
@@ -144,7 +145,7 @@ def examine(
 def examined(request: Request, workers: Workers, watcher: Watcher) -> Examination:
     """``examine`` with the workers of a preparation."""
     problems = Problems(list(request.problems))
-    seen = _surveyed(request.source, problems, workers, watcher)
+    seen = _surveyed(request, problems, workers, watcher)
     facts = {name: case.facts for name, case in seen.items()}
     found = Examination(request.source, request.splits, None, None, {}, (), ())
     if request.splits is not None:
@@ -173,6 +174,7 @@ def _choices(
     values: dict[str, Any] = {
         "dims": preparation.dims,
         "spacing": preparation.spacing,
+        **({"alternatives": preparation.alternatives} if preparation.alternatives else {}),
         "normalisation": [asdict(channel) for channel in preparation.channels],
         "patch": network.patch,
         "strides": network.strides,
@@ -203,19 +205,21 @@ class _Seen:
     """Of the image's voxels, to tell twins."""
 
 
-def _see(source: Source, n_samples: int, name: str) -> _Seen:
+def _see(source: Source, in_slices: bool, n_samples: int, name: str) -> _Seen:
     case = source.read(name)
     told = source.real_names[name] if isinstance(source, Pseudonymous) else name  # in errors, which are for mending
-    facts = replace(survey(case, told, len(source.classes)), name=name)
+    facts = replace(survey(case, told, len(source.classes), in_slices=in_slices), name=name)
     thinned = replace(facts, intensities=tuple(channel[:n_samples] for channel in facts.intensities))
     return _Seen(thinned, hashlib.sha256(repr(case.image.shape).encode() + case.image.tobytes()).hexdigest())
 
 
-def _surveyed(source: Source, problems: Problems, workers: Workers, watcher: Watcher) -> dict[str, _Seen]:
+def _surveyed(request: Request, problems: Problems, workers: Workers, watcher: Watcher) -> dict[str, _Seen]:
+    source = request.source
+    in_slices = request.options.dims == 2 and source.dims == 3
     names = source.case_names
     watcher.on_phase(Phase.SURVEY, len(names))
     seen = {}
-    for name, case in workers.map(partial(_see, source, MAX_SAMPLES // max(1, len(names))), names):
+    for name, case in workers.map(partial(_see, source, in_slices, MAX_SAMPLES // max(1, len(names))), names):
         if isinstance(case, Failed):
             problems.found += case.errors
         else:
@@ -229,7 +233,9 @@ def _basis(request: Request, facts: Mapping[str, CaseFacts]) -> Basis:
     assert request.splits is not None
     training = [facts[name] for name in sorted(request.splits.train) if name in facts]
     seen = fingerprint(training)
-    preparation = choose_preparation(seen, request.source.dims, request.source.channels, request.options)
+    source, options = request.source, request.options
+    as_found = choose_preparation(seen, source.dims, source.channels, options)
+    preparation = with_field_of_view(seen, as_found, len(source.channels), source.classes, options)
     scored = tuple(sorted(name for name in facts if name not in request.splits.train))
     return Basis({name: replace(case, intensities=()) for name, case in facts.items()}, seen, preparation, scored)
 

@@ -251,7 +251,14 @@ def _key(request: Request) -> str:
     options = request.options
     what = [FORMAT, request.source.identity, sorted(request.splits.train)]
     how = [options.dims, options.spacing, options.normalisation]
-    return hashlib.sha256(json.dumps([what, how]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([what, how, _targets(options)]).encode()).hexdigest()
+
+
+def _targets(options: TaskOptions) -> list[object] | str:
+    """What the spacing depends on beside the data: what the patch does, unless the user has set either."""
+    if options.spacing is not None or options.patch is not None:
+        return "set by the user"
+    return [options.machine, options.seconds, options.memory_gib, options.levels, options.base_width]
 
 
 def _task(place: Place, manifest: Manifest, examination: Examination, options: TaskOptions) -> Task:
