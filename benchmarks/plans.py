@@ -157,6 +157,7 @@ def _planned(patch: tuple[int, ...], n_levels: int, n_classes: int) -> NetworkPl
         spacing=(1.0,) * len(patch),
         box=((0,) * len(patch), patch),
         class_voxels=(1,) * n_classes,
+        thickness=(None,) * n_classes,
         intensities=((0.0, 1.0),),
         ranges=((0.0, 1.0),),
     )

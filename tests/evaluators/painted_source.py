@@ -105,6 +105,7 @@ def check_whole(task: Task) -> None:
     assert set(sound_cases(task.folder, manifest.cases, NullWatcher())) == set(manifest.cases)
     for part in ("images", "labels"):
         assert {file.stem for file in (task.folder / part).iterdir()} == set(manifest.cases)
+    assert {file.stem for file in (task.folder / "originals").iterdir()} == set(task.originals)
     assert sorted(entry.name for entry in task.folder.parent.iterdir()) == [
         task.folder.name,
         f"{task.folder.name}.lock",

@@ -39,23 +39,25 @@ DAMAGES: list[Callable[[Path], None]] = [flip_a_bit, shorten, Path.unlink]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("part", ["images", "labels"])
+@pytest.mark.parametrize("part", ["images", "labels", "originals"])
 def test_a_damaged_file_is_noticed_named_and_prepared_again_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], part: str
 ) -> None:
-    source = replace(SOURCE, reads=tmp_path / "reads")
-    task = prepare(source, tmp_path / "cache", OPTIONS)
-    expected = np.array(task.image("smith_03"))
-    others = (task.folder / part / "smith_04.npy").stat().st_mtime_ns
-    damage(task.folder / part / "smith_03.npy")
+    source, options = replace(SOURCE, reads=tmp_path / "reads"), TaskOptions(spacing=(2.0, 2.0))
+    task = prepare(source, tmp_path / "cache", options)
+    damaged, other = task.splits.selection
+    file = task.folder / part / f"{damaged}.npy"
+    expected = file.read_bytes()
+    others = file.with_stem(other).stat().st_mtime_ns
+    damage(file)
     watcher = Recorder()
     with caplog.at_level(logging.WARNING):
-        again = prepare(source, tmp_path / "cache", OPTIONS, watcher=watcher)
+        again = prepare(source, tmp_path / "cache", options, watcher=watcher)
     assert again == task
-    assert "case smith_03 is damaged" in caplog.text
+    assert f"case {damaged} is damaged" in caplog.text
     assert (watcher.phases, source.n_reads()) == ([(Phase.CHECK, 8), (Phase.WRITE, 1)], 17)
-    assert (task.folder / part / "smith_04.npy").stat().st_mtime_ns == others
-    np.testing.assert_array_equal(again.image("smith_03"), expected)
+    assert file.with_stem(other).stat().st_mtime_ns == others
+    assert file.read_bytes() == expected
     check_whole(again)
 
 

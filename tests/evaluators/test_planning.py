@@ -24,7 +24,7 @@ from unetx_space.backbone import Backbone
 
 def _seen(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Fingerprint:
     grey = Intensities(mean=0.0, std=1.0, median=0.0, low=-2.0, high=2.0)
-    return Fingerprint((shape,), (spacing,), 1.0, (grey,), (1, 1), (1, 1))
+    return Fingerprint((shape,), (spacing,), 1.0, (grey,), (1, 1), (1, 1), (None, None))
 
 
 def _plan(shape: tuple[int, ...], spacing: tuple[float, ...], *, n_classes: int = 2, **options: Any) -> NetworkPlan:
@@ -136,7 +136,7 @@ def test_slices_are_planned_as_pictures_of_their_own_plane() -> None:
 def test_the_median_shape_is_that_at_the_target_spacing() -> None:
     grey = Intensities(0.0, 1.0, 0.0, -2.0, 2.0)
     seen = Fingerprint(
-        ((10, 20, 8), (20, 20, 9), (30, 20, 8)), ((2, 1, 4), (1, 1, 5), (1, 1, 4)), 1.0, (grey,), (1,), (1,)
+        ((10, 20, 8), (20, 20, 9), (30, 20, 8)), ((2, 1, 4), (1, 1, 5), (1, 1, 4)), 1.0, (grey,), (1,), (1,), (None,)
     )
     volumes = Preparation(3, (1.0, 2.0, 2.0), None, ())
     assert median_prepared_shape(seen, volumes) == (20.0, 10.0, 16.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from painted_source import PaintedSource, Recorder, check_whole
+from task_samples import nnunet_folder
 
 from unetx_evaluators.evaluation import DataError, DataErrors
 from unetx_evaluators.tasks import Phase, RawCase, TaskOptions, choose_splits, examine, open_source, parallel, prepare
@@ -54,6 +55,37 @@ def test_every_choice_is_recorded_with_its_reason(tmp_path: Path) -> None:
     json.dumps(choices)
 
 
+def test_of_scored_cases_on_another_grid_the_label_map_is_kept_as_it_was_drawn(tmp_path: Path) -> None:
+    task = prepare(SOURCE, tmp_path, TaskOptions(spacing=(2.0, 2.0)))
+    scored = (*task.splits.selection, *task.splits.held_out)
+    assert task.originals == dict.fromkeys(scored, (1.0, 1.0))
+    for name in scored:
+        original = task.original_label(name)
+        assert original is not None
+        assert original.dtype == np.uint8
+        np.testing.assert_array_equal(original, SOURCE.read(name).label)
+        assert original.shape != task.label(name).shape
+    assert [task.original_label(name) for name in task.splits.train] == [None] * 4
+    check_whole(task)
+
+
+def test_where_no_grid_changes_no_label_map_is_kept_twice(tmp_path: Path) -> None:
+    task = prepare(SOURCE, tmp_path, OPTIONS)
+    assert task.originals == {}
+    assert task.original_label(task.splits.selection[0]) is None
+
+
+def test_of_volumes_seen_slice_by_slice_the_original_labels_have_their_slices_first(tmp_path: Path) -> None:
+    source = open_source(nnunet_folder(tmp_path / "ct"))  # slices along the last axis, 0.8 x 0.8 x 5 mm
+    task = prepare(source, tmp_path / "cache", TaskOptions(dims=2, spacing=(3.2, 0.8, 5.0)))
+    (name,) = task.splits.held_out[:1]
+    assert task.originals[name] == pytest.approx((5.0, 0.8, 0.8))
+    original = task.original_label(name)
+    assert original is not None
+    np.testing.assert_array_equal(original, np.moveaxis(source.read(name).label, -1, 0))
+    assert task.label(name).shape == (7, 5, 18)  # 21 voxels of 0.8 mm along the first axis become 5 of 3.2
+
+
 @pytest.fixture
 def bare_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that import no readers, which a painted source does not need."""
@@ -77,6 +109,14 @@ def test_the_watcher_is_told_of_every_case_and_of_the_size_beforehand(tmp_path: 
     on_disk = sum(file.stat().st_size for part in ("images", "labels") for file in (task.folder / part).iterdir())
     assert n_bytes == on_disk - 8 * 2 * 128  # headers
     assert abs(free_bytes - shutil.disk_usage(tmp_path).free) < 2**30
+
+
+def test_original_label_maps_are_counted_in_the_size_beforehand(tmp_path: Path) -> None:
+    watcher, options = Recorder(), TaskOptions(spacing=(2.0, 2.0))
+    task = prepare(SOURCE, tmp_path, options, watcher=watcher)
+    on_disk = sum(file.stat().st_size for file in task.folder.glob("*/*.npy"))
+    assert watcher.sizes[0][0] == on_disk - (8 * 2 + 4) * 128  # headers
+    assert examine(SOURCE, options).n_bytes == watcher.sizes[0][0]
 
 
 def test_unchanged_input_is_prepared_once(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_an_unfinished_folder_without_its_papers_is_begun_anew(tmp_path: Path, d
         prepare(SOURCE, tmp_path, OPTIONS, watcher=Impatient())
     [part] = tmp_path.glob("*.part")
     if damage == "CACHEDIR.TAG":  # killed before anything else was made
-        for entry in ("images", "labels"):
+        for entry in ("images", "labels", "originals"):
             for file in (part / entry).iterdir():
                 file.unlink()
             (part / entry).rmdir()

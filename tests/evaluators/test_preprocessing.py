@@ -34,7 +34,7 @@ GREY = Intensities(mean=40.0, std=20.0, median=41.0, low=-100.0, high=240.0)
 def _seen(
     spacings: list[tuple[float, ...]], shapes: list[tuple[int, ...]], *, n_channels: int = 1, kept_share: float = 1.0
 ) -> Fingerprint:
-    return Fingerprint(tuple(shapes), tuple(spacings), kept_share, (GREY,) * n_channels, (1, 1), (1, 1))
+    return Fingerprint(tuple(shapes), tuple(spacings), kept_share, (GREY,) * n_channels, (1, 1), (1, 1), (None, None))
 
 
 def _case(

@@ -4,6 +4,7 @@
         CACHEDIR.TAG                   says that the folder is ours and can be made again (backups leave it out)
         manifest.json                  what it was made from and how, and every array's size and SHA-256
         images/*.npy  labels/*.npy
+        originals/*.npy                label maps as they were drawn, of scored cases whose grid preparing changed
         names.json                     with pseudonyms only: whose they are
         users/*.lock                   one for every process that uses it, locked as long as that lives
     CACHE/liver-3f2a90c1d4e5.part/     unfinished: written.jsonl names the cases that are done
@@ -35,13 +36,14 @@ from filelock import FileLock, Timeout
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.examination import Basis
-from unetx_evaluators.tasks.preprocessing import apply
+from unetx_evaluators.tasks.preprocessing import apply, original_label
 from unetx_evaluators.tasks.sources.base import Source
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 
-FORMAT = 2
-"""Raised whenever the same input would be prepared differently."""
+FORMAT = 3
+"""Raised whenever the same input would be prepared differently; also when a plan's constants change, since the patch
+has a say in the spacing."""
 
 TAG, MANIFEST, WRITTEN, NAMES, USERS = "CACHEDIR.TAG", "manifest.json", "written.jsonl", "names.json", "users"
 
@@ -70,18 +72,29 @@ class WrittenCase:
     name: str
     image: ArrayFile
     label: ArrayFile
+    original: ArrayFile | None = None
+    """The label map as it was drawn, where it is kept."""
+
+    @property
+    def arrays(self) -> tuple[ArrayFile, ...]:
+        return (self.image, self.label) if self.original is None else (self.image, self.label, self.original)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(data["name"], ArrayFile(**data["image"]), ArrayFile(**data["label"]))
+        original = data["original"]
+        return cls(
+            data["name"],
+            ArrayFile(**data["image"]),
+            ArrayFile(**data["label"]),
+            None if original is None else ArrayFile(**original),
+        )
 
     def files(self, folder: Path) -> tuple[tuple[Path, ArrayFile], ...]:
         """Where they lie in a folder, and what they must be."""
-        image, label = array_files(folder, self.name)
-        return (image, self.image), (label, self.label)
+        return tuple(zip(array_files(folder, self.name), self.arrays, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +114,7 @@ class Manifest:
             "key": self.key,
             "origin": self.origin,
             "identity": self.identity,
-            "n_bytes": sum(case.image.n_bytes + case.label.n_bytes for case in self.cases.values()),
+            "n_bytes": sum(array.n_bytes for case in self.cases.values() for array in case.arrays),
             "cases": [case.to_json() for case in self.cases.values()],
             "basis": self.basis.to_json(),
         }
@@ -179,10 +192,13 @@ class Place:
 
 def write_case(source: Source, basis: Basis, folder: Path, name: str) -> WrittenCase:
     """Read a case, prepare it, and write its arrays into ``folder``. Raises DataError."""
-    image, label = apply(source.read(name), basis.facts[name], basis.preparation)
-    image_file, label_file = array_files(folder, name)
+    case, facts = source.read(name), basis.facts[name]
+    arrays: list[npt.NDArray[Any]] = [*apply(case, facts, basis.preparation)]
+    if basis.keeps_original(name):
+        arrays.append(original_label(case, facts, basis.preparation))
+    files = array_files(folder, name)
     with usable(folder):
-        return WrittenCase(name, write_array(image_file, image), write_array(label_file, label))
+        return WrittenCase(name, *(write_array(file, array) for file, array in zip(files, arrays, strict=False)))
 
 
 def write_array(file: Path, array: npt.NDArray[Any]) -> ArrayFile:
@@ -241,9 +257,10 @@ def _has(file: Path, expected: ArrayFile) -> bool:
         return False
 
 
-def array_files(folder: Path, name: str) -> tuple[Path, Path]:
-    """Of a case: image and label map."""
-    return folder / "images" / f"{name}.npy", folder / "labels" / f"{name}.npy"
+def array_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """Of a case: image, label map, and the original label map, which not every case has."""
+    image, label, original = (folder / part / f"{name}.npy" for part in ("images", "labels", "originals"))
+    return image, label, original
 
 
 def is_ours(folder: Path) -> bool:

@@ -8,17 +8,25 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.field_of_view import with_field_of_view
 from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, fingerprint, survey
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
 from unetx_evaluators.tasks.planning import NetworkPlan, plan
-from unetx_evaluators.tasks.preprocessing import Preparation, choose_preparation, prepared_shape
+from unetx_evaluators.tasks.preprocessing import (
+    Preparation,
+    changes_grid,
+    choose_preparation,
+    original_shape,
+    original_spacing,
+    prepared_shape,
+)
 from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import Source, listed
@@ -38,12 +46,34 @@ class Basis:
     """By case, intensities left out."""
     fingerprint: Fingerprint
     preparation: Preparation
+    scored: tuple[str, ...]
+    """The cases that no network trains on: selection and held-out."""
+
+    @property
+    def originals(self) -> dict[str, tuple[float, ...]]:
+        """The cases whose original label maps are kept, with mm per voxel and axis of these."""
+        kept = filter(self.keeps_original, self.scored)
+        return {name: original_spacing(self.facts[name], self.preparation) for name in kept}
+
+    def keeps_original(self, name: str) -> bool:
+        """Whether the case is scored and preparing changes its grid."""
+        return name in self.scored and changes_grid(self.facts[name], self.preparation)
+
+    def n_bytes(self, names: Iterable[str], n_channels: int) -> int:
+        """Of the cases' arrays: images (float32), label maps and originals (uint8), headers left out."""
+        n_bytes = 0
+        for name in names:
+            n_bytes += math.prod(prepared_shape(self.facts[name], self.preparation)) * (4 * n_channels + 1)
+            if self.keeps_original(name):
+                n_bytes += math.prod(original_shape(self.facts[name], self.preparation))
+        return n_bytes
 
     def to_json(self) -> dict[str, Any]:
         return {
             "facts": [facts.to_json() for facts in self.facts.values()],
             "fingerprint": self.fingerprint.to_json(),
             "preparation": self.preparation.to_json(),
+            "scored": self.scored,
         }
 
     @classmethod
@@ -53,6 +83,7 @@ class Basis:
             {case.name: case for case in facts},
             Fingerprint.from_json(data["fingerprint"]),
             Preparation.from_json(data["preparation"]),
+            tuple(data["scored"]),
         )
 
 
@@ -75,10 +106,7 @@ class Examination:
     @property
     def n_bytes(self) -> int | None:
         """What the prepared arrays take on disk."""
-        if self.basis is None:
-            return None
-        n_channels = len(self.source.channels)
-        return sum(array_bytes(facts, self.basis.preparation, n_channels) for facts in self.basis.facts.values())
+        return None if self.basis is None else self.basis.n_bytes(self.basis.facts, len(self.source.channels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +145,7 @@ def examine(
 def examined(request: Request, workers: Workers, watcher: Watcher) -> Examination:
     """``examine`` with the workers of a preparation."""
     problems = Problems(list(request.problems))
-    seen = _surveyed(request.source, problems, workers, watcher)
+    seen = _surveyed(request, problems, workers, watcher)
     facts = {name: case.facts for name, case in seen.items()}
     found = Examination(request.source, request.splits, None, None, {}, (), ())
     if request.splits is not None:
@@ -139,11 +167,6 @@ def concluded(request: Request, basis: Basis) -> Examination:
     return Examination(source, splits, basis, network, choices, (), tuple(warnings))
 
 
-def array_bytes(facts: CaseFacts, preparation: Preparation, n_channels: int) -> int:
-    """Of a case's image (float32) and label map (uint8), headers left out."""
-    return math.prod(prepared_shape(facts, preparation)) * (4 * n_channels + 1)
-
-
 def _choices(
     options: TaskOptions, splits: Splits, preparation: Preparation, network: NetworkPlan
 ) -> dict[str, dict[str, Any]]:
@@ -151,6 +174,7 @@ def _choices(
     values: dict[str, Any] = {
         "dims": preparation.dims,
         "spacing": preparation.spacing,
+        **({"alternatives": preparation.alternatives} if preparation.alternatives else {}),
         "normalisation": [asdict(channel) for channel in preparation.channels],
         "patch": network.patch,
         "strides": network.strides,
@@ -181,19 +205,21 @@ class _Seen:
     """Of the image's voxels, to tell twins."""
 
 
-def _see(source: Source, n_samples: int, name: str) -> _Seen:
+def _see(source: Source, in_slices: bool, n_samples: int, name: str) -> _Seen:
     case = source.read(name)
     told = source.real_names[name] if isinstance(source, Pseudonymous) else name  # in errors, which are for mending
-    facts = replace(survey(case, told, len(source.classes)), name=name)
+    facts = replace(survey(case, told, len(source.classes), in_slices=in_slices), name=name)
     thinned = replace(facts, intensities=tuple(channel[:n_samples] for channel in facts.intensities))
     return _Seen(thinned, hashlib.sha256(repr(case.image.shape).encode() + case.image.tobytes()).hexdigest())
 
 
-def _surveyed(source: Source, problems: Problems, workers: Workers, watcher: Watcher) -> dict[str, _Seen]:
+def _surveyed(request: Request, problems: Problems, workers: Workers, watcher: Watcher) -> dict[str, _Seen]:
+    source = request.source
+    in_slices = request.options.dims == 2 and source.dims == 3
     names = source.case_names
     watcher.on_phase(Phase.SURVEY, len(names))
     seen = {}
-    for name, case in workers.map(partial(_see, source, MAX_SAMPLES // max(1, len(names))), names):
+    for name, case in workers.map(partial(_see, source, in_slices, MAX_SAMPLES // max(1, len(names))), names):
         if isinstance(case, Failed):
             problems.found += case.errors
         else:
@@ -207,8 +233,11 @@ def _basis(request: Request, facts: Mapping[str, CaseFacts]) -> Basis:
     assert request.splits is not None
     training = [facts[name] for name in sorted(request.splits.train) if name in facts]
     seen = fingerprint(training)
-    preparation = choose_preparation(seen, request.source.dims, request.source.channels, request.options)
-    return Basis({name: replace(case, intensities=()) for name, case in facts.items()}, seen, preparation)
+    source, options = request.source, request.options
+    as_found = choose_preparation(seen, source.dims, source.channels, options)
+    preparation = with_field_of_view(seen, as_found, len(source.channels), source.classes, options)
+    scored = tuple(sorted(name for name in facts if name not in request.splits.train))
+    return Basis({name: replace(case, intensities=()) for name, case in facts.items()}, seen, preparation, scored)
 
 
 def _unlearnable(classes: Sequence[str], facts: Mapping[str, CaseFacts], splits: Splits) -> list[DataError]:

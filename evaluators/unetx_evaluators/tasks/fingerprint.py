@@ -18,6 +18,7 @@ import numpy.typing as npt
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import RawCase
 from unetx_evaluators.tasks.task import IGNORED
+from unetx_evaluators.tasks.thickness import Thickness, class_thickness, over_cases
 
 N_QUANTILES = 1000
 """Of the foreground's intensities remembered per case and channel."""
@@ -41,6 +42,8 @@ class CaseFacts:
     """Of the voxels that are not zero in every channel, and of the foreground; the whole case when there are none."""
     class_voxels: tuple[int, ...]
     """By class, background first."""
+    thickness: tuple[Thickness | None, ...]
+    """By class; None for the background and for classes that the case does not show."""
     intensities: tuple[tuple[float, ...], ...]
     """Per channel ``N_QUANTILES`` evenly spaced quantiles of the foreground, in an order of which any beginning is a
     fair sample; none without foreground."""
@@ -63,7 +66,8 @@ class CaseFacts:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(**{name: as_tuples(value) for name, value in data.items()})
+        values = {name: as_tuples(value) for name, value in data.items()}
+        return cls(**values | {"thickness": _thickness(data["thickness"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ class Fingerprint:
     """By class: voxels in all training cases together."""
     class_cases: tuple[int, ...]
     """By class: training cases that show it."""
+    thickness: tuple[Thickness | None, ...]
+    """By class, over the training cases that show it; None for the background and where there are none."""
 
     @property
     def n_cases(self) -> int:
@@ -116,11 +122,15 @@ class Fingerprint:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         values = {name: as_tuples(value) for name, value in data.items()}
-        return cls(**values | {"intensities": tuple(Intensities(**channel) for channel in data["intensities"])})
+        intensities = tuple(Intensities(**channel) for channel in data["intensities"])
+        return cls(**values | {"intensities": intensities, "thickness": _thickness(data["thickness"])})
 
 
-def survey(case: RawCase, name: str, n_classes: int) -> CaseFacts:
-    """The facts of one case; the same case gives the same facts. Raises DataError on a label that no class has."""
+def survey(case: RawCase, name: str, n_classes: int, *, in_slices: bool = False) -> CaseFacts:
+    """The facts of one case; the same case gives the same facts. Raises DataError on a label that no class has.
+
+    ``in_slices`` asks for the thickness that structures have in the slices of a volume, across its coarsest axis.
+    """
     label = case.label
     # Plane by plane, because bincount works on a copy of eight bytes a voxel.
     counts = np.sum([np.bincount(plane.ravel(), minlength=IGNORED + 1) for plane in label], axis=0)
@@ -140,6 +150,7 @@ def survey(case: RawCase, name: str, n_classes: int) -> CaseFacts:
         spacing=tuple(float(mm) for mm in case.spacing),
         box=_box(occupied),
         class_voxels=tuple(int(n) for n in counts[:n_classes]),
+        thickness=class_thickness(label, case.spacing, n_classes, coarsest_axis(case.spacing) if in_slices else None),
         intensities=_quantiles(case.image, foreground),
         ranges=tuple((float(channel.min()), float(channel.max())) for channel in case.image),
     )
@@ -163,12 +174,26 @@ def fingerprint(training: Sequence[CaseFacts]) -> Fingerprint:
         intensities=tuple(_intensities(np.concatenate(pool)) for pool in zip(*with_foreground, strict=True)),
         class_voxels=tuple(int(n) for n in class_voxels.sum(axis=0)),
         class_cases=tuple(int(n) for n in (class_voxels > 0).sum(axis=0)),
+        thickness=tuple(
+            over_cases([case for case in of_class if case is not None])
+            for of_class in zip(*(facts.thickness for facts in training), strict=True)
+        ),
     )
+
+
+def coarsest_axis(spacing: Sequence[float]) -> int:
+    """The axis with the longest voxels; the last of several, which is where scanners put their slices."""
+    longest = max(spacing)
+    return max(axis for axis, mm in enumerate(spacing) if math.isclose(mm, longest, rel_tol=1e-3))
 
 
 def as_tuples(value: Any) -> Any:
     """Lists, as JSON has them, and lists in them as tuples."""
     return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _thickness(data: Sequence[dict[str, float] | None]) -> tuple[Thickness | None, ...]:
+    return tuple(None if of_class is None else Thickness(**of_class) for of_class in data)
 
 
 def _box(mask: npt.NDArray[np.bool_]) -> Box:

@@ -95,6 +95,10 @@ class NetworkPlan:
     """Estimate for training the full-size U-Net at the proxy's batch size."""
     seconds: float
     """Estimate for training one proxy of the U-Net; scoring comes on top."""
+    share: float
+    """Voxels of the patch, as far as it lies in the median image, over those of the image."""
+    alternatives: tuple[tuple[float, ...], ...] = ()
+    """Spacings along the source's axes between which only training decides; none where the rules do."""
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
     """For every choice a sentence."""
 
@@ -118,7 +122,7 @@ def plan(
             f"a U-Net needs at least {2 * MIN_SIZE} voxels along an axis ({3 * MIN_SIZE} if it is the only one); "
             f"{'the patch' if options.patch else 'the median image'} has {_by(options.patch or shape)}; enlarge it"
         )
-    return _described(sizing, patch, strides, shape)
+    return replace(_described(sizing, patch, strides, shape), alternatives=preparation.alternatives)
 
 
 def median_prepared_shape(fingerprint: Fingerprint, preparation: Preparation) -> tuple[float, ...]:
@@ -316,7 +320,8 @@ def _described(sizing: _Sizing, patch: tuple[int, ...], strides: Strides, shape:
         "seconds": f"about {seconds:.3g} s to train one proxy of the U-Net on {worker}, scoring apart; at most "
         f"{sizing.max_seconds:g} s were wanted",
     }
-    return NetworkPlan(patch, strides, widths, memory_gib, seconds, reasons)
+    share = math.prod(min(n / whole, 1.0) for n, whole in zip(patch, shape, strict=True))
+    return NetworkPlan(patch, strides, widths, memory_gib, seconds, share, reasons=reasons)
 
 
 def _why_patch(sizing: _Sizing, patch: tuple[int, ...], seconds: float, shape: Sequence[float]) -> str:

@@ -44,7 +44,7 @@ from unetx_evaluators.tasks.cache import (
     write_case,
     write_text,
 )
-from unetx_evaluators.tasks.examination import Basis, Examination, Request, array_bytes, concluded, examined
+from unetx_evaluators.tasks.examination import Basis, Examination, Request, concluded, examined
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
 from unetx_evaluators.tasks.privacy import Pseudonymous
@@ -59,8 +59,8 @@ BASIS = "basis.json"
 SPARE_BYTES = 4 * 2**20
 """Asked of the disk beyond the arrays: headers, manifest, the blocks' last halves."""
 
-UNSEEN = ("name", "source", "digest", "choices", "no_images")
-"""Fields of a task that no network can see."""
+UNSEEN = ("name", "source", "digest", "choices", "no_images", "originals")
+"""Fields of a task that no network can see, or that its arrays tell."""
 
 log = logging.getLogger(__name__)
 
@@ -165,8 +165,7 @@ class _Preparing:
         return Basis.from_json(data["basis"]), sound_cases(part, written, self.watcher) if written else {}
 
     def _check_space(self, basis: Basis, missing: list[str]) -> None:
-        n_channels = len(self.request.source.channels)
-        n_bytes = sum(array_bytes(basis.facts[name], basis.preparation, n_channels) for name in missing)
+        n_bytes = basis.n_bytes(missing, len(self.request.source.channels))
         cache = self.place.folder.parent
         free_bytes = shutil.disk_usage(cache).free
         self.watcher.on_size(n_bytes, free_bytes)
@@ -252,7 +251,14 @@ def _key(request: Request) -> str:
     options = request.options
     what = [FORMAT, request.source.identity, sorted(request.splits.train)]
     how = [options.dims, options.spacing, options.normalisation]
-    return hashlib.sha256(json.dumps([what, how]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([what, how, _targets(options)]).encode()).hexdigest()
+
+
+def _targets(options: TaskOptions) -> list[object] | str:
+    """What the spacing depends on beside the data: what the patch does, unless the user has set either."""
+    if options.spacing is not None or options.patch is not None:
+        return "set by the user"
+    return [options.machine, options.seconds, options.memory_gib, options.levels, options.base_width]
 
 
 def _task(place: Place, manifest: Manifest, examination: Examination, options: TaskOptions) -> Task:
@@ -277,6 +283,7 @@ def _task(place: Place, manifest: Manifest, examination: Examination, options: T
         ignores=any(sum(facts.class_voxels) < math.prod(facts.shape) for facts in manifest.basis.facts.values()),
         choices=examination.choices,
         no_images=options.no_images,
+        originals=manifest.basis.originals,
     )
     return replace(task, digest=_digest(task, manifest))
 
@@ -284,7 +291,7 @@ def _task(place: Place, manifest: Manifest, examination: Examination, options: T
 def _digest(task: Task, manifest: Manifest) -> str:
     """SHA-256 over what a network can see; the dataset's name and whereabouts do not count."""
     facts = {field: value for field, value in task.to_json().items() if field not in UNSEEN}
-    arrays = sorted((case.name, case.image.sha256, case.label.sha256) for case in manifest.cases.values())
+    arrays = sorted([case.name, *(array.sha256 for array in case.arrays)] for case in manifest.cases.values())
     return hashlib.sha256(json.dumps([facts, arrays], sort_keys=True).encode()).hexdigest()
 
 

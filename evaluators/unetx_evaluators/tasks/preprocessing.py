@@ -7,7 +7,6 @@ kept in a ``Preparation``, so that a case of tomorrow is treated alike.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, get_args
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, Intensities, as_tuples
+from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, Intensities, as_tuples, coarsest_axis
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.resampling import (
     ANISOTROPY,
@@ -34,6 +33,9 @@ COARSE_PERCENTILE = 10.0
 
 MASKED_BELOW = 0.75
 """Median share of voxels left by cropping below which statistics are those of the non-zero region alone."""
+
+AS_IT_IS = ", so that nothing is resampled"
+"""Said of the median spacing where all cases have it."""
 
 MIN_SPACING, MAX_SPACING = 1e-6, 1e6
 """mm; beyond lies a mistake."""
@@ -77,6 +79,8 @@ class Preparation:
     slice_axis: int | None
     """Where volumes are taken slice by slice: the axis that counts the slices. It comes first in the arrays."""
     channels: tuple[ChannelNormalisation, ...]
+    alternatives: tuple[tuple[float, ...], ...] = ()
+    """Spacings, as ``spacing`` is one, between which only training decides; none where the rules do."""
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
     """For every choice a sentence."""
 
@@ -96,7 +100,8 @@ class Preparation:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         channels = tuple(ChannelNormalisation(**channel) for channel in data["channels"])
-        return cls(**data | {"spacing": as_tuples(data["spacing"]), "channels": channels})
+        spacings = {name: as_tuples(data[name]) for name in ("spacing", "alternatives")}
+        return cls(**data | spacings | {"channels": channels})
 
 
 def choose_preparation(
@@ -106,7 +111,7 @@ def choose_preparation(
     if options.dims == 3 and dims == 2:
         raise DataError("dims: 3 needs volumes, the data are 2D images; leave the option away, or set it to 2")
     network_dims = options.dims or dims
-    slice_axis = _coarsest(fingerprint.median_spacing) if network_dims < dims else None
+    slice_axis = coarsest_axis(fingerprint.median_spacing) if network_dims < dims else None
     spacing, why_spacing = _choose_spacing(fingerprint, slice_axis, options)
     chosen = [
         _choose_normalisation(*pair, fingerprint, options)
@@ -117,12 +122,13 @@ def choose_preparation(
         "spacing": why_spacing,
         "normalisation": "; ".join(f"{name}: {why}" for name, (_, why) in zip(channels, chosen, strict=True)),
     }
-    return Preparation(network_dims, spacing, slice_axis, tuple(channel for channel, _ in chosen), reasons)
+    return Preparation(network_dims, spacing, slice_axis, tuple(channel for channel, _ in chosen), reasons=reasons)
 
 
 def prepared_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...]:
     """Shape of a case's prepared label map, and of every channel of its image: ``[*spatial]`` or ``[n, h, w]``."""
-    return _slices_first(_resampled_shape(facts, preparation), preparation)
+    shape = _resampled_shape(facts, preparation)
+    return tuple(shape[axis] for axis in _slices_first(len(shape), preparation))
 
 
 def apply(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Image, Label]:
@@ -141,6 +147,26 @@ def apply(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Im
         np.ascontiguousarray(np.moveaxis(np.stack(resampled), axis + 1, 1)),
         np.ascontiguousarray(np.moveaxis(resampled_label(label, shape, separate), axis, 0)),
     )
+
+
+def changes_grid(facts: CaseFacts, preparation: Preparation) -> bool:
+    """Whether a case's prepared voxels are others than those it was cropped to."""
+    return _resampled_shape(facts, preparation) != facts.cropped_shape
+
+
+def original_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...]:
+    """Shape of ``original_label``."""
+    return tuple(facts.cropped_shape[axis] for axis in _slices_first(len(facts.shape), preparation))
+
+
+def original_spacing(facts: CaseFacts, preparation: Preparation) -> tuple[float, ...]:
+    """mm per voxel and axis of ``original_label``."""
+    return tuple(facts.spacing[axis] for axis in _slices_first(len(facts.shape), preparation))
+
+
+def original_label(case: RawCase, facts: CaseFacts, preparation: Preparation) -> Label:
+    """The label map on its own grid, cropped as ``apply`` crops it, the axes in the order of the prepared one."""
+    return np.ascontiguousarray(np.moveaxis(case.label[facts.crop], preparation.slice_axis or 0, 0))
 
 
 def restored_label(label: Label, facts: CaseFacts, preparation: Preparation) -> Label:
@@ -205,15 +231,10 @@ def _separate_axis(spacing: tuple[float, ...], target: tuple[float, ...], prepar
     return coarse_axis(spacing, target) if preparation.slice_axis is None else preparation.slice_axis
 
 
-def _slices_first(shape: tuple[int, ...], preparation: Preparation) -> tuple[int, ...]:
-    axis = preparation.slice_axis or 0
-    return (shape[axis], *shape[:axis], *shape[axis + 1 :])
-
-
-def _coarsest(spacing: Sequence[float]) -> int:
-    """The axis with the longest voxels; the last of several, which is where scanners put their slices."""
-    longest = max(spacing)
-    return max(axis for axis, mm in enumerate(spacing) if math.isclose(mm, longest, rel_tol=1e-3))
+def _slices_first(n_axes: int, preparation: Preparation) -> list[int]:
+    """The source's axes in the order of the arrays."""
+    first = preparation.slice_axis or 0
+    return [first, *(axis for axis in range(n_axes) if axis != first)]
 
 
 def _choose_spacing(
@@ -225,19 +246,19 @@ def _choose_spacing(
         spacing = _checked_spacing(options.spacing, len(median))
         if slice_axis is not None:
             spacing = tuple(median[a] if a == slice_axis else mm for a, mm in enumerate(spacing))
-        return spacing, f"{_mm(spacing)}: set by the user{_across(slice_axis, median)}"
-    axis = _coarsest(median)
+        return spacing, f"{in_mm(spacing)}: set by the user{_across(slice_axis, median)}"
+    axis = coarsest_axis(median)
     if slice_axis is not None or not _is_coarse(axis, median, fingerprint.median_shape):
-        alike = "" if _differ(fingerprint, median) else ", which all have, so that nothing is resampled"
+        alike = "" if _differ(fingerprint, median) else f", which all have{AS_IT_IS}"
         why = f"median of {fingerprint.n_cases} training cases{alike}{_across(slice_axis, median)}"
-        return median, f"{_mm(median)}: {why}"
+        return median, f"{in_mm(median)}: {why}"
     along = [spacing[axis] for spacing in fingerprint.spacings]
     others = max(mm for a, mm in enumerate(median) if a != axis)
     finer = max(float(np.percentile(along, COARSE_PERCENTILE)), others)
     spacing = tuple(finer if a == axis else mm for a, mm in enumerate(median))
     return spacing, (
-        f"{_mm(spacing)}: median of {fingerprint.n_cases} training cases, but their 10th percentile along axis {axis}, "
-        f"whose median, {median[axis]:.4g} mm, is more than {ANISOTROPY:g} times the {others:.4g} mm of the others"
+        f"{in_mm(spacing)}: median of {fingerprint.n_cases} training cases, but their 10th percentile along axis {axis}"
+        f", whose median, {median[axis]:.4g} mm, is more than {ANISOTROPY:g} times the {others:.4g} mm of the others"
     )
 
 
@@ -266,7 +287,8 @@ def _across(slice_axis: int | None, median: Sequence[float]) -> str:
     return "" if slice_axis is None else f"; slices, {median[slice_axis]:.4g} mm apart, stay as they are"
 
 
-def _mm(spacing: Sequence[float]) -> str:
+def in_mm(spacing: Sequence[float]) -> str:
+    """A spacing in words."""
     return "x".join(f"{mm:.4g}" for mm in spacing) + " mm"
 
 
@@ -302,6 +324,6 @@ def _why_dims(dims: int, slice_axis: int | None, fingerprint: Fingerprint, optio
     if slice_axis is not None:
         return (
             f"2: set by the user; slices across axis {slice_axis}, which has the longest voxels "
-            f"({_mm(fingerprint.median_spacing)}, the last axis where several have them)"
+            f"({in_mm(fingerprint.median_spacing)}, the last axis where several have them)"
         )
     return f"{dims}: {'as the data' if options.dims is None else 'set by the user'}"

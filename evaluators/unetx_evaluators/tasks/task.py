@@ -1,7 +1,8 @@
 """A task: a dataset made ready for training. Metadata here, arrays on disk; no torch.
 
 Its folder holds for every case ``images/{name}.npy`` (float32, ``[c, *spatial]``, normalised) and
-``labels/{name}.npy`` (uint8, ``[*spatial]``, 0 is background, 255 is ignored). Workers memory-map the arrays.
+``labels/{name}.npy`` (uint8, ``[*spatial]``, 0 is background, 255 is ignored). Workers memory-map the arrays. Where
+preparing changed the grid of a case that is scored, ``originals/{name}.npy`` holds its label map as it was drawn.
 
 A 2D task made of volumes is **stacked**: a case is a volume whose first spatial axis counts its slices,
 ``[c, n, h, w]`` and ``[n, h, w]``. A network sees one slice; a case is scored as a whole.
@@ -70,6 +71,9 @@ class Task:
     """Everything that was chosen on the way, by rule or by the user, with its reason; JSON values."""
     no_images: bool = False
     """Whether the user wants no image content in artifacts and reports."""
+    originals: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
+    """The cases whose original label map is kept, and its mm per voxel and axis; of selection and held-out those whose
+    grid preparing changed."""
 
     @property
     def stacked(self) -> bool:
@@ -88,6 +92,14 @@ class Task:
     def label(self, case: str) -> Label:
         """``[*spatial]``, memory-mapped, read-only."""
         return _mapped(self.folder / "labels" / f"{case}.npy")
+
+    def original_label(self, case: str) -> Label | None:
+        """The label map as it was drawn, within the box that the case was cropped to: ``[*spatial]``, the axes in the
+        order of ``label``, memory-mapped, read-only; ``originals`` has its spacing.
+
+        None where ``label`` itself has that grid, and for training cases, which nobody scores.
+        """
+        return _mapped(self.folder / "originals" / f"{case}.npy") if case in self.originals else None
 
     def backbone(self) -> Backbone:
         """The full-size backbone that fits the task."""

@@ -124,6 +124,7 @@ def _arrays(task: Task) -> dict[str, Path]:
     """What a search reads, by its path below the task's folder."""
     cases = (*task.splits.train, *task.splits.selection)
     names = [f"{kind}/{case}.npy" for kind in ("images", "labels") for case in cases]
+    names += [f"originals/{case}.npy" for case in task.splits.selection if case in task.originals]
     return {name: task.folder / name for name in names}
 
 
