@@ -59,7 +59,7 @@ BASIS = "basis.json"
 SPARE_BYTES = 4 * 2**20
 """Asked of the disk beyond the arrays: headers, manifest, the blocks' last halves."""
 
-UNSEEN = ("name", "source", "digest", "choices", "no_images", "originals")
+UNSEEN = ("name", "source", "digest", "choices", "no_images", "originals", "max_steps", "alternatives")
 """Fields of a task that no network can see, or that its arrays tell."""
 
 log = logging.getLogger(__name__)
@@ -282,6 +282,8 @@ def _task(place: Place, manifest: Manifest, examination: Examination, options: T
         slice_spacing=preparation.slice_spacing,
         ignores=any(sum(facts.class_voxels) < math.prod(facts.shape) for facts in manifest.basis.facts.values()),
         choices=examination.choices,
+        max_steps=network.max_steps,
+        alternatives=preparation.alternatives,
         no_images=options.no_images,
         originals=manifest.basis.originals,
     )
