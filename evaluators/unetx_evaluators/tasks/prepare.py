@@ -42,7 +42,6 @@ from unetx_evaluators.tasks.cache import (
     sound_cases,
     usable,
     write_case,
-    write_text,
 )
 from unetx_evaluators.tasks.examination import Basis, Examination, Request, array_bytes, concluded, examined
 from unetx_evaluators.tasks.options import TaskOptions
@@ -52,6 +51,7 @@ from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import Source, check_case_name
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
+from unetx_space.files import write_whole
 
 BASIS = "basis.json"
 """In an unfinished folder: what the survey found."""
@@ -179,13 +179,13 @@ class _Preparing:
     def _begin(self, basis: Basis, done: Mapping[str, WrittenCase]) -> None:
         part, source = self.place.part, self.request.source
         part.mkdir(exist_ok=True)
-        write_text(part / TAG, TAG_TEXT)
+        write_whole(part / TAG, TAG_TEXT)
         for array_file in array_files(part, "a"):
             array_file.parent.mkdir(exist_ok=True)
         if isinstance(source, Pseudonymous):
-            write_text(part / NAMES, json.dumps(source.real_names, indent=2) + "\n")
-        write_text(part / BASIS, json.dumps({"format": FORMAT, "key": self.key, "basis": basis.to_json()}))
-        write_text(part / WRITTEN, "".join(_line(case) for case in done.values()))
+            write_whole(part / NAMES, json.dumps(source.real_names, indent=2) + "\n")
+        write_whole(part / BASIS, json.dumps({"format": FORMAT, "key": self.key, "basis": basis.to_json()}))
+        write_whole(part / WRITTEN, "".join(_line(case) for case in done.values()))
 
     def _written(self, folder: Path, basis: Basis, names: list[str], *, n_done: int = 0) -> Iterator[WrittenCase]:
         if not names:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from unetx_space.architecture import write_aside
 from unetx_space.errors import RequestError
+from unetx_space.files import write_whole
 from unetx_studies.store.open import DATABASE, study_url
 from unetx_studies.store.server import is_server, parse_url, without_secrets
 
@@ -78,7 +78,7 @@ def keep_place(place: Place) -> None:
     if place.is_on_server:
         place.folder.mkdir(parents=True, exist_ok=True)
         facts = {"url": place.shown, "study": place.study, "id": place.id}
-        write_aside(place.folder / STORAGE, json.dumps(facts, indent=2) + "\n")
+        write_whole(place.folder / STORAGE, json.dumps(facts, indent=2) + "\n")
 
 
 def _server_url(words: str) -> str:
