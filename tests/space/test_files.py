@@ -26,9 +26,14 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path: P
 def test_when_writing_ends_in_an_error_the_old_file_stays_as_it_was(tmp_path: Path, error: BaseException) -> None:
     file = tmp_path / "a.json"
     write_whole(file, b"old")
-    with pytest.raises(type(error)), written_whole(file) as aside:
-        aside.write_text("half")
-        raise error
+
+    def write_half() -> None:
+        with written_whole(file) as aside:
+            aside.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
 

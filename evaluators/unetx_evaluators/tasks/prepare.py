@@ -19,7 +19,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -59,7 +59,7 @@ BASIS = "basis.json"
 SPARE_BYTES = 4 * 2**20
 """Asked of the disk beyond the arrays: headers, manifest, the blocks' last halves."""
 
-UNSEEN = ("name", "source", "digest", "choices", "no_images")
+UNSEEN = ("name", "source", "digest", "digests", "choices", "no_images")
 """Fields of a task that no network can see."""
 
 log = logging.getLogger(__name__)
@@ -278,14 +278,27 @@ def _task(place: Place, manifest: Manifest, examination: Examination, options: T
         choices=examination.choices,
         no_images=options.no_images,
     )
-    return replace(task, digest=_digest(task, manifest))
+    return replace(task, digest=_digest(task, manifest), digests=_digests(task, manifest))
 
 
 def _digest(task: Task, manifest: Manifest) -> str:
     """SHA-256 over what a network can see; the dataset's name and whereabouts do not count."""
     facts = {field: value for field, value in task.to_json().items() if field not in UNSEEN}
     arrays = sorted((case.name, case.image.sha256, case.label.sha256) for case in manifest.cases.values())
-    return hashlib.sha256(json.dumps([facts, arrays], sort_keys=True).encode()).hexdigest()
+    return _sha256([facts, arrays])
+
+
+def _digests(task: Task, manifest: Manifest) -> dict[str, str]:
+    cases = sorted(manifest.cases.values(), key=lambda case: case.name)
+    return {
+        "images": _sha256([(case.name, case.image.sha256) for case in cases]),
+        "masks": _sha256([(case.name, case.label.sha256) for case in cases]),
+        "split": _sha256(asdict(task.splits)),
+    }
+
+
+def _sha256(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _mib(n_bytes: int) -> str:

@@ -48,8 +48,10 @@ def check_splits(file: Path, splits: Splits) -> None:
     kept = _read(file)
     moved = [told for part in PARTS if (told := _difference(part, getattr(kept, part), getattr(splits, part)))]
     if moved:
+        cases = [{name for part in PARTS for name in getattr(which, part)} for which in (kept, splits)]
+        why = "this request would change it" if cases[0] == cases[1] else "these data have other cases"
         raise RequestError(
-            f"{file}: a study keeps the split it began with; this request would change it: {'; '.join(moved)}; give "
+            f"{file}: a study keeps the split it began with; {why}: {'; '.join(moved)}; give "
             f"the options and data of the beginning (or --split {file}), or another --study"
         )
 
