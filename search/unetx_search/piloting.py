@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.pilot import Limits, Pilot, PilotJob, settle
-from unetx_evaluators.tasks.cache import read_json, usable, write_text
+from unetx_evaluators.tasks.cache import read_json, usable
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_space.architecture import Architecture
 from unetx_space.errors import UnetxError
+from unetx_space.files import write_whole
 from unetx_space.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class PilotFile:
     def write(self, pilot: Pilot) -> None:
         with usable(self.path.parent):
             self.path.parent.mkdir(exist_ok=True)
-            write_text(self.path, json.dumps(pilot.to_json(), indent=2) + "\n")
+            write_whole(self.path, json.dumps(pilot.to_json(), indent=2) + "\n")
 
 
 def piloted(

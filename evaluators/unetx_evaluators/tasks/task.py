@@ -63,6 +63,8 @@ class Task:
     splits: Splits
     digest: str
     """SHA-256 over the prepared arrays and this metadata: equal digests mean equal tasks."""
+    digests: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """SHA-256 of its images, its masks and its split, to tell what differs where ``digest`` does."""
     slice_spacing: float | None = None
     """mm from slice to slice of a stacked task; None for any other."""
     ignores: bool = False
