@@ -46,9 +46,15 @@ class Limits:
     """One alone is not a question."""
     background_weights: tuple[float, ...] = BACKGROUND_WEIGHTS
     alternatives: tuple[Spacing, ...] = ()
-    """Voxel sizes in question, the planned one first; none or one: nothing is in question."""
+    """Voxel sizes in question (mm along the source's axes), the planned one last; fewer than two: none is."""
     steps: int | None = None
     """Of the user; None: the pilot decides."""
+
+    @property
+    def leave_questions(self) -> bool:
+        """Whether there is anything to settle."""
+        tried = (self.learning_rates, self.background_weights, self.alternatives)
+        return self.steps is None or any(len(values) > 1 for values in tried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +159,9 @@ class _Settling:
 
     def rounds(self) -> Rounds:
         limits, most = self._limits, self._limits.steps or self._limits.max_steps
-        first, second = max(1, most // FIRST_SHARE), max(1, 2 * most // FIRST_SHARE)
-        recipe = yield from self._best_recipe(first, second)
-        spacing = yield from self._best_spacing(recipe, second)
+        first = max(1, most // FIRST_SHARE)
+        recipe = yield from self._best_recipe(first, 2 * first)
+        spacing = yield from self._best_spacing(recipe, 2 * first)
         steps, still_gaining = limits.steps, None
         if steps is None:
             steps, still_gaining = yield from self._enough_steps(recipe, spacing, first)
@@ -211,7 +217,9 @@ class _Settling:
                 )
                 return steps, None
             steps, score = 2 * steps, doubled
-        told = "" if gain is None else f"; the last doubling gained {gain:+.4f} Dice, so scores still rise with training"
+        told = (
+            "" if gain is None else f"; the last doubling gained {gain:+.4f} Dice, so scores still rise with training"
+        )
         self._reasons["steps"] = f"{steps}: as many as the time target allows{told}"
         return steps, gain
 
@@ -244,7 +252,9 @@ def _run(job: PilotJob, answer: Evaluation) -> PilotRun:
 
 
 def _why(chosen: str, values: Sequence[float], tried: Sequence[str]) -> str:
-    return f"{chosen}: set by the user" if len(values) == 1 else f"{chosen}: the best of {', '.join(tried)} in the pilot"
+    return (
+        f"{chosen}: set by the user" if len(values) == 1 else f"{chosen}: the best of {', '.join(tried)} in the pilot"
+    )
 
 
 def _mm(spacing: Spacing | None) -> str:

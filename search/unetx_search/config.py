@@ -86,6 +86,15 @@ class SearchConfig(DataChoices, Choices):
     """Part of the full-size network's widths that an evaluation trains, such as 0.25."""
     selection_cases: int | None = None
     """Cases scored at every rung, at most."""
+    learning_rate: float | None = None
+    """Of the training, at the end of its warm-up. Found by the pilot by default."""
+    background_weight: float | None = None
+    """Of the background in the cross entropy, against 1 for every other class. Found by the pilot by default."""
+    pilot: bool = True
+    """Train the U-Net a few times, briefly, before the first search on a dataset, to settle learning rate, background
+    weight, steps and, where the plan leaves it open, voxel size. Kept with the prepared data."""
+    pilot_gain: float = 0.01
+    """Dice that twice the steps must gain in the pilot for evaluations to train that long."""
     sampler: Literal["tpe", "random"] = "tpe"
     """What proposes designs: Optuna's TPE, or uniform draws to compare it with."""
     pruner: Literal["median", "halving", "hyperband", "none"] = "median"
@@ -131,6 +140,10 @@ class SearchConfig(DataChoices, Choices):
         yield "batch-size", self.batch_size, "at least 1", self.batch_size is None or self.batch_size >= 1
         factor = self.width_factor
         yield "width-factor", factor, "above 0 and at most 1", factor is None or 0 < factor <= 1
+        rate, weight = self.learning_rate, self.background_weight
+        yield "learning-rate", rate, "above 0 and at most 1", rate is None or 0 < rate <= 1
+        yield "background-weight", weight, "above 0 and at most 100", weight is None or 0 < weight <= 100
+        yield "pilot-gain", self.pilot_gain, "0 or more", self.pilot_gain >= 0
         n_cases = self.selection_cases
         yield "selection-cases", n_cases, "at least 1", n_cases is None or n_cases >= 1
         yield "max-cost", self.max_cost, "at least 1 (the U-Net itself costs 1)", self.max_cost >= 1
@@ -171,9 +184,19 @@ class Settled:
     max_cost: float
     budget: dict[str, Any]
     deterministic: int | None = None
+    pilot_spacing: tuple[float, ...] | None = None
+    """The voxel size that a pilot chose instead of the planned one, along the source's axes."""
 
     @classmethod
-    def of(cls, config: SearchConfig, task: Task, space: DesignSpace, budget: Budget) -> Settled:
+    def of(
+        cls,
+        config: SearchConfig,
+        task: Task,
+        space: DesignSpace,
+        budget: Budget,
+        *,
+        pilot_spacing: tuple[float, ...] | None = None,
+    ) -> Settled:
         return cls(
             task_digest=task.digest,
             data={**task.digests, "channels": list(task.channels), "classes": list(task.classes)},
@@ -185,6 +208,7 @@ class Settled:
             max_cost=config.max_cost,
             budget=asdict(budget),
             deterministic=config.deterministic,
+            pilot_spacing=pilot_spacing,
         )
 
     def freeze(self, path: Path) -> None:
@@ -215,6 +239,11 @@ PARTS_OF_DATA = {
 }
 
 
+def read_begun(path: Path) -> dict[str, Any]:
+    """What a study was begun with, as its settings file says. Raises RequestError where that is damaged."""
+    return read_object(path, KEPT, _RESTORE)
+
+
 def check_stated(config: SearchConfig, path: Path) -> None:
     """The same check as far as the request itself tells, before hours of preparation. Raises RequestError."""
     if not path.exists():
@@ -222,7 +251,10 @@ def check_stated(config: SearchConfig, path: Path) -> None:
     stated = {
         **{name: getattr(config, name) for name in ("seed", "sampler", "pruner", "max_cost")},
         "task": {"dims": config.dims, "patch": config.patch},
-        "budget": {name: getattr(config, name) for name in ("steps", "batch_size", "width_factor", "selection_cases")},
+        "budget": {
+            **{name: getattr(config, name) for name in ("steps", "batch_size", "width_factor", "selection_cases")},
+            "recipe": {name: getattr(config, name) for name in ("learning_rate", "background_weight")},
+        },
     }
     _refuse_differences(path, _as_stored(stated), stated_only=True)
 
@@ -233,7 +265,7 @@ def _as_stored(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, mine: dict[str, Any], *, stated_only: bool = False) -> None:
-    theirs = read_object(path, KEPT, _RESTORE)
+    theirs = read_begun(path)
     differences = list(_differences(theirs, mine, stated_only=stated_only))
     if not stated_only and theirs["task_digest"] != mine["task_digest"] and not differences:
         differences = ["  data: other images, masks or another split than it was begun with"]

@@ -7,9 +7,8 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.pilot import Limits, Pilot, PilotJob, settle
 from unetx_evaluators.tasks.cache import read_json, usable
@@ -71,13 +70,12 @@ class PilotFile:
 
 
 def piloted(
-    task: Task, limits: Limits, executor_of: ExecutorOf, prepared_at: PreparedAt, console: Console
+    task: Task, budget: Budget, limits: Limits, executor_of: ExecutorOf, prepared_at: PreparedAt, console: Console
 ) -> Pilot:
-    """What the pilot of a task settles: found with the task, or run now.
+    """What the pilot of a task settles about a budget: found with the task, or run now.
 
     Raises PilotFailed when a whole round comes to nothing, and what executors raise.
     """
-    budget = default_budget(task)
     kept = PilotFile.of(task, budget, limits)
     pilot = kept.read()
     if pilot is None:
@@ -118,7 +116,9 @@ class _Pilot:
         """In the order of the jobs; those of one voxel size run together."""
         answers: dict[int, Evaluation] = {}
         for spacing in dict.fromkeys(job.spacing for job in jobs):
-            task = self._task if spacing in (None, self._task.spacing) else self._prepared_at(spacing)
+            task = self._task
+            if spacing is not None and spacing != task.alternatives[-1]:
+                task = self._prepared_at(spacing)
             architecture = Architecture(task.backbone(), PRESETS[PRESET].genome(len(task.strides)))
             numbered = {n: job for n, job in enumerate(jobs) if job.spacing == spacing}
             with self._executor_of(task) as executor:
@@ -180,8 +180,3 @@ def _why_failed(job: PilotJob, answer: Evaluation) -> str:
         f"the pilot's trainings of the U-Net all failed, so a search would only burn time; the one with {job.words} "
         f"ended as {answer.outcome}: {answer.reason}"
     )
-
-
-def facts(pilot: Pilot) -> dict[str, Any]:
-    """A pilot as plain facts for a table: one row a training."""
-    return pilot.to_json()

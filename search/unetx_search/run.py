@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.cache import using
 from unetx_search.best import save_best, whereabouts
 from unetx_search.book import Book, lease, new_run, open_book, showing_life, utc_now
-from unetx_search.config import SearchConfig, Settled, check_stated
+from unetx_search.config import SearchConfig, check_stated, read_begun
 from unetx_search.coordinator import Coordinator, Terms
 from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine
 from unetx_search.executors.slots import GpuProbe, Slot, nvidia_smi_probe
 from unetx_search.ground import Ground
-from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
+from unetx_search.preparing import keep_beside, no_empty_folders
 from unetx_search.progress import SEATS, SeatsFile, Standing, display
-from unetx_search.pruners import PRUNERS, with_rungs_for
+from unetx_search.pruners import PRUNERS
 from unetx_search.samplers.guard import Guard, SamplerOf
+from unetx_search.settling import Asked, asked
 from unetx_search.sharing.seats import seats_that_pay
 from unetx_space.design_space import DesignSpace
 from unetx_space.errors import RequestError
@@ -104,6 +104,14 @@ class Summary:
         return next((e for e in self.evaluations if e.origin.removesuffix(", adapted") == f"preset {name}"), None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What takes the place of the trainer and of the data in tests."""
+
+    evaluator: Evaluator | None
+    source: Source | None
+
+
 def search(
     config: SearchConfig,
     *,
@@ -129,42 +137,37 @@ def search(
         with no_empty_folders(config.cache_folder), full_disk_explained(config.folder):
             # A study that has begun is looked at before it is claimed, so that a refusal leaves no trace in it.
             has_begun = (config.folder / SETTINGS).exists()
-            asked = _agreed(config, place, slots, console, source) if has_begun else None
+            given = _Given(evaluator, source)
+            found = _agreed(config, place, engine, slots, console, given) if has_begun else None
             run = new_run(place.study or config.study_name, n_trials=config.trials, n_slots=len(slots))
             with _claimed(place, replace(run, started_at=began_at), console) as claim:
                 with _settling(claim):
-                    asked = asked or _asked(config, slots, console, source)
-                    asked.settled.freeze(config.folder / SETTINGS)
-                    keep_beside(config.folder, asked.task)
-                return _search(config, claim, asked, engine, slots, console, evaluator)
+                    found = found or _asked(config, engine, slots, console, given)
+                    found.settled.freeze(config.folder / SETTINGS)
+                    keep_beside(config.folder, found.task)
+                return _search(config, claim, found, engine, slots, console, evaluator)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request comes to, once its data are prepared."""
+def _asked(config: SearchConfig, engine: Engine, slots: Sequence[Slot], console: Console, given: _Given) -> Asked:
+    """What the request comes to; where the study has begun, by what it was begun with."""
 
-    task: Task
-    space: DesignSpace
-    budget: Budget
-    settled: Settled
+    def executor_of(task: Task) -> Executor:
+        return engine.executor(given.evaluator or _evaluator(replace(config, diagnosis=False), slots), task, slots)
 
-
-def _asked(config: SearchConfig, slots: Sequence[Slot], console: Console, source: Source | None) -> Asked:
-    options = config.task_options(slots[0].device)
-    task = prepared_task(config.folder, source or _source(config, console), config.cache_folder, options, console)
-    space, budget = config.design_space(len(task.strides)), settle_budget(config, task)
-    return Asked(task, space, budget, Settled.of(config, task, space, budget))
+    settings = config.folder / SETTINGS
+    begun = read_begun(settings) if settings.exists() else None
+    return asked(config, given.source or _source(config, console), slots[0].device, executor_of, console, begun)
 
 
 def _agreed(
-    config: SearchConfig, place: Place, slots: Sequence[Slot], console: Console, source: Source | None
+    config: SearchConfig, place: Place, engine: Engine, slots: Sequence[Slot], console: Console, given: _Given
 ) -> Asked:
     """The same where a study has begun; RequestError, and nothing is written, when it is at work or was otherwise."""
     with open_store(place.url, create=False, read_only=True) as store:
         Ledger(store, place.study or config.study_name).check_free(utc_now())
-    asked = _asked(config, slots, console, source)
-    asked.settled.check(config.folder / SETTINGS)
-    return asked
+    found = _asked(config, engine, slots, console, given)
+    found.settled.check(config.folder / SETTINGS)
+    return found
 
 
 def _tell_of(place: Place, asked_for: str, console: Console) -> None:
@@ -179,13 +182,13 @@ def _tell_of(place: Place, asked_for: str, console: Console) -> None:
 def _search(
     config: SearchConfig,
     claim: Claim,
-    asked: Asked,
+    found: Asked,
     engine: Engine,
     slots: Sequence[Slot],
     console: Console,
     evaluator: Evaluator | None,
 ) -> Summary:
-    task, space, budget = asked.task, asked.space, asked.budget
+    task, space, budget = found.task, found.space, found.budget
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = PRUNERS[config.pruner](budget)
     with using(task), open_book(claim.store, claim.run, pruner=pruner, identity=claim.place.id) as book:
@@ -237,20 +240,6 @@ def _check_torch(slots: Sequence[Slot]) -> None:
             f"{len(slots)} GPU worker(s) were asked for, but the installed torch {version('torch')} was built for CPUs "
             "only; install a CUDA build of torch, or use --gpus 0 for CPU workers"
         )
-
-
-def settle_budget(config: SearchConfig, task: Task) -> Budget:
-    """The task's default budget with what the user set; new ``steps`` move the rungs along."""
-    budget = default_budget(task)
-    if config.steps is not None:
-        rungs = {max(1, round(rung * config.steps / budget.steps)) for rung in budget.rungs}
-        budget = replace(budget, steps=config.steps, rungs=tuple(sorted(rungs)))
-    return replace(
-        with_rungs_for(config.pruner, budget),
-        batch_size=config.batch_size or budget.batch_size,
-        width_factor=config.width_factor or budget.width_factor,
-        selection_cases=config.selection_cases or budget.selection_cases,
-    )
 
 
 @dataclass(slots=True)

@@ -17,7 +17,9 @@ if __name__ == "__main__":
     out, trials, seconds_per_step = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     study = sys.argv[4] if len(sys.argv) > 4 else "s"
     storage = sys.argv[5] if len(sys.argv) > 5 else None
-    config = SearchConfig(trials=trials, gpus=0, out=out, study=study, storage=storage, steps=12, cpu_workers=2)
+    config = SearchConfig(
+        trials=trials, gpus=0, out=out, study=study, storage=storage, steps=12, cpu_workers=2, pilot=False
+    )
     found = search(
         config,
         console=Console(stderr=True),

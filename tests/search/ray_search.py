@@ -17,7 +17,15 @@ if __name__ == "__main__":
     out, trials, seconds_per_step, address = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     acts = {0: Misdeed(sys.argv[5])} if len(sys.argv) > 5 else {}
     config = SearchConfig(
-        trials=trials, gpus=0, out=out, study="s", steps=12, cpu_workers=2, engine="ray", ray_address=address
+        trials=trials,
+        gpus=0,
+        out=out,
+        study="s",
+        steps=12,
+        cpu_workers=2,
+        pilot=False,
+        engine="ray",
+        ray_address=address,
     )
     found = search(
         config,

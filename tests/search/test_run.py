@@ -21,7 +21,8 @@ from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.tasks import DemoSource
 from unetx_search.config import SearchConfig
 from unetx_search.executors.slots import Gpu
-from unetx_search.run import Summary, search, settle_budget
+from unetx_search.run import Summary, search
+from unetx_search.settling import unpiloted_budget
 from unetx_space import load
 from unetx_space.errors import RequestError
 from unetx_studies.store import Records, open_store, study_url
@@ -32,7 +33,7 @@ SOURCE = DemoSource(n_cases=6)
 
 
 def run(out: Path, *, evaluator: FakeEvaluator | None = None, **changes: Any) -> Summary:
-    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "study": "s", **changes}
+    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "pilot": False, "study": "s", **changes}
     return search(
         SearchConfig(out=out, **settings),
         console=Console(stderr=True, file=open(os.devnull, "w")),  # noqa: PTH123
@@ -220,7 +221,7 @@ def n_started(folder: Path) -> int:
 def test_steps_move_the_rungs_along() -> None:
     from executor_helpers import TASK
 
-    assert settle_budget(SearchConfig(), TASK).rungs[-1] == settle_budget(SearchConfig(), TASK).steps
-    budget: Budget = settle_budget(SearchConfig(steps=2, batch_size=3, width_factor=0.5, selection_cases=1), TASK)
+    assert unpiloted_budget(SearchConfig(), TASK).rungs[-1] == unpiloted_budget(SearchConfig(), TASK).steps
+    budget: Budget = unpiloted_budget(SearchConfig(steps=2, batch_size=3, width_factor=0.5, selection_cases=1), TASK)
     assert (budget.steps, budget.rungs[-1]) == (2, 2)
     assert (budget.batch_size, budget.width_factor, budget.selection_cases) == (3, 0.5, 1)

@@ -28,7 +28,14 @@ DEADLINE_S = 120.0
 
 
 def run(out: Path, source: Source, **changes: Any) -> Summary:
-    settings: dict[str, Any] = {"trials": 1, "gpus": 0, "cpu_workers": 1, "steps": 4, "study": "s", **changes}
+    settings: dict[str, Any] = {
+        "trials": 1,
+        "gpus": 0,
+        "cpu_workers": 1,
+        "steps": 4,
+        "pilot": False,
+        "study": "s",
+    } | changes
     return search(
         SearchConfig(out=out, **settings),
         console=Console(stderr=True, quiet=True),

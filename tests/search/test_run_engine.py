@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(sys.platform == "win3
 
 
 def run(out: Path, *, evaluator: FakeEvaluator | None = None, **changes: Any) -> Summary:
-    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "study": "s", **changes}
+    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "pilot": False, "study": "s", **changes}
     return search(
         SearchConfig(out=out, **settings),
         console=Console(stderr=True, quiet=True),
@@ -100,7 +100,7 @@ from unetx_search.run import search
 
 if __name__ == "__main__":
     found = search(
-        SearchConfig(trials=4, gpus=0, out=Path(sys.argv[1]), study="s", steps=12, cpu_workers=2),
+        SearchConfig(trials=4, gpus=0, out=Path(sys.argv[1]), study="s", steps=12, cpu_workers=2, pilot=False),
         console=Console(stderr=True),
         evaluator=FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C}),
         source=DemoSource(n_cases=6),

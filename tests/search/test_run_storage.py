@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def run(out: Path, storage: str | None = None, *, console: Console | None = None, **changes: Any) -> Summary:
-    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "study": "s", **changes}
+    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "pilot": False, "study": "s", **changes}
     return search(
         SearchConfig(out=out, storage=storage, **settings),
         console=console or Console(stderr=True, quiet=True),

@@ -1,0 +1,105 @@
+"""From a request to what a study is begun with: its data, how they are trained on, and the design space.
+
+A study that has begun keeps what it was begun with. For a new one the dataset's pilot decides what the user left open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from unetx_evaluators.budgets import default_budget
+from unetx_evaluators.evaluation import Budget
+from unetx_evaluators.pilot import BACKGROUND_WEIGHTS, LEARNING_RATES, Limits, Pilot, with_steps
+from unetx_search.config import SearchConfig, Settled
+from unetx_search.piloting import ExecutorOf, piloted
+from unetx_search.preparing import prepared_task
+from unetx_search.pruners import with_rungs_for
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unetx_evaluators.tasks import Source, Task
+    from unetx_evaluators.tasks.options import Machine
+    from unetx_space.design_space import DesignSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request comes to, once its data are prepared and its training is settled."""
+
+    task: Task
+    space: DesignSpace
+    budget: Budget
+    settled: Settled
+    pilot: Pilot | None = None
+    """None where a study goes on, or nothing was left to a pilot."""
+
+
+def asked(
+    config: SearchConfig,
+    source: Source,
+    machine: Machine,
+    executor_of: ExecutorOf,
+    console: Console,
+    begun: Mapping[str, Any] | None = None,
+) -> Asked:
+    """Prepare the data and settle the training; ``begun`` is what the study was begun with, as its settings file says.
+
+    ``executor_of`` opens an executor of the search's workers on a task, for the pilot.
+    """
+
+    def prepared(spacing: tuple[float, ...] | None) -> Task:
+        options = config.task_options(machine)
+        options = options if spacing is None else replace(options, spacing=spacing)
+        return prepared_task(config.folder, source, config.cache_folder, options, console)
+
+    pilot = None
+    if begun is not None:
+        voxels = None if config.spacing is not None else begun.get("pilot_spacing")
+        spacing = None if voxels is None else tuple(voxels)
+        task, budget = prepared(spacing), Budget.from_json(begun["budget"])
+    else:
+        task = prepared(None)
+        budget, limits = unpiloted_budget(config, task), pilot_limits(config, task)
+        if config.pilot and limits.leave_questions:
+            pilot = piloted(task, budget, limits, executor_of, prepared, console)
+            budget = pilot.budget
+        spacing = None if pilot is None or pilot.spacing in (None, *task.alternatives[-1:]) else pilot.spacing
+        task = task if spacing is None else prepared(spacing)
+        budget = with_rungs_for(config.pruner, budget)
+    if pilot is not None:
+        told = {name: {"value": None, "reason": reason} for name, reason in pilot.reasons.items()}
+        task = replace(task, choices={**task.choices, **told})
+    space = config.design_space(len(task.strides))
+    return Asked(task, space, budget, Settled.of(config, task, space, budget, pilot_spacing=spacing), pilot)
+
+
+def unpiloted_budget(config: SearchConfig, task: Task) -> Budget:
+    """The task's default budget with what the user set; new ``steps`` move the rungs along."""
+    budget = default_budget(task)
+    recipe = replace(
+        budget.recipe,
+        learning_rate=config.learning_rate or budget.recipe.learning_rate,
+        background_weight=config.background_weight or budget.recipe.background_weight,
+    )
+    return replace(
+        with_steps(budget, config.steps or budget.steps),
+        batch_size=config.batch_size or budget.batch_size,
+        width_factor=config.width_factor or budget.width_factor,
+        selection_cases=config.selection_cases or budget.selection_cases,
+        recipe=recipe,
+    )
+
+
+def pilot_limits(config: SearchConfig, task: Task) -> Limits:
+    """What the user has left for a pilot to settle."""
+    return Limits(
+        max_steps=task.max_steps or default_budget(task).steps,
+        min_gain=config.pilot_gain,
+        learning_rates=LEARNING_RATES if config.learning_rate is None else (config.learning_rate,),
+        background_weights=BACKGROUND_WEIGHTS if config.background_weight is None else (config.background_weight,),
+        alternatives=task.alternatives,
+        steps=config.steps,
+    )
