@@ -83,7 +83,9 @@ def _of_mask(mask: Mask, spacing: tuple[float, ...], slice_axis: int | None) -> 
 
 def _fullest_part(mask: Mask) -> Mask:
     """At most ``MAX_VOXELS`` of it, and a voxel of outside wherever nothing is cut away."""
-    share = min(1.0, (MAX_VOXELS / mask.size) ** (1 / mask.ndim))
+    if mask.size <= MAX_VOXELS:
+        return np.pad(mask, 1)
+    share = (MAX_VOXELS / mask.size) ** (1 / mask.ndim)
     for axis, n in enumerate(mask.shape):
         length = max(1, round(n * share))
         along = np.moveaxis(mask, axis, 0)
