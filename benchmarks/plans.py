@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 
 from unetx_evaluators import budgets, device
+from unetx_evaluators.tasks.field_of_view import with_field_of_view
 from unetx_evaluators.tasks.fingerprint import CaseFacts, fingerprint, survey
 from unetx_evaluators.tasks.options import Machine, TaskOptions
 from unetx_evaluators.tasks.planning import LOSS_MACS, MACS_PER_SECOND, NetworkPlan, plan
@@ -34,7 +35,7 @@ from unetx_evaluators.tasks.preprocessing import Preparation, choose_preparation
 from unetx_evaluators.tasks.sources import Source, open_source
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.recipe import Recipe
-from unetx_evaluators.training.step import TrainingStep
+from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone
 from unetx_space.cost import cost
@@ -105,6 +106,7 @@ def _compare(
         ("levels", len(theirs["strides"]), *(len(network.strides) for _, network in (gpu, cpu))),
         ("total stride", _total(theirs["strides"]), *(_total(network.strides) for _, network in (gpu, cpu))),
         ("widest", max(theirs["widths"]), *(max(network.widths) for _, network in (gpu, cpu))),
+        ("image's share", "", *(f"{network.share:.0%}" for _, network in (gpu, cpu))),
         ("memory, GiB", "at most 8", *(f"{network.memory_gib:.2f}" for _, network in (gpu, cpu))),
         ("proxy, s", "", *(f"{network.seconds:.1f}" for _, network in (gpu, cpu))),
     ]
@@ -117,7 +119,8 @@ def _ours(
 ) -> tuple[Preparation, NetworkPlan]:
     options = TaskOptions(dims=dims, machine=machine)
     seen = fingerprint(facts)
-    preparation = choose_preparation(seen, source.dims, source.channels, options)
+    as_found = choose_preparation(seen, source.dims, source.channels, options)
+    preparation = with_field_of_view(seen, as_found, len(source.channels), source.classes, options)
     return preparation, plan(seen, preparation, len(source.channels), len(source.classes), options)
 
 
@@ -177,7 +180,7 @@ def _trained(architecture: Architecture, patch: tuple[int, ...], n_steps: int) -
     profile = device.trusted(device.profile("cpu"), architecture.backbone.sizes(patch))
     with device.tuned(profile, 1):
         network = architecture.build(seed=0).to(memory_format=device.memory_format(dims))  # type: ignore[call-overload]
-        step = TrainingStep(network, Recipe(), profile)
+        step = EagerStep(network, Recipe(), profile)
         labels = torch.randint(0, n_classes, (budgets.BATCH_SIZE[dims], *patch), dtype=torch.uint8)
         batch = Batch(torch.randn(len(labels), 1, *patch), labels)
         memory = device.PeakMemory(profile.device)

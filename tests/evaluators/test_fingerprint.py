@@ -49,6 +49,28 @@ def test_the_facts_count_classes_and_bound_intensities() -> None:
     assert (facts.shape, facts.spacing) == ((8, 9, 10), (1.0, 1.0, 2.0))
 
 
+def test_thickness_is_in_mm_and_in_slices_on_request() -> None:
+    case = RawCase(np.ones((1, 40, 40, 12), np.float32), np.zeros((40, 40, 12), np.uint8), (1.0, 1.0, 3.0))
+    case.label[10:30, 10:30, 5:7] = 1  # two slices of 20 x 20
+    (_, flat), (_, wide) = survey(case, "a", 2).thickness, survey(case, "a", 2, in_slices=True).thickness
+    assert flat is not None
+    assert wide is not None
+    assert flat.typical < 4 * 3 < wide.typical
+    alone = survey(RawCase(case.image[..., 5], case.label[..., 5], (1.0, 1.0)), "a", 2).thickness[1]
+    assert alone is not None
+    assert wide.typical == pytest.approx(alone.typical)
+
+
+def test_the_fingerprint_knows_the_thickness_over_the_cases_that_show_a_class() -> None:
+    cases = [_facts((200, 200), (1, 1), width, 200 * width) for width in (4, 6, 20)]
+    seen = fingerprint([*cases, _facts((200, 200), (1, 1), 1, 0)])
+    background, slab, absent = seen.thickness
+    assert (background, absent) == (None, None)
+    assert slab is not None
+    assert slab.typical == pytest.approx(6, rel=0.05)  # the median of 4, 6, 20
+    assert slab.finest == pytest.approx(4.4, rel=0.05)  # their tenth percentile
+
+
 def test_intensities_are_those_of_the_foreground_alone() -> None:
     case = _case()
     case.image[0, case.label == 1] = (1, 2, 3, 4)

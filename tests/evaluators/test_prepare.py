@@ -139,8 +139,58 @@ def test_what_changes_the_arrays_gets_a_folder_of_its_own_and_what_does_not_shar
         (SOURCE, TaskOptions(pseudonyms=True)),
     ):
         assert prepare(source, tmp_path, options).folder != first.folder
-    for options in (TaskOptions(patch=(16, 16)), TaskOptions(base_width=16), TaskOptions(no_images=True)):
-        assert prepare(SOURCE, tmp_path, options).folder == first.folder
+    assert prepare(SOURCE, tmp_path, TaskOptions(no_images=True)).folder == first.folder
+
+
+TARGETS = [TaskOptions(seconds=20.0), TaskOptions(memory_gib=4.0), TaskOptions(levels=2), TaskOptions(base_width=16)]
+
+
+@pytest.mark.parametrize("options", [*TARGETS, TaskOptions(machine="cuda")])
+def test_what_a_plan_depends_on_changes_the_folder_unless_the_user_sets_the_spacing(
+    tmp_path: Path, options: TaskOptions
+) -> None:
+    assert prepare(SOURCE, tmp_path, OPTIONS).folder != prepare(SOURCE, tmp_path, options).folder
+    set_by_hand = [replace(asked, spacing=(1.0, 1.0)) for asked in (OPTIONS, options)]
+    here, there = (prepare(SOURCE, tmp_path, asked).folder for asked in set_by_hand)
+    assert here == there
+
+
+def test_patches_that_the_user_sets_share_a_folder(tmp_path: Path) -> None:
+    small, smaller = (prepare(SOURCE, tmp_path, TaskOptions(patch=(n, n), seconds=n)).folder for n in (16, 12))
+    assert small == smaller
+
+
+class Enlarged(PaintedSource):
+    """Every voxel is four by four, so that the squares are 24 and 20 wide."""
+
+    def read(self, name: str) -> RawCase:
+        case = super().read(name)
+        image, label = case.image.repeat(4, axis=-1), case.label.repeat(4, axis=-1)
+        return RawCase(image.repeat(4, axis=-2), label.repeat(4, axis=-2), case.spacing)
+
+
+def test_large_images_get_coarser_voxels_and_are_scored_on_their_own(tmp_path: Path) -> None:
+    source, options = Enlarged(), TaskOptions(seconds=2.0)
+    task = prepare(source, tmp_path, options)
+    assert task.spacing[0] == task.spacing[1] > 1
+    assert "coarser than 1x1 mm" in task.choices["spacing"]["reason"]
+    assert "alternatives" not in task.choices
+    assert task.originals == dict.fromkeys((*task.splits.selection, *task.splits.held_out), (1.0, 1.0))
+    for name in task.originals:
+        np.testing.assert_array_equal(task.original_label(name), source.read(name).label)
+    found = examine(source, options)
+    assert (found.choices, found.plan and found.plan.share >= 0.25) == (task.choices, True)
+
+
+def test_where_only_training_can_decide_the_choices_tell_both_spacings(tmp_path: Path) -> None:
+    options = TaskOptions(seconds=0.2)
+    task = prepare(Enlarged(), tmp_path, options)
+    fine, coarse = task.choices["alternatives"]["value"]
+    assert (fine, coarse) == ((1.0, 1.0), task.spacing)
+    found = examine(Enlarged(), options)
+    assert found.plan is not None
+    assert found.plan.alternatives == (fine, coarse)
+    assert prepare(Enlarged(), tmp_path, replace(options, spacing=coarse)).spacing == coarse
 
 
 def test_the_digest_is_that_of_what_a_network_sees(tmp_path: Path) -> None:

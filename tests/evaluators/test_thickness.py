@@ -18,7 +18,7 @@ def _of(label: Label, *spacing: float, slice_axis: int | None = None) -> Thickne
 def _ball(diameter: float, shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Label:
     """In the middle; a disc in 2D. The diameter is in mm."""
     axes = np.meshgrid(*(mm * (np.arange(n) - n / 2) for n, mm in zip(shape, spacing, strict=False)), indexing="ij")
-    return (np.sqrt(np.sum(np.square(axes), axis=0)) < diameter / 2).astype(np.uint8)
+    return np.asarray(np.sqrt(np.sum(np.square(axes), axis=0)) < diameter / 2, np.uint8)
 
 
 @pytest.mark.parametrize("n", range(1, 10))
@@ -69,7 +69,7 @@ def test_the_typical_thickness_goes_by_voxels_the_finest_by_components() -> None
 
 
 def test_voxels_that_touch_at_a_corner_are_one_component() -> None:
-    diagonal = np.kron(np.eye(6, dtype=np.uint8), np.ones((4, 4), np.uint8))
+    diagonal = np.asarray(np.kron(np.eye(6), np.ones((4, 4))), np.uint8)
     assert _of(diagonal).finest == pytest.approx(_of(diagonal).typical)
 
 

@@ -37,6 +37,16 @@ def test_a_worker_that_sees_the_same_has_no_problem_and_its_word_arrives(tmp_pat
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+def test_original_label_maps_of_selection_cases_are_read_too(tmp_path: Path) -> None:
+    task = prepared(tmp_path / "task")
+    case = task.splits.selection[0]
+    (task.folder / "originals").mkdir()
+    (task.folder / "originals" / f"{case}.npy").write_bytes(b"voxels")
+    reach = Reach.of(replace(task, originals={case: (1.0, 1.0)}), tmp_path / "checkpoints")
+    assert len(reach.sizes) == 11
+    assert reach.problem(3, "node7") == ""
+
+
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     killed = Reach.of(TASK, tmp_path)
     assert killed.problem(0, "node7") == ""

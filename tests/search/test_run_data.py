@@ -52,7 +52,7 @@ def test_studies_of_one_dataset_share_what_is_prepared(tmp_path: Path) -> None:
     source = PaintedSource(reads=tmp_path / "reads")
     run(tmp_path / "runs", source)
     n_reads = len((tmp_path / "reads").read_text().splitlines())
-    run(tmp_path / "runs", source, study="other", seed=1, base_width=8)
+    run(tmp_path / "runs", source, study="other", seed=1)
     assert len((tmp_path / "reads").read_text().splitlines()) == n_reads
     assert len(cached(tmp_path / "runs" / ".cache")) == 1
 

@@ -2,10 +2,11 @@
 
 A patch that time and memory keep small shows a large object in parts only, and a network that never sees one whole
 learns it badly; with coarser voxels the same patch shows more. nnU-Net has its low-resolution configuration for that,
-beside the full one (Isensee et al., Nature Methods 18, 203-211, 2021). A search has one configuration, so this decides:
+beside the full one (Isensee et al., Nature Methods 18, 203-211, 2021; version 2). A search has one, so this decides:
 
 - the patch shows at least ``FIELD_OF_VIEW`` of the median image's voxels, or else voxels become coarser;
-- as in nnU-Net, the finest axes become coarser first, until they meet the next finest, and then together;
+- the finest axes become coarser first, until they meet the next finest, and then together (in nnU-Net the finer ones
+  first until they are within a factor of two of the coarsest, then all);
 - no further than the classes' thickness allows: thin structures keep their voxels.
 
 Where that allows too few, training has to decide between both spacings: they are the preparation's ``alternatives``.
@@ -25,13 +26,15 @@ from unetx_evaluators.tasks.planning import MIN_SIZE, median_prepared_shape, pla
 from unetx_evaluators.tasks.preprocessing import AS_IT_IS, Preparation, in_mm
 
 FIELD_OF_VIEW = 0.25
-"""Share of the median image's voxels below which a patch shows too little."""
+"""Share of the median image's voxels below which a patch shows too little; nnU-Net's."""
 FINEST_VOXELS = 2.0
 """Across the finest structures: with fewer they break into pieces."""
 TYPICAL_VOXELS = 5.0
-"""Across the typical structures of every class."""
+"""Across the typical structures of every class. A label map resampled to where structures are n voxels thick, and back,
+keeps a Dice of about 1 - 1/(4n), of slabs, discs and balls at random places alike (a test measures it): 0.95 with five.
+Nothing better comes of a network whose labels are brought back; probabilities, interpolated, lose less."""
 STEP = 1.03
-"""By which voxels are coarsened at a time, as in nnU-Net."""
+"""By which voxels are coarsened at a time; nnU-Net's."""
 WORTH_TRYING = 1.25
 """Times coarser that voxels must become to be taken where the share stays below ``FIELD_OF_VIEW`` all the same."""
 

@@ -2,7 +2,8 @@
 
 After nnU-Net's dataset fingerprint (Isensee et al., Nature Methods 18, 203-211, 2021; version 2): every case is cropped
 to its non-zero region, and intensities are those of the foreground. ``survey`` looks at one case while it is in memory;
-``fingerprint`` puts the training cases together. What follows is chosen in ``preprocessing`` and ``planning``.
+``fingerprint`` puts the training cases together. What follows is chosen in ``preprocessing``, ``planning`` and
+``field_of_view``.
 """
 
 from __future__ import annotations

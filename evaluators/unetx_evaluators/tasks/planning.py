@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +78,9 @@ SECONDS: Mapping[Machine, float] = {"cpu": 30.0, "cuda": 60.0}
 """For one proxy evaluation of the U-Net's training, when nobody says."""
 
 _WORKER: Mapping[Machine, str] = {"cpu": "one CPU core", "cuda": "a GPU"}
+
+_steps = lru_cache(maxsize=64)(make_plan)
+"""Hundreds of patches are weighed with the same strides."""
 
 Strides = tuple[tuple[int, ...], ...]
 
@@ -190,7 +194,7 @@ class _Sizing:
 
     def memory_gib(self, patch: tuple[int, ...], strides: Strides) -> float:
         """What training the full-size U-Net takes at the proxy's batch size."""
-        steps = make_plan(self._unet(strides))
+        steps = _steps(self._unet(strides))
         kept = plan_memory(steps, patch, bytes_per_value=BYTES_PER_VALUE)
         per_voxel = MAPS_IN_FLIGHT * steps.nodes[-1].c_fused * BYTES_PER_VALUE + BYTES_PER_CLASS * self.n_classes
         per_patch = kept + per_voxel * math.prod(patch)
@@ -200,7 +204,7 @@ class _Sizing:
     def seconds(self, patch: tuple[int, ...], strides: Strides) -> float:
         """What training the U-Net takes under the default budget."""
         unet = self._unet(strides)
-        proxy = make_plan(replace(unet, backbone=unet.backbone.scaled(budgets.WIDTH_FACTOR)))
+        proxy = _steps(replace(unet, backbone=unet.backbone.scaled(budgets.WIDTH_FACTOR)))
         n_patches = budgets.STEPS[self.dims] * budgets.BATCH_SIZE[self.dims]
         macs = plan_cost(proxy, patch).macs + LOSS_MACS * self.n_classes * math.prod(patch)
         return macs * n_patches / MACS_PER_SECOND[self.options.machine][self.dims]
@@ -245,8 +249,8 @@ class _Sizing:
     def _fits(self, patch: tuple[int, ...], strides: Strides) -> bool:
         if len(strides) < 2:
             return True  # no network at all; refused by whoever asked
-        within_memory = self.memory_gib(patch, strides) <= self.options.memory_gib
-        return within_memory and self.seconds(patch, strides) <= self.max_seconds
+        within_time = self.seconds(patch, strides) <= self.max_seconds  # told faster, and mostly what forbids
+        return within_time and self.memory_gib(patch, strides) <= self.options.memory_gib
 
     def padded(self, patch: Sequence[int]) -> tuple[tuple[int, ...], Strides]:
         """The next multiple of the total stride, and the strides."""
