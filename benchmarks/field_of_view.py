@@ -69,7 +69,7 @@ def _plans(
     start = process_time()
     after = with_field_of_view(seen, before, len(source.channels), source.classes, options)
     seconds = process_time() - start
-    print(f"  for {machine}, decided in {1e3 * seconds:.0f} ms{'; training has to decide' * bool(after.alternatives)}")
+    print(f"  for {machine}, decided in {1e3 * seconds:.0f} ms{'; a pilot can try others' * bool(after.alternatives)}")
     for when, preparation in (("before", before), ("after", after)):
         made = plan(seen, preparation, len(source.channels), len(source.classes), options)
         ceiling = ", ".join(f"{dice:.3f}" for dice in _ceiling(source, facts, preparation))

@@ -194,7 +194,7 @@ def test_what_was_chosen_by_rule_gives_its_numbers() -> None:
         ({"seconds": -1.0}, "seconds: needs a number above 0, got -1.0"),
         ({"seconds": math.nan}, "seconds: needs a number above 0, got nan"),
         ({"seconds": 0.001}, r"smallest patch with \d levels, .* wanted: 8 GiB and 0.001 s; allow more"),
-        ({"memory_gib": 0.01, "levels": 4}, r"smallest patch with 4 levels, .* takes about 0.09\d+ GiB"),
+        ({"memory_gib": 0.01, "levels": 4}, r"smallest patch with 4 levels, .* takes about 0.08\d+ GiB"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_the_way_out(options: dict[str, Any], text: str) -> None:

@@ -174,7 +174,7 @@ def test_large_images_get_coarser_voxels_and_are_scored_on_their_own(tmp_path: P
     task = prepare(source, tmp_path, options)
     assert task.spacing[0] == task.spacing[1] > 1
     assert "coarser than 1x1 mm" in task.choices["spacing"]["reason"]
-    assert "alternatives" not in task.choices
+    assert task.alternatives == ((1.0, 1.0), task.spacing)
     assert task.originals == dict.fromkeys((*task.splits.selection, *task.splits.held_out), (1.0, 1.0))
     for name in task.originals:
         np.testing.assert_array_equal(task.original_label(name), source.read(name).label)
@@ -185,11 +185,14 @@ def test_large_images_get_coarser_voxels_and_are_scored_on_their_own(tmp_path: P
 def test_where_only_training_can_decide_the_choices_tell_both_spacings(tmp_path: Path) -> None:
     options = TaskOptions(seconds=0.2)
     task = prepare(Enlarged(), tmp_path, options)
-    fine, coarse = task.choices["alternatives"]["value"]
-    assert (fine, coarse) == ((1.0, 1.0), task.spacing)
+    *others, planned = task.choices["alternatives"]["value"]
+    assert others
+    assert planned == task.spacing
+    assert task.alternatives == (*others, planned)
     found = examine(Enlarged(), options)
-    assert found.plan is not None
-    assert found.plan.alternatives == (fine, coarse)
+    assert found.basis is not None
+    assert found.basis.preparation.alternatives == task.alternatives
+    coarse = max(task.alternatives)
     assert prepare(Enlarged(), tmp_path, replace(options, spacing=coarse)).spacing == coarse
 
 

@@ -2,14 +2,15 @@
 
 A patch that time and memory keep small shows a large object in parts only, and a network that never sees one whole
 learns it badly; with coarser voxels the same patch shows more. nnU-Net has its low-resolution configuration for that,
-beside the full one (Isensee et al., Nature Methods 18, 203-211, 2021; version 2). A search has one, so this decides:
+beside the full one (Isensee et al., Nature Methods 18, 203-211, 2021). A search has one configuration, so this decides:
 
-- the patch shows at least ``FIELD_OF_VIEW`` of the median image's voxels, or else voxels become coarser;
-- the finest axes become coarser first, until they meet the next finest, and then together (in nnU-Net the finer ones
-  first until they are within a factor of two of the coarsest, then all);
-- no further than the classes' thickness allows: thin structures keep their voxels.
+- where the patch shows less than ``LEAST_VIEW`` of the median image, voxels become coarser until it shows
+  ``FIELD_OF_VIEW``, as far as the thickness of the classes' typical and finest structures allows;
+- as in nnU-Net, the finest axes become coarser first, until they meet the next finest, and then together;
+- where that thickness leaves the patch less than ``LEAST_VIEW``, both cannot be had, and voxels stay as they are.
 
-Where that allows too few, training has to decide between both spacings: they are the preparation's ``alternatives``.
+Other voxel sizes that training might prefer are the preparation's ``alternatives``, for a pilot to try: the original
+ones, those of ``FIELD_OF_VIEW``, and coarser ones that spare the finest structures alone.
 """
 
 from __future__ import annotations
@@ -25,24 +26,26 @@ from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.planning import MIN_SIZE, median_prepared_shape, plan
 from unetx_evaluators.tasks.preprocessing import AS_IT_IS, Preparation, in_mm
 
-FIELD_OF_VIEW = 0.25
-"""Share of the median image's voxels below which a patch shows too little; nnU-Net's."""
+FIELD_OF_VIEW = 0.75
+"""Share of the median image's voxels that a patch shows where voxels are coarsened. On two development sets Dice on the
+original voxels rose up to about this share (benchmarks/results/voxels.txt)."""
+LEAST_VIEW = 0.25
+"""Share below which the rules coarsen voxels by themselves; nnU-Net's bound for its low-resolution configuration."""
 FINEST_VOXELS = 2.0
 """Across the finest structures: with fewer they break into pieces."""
 TYPICAL_VOXELS = 5.0
-"""Across the typical structures of every class. A label map resampled to where structures are n voxels thick, and back,
-keeps a Dice of about 1 - 1/(4n), of slabs, discs and balls at random places alike (a test measures it): 0.95 with five.
-Nothing better comes of a network whose labels are brought back; probabilities, interpolated, lose less."""
+"""Across the typical structures of every class. A structure n voxels thick loses about 1 / (4 n) of its Dice by being
+resampled and back (a test measures it on slabs and discs): 0.05 here."""
 STEP = 1.03
 """By which voxels are coarsened at a time; nnU-Net's."""
 WORTH_TRYING = 1.25
-"""Times coarser that voxels must become to be taken where the share stays below ``FIELD_OF_VIEW`` all the same."""
+"""Times coarser that voxels must become to make a difference."""
 
 
 def with_field_of_view(
     fingerprint: Fingerprint, preparation: Preparation, n_channels: int, classes: Sequence[str], options: TaskOptions
 ) -> Preparation:
-    """The preparation, its voxels coarsened where the patch would show too little.
+    """The preparation, its voxels coarsened where the patch would show too little, with the alternatives to that.
 
     As it is where the user has set spacing or patch, and where no network fits, which ``plan`` refuses with its reason.
     """
@@ -52,31 +55,42 @@ def with_field_of_view(
     before = view.share(view.finest)
     if before is None or before >= FIELD_OF_VIEW:
         return preparation
-    limit, harm = coarsest_voxel(fingerprint, classes)
-    tried = view.voxels_up_to(limit)
-    needed = bisect_left(tried, True, key=view.is_enough)
-    if needed < len(tried):
-        now = view.share(tried[needed])
-        if now is not None:
-            return _coarsened(preparation, view.spacing(tried[needed]), before, now)
-        harm = "leave fewer voxels than the network's levels need"
-    coarsest = tried[needed - 1] if needed else view.finest
-    if coarsest < WORTH_TRYING * view.finest:
-        return _kept(preparation, before, harm)
-    return _doubtful(preparation, view.spacing(coarsest), before, view.share(coarsest) or before, harm)
+    finest_only, both = (coarsest_voxel(fingerprint, classes, typical=typical) for typical in (False, True))
+    careful, coarse = view.coarsened(both.mm), view.coarsened(finest_only.mm)
+    now = view.share(careful) or before
+    planned = careful if before < LEAST_VIEW <= now and careful >= WORTH_TRYING * view.finest else view.finest
+    sizes = [view.finest]
+    for mm in (careful, coarse):
+        if mm >= WORTH_TRYING * sizes[-1]:
+            sizes.append(mm)
+    others = [view.spacing(mm) for mm in sizes if mm != planned]
+    chosen = replace(preparation, spacing=view.spacing(planned))
+    harm = both.harm if careful >= both.mm else "leave fewer voxels than the network's levels need"
+    reasons = {**preparation.reasons, "spacing": _why(preparation, chosen, before, now, harm)}
+    if others:
+        reasons["alternatives"] = _why_alternatives([*others, chosen.spacing])
+        chosen = replace(chosen, alternatives=(*others, chosen.spacing))
+    return replace(chosen, reasons=reasons)
 
 
-def coarsest_voxel(fingerprint: Fingerprint, classes: Sequence[str]) -> tuple[float, str]:
-    """In mm, what the thickness of the classes allows, and in words what coarser voxels would do."""
-    limits = [(math.inf, "")]
+@dataclass(frozen=True, order=True, slots=True)
+class Limit:
+    """How coarse voxels may become."""
+
+    mm: float
+    harm: str
+    """What coarser ones would do, in words."""
+
+
+def coarsest_voxel(fingerprint: Fingerprint, classes: Sequence[str], *, typical: bool) -> Limit:
+    """What the thickness of the classes' finest structures allows, with ``typical`` that of the typical ones, too."""
+    limits = [Limit(math.inf, "")]
     for name, thickness in zip(classes, fingerprint.thickness, strict=True):
         if thickness is not None:
+            bounds = [("finest", thickness.finest, FINEST_VOXELS), ("typical", thickness.typical, TYPICAL_VOXELS)]
             limits += [
-                (mm / n, f"leave fewer than {n:g} across class {name!r} where it is {which}, {mm:.3g} mm")
-                for which, mm, n in (
-                    ("finest", thickness.finest, FINEST_VOXELS),
-                    ("typical", thickness.typical, TYPICAL_VOXELS),
-                )
+                Limit(mm / n, f"leave fewer than {n:g} across class {name!r} where it is {which}, {mm:.3g} mm")
+                for which, mm, n in bounds[: 2 if typical else 1]
             ]
     return min(limits)
 
@@ -116,6 +130,14 @@ class _View:
         share = self.share(mm)
         return share is None or share >= FIELD_OF_VIEW
 
+    def coarsened(self, limit: float) -> float:
+        """mm with which the patch shows ``FIELD_OF_VIEW``, or as much as the limit and the network's levels allow."""
+        tried = self.voxels_up_to(limit)
+        needed = bisect_left(tried, True, key=self.is_enough)
+        if needed < len(tried) and self.share(tried[needed]) is not None:
+            return tried[needed]
+        return tried[needed - 1] if needed else self.finest
+
     def voxels_up_to(self, limit: float) -> list[float]:
         """What is worth trying: steps up to the limit, and the limit; none beyond what a network can halve."""
         shape = median_prepared_shape(self.fingerprint, self.preparation)
@@ -127,37 +149,27 @@ class _View:
         return [*(self.finest * STEP**step for step in range(1, n_steps + 1)), limit]
 
 
-def _coarsened(preparation: Preparation, spacing: tuple[float, ...], before: float, now: float) -> Preparation:
-    why = preparation.reasons["spacing"].partition(": ")[2].replace(AS_IT_IS, "")
-    told = (
-        f"{in_mm(spacing)}: coarser than {in_mm(preparation.spacing)} ({why}), where a patch within the targets shows "
-        f"{_percent(before)} of the median image; with these voxels it shows {_percent(now)}"
+def _why(before: Preparation, chosen: Preparation, share_before: float, share_now: float, harm: str) -> str:
+    """The reason of the spacing that was chosen."""
+    shows = f"a patch within the targets shows {_percent(share_before)} of the median image"
+    if chosen.spacing != before.spacing:
+        why = before.reasons["spacing"].partition(": ")[2].replace(AS_IT_IS, "")
+        limit = f"; still coarser ones would {harm}" if share_now < FIELD_OF_VIEW else ""
+        return (
+            f"{in_mm(chosen.spacing)}: coarser than {in_mm(before.spacing)} ({why}), where {shows}; with these voxels "
+            f"it shows {_percent(share_now)}{limit}"
+        )
+    if share_before >= LEAST_VIEW:
+        return before.reasons["spacing"]
+    return (
+        f"{before.reasons['spacing']}; {shows}, less than the {_percent(LEAST_VIEW)} wanted, but voxels coarse enough "
+        f"for that would {harm}"
     )
-    return replace(preparation, spacing=spacing, reasons={**preparation.reasons, "spacing": told})
 
 
-def _kept(preparation: Preparation, share: float, harm: str) -> Preparation:
-    told = (
-        f"{preparation.reasons['spacing']}; the patch shows {_percent(share)} of the median image, less than the "
-        f"{_percent(FIELD_OF_VIEW)} wanted, but clearly coarser voxels would {harm}"
-    )
-    return replace(preparation, reasons={**preparation.reasons, "spacing": told})
-
-
-def _doubtful(
-    preparation: Preparation, spacing: tuple[float, ...], before: float, now: float, harm: str
-) -> Preparation:
-    coarser = _coarsened(preparation, spacing, before, now)
-    told = (
-        f"{coarser.reasons['spacing']}, less than the {_percent(FIELD_OF_VIEW)} wanted, but still coarser ones would "
-        f"{harm}"
-    )
-    choice = (
-        f"{in_mm(preparation.spacing)} or {in_mm(spacing)}: the first shows structures finer, the second more of an "
-        "image at once; which is better, only training with both tells"
-    )
-    reasons = {**coarser.reasons, "spacing": told, "alternatives": choice}
-    return replace(coarser, alternatives=(preparation.spacing, spacing), reasons=reasons)
+def _why_alternatives(sizes: Sequence[tuple[float, ...]]) -> str:
+    listed = ", ".join(in_mm(spacing) for spacing in sorted(sizes))
+    return f"{listed}: fine ones show structures finer, coarse ones more of an image at once; a pilot can try them all"
 
 
 def _percent(share: float) -> str:
