@@ -26,7 +26,10 @@ def measured_lines(evidence: Evidence) -> list[str]:
     """The spread of seeds and designs, the reliability of a score and the lead that counts, and what they rest on."""
     left_out = f"; {evidence.n_pruned} pruned, which have no final score, are left out" if evidence.n_pruned else ""
     evaluations = _counted(evidence.n_complete, "complete evaluation")
-    return [f"Measured on {evaluations} of {_counted(evidence.n_designs, 'design')}{left_out}:", *spread_lines(evidence)]
+    return [
+        f"Measured on {evaluations} of {_counted(evidence.n_designs, 'design')}{left_out}:",
+        *spread_lines(evidence),
+    ]
 
 
 def spread_lines(evidence: Evidence) -> list[str]:
@@ -36,8 +39,8 @@ def spread_lines(evidence: Evidence) -> list[str]:
     seeds, deviation, score = evidence.seeds, evidence.design_deviation, evidence.reliability
     if seeds is None:
         return [
-            "  seeds      not known: no design has different scores from two seeds, so nor is what a lead is worth",
-            f"             (a search of {REPEATED_FROM} trials or more evaluates U-Net twice for that)",
+            "  seeds      not known, and so nor is what a lead is worth: no design has different scores",
+            f"             from two seeds (a search of {REPEATED_FROM} trials or more evaluates U-Net twice for that)",
         ]
     lines = [
         f"  seeds      standard deviation {seeds.deviation:.4f} between seeds of one design "

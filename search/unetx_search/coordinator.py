@@ -416,8 +416,8 @@ class Coordinator:
 
     def _best_with(self, held: _Trial, evaluation: Evaluation) -> int:
         """The trial of the best design, as ``ranking`` has it, with this result."""
-        number = held.trial.number
-        if evaluation.outcome is Outcome.COMPLETE and evaluation.score is not None:
-            if number <= self._first.get(held.design, (0.0, number))[1]:
-                self._first[held.design] = (-evaluation.score, number)
+        number, score = held.trial.number, evaluation.score
+        is_first = number <= self._first.get(held.design, (0.0, number))[1]
+        if evaluation.outcome is Outcome.COMPLETE and score is not None and is_first:
+            self._first[held.design] = (-score, number)
         return min(self._first.values(), default=(0.0, -1))[1]

@@ -1,7 +1,7 @@
 """What scores can tell apart: how far seeds move them, how far designs do, and how large a lead must be to count.
 
 Numbers only; where they come from is told in ``evidence.py``. The model is the one-way layout with random effects
-(Searle, Casella and McCulloch, Variance Components, Wiley 1992, chapter 3), for k designs with n_i seeds each, N in all::
+(Searle, Casella and McCulloch, Variance Components, Wiley 1992, chapter 3): k designs with n_i seeds each, N in all::
 
     y_ij = mu + a_i + e_ij,    a_i ~ N(0, s_a^2) of the design,    e_ij ~ N(0, s_e^2) of the seed
 
@@ -108,21 +108,22 @@ def reliability(scores: Iterable[Scored]) -> Reliability | None:
     sum w_i (mean_i - weighted mean)^2 / (k - 1) / MSE follows F of k - 1 and N - k degrees of freedom, and falls with
     s_a / s_e; so its quantiles give the bounds.
     """
-    designs = _by_design(scores)
-    deviation, seeds = (of([score for design in designs for score in design]) for of in (design_deviation, seed_spread))
+    scores = list(scores)
+    designs, deviation, seeds = _by_design(scores), design_deviation(scores), seed_spread(scores)
     if deviation is None or seeds is None or seeds.deviation == 0.0:
         return None
-    k, sizes, df = len(designs), _sizes(designs), seeds.degrees_of_freedom
+    k, sizes, square = len(designs), _sizes(designs), seeds.deviation**2
 
     def ratio(share: float) -> float:
         weights = sizes * (1.0 - share) / (1.0 - share + sizes * share)
-        return _between(designs, weights) / (k - 1) / seeds.deviation**2
+        return _between(designs, weights) / (k - 1) / square
+
+    def bound(probability: float) -> float:
+        quantile = float(fdtri(k - 1, seeds.degrees_of_freedom, probability))
+        return _crossing(lambda share: quantile - ratio(share), 0.0, 1.0)
 
     tail = (1.0 - CONFIDENCE) / 2
-    low, high = (
-        _crossing(lambda share, at=fdtri(k - 1, df, p): at - ratio(share), 0.0, 1.0) for p in (1.0 - tail, tail)
-    )
-    return Reliability(deviation**2 / (deviation**2 + seeds.deviation**2), low, high)
+    return Reliability(deviation**2 / (deviation**2 + square), bound(1.0 - tail), bound(tail))
 
 
 def lead_of_two(seeds: SeedSpread) -> float:

@@ -50,20 +50,22 @@ def test_a_lead_beyond_what_noise_gives_the_best_of_so_many_counts() -> None:
 
 def test_one_seed_each_tells_a_lead_and_not_what_it_is_worth() -> None:
     found = evidence([e for e in STUDY if e.seed == 0])
-    assert found.seeds is found.reliability is found.lead_of_two is found.lead_of_best is found.is_gain is None
+    unknown = (found.seeds, found.design_deviation, found.reliability, found.lead_of_two, found.lead_of_best)
+    assert unknown == (None,) * 5
+    assert found.is_gain is None
     assert found.lead == pytest.approx(0.03)
 
 
 def test_two_seeds_of_the_very_same_score_measure_nothing() -> None:
     found = evidence([record(0, "u", 0.0, origin="preset u-net"), record(1, "u", 0.0, seed=1), record(2, "a", 0.1)])
-    assert found.seeds is found.lead_of_best is found.is_gain is None
+    assert (found.seeds, found.lead_of_best, found.is_gain) == (None, None, None)
 
 
 def test_before_anything_is_complete_nothing_is_known() -> None:
     for evaluations in ([], [record(0, "u", None, origin="preset u-net", outcome=None)]):
         found = evidence(evaluations)
         assert (found.n_complete, found.n_rivals) == (0, 0)
-        assert found.lead is found.seeds is None
+        assert (found.lead, found.seeds) == (None, None)
 
 
 def test_u_net_as_the_best_leads_by_less_than_nothing() -> None:

@@ -56,7 +56,7 @@ def test_few_repeats_leave_the_seeds_nearly_unknown(n_seeds: int, below: float, 
 
 def test_without_a_second_seed_nothing_is_known() -> None:
     single = scores((1,), (2,), (4,))
-    assert seed_spread(single) is design_deviation(single) is reliability(single) is None
+    assert (seed_spread(single), design_deviation(single), reliability(single)) == (None, None, None)
     assert design_deviation(scores((1, 2))) is None, "nor are designs, where there is one"
 
 
@@ -98,7 +98,7 @@ def test_the_interval_of_reliability_covers_as_it_says_with_one_pair_and_with_un
     for sizes in ((2, 1, 1, 1, 1, 1), (4, 2, 1, 3, 1)):
         hits, n_draws = 0, 300
         for _ in range(n_draws):
-            found = reliability(scores(*(rng.normal() + 0.8 * rng.normal(size=n) for n in sizes)))
+            found = reliability(scores(*((rng.normal() + 0.8 * rng.normal(size=n)).tolist() for n in sizes)))
             assert found is not None
             hits += found.low <= 1 / (1 + 0.8**2) <= found.high
         # Three standard errors of a share of 0.95 in 300 draws are 0.038.
