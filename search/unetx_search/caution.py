@@ -58,9 +58,9 @@ def spread_lines(evidence: Evidence) -> list[str]:
             f"  one score  reliability {score.share:.2f} (95 %: {score.low:.2f} to {score.high:.2f}): "
             "0 is noise alone, 1 no noise"
         )
-    lead = f"  a lead     counts from {evidence.lead_of_two:.4f} on between two designs"
+    lead = f"  a lead     counts above {_dice(evidence.lead_of_two)} between two designs"
     if evidence.lead_of_best is not None:
-        lead += f", from {evidence.lead_of_best:.4f} on for the best of {evidence.n_rivals} over U-Net"
+        lead += f", above {_dice(evidence.lead_of_best)} for the best of {evidence.n_rivals} over U-Net"
     return [*lines, lead]
 
 
@@ -77,7 +77,7 @@ def _verdict(evidence: Evidence) -> str:
             f"{begin}, on one seed each and on the cases that chose it. Seed noise is often as large: take it as a "
             "candidate, not as a proven gain."
         )
-    noise = f"noise alone puts the best of {evidence.n_rivals} equal designs ahead by up to {needed:.4f} (95 %)"
+    noise = f"noise alone puts the best of {evidence.n_rivals} equal designs ahead by up to {_dice(needed)} (95 %)"
     if not evidence.is_gain:
         return f"{begin}: no evidence of a gain, as {noise}. Take it as a candidate."
     return f"{begin}: more than noise, as {noise}. That is on the cases that chose it; new cases may tell otherwise."
@@ -86,6 +86,11 @@ def _verdict(evidence: Evidence) -> str:
 def evidence_facts(evidence: Evidence) -> dict[str, Any]:
     """The same for machines."""
     return {**asdict(evidence), "is_gain": evidence.is_gain}
+
+
+def _dice(lead: float | None) -> str:
+    """Dice ends at 1, whatever little knowledge of the noise would ask for."""
+    return f"{min(lead or 0.0, 1.0):.4f}"
 
 
 def _counted(n: int, what: str) -> str:

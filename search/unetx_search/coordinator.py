@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -418,6 +419,6 @@ class Coordinator:
         """The trial of the best design, as ``ranking`` has it, with this result."""
         number, score = held.trial.number, evaluation.score
         is_first = number <= self._first.get(held.design, (0.0, number))[1]
-        if evaluation.outcome is Outcome.COMPLETE and score is not None and is_first:
+        if evaluation.outcome is Outcome.COMPLETE and score is not None and isfinite(score) and is_first:
             self._first[held.design] = (-score, number)
         return min(self._first.values(), default=(0.0, -1))[1]

@@ -39,7 +39,7 @@ def test_all_that_was_measured_is_told_with_what_it_rests_on() -> None:
         "0.0031 between seeds of one design (95 %: 0.0018 to 0.0116)",
         "0.0049 between designs",
         "reliability 0.71 (95 %: 0.00 to 0.93)",
-        "from 0.0140 on between two designs, from 0.0187 on for the best of 10 over U-Net",
+        "a lead     counts above 0.0140 between two designs, above 0.0187 for the best of 10 over U-Net",
     ):
         assert fact in told
     assert "too few" not in told
@@ -53,6 +53,12 @@ def test_a_lead_below_the_one_that_counts_is_no_evidence_of_a_gain() -> None:
     told = words(MEASURED)
     assert "+0.0145 Dice from U-Net: no evidence of a gain" in told
     assert "noise alone puts the best of 10 equal designs ahead by up to 0.0187" in told
+
+
+def test_no_lead_is_asked_for_beyond_the_scale_of_dice() -> None:
+    told = words(replace(VAGUE, lead_of_two=1.08, lead_of_best=1.81))
+    assert "above 1.0000 between two designs, above 1.0000 for the best of 10" in told
+    assert "ahead by up to 1.0000" in told
 
 
 def test_a_lead_above_it_is_more_than_noise_on_these_cases() -> None:
