@@ -71,7 +71,7 @@ def seed_spread(scores: Iterable[Scored]) -> SeedSpread | None:
     """s_e, pooled within designs; None where no design has two seeds.
 
     s_e^2 = MSE = sum (y_ij - mean_i)^2 / (N - k), and (N - k) MSE / s_e^2 follows a chi-square distribution of N - k
-    degrees of freedom, which gives the interval (Searle et al. 1992, sections 3.5 and 3.6). With one pair of seeds it
+    degrees of freedom, which gives the interval (Searle et al. 1992, chapter 3). With one pair of seeds it
     reaches from 0.45 to 32 times the estimate.
     """
     designs = _by_design(scores)
@@ -88,7 +88,7 @@ def design_deviation(scores: Iterable[Scored]) -> float | None:
     """s_a, by the method of moments; None where seeds are unknown or there are fewer than two designs.
 
     s_a^2 = (MSA - MSE) / n_0 and no less than 0, with MSA = sum n_i (mean_i - mean)^2 / (k - 1) and
-    n_0 = (N - sum n_i^2 / N) / (k - 1) (Searle et al. 1992, section 3.6 on unbalanced data).
+    n_0 = (N - sum n_i^2 / N) / (k - 1) (Searle et al. 1992, chapter 3, on unbalanced data).
     """
     designs = _by_design(scores)
     k, sizes = len(designs), _sizes(designs)
@@ -96,7 +96,8 @@ def design_deviation(scores: Iterable[Scored]) -> float | None:
     if k < 2 or n == k:
         return None
     n_0 = (n - (sizes**2).sum() / n) / (k - 1)
-    return float(np.sqrt(max(0.0, _between(designs, sizes) / (k - 1) - _within(designs) / (n - k)) / n_0))
+    between, within = _between(_means(designs), sizes) / (k - 1), _within(designs) / (n - k)
+    return float(np.sqrt(max(0.0, between - within) / n_0))
 
 
 def reliability(scores: Iterable[Scored]) -> Reliability | None:
@@ -112,11 +113,11 @@ def reliability(scores: Iterable[Scored]) -> Reliability | None:
     designs, deviation, seeds = _by_design(scores), design_deviation(scores), seed_spread(scores)
     if deviation is None or seeds is None or seeds.deviation == 0.0:
         return None
-    k, sizes, square = len(designs), _sizes(designs), seeds.deviation**2
+    k, sizes, means, square = len(designs), _sizes(designs), _means(designs), seeds.deviation**2
 
     def ratio(share: float) -> float:
         weights = sizes * (1.0 - share) / (1.0 - share + sizes * share)
-        return _between(designs, weights) / (k - 1) / square
+        return _between(means, weights) / (k - 1) / square
 
     def bound(probability: float) -> float:
         quantile = float(fdtri(k - 1, seeds.degrees_of_freedom, probability))
@@ -129,7 +130,7 @@ def reliability(scores: Iterable[Scored]) -> Reliability | None:
 def lead_of_two(seeds: SeedSpread) -> float:
     """From where on a difference between two designs counts that were named beforehand, one seed each.
 
-    t(97.5 %, df) sqrt(2) s_e: Fisher's least significant difference (The Design of Experiments, 1935, section 24), and
+    t(97.5 %, df) sqrt(2) s_e: Fisher's least significant difference (The Design of Experiments, 1935), and
     with many degrees of freedom the repeatability limit 2.8 s of ISO 5725-6. Equal designs differ by more in one pair
     of twenty.
     """
@@ -186,17 +187,17 @@ def _sizes(designs: list[list[Scored]]) -> Vector:
     return np.array([len(design) for design in designs], dtype=np.float64)
 
 
-def _mean(design: list[Scored]) -> float:
-    return sum(one.score for one in design) / len(design)
+def _means(designs: list[list[Scored]]) -> Vector:
+    return np.array([sum(one.score for one in design) / len(design) for design in designs])
 
 
 def _within(designs: list[list[Scored]]) -> float:
     """Sum of squares around the designs' means."""
-    return sum((one.score - _mean(design)) ** 2 for design in designs for one in design)
+    means = _means(designs)
+    return float(sum((one.score - mean) ** 2 for design, mean in zip(designs, means, strict=True) for one in design))
 
 
-def _between(designs: list[list[Scored]], weights: Vector) -> float:
+def _between(means: Vector, weights: Vector) -> float:
     """Weighted sum of squares of the designs' means around their weighted mean; 0 without any weight."""
-    means = np.array([_mean(design) for design in designs])
     total = weights.sum()
     return float(weights @ (means - weights @ means / total) ** 2) if total > 0 else 0.0

@@ -12,6 +12,7 @@ from coordinator_helpers import GROUND, Bench
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
+from shuffled_executor import ShuffledExecutor
 
 from unetx_evaluators.evaluation import Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator
@@ -112,6 +113,16 @@ def test_a_second_seed_that_shines_makes_u_net_no_better(bench: Bench) -> None:
     assert summary.best.trial_number == bench.notes.bests[-1] != 2
     assert read_status(bench.folder).best == summary.best == bench.stored().best()
     assert summary_text(summary).count("preset u-net") == 1
+
+
+def test_a_second_seed_that_is_the_first_to_end_hands_its_place_to_the_first(bench: Bench) -> None:
+    bench.executor_of = lambda _: ShuffledExecutor(3, 0, Lucky())
+    bench.run(Lucky(), 10)
+    assert bench.notes.finished.index(2) < bench.notes.finished.index(0)
+    assert 2 in bench.notes.bests
+    best = bench.stored().best()
+    assert best is not None
+    assert best.trial_number == bench.notes.bests[-1] != 2
 
 
 def test_after_twenty_finished_trials_it_is_said_once_what_was_measured(bench: Bench) -> None:
