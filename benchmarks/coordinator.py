@@ -51,6 +51,7 @@ from unetx_search.pruners import PRUNERS
 from unetx_search.run import SAMPLERS
 from unetx_search.samplers.guard import Guard
 from unetx_space.design_space import DesignSpace
+from unetx_studies.evidence import Evidence
 from unetx_studies.processes import this_process
 from unetx_studies.store import OneWriterStorage, open_store, study_url
 from unetx_studies.store.server import parse_url, without_secrets
@@ -189,6 +190,7 @@ class Silent:
     def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None: ...
     def trial_lost(self, trial: int, reason: str) -> None: ...
     def trial_interrupted(self, trial: int) -> None: ...
+    def measured(self, evidence: Evidence) -> None: ...
 
 
 def instrument() -> None:

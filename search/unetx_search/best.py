@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def save_best(records: Records, study: optuna.Study, task: Task, folder: Path) -> None:
-    """Write ``best.json`` and ``best.svg`` for the best complete evaluation, when there is one."""
+    """Write ``best.json`` and ``best.svg`` for the best design, when there is one."""
     record = records.best()
     if record is None:
         return

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DEMO = "demo"
 FIRST_PRESETS = ("u-net", "no-skip")
 """What every search evaluates first: the reference, and what skips are worth at all."""
+REPEATED_FROM = 10
+"""Trials from which on a search evaluates the first of these with a second seed, too. One pair says little about the
+noise, and in a smaller search it would take more than a tenth of the work."""
 
 OfTheSpace = Annotated[str | list[str] | None, Parameter(group="Design space", negative=())]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from optuna.trial import Trial
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_search import ledger
-from unetx_search.config import FIRST_PRESETS
+from unetx_search.config import FIRST_PRESETS, REPEATED_FROM
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_search.orphans import end_orphans
 from unetx_search.samplers.guard import ORIGIN, Guard
@@ -28,6 +29,8 @@ from unetx_space.cost import cost
 from unetx_space.design_space import adapted
 from unetx_space.errors import UnetxError
 from unetx_space.presets import PRESETS
+from unetx_studies.evidence import evidence
+from unetx_studies.ranking import ADAPTED, PRESET, REPLICATE_OF, is_given, ranking
 from unetx_studies.store import DecisionRecord, JobRecord, again
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
 N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
+N_UNTIL_MEASURED = 20
+"""After so many finished trials of a study it is said what its scores can tell apart."""
 STOP_WITHIN = timedelta(seconds=20)
 """Then workers that did not answer are ended; a batch system kills everything after 30 s."""
 
@@ -73,6 +78,8 @@ class _Trial:
     trial: Trial
     job: JobRecord
     origin: str = ""
+    design: str = ""
+    """Its key, once it is known."""
     reported: set[int] = field(default_factory=set)
     """Steps of which Optuna has the score."""
 
@@ -118,8 +125,11 @@ class Coordinator:
         self.ran_out_of_time = False
         """The run ended because its time was up."""
         self._uses = Counter(record.key for record in book.records.evaluations())
-        best = book.records.best()
-        self._best_score = best.score if best is not None and best.score is not None else float("-inf")
+        self._n_finished = 0
+        """Of the study, by this run or an earlier one."""
+        self._first = {e.key: (-(e.score or 0.0), e.trial_number) for e in ranking(book.records.evaluations())}
+        """Score, negative, and trial of every design's first complete evaluation: the least is the best design's."""
+        self._best_trial = min(self._first.values(), default=(0.0, -1))[1]
 
     def is_new(self, genome: Genome) -> bool:
         """No trial of this study has evaluated, or is evaluating, an equal design."""
@@ -143,6 +153,7 @@ class Coordinator:
         """
         self._recover()
         self._enqueue_presets()
+        self._n_finished = len(self._book.records.evaluations(finished_only=True))
         while not self._stopping and not self._is_time_up():
             self._fill()
             if not self._running and not self._is_work_left():
@@ -203,19 +214,25 @@ class Coordinator:
     def _enqueue_presets(self) -> None:
         """Queue the presets that the study does not have yet, as far as its total allows.
 
-        In a narrowed space a preset is tried with the nearest choices there are, and called adapted.
+        In a narrowed space a preset is tried with the nearest choices there are, and called adapted. From a certain
+        total on the first, U-Net, is evaluated with a second seed, too: it tells what a seed is worth.
         """
         study, space = self._book.study, self._ground.space
-        known = {trial.user_attrs.get(ORIGIN) for trial in study.get_trials(deepcopy=False)}
-        queued: list[dict[str, Any]] = []
-        for name in FIRST_PRESETS[: self._terms.n_trials]:
+        given: dict[str, dict[str, Any]] = {}
+        for name in FIRST_PRESETS:
             genome = canonical(PRESETS[name].genome(self._ground.backbone.n_levels))
             params = adapted(space, genome)
             is_exact = canonical(space.from_params(params)) == canonical(genome)
-            origin = f"preset {name}" if is_exact else f"preset {name}, adapted"
-            if origin not in known and params not in queued:
-                self._book.write(partial(study.enqueue_trial, params, user_attrs={ORIGIN: origin}))
-            queued.append(params)
+            if params not in given.values():
+                given[f"{PRESET}{name}{'' if is_exact else ADAPTED}"] = params
+        if self._terms.n_trials >= REPEATED_FROM:
+            first = next(iter(given))
+            given[f"{REPLICATE_OF}{first}"] = given[first]
+        trials = study.get_trials(deepcopy=False)
+        known = {trial.user_attrs.get(ORIGIN) for trial in trials}
+        missing = [origin for origin in given if origin not in known]
+        for origin in missing[: max(0, self._terms.n_trials - len(trials))]:
+            self._book.write(partial(study.enqueue_trial, given[origin], user_attrs={ORIGIN: origin}))
 
     # From a free slot to a job.
 
@@ -247,7 +264,7 @@ class Coordinator:
         ready = book.write(partial(self._prepare, left), before_again=partial(self._renew, left))
         held, trial, architecture = ready.held, ready.held.trial, ready.architecture
         self._n_asked += left is None
-        self._uses[key(architecture)] += ready.is_recorded_now
+        self._uses[held.design] += ready.is_recorded_now
         self._running[trial.number] = held
         folder = self._terms.checkpoints
         checkpoint = folder / f"trial-{trial.number}" if folder is not None else None
@@ -261,7 +278,7 @@ class Coordinator:
         trial = held.trial
         with book.storage.seeing(self._horizon(trial.number)):
             architecture = ground.architecture(ground.space.suggest(trial))
-        held.origin = trial.user_attrs.get(ORIGIN, "sampler")
+        held.origin, held.design = trial.user_attrs.get(ORIGIN, "sampler"), key(architecture)
         earlier = book.records.evaluation(trial.number) if left else None
         n_finished = self._n_asked - len(self._running) - len(self._to_rerun) - (left is not None)
         seed = self._record(held, architecture, n_finished) if earlier is None else earlier.seed
@@ -283,7 +300,7 @@ class Coordinator:
 
     def _record(self, held: _Trial, architecture: Architecture, n_finished: int) -> int:
         """Begin the trial's record; the seed it is evaluated with."""
-        book, number, design = self._book, held.trial.number, key(architecture)
+        book, number, design = self._book, held.trial.number, held.design
         seed = self._ground.seed + self._uses[design]
         full = cost(architecture, self._ground.patch)
         now = book.clock()
@@ -348,19 +365,22 @@ class Coordinator:
         """The pruner's word. It is asked about presets, too, because the others are compared with them."""
         with self._book.storage.seeing(self._horizon(held.trial.number)):
             is_behind = held.trial.should_prune()
-        return is_behind and not held.origin.startswith("preset")
+        return is_behind and not is_given(held.origin)
 
     def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         held = self._running.pop(trial)
         self._write(held, lambda: self._finish(held, worker, evaluation))
         if self._terms.checkpoints is not None:
             (self._terms.checkpoints / f"trial-{trial}").unlink(missing_ok=True)
+        self._n_finished += 1
         self._n_finished_now += 1
         self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
-        is_best = self._is_best(evaluation)
-        if is_best:
-            again(lambda: self._on_best(trial))
-        self._reporter.trial_finished(trial, evaluation, is_best)
+        best_before, self._best_trial = self._best_trial, self._best_with(held, evaluation)
+        if self._best_trial != best_before:
+            again(lambda: self._on_best(self._best_trial))
+        self._reporter.trial_finished(trial, evaluation, self._best_trial == trial)
+        if self._n_finished == N_UNTIL_MEASURED:
+            self._reporter.measured(again(lambda: evidence(self._book.records.evaluations(finished_only=True))))
 
     def _finish(self, held: _Trial, worker: int, evaluation: Evaluation) -> None:
         self._book.finish(held.trial, evaluation, worker=worker, reported=held.reported)
@@ -395,10 +415,10 @@ class Coordinator:
         """How far the trial has come, for whoever asks and for the next run."""
         self._write(held, lambda: self._book.ledger.write(held.job))
 
-    def _is_best(self, evaluation: Evaluation) -> bool:
-        if evaluation.outcome is not Outcome.COMPLETE or evaluation.score is None:
-            return False
-        if evaluation.score <= self._best_score:
-            return False
-        self._best_score = evaluation.score
-        return True
+    def _best_with(self, held: _Trial, evaluation: Evaluation) -> int:
+        """The trial of the best design, as ``ranking`` has it, with this result."""
+        number, score = held.trial.number, evaluation.score
+        is_first = number <= self._first.get(held.design, (0.0, number))[1]
+        if evaluation.outcome is Outcome.COMPLETE and score is not None and isfinite(score) and is_first:
+            self._first[held.design] = (-score, number)
+        return min(self._first.values(), default=(0.0, -1))[1]

@@ -17,11 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
+from unetx_search.caution import measured_lines
 from unetx_search.reporter import Reporter
 from unetx_space.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from unetx_studies.evidence import Evidence
 
 SEATS = "seats.json"
 """In a study's folder: what the workers of the run in progress are doing."""
@@ -152,6 +155,9 @@ class LineReporter:
     def trial_interrupted(self, trial: int) -> None:
         self._leave(trial)
         self._console.print(f"trial {trial:>4}  interrupted; it will be run again under the same number")
+
+    def measured(self, evidence: Evidence) -> None:
+        self._console.print("\n".join(measured_lines(evidence)), soft_wrap=True, markup=False, highlight=False)
 
     def _seat(self, trial: int) -> Seat | None:
         return self.standing.seats.get(self._seat_of.get(trial, -1))

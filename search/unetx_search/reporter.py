@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint, Evaluation
+    from unetx_studies.evidence import Evidence
 
 
 class Reporter(Protocol):
@@ -28,3 +29,6 @@ class Reporter(Protocol):
 
     def trial_interrupted(self, trial: int) -> None:
         """It was left without a result and will be run again."""
+
+    def measured(self, evidence: Evidence) -> None:
+        """Enough trials have finished to say what their scores can tell apart; comes once a study."""

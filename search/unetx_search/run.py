@@ -34,6 +34,7 @@ from unetx_search.sharing.seats import seats_that_pay
 from unetx_space.design_space import DesignSpace
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import attach_drawing
+from unetx_studies.ranking import preset_key, ranking
 from unetx_studies.store import (
     DATABASE,
     Ledger,
@@ -90,18 +91,18 @@ class Summary:
 
     @property
     def best(self) -> EvaluationRecord | None:
-        """The complete evaluation of the highest score; the earliest of equals."""
+        """The first of the ranking."""
         return next(iter(self.ranking), None)
 
     @property
     def ranking(self) -> tuple[EvaluationRecord, ...]:
-        """Complete evaluations, best first."""
-        complete = [e for e in self.evaluations if e.outcome == "complete" and e.score is not None]
-        return tuple(sorted(complete, key=lambda e: (-(e.score or 0.0), e.trial_number)))
+        """Every design once, by its first complete evaluation, best first."""
+        return ranking(self.evaluations)
 
     def preset(self, name: str) -> EvaluationRecord | None:
-        """The evaluation of a preset, where it is finished."""
-        return next((e for e in self.evaluations if e.origin.removesuffix(", adapted") == f"preset {name}"), None)
+        """The evaluation by which a preset is ranked, where it is complete."""
+        key = preset_key(self.evaluations, name)
+        return next((e for e in self.ranking if e.key == key), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,12 @@ from pathlib import Path
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
+from unetx_search.caution import evidence_facts, spread_lines
 from unetx_search.progress import SEATS, Seat, SeatsFile, duration
 from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
 from unetx_space.errors import RequestError
+from unetx_studies.evidence import evidence
+from unetx_studies.ranking import ranking
 from unetx_studies.store import (
     DecisionRecord,
     EvaluationRecord,
@@ -64,9 +67,8 @@ class Status:
 
     @property
     def best(self) -> EvaluationRecord | None:
-        """The complete evaluation of the highest score, the earliest of equals."""
-        complete = [e for e in self.evaluations if e.outcome == "complete" and e.score is not None]
-        return min(complete, key=lambda e: (-(e.score or 0.0), e.trial_number), default=None)
+        """The first of the ranking."""
+        return next(iter(ranking(self.evaluations)), None)
 
     def state(self) -> str:
         """One sentence."""
@@ -134,6 +136,7 @@ def status_text(status: Status) -> str:
     ]
     if status.best is not None:
         lines.append(f"  best       Dice {status.best.score:.4f} (trial {status.best.trial_number})")
+    lines += spread_lines(evidence(status.evaluations))
     lines += [f"  {kind}: {sharing}" for kind, sharing in status.sharing.items()]
     lines += [*map(_job_line, _jobs(status)), *_latest_failure(status)]
     lines.append(f"  logs       {status.folder / 'logs'}/worker-N.log")
@@ -201,6 +204,7 @@ def status_json(status: Status) -> str:
         "outcomes": status.outcomes,
         "best_trial": best.trial_number if best else None,
         "best_dice": best.score if best else None,
+        "evidence": evidence_facts(evidence(status.evaluations)),
         "run": None
         if run is None
         else {

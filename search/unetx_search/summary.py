@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unetx_search.caution import caution, evidence_facts
 from unetx_search.config import FIRST_PRESETS
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import MAX_LEVELS, isotropic_backbone
@@ -18,6 +19,7 @@ from unetx_space.errors import RequestError, unknown_name
 from unetx_space.files import write_whole
 from unetx_space.presets import PRESETS
 from unetx_studies.drawing import to_svg, to_text
+from unetx_studies.evidence import evidence
 
 if TYPE_CHECKING:
     from unetx_search.run import Summary
@@ -40,7 +42,7 @@ def summary_text(summary: Summary) -> str:
         head = f"done: {len(summary.evaluations)} of {summary.n_trials} trials"
     lines = [f"{summary.study}: {head} ({_outcomes(summary)})", ""]
     lines += _ranking(summary)
-    lines += _caution(summary)
+    lines += caution(evidence(summary.evaluations))
     lines += ["", *_where_to_go(summary)]
     return "\n".join(lines)
 
@@ -58,7 +60,7 @@ def _ranking(summary: Summary) -> list[str]:
     shown = list(summary.ranking[:N_RANKED])
     for name in FIRST_PRESETS:
         record = summary.preset(name)
-        if record is not None and record in summary.ranking and record not in shown:
+        if record is not None and record not in shown:
             shown.append(record)
     lines = [f"{'rank':>5}  {'trial':>5}  {'Dice':>6}  {'seconds':>7}  design"]
     for record in shown:
@@ -71,20 +73,6 @@ def _ranking(summary: Summary) -> list[str]:
 
 def _design(record: EvaluationRecord) -> str:
     return f"{record.key[:12]}  {record.origin}"
-
-
-def _caution(summary: Summary) -> list[str]:
-    """What the numbers can carry: one seed each says little about small differences."""
-    best, unet = summary.best, summary.preset("u-net")
-    if best is None or unet is None or unet.score is None or best.score is None:
-        return []
-    if best is unet:
-        return ["", "U-Net itself is the best design so far: no evidence of a gain from other skips."]
-    return [
-        "",
-        f"The best design is {best.score - unet.score:+.4f} Dice from U-Net, on one seed each and on the cases that",
-        "chose it. Seed noise is often as large: take it as a candidate, not as a proven gain.",
-    ]
 
 
 def _where_to_go(summary: Summary) -> list[str]:
@@ -117,6 +105,7 @@ def summary_json(summary: Summary) -> str:
             "ran_out_of_time": summary.ran_out_of_time,
             "best_trial": best.trial_number if best else None,
             "best_dice": best.score if best else None,
+            "evidence": evidence_facts(evidence(summary.evaluations)),
             "evaluations": [
                 {
                     "trial": record.trial_number,

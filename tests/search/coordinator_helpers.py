@@ -21,6 +21,7 @@ from unetx_search.executors.inline import InlineExecutor
 from unetx_search.ground import Ground
 from unetx_search.samplers.guard import Guard
 from unetx_space.design_space import DesignSpace
+from unetx_studies.evidence import Evidence
 from unetx_studies.store import Patience, Records, open_store, study_url
 
 BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(2, 4, 6), selection_cases=3)
@@ -38,6 +39,8 @@ class Notes:
     bests: list[int] = field(default_factory=list)
     rungs: list[tuple[int, int]] = field(default_factory=list)
     """Trial and step."""
+    measured_after: dict[int, Evidence] = field(default_factory=dict)
+    """What was said, after so many trials of this run."""
 
     def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None: ...
     def trial_step(self, trial: int, step: int) -> None: ...
@@ -52,6 +55,9 @@ class Notes:
 
     def trial_interrupted(self, trial: int) -> None:
         self.interrupted.append(trial)
+
+    def measured(self, evidence: Evidence) -> None:
+        self.measured_after[len(self.finished)] = evidence
 
 
 def ticking() -> Iterator[datetime]:

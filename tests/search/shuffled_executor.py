@@ -17,9 +17,10 @@ from unetx_studies.processes import this_process
 class ShuffledExecutor(Executor):
     """At each poll one job, chosen at random, does its next thing: start, a rung, the end."""
 
-    def __init__(self, n_slots: int, seed: int) -> None:
+    def __init__(self, n_slots: int, seed: int, evaluator: FakeEvaluator = FakeEvaluator()) -> None:  # noqa: B008 (frozen)
         self.n_slots = n_slots
         self.most_at_once = 0
+        self._evaluator = evaluator
         self._rng = random.Random(seed)
         self._lives: dict[int, Iterator[Callable[[Handler], None]]] = {}
 
@@ -37,7 +38,7 @@ class ShuffledExecutor(Executor):
     def _live(self, job: Job) -> Iterator[Callable[[Handler], None]]:
         """What the job does, one thing after another."""
         yield lambda handler: handler.on_started(job.trial, 0, "here", this_process())
-        final, budget = FakeEvaluator().final_score(job.architecture, job.seed), job.budget
+        final, budget = self._evaluator.final_score(job.architecture, job.seed), job.budget
         curve: list[CurvePoint] = []
         pruned: list[bool] = []
         for step in budget.rungs:

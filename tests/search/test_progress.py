@@ -7,6 +7,8 @@ from rich.console import Console
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_search.progress import LineReporter, LiveReporter, Seat, Standing, display, duration, panel
+from unetx_studies.evidence import Evidence
+from unetx_studies.spread import Reliability, SeedSpread
 
 
 def standing() -> Standing:
@@ -68,6 +70,18 @@ def test_an_interrupted_trial_leaves_its_seat() -> None:
     assert lines.standing.seats == {}
     assert lines.standing.n_done == 0
     assert "run again under the same number" in text_of(console)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_was_measured_is_told_in_plain_lines_on_a_terminal_and_in_a_log(is_terminal: bool) -> None:
+    console = Console(file=io.StringIO(), width=120, force_terminal=is_terminal, color_system=None)
+    seeds = SeedSpread(0.0031, 3, 0.0018, 0.0116)
+    with display(standing(), console) as screen:
+        screen.measured(Evidence(9, 6, 5, seeds, 0.0049, Reliability(0.71, 0.0, 0.93), 0.014, 10, 0.0187, 0.0145))
+    told = text_of(console)
+    assert "Measured on 9 complete evaluations of 6 designs" in told
+    assert "standard deviation 0.0031 between seeds of one design (95 %: 0.0018 to 0.0116)" in told
+    assert "for the best of 10 over U-Net" in told
 
 
 def test_a_terminal_gets_the_panel_and_a_pipe_gets_lines() -> None:

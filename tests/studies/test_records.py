@@ -297,7 +297,9 @@ def test_the_best_is_the_earliest_of_the_highest_complete_scores(records: Record
             (Outcome.CRASHED, None),
         ]
     ):
-        run(records, trial, Evaluation(outcome, score=score))
+        records.add_architecture(f"design {trial}", UNET, n_parameters=7, macs=9)
+        run(records, trial, Evaluation(outcome, score=score), f"design {trial}")
+    run(records, 6, Evaluation(Outcome.COMPLETE, score=0.9), "design 0")  # a second seed moves no design
     best = records.best()
     assert best is not None
     assert (best.trial_number, best.score) == (2, 0.75)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from unetx_space.genome import Genome
 
 ORIGIN = "unetx:origin"
-"""User attribute of a trial: where its genome came from (``sampler``, ``random``, ``replicate`` or a preset)."""
+"""User attribute of a trial: where its genome came from (``sampler``, ``random``, ``replicate``, a preset, or the
+replicate of a preset)."""
 
 SamplerOf = Callable[[int], BaseSampler]
 """Makes a sampler from its seed."""

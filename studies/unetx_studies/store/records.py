@@ -19,6 +19,7 @@ from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluatio
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import canonical
 from unetx_space.documents import loads
+from unetx_studies.ranking import ranking
 from unetx_studies.store.open import Store
 from unetx_studies.tables import (
     ArchitectureRow,
@@ -41,7 +42,8 @@ class EvaluationRecord:
     key: str
     seed: int
     origin: str
-    """Where the genome came from: ``preset u-net``, ``sampler``, ``random``, ``replicate``."""
+    """Where the genome came from: ``preset u-net``, ``replicate of preset u-net``, ``sampler``, ``random``,
+    ``replicate``."""
     budget: Budget
 
     started_at: datetime
@@ -181,16 +183,8 @@ class Records:
             return tuple(_record(row) for row in session.scalars(query.order_by(EvaluationRow.trial_number)))
 
     def best(self) -> EvaluationRecord | None:
-        """The complete evaluation of the highest score, the earliest of equals; None before there is one."""
-        query = (
-            self._of_study()
-            .where(EvaluationRow.outcome == Outcome.COMPLETE, EvaluationRow.score.is_not(None))
-            .order_by(EvaluationRow.score.desc(), EvaluationRow.trial_number)
-            .limit(1)
-        )
-        with self._store.reading() as session:
-            row = session.scalars(query).first()
-            return None if row is None else _record(row)
+        """The first of the ``ranking``; None before an evaluation is complete."""
+        return next(iter(ranking(self.evaluations(finished_only=True))), None)
 
     def known_keys(self) -> frozenset[str]:
         """Keys of every design that this study has evaluated or is evaluating."""
