@@ -4,8 +4,8 @@ In rounds, so that its course depends on the answers alone and not on how many w
 
 - **recipe**: every learning rate with every weight of the background trains for a quarter of the steps that time
   allows; the two best go on to half of them, and the better one is kept;
-- **voxel size**, only where the planner could not have both a wide enough field of view and fine enough voxels: the
-  same training at each of the planner's alternatives; what scores best on the original voxels is kept;
+- **voxel size**, only where the plan leaves it open: the same training at each of its sizes, scored on the original
+  voxels. Coarser voxels must be clearly better than finer ones, because what skips are worth shows in fine structures;
 - **steps**: they are doubled as long as the last doubling gained at least ``min_gain`` and time allows it.
 
 What the user has set is not tried. All of it is scored on selection cases, as a search is; held-out cases are not read.
@@ -27,6 +27,8 @@ LEARNING_RATES = (1e-2, 3e-3)
 BACKGROUND_WEIGHTS = (1.0, 0.3)
 MIN_GAIN = 0.01
 """Dice that twice the steps must gain to be worth them."""
+COARSER_GAIN = 0.02
+"""Dice on the original voxels that coarser voxels must gain over finer ones to be taken."""
 FIRST_SHARE = 4
 """The first round trains for one part in so many of the steps that time allows."""
 N_SECOND = 2
@@ -196,9 +198,15 @@ class _Settling:
         if len(alternatives) < 2:
             return None
         runs = yield from self._round("voxel size", [(recipe, spacing) for spacing in alternatives], steps)
-        best = max(runs, key=lambda run: run.worth)
-        told = ", ".join(f"{_mm(run.job.spacing)}: {_dice(run.score)}" for run in runs)
-        self._reasons["spacing"] = f"{_mm(best.job.spacing)}: the best of the pilot on the original voxels ({told})"
+        best, *coarser = sorted(runs, key=lambda run: run.job.spacing or ())
+        for run in coarser:
+            if run.worth >= best.worth + COARSER_GAIN:
+                best = run
+        told = ", ".join(f"{_dice(run.score)} at {_mm(run.job.spacing)}" for run in runs)
+        self._reasons["spacing"] = (
+            f"{_mm(best.job.spacing)}: by Dice on the original voxels in the pilot ({told}); coarser voxels must gain "
+            f"{COARSER_GAIN:g} over finer ones"
+        )
         return best.job.spacing
 
     def _enough_steps(

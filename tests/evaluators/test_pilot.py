@@ -13,7 +13,7 @@ from unetx_evaluators.pilot import Limits, Pilot, PilotJob, settle, with_steps
 
 BUDGET = Budget(steps=800, batch_size=2, width_factor=0.25, rungs=(267, 533, 800), selection_cases=24)
 LIMITS = Limits(max_steps=800)
-FINE, COARSE = (1.0, 1.0), (2.0, 2.0)
+FINE, COARSE, COARSEST = (1.0, 1.0), (2.0, 2.0), (3.0, 3.0)
 
 ScoreOf = Callable[[PilotJob], float]
 
@@ -97,8 +97,31 @@ def test_voxel_sizes_are_tried_only_where_they_are_in_question() -> None:
     pilot, rounds = run(coarse_wins, replace(LIMITS, alternatives=(FINE, COARSE)))
     assert [[job.spacing for job in jobs] for jobs in rounds] == [[None] * 4, [None] * 2, [FINE, COARSE], [COARSE]]
     assert pilot.spacing == COARSE
-    assert "2x2 mm: the best of the pilot on the original voxels" in pilot.reasons["spacing"]
+    assert pilot.reasons["spacing"] == (
+        "2x2 mm: by Dice on the original voxels in the pilot (0.6700 at 1x1 mm, 0.7700 at 2x2 mm); coarser voxels must "
+        "gain 0.02 over finer ones"
+    )
     assert run(saturating)[0].spacing is None
+
+
+@pytest.mark.parametrize(
+    ("gains", "chosen"),
+    [
+        ((0.019, 0.0), FINE),
+        ((0.021, 0.0), COARSE),
+        ((0.021, 0.04), COARSE),
+        ((0.0, 0.021), COARSEST),
+        ((-0.1, 0), FINE),
+    ],
+)
+def test_coarser_voxels_must_be_clearly_better_than_what_was_taken_so_far(
+    gains: tuple[float, float], chosen: tuple[float, float]
+) -> None:
+    def gaining(job: PilotJob) -> float:
+        return saturating(job) + {FINE: 0.0, COARSE: gains[0], COARSEST: gains[1], None: 0.0}[job.spacing]
+
+    pilot, _ = run(gaining, replace(LIMITS, alternatives=(COARSEST, FINE, COARSE)))
+    assert pilot.spacing == chosen
 
 
 def test_a_training_that_did_not_complete_never_wins() -> None:
