@@ -7,6 +7,7 @@ checkpoint, or run again, under the same number.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from optuna.trial import Trial
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_search import ledger
-from unetx_search.config import FIRST_PRESETS
+from unetx_search.config import FIRST_PRESETS, Diagnosis
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_search.orphans import end_orphans
 from unetx_search.samplers.guard import ORIGIN, Guard
@@ -64,6 +65,8 @@ class Terms:
     """When to stop in order, whatever is missing."""
     checkpoints: Path | None = None
     """Folder for the state of running evaluations."""
+    diagnosis: Diagnosis = "best"
+    """Which evaluations are diagnosed."""
 
 
 @dataclass(slots=True)
@@ -118,8 +121,11 @@ class Coordinator:
         self.ran_out_of_time = False
         """The run ended because its time was up."""
         self._uses = Counter(record.key for record in book.records.evaluations())
-        best = book.records.best()
-        self._best_score = best.score if best is not None and best.score is not None else float("-inf")
+        self._scores = {
+            record.trial_number: record.score
+            for record in book.records.evaluations(finished_only=True)
+            if record.outcome is Outcome.COMPLETE and record.score is not None
+        }
 
     def is_new(self, genome: Genome) -> bool:
         """No trial of this study has evaluated, or is evaluating, an equal design."""
@@ -251,7 +257,9 @@ class Coordinator:
         self._running[trial.number] = held
         folder = self._terms.checkpoints
         checkpoint = folder / f"trial-{trial.number}" if folder is not None else None
-        self._executor.submit(Job(trial.number, architecture, ground.budget, ready.seed, checkpoint))
+        above = self._diagnosed_above(held)
+        job = Job(trial.number, architecture, ground.budget, ready.seed, checkpoint, diagnosed_above=above)
+        self._executor.submit(job)
         self._write(held, lambda: self._on_dispatch(held.trial, architecture))
 
     def _prepare(self, left: _Trial | None) -> _Ready:
@@ -357,7 +365,7 @@ class Coordinator:
             (self._terms.checkpoints / f"trial-{trial}").unlink(missing_ok=True)
         self._n_finished_now += 1
         self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
-        is_best = self._is_best(evaluation)
+        is_best = self._is_best(trial, evaluation)
         if is_best:
             again(lambda: self._on_best(trial))
         self._reporter.trial_finished(trial, evaluation, is_best)
@@ -395,10 +403,21 @@ class Coordinator:
         """How far the trial has come, for whoever asks and for the next run."""
         self._write(held, lambda: self._book.ledger.write(held.job))
 
-    def _is_best(self, evaluation: Evaluation) -> bool:
+    def _is_best(self, trial: int, evaluation: Evaluation) -> bool:
         if evaluation.outcome is not Outcome.COMPLETE or evaluation.score is None:
             return False
-        if evaluation.score <= self._best_score:
-            return False
-        self._best_score = evaluation.score
-        return True
+        is_best = evaluation.score > self._best_score()
+        self._scores[trial] = evaluation.score
+        return is_best
+
+    def _best_score(self, until: int | None = None) -> float:
+        """Of all complete trials, or of those up to a number."""
+        return max((s for trial, s in self._scores.items() if until is None or trial <= until), default=-math.inf)
+
+    def _diagnosed_above(self, held: _Trial) -> float:
+        """The score above which a trial is diagnosed."""
+        if self._terms.diagnosis == "none":
+            return math.inf
+        if self._terms.diagnosis == "all" or held.origin.startswith("preset"):
+            return -math.inf
+        return self._best_score(self._horizon(held.trial.number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_the_last_rung_has_every_score_per_case_and_class(task: Task) -> None:
 def test_insight_can_be_switched_off_and_changes_no_score(task: Task) -> None:
     asked = (tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     told = ProxyEvaluator(robustness=True).evaluate(*asked)
-    silent = ProxyEvaluator(diagnose=False).evaluate(*asked)
+    silent = ProxyEvaluator().evaluate(*asked, diagnosed_above=math.inf)
     assert (silent.insight.zero_cost, silent.insight.gradients, silent.insight.similarities) == (None, {}, ())
     assert without_clocks(replace(silent, insight=told.insight)) == without_clocks(told)
 
