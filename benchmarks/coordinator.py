@@ -41,6 +41,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, learning_curve
+from unetx_evaluators.host_cores import usable_cores
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_search.book import lease, new_run, open_book
 from unetx_search.coordinator import Coordinator, Terms
@@ -344,7 +345,7 @@ def main() -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     instrument()
     genes = len(DesignSpace(TASK.backbone().n_levels).genes)
-    print(f"{N_SLOTS} simulated slots, {genes} genes; {platform.machine()}, {os.cpu_count()} cores")
+    print(f"{N_SLOTS} simulated slots, {genes} genes; {platform.machine()}, {usable_cores()} cores")
     print(f"load average while it began: {os.getloadavg()[0]:.1f}")
     print("medians in ms from a result to the next job; drawings are made after the job is handed out")
     fine = True

@@ -139,7 +139,7 @@ def _measure() -> None:
         proxy = replace(unet, backbone=backbone.scaled(budgets.WIDTH_FACTOR))
         seconds, _ = _in_a_new_process(proxy, patch, N_STEPS)
         _, gib = _in_a_new_process(unet, patch, 2)
-        n_steps, batch_size = budgets.default_steps(patch), budgets.BATCH_SIZE[dims]
+        n_steps, batch_size = budgets.STEPS[dims], budgets.BATCH_SIZE[dims]
         macs = (cost(proxy, patch).macs + LOSS_MACS * n_classes * prod(patch)) * batch_size
         planned = _planned(patch, n_levels, n_classes)
         print(

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.host_cores import usable_cores
 from unetx_evaluators.tasks import RawCase, TaskOptions, examine, open_source, prepare
 from unetx_evaluators.tasks.preprocessing import apply
 
@@ -139,7 +140,7 @@ def least_ms(read: Callable[[str], object], names: tuple[str, ...]) -> float:
 
 
 def main() -> None:
-    print(f"Preparing, least of {TURNS} turns, {len(os.sched_getaffinity(0))} cores")
+    print(f"Preparing, least of {TURNS} turns, {usable_cores()} cores")
     print(f"{'dataset':<18}{'processes':>10}{'seconds':>10}{'cases/s':>10}")
     for dataset in DATASETS:
         turns = [{n: in_a_process(dataset, n) for n in (1, 2)} for _ in range(TURNS)]

@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from unetx_evaluators.host_cores import usable_cores
+
 NEEDED = 1.8
 SAME_WORK = ("--sampler", "random", "--pruner", "none")
 SEARCHING = ("--deterministic", "4")
@@ -119,7 +121,7 @@ def main() -> int:
     more = SEARCHING if arguments.searching else SAME_WORK
     more += () if arguments.steps is None else ("--steps", str(arguments.steps))
     n_many, n_trials = arguments.workers, arguments.trials
-    print(f"demo task, {n_trials} trials a search, {' '.join(more)}; {platform.machine()}, {os.cpu_count()} cores")
+    print(f"demo task, {n_trials} trials a search, {' '.join(more)}; {platform.machine()}, {usable_cores()} cores")
     print(f"load average while it began: {os.getloadavg()[0]:.1f}")
     print(f"with 1 worker, with {n_many}, and the ratio: trials an hour; seconds of a trial; share at work; start in s")
     print(

@@ -20,6 +20,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.cost import cost
 from unetx_space.design_space import SPACES
 from unetx_space.documents import schema
+from unetx_space.files import write_whole
 from unetx_space.operators.catalogue import Spec
 from unetx_space.presets import PRESETS, Preset
 from unetx_space.references import LEFT_OUT, REFERENCES
@@ -60,7 +61,7 @@ def write(root: Path) -> None:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        write_whole(path, text)
 
 
 def _lines(*parts: str | Iterator[str]) -> str:

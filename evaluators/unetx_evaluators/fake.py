@@ -29,7 +29,8 @@ from typing import NoReturn
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Observer, Outcome
 from unetx_evaluators.tasks.task import Task
-from unetx_space.architecture import Architecture, write_aside
+from unetx_space.architecture import Architecture
+from unetx_space.files import write_whole
 from unetx_space.genome import DecoderNode, StageRef, encoder
 
 CASE_SPREAD = 0.03
@@ -189,7 +190,7 @@ def digest(architecture: Architecture) -> str:
 def _keep_curve(checkpoint: Path | None, identity: str, curve: Sequence[CurvePoint]) -> None:
     if checkpoint is not None:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(checkpoint, json.dumps({"identity": identity, "curve": [astuple(point) for point in curve]}))
+        write_whole(checkpoint, json.dumps({"identity": identity, "curve": list(map(astuple, curve))}), durable=False)
 
 
 def _kept_curve(checkpoint: Path | None, identity: str) -> list[CurvePoint]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetx_space.architecture import write_aside
+from unetx_space.files import write_whole
 from unetx_studies.drawing import to_svg
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def save_best(records: Records, study: optuna.Study, task: Task, folder: Path) -
         },
     )
     architecture.save(folder / "best.json")
-    write_aside(folder / "best.svg", to_svg(architecture))
+    write_whole(folder / "best.svg", to_svg(architecture))
 
 
 def whereabouts(study: optuna.Study, trial: int, task: Task) -> dict[str, Any]:

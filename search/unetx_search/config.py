@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from unetx_search.data_choices import DataChoices, Rule, check_rules
 from unetx_space.design_space import DesignSpace, SpaceName, design_space, narrowed
 from unetx_space.errors import RequestError
+from unetx_space.files import read_object, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,8 +161,10 @@ class Settled:
 
     task_digest: str
     """Of the data as the networks get them."""
+    data: dict[str, Any]
+    """Their parts, by digest or as they are, for whoever wants to know why the whole differs."""
     task: dict[str, Any]
-    """What was chosen for the networks' input, for whoever wants to know why the digest differs."""
+    """What was chosen for the networks' input, likewise."""
     genes: dict[str, list[Any]]
     """The design space: every gene with its choices."""
     seed: int
@@ -175,6 +178,7 @@ class Settled:
     def of(cls, config: SearchConfig, task: Task, space: DesignSpace, budget: Budget) -> Settled:
         return cls(
             task_digest=task.digest,
+            data={**task.digests, "channels": list(task.channels), "classes": list(task.classes)},
             task={name: getattr(task, name) for name in ("dims", "spacing", "patch", "strides", "widths")},
             genes={name: list(choices) for name, choices in space.genes.items()},
             seed=config.seed,
@@ -190,11 +194,27 @@ class Settled:
 
         Raises RequestError naming every difference.
         """
-        mine = _as_stored(asdict(self))
         if path.exists():
-            _refuse_differences(path, mine)
+            self.check(path)
         else:
-            path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+            write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    def check(self, path: Path) -> None:
+        """Raises RequestError naming every difference from the settings of an earlier run."""
+        _refuse_differences(path, _as_stored(asdict(self)))
+
+
+KEPT = {"task_digest": str, "task": dict, "genes": dict, "budget": dict}
+"""Fields that a study's settings have had in every version."""
+_RESTORE = (
+    "restore it from a backup, or take another --study NAME. Or remove it, when all options and the data are those of "
+    "the beginning: the next run then writes it anew"
+)
+PARTS_OF_DATA = {
+    "images": "other voxels than it was begun with (other files, or prepared in another way)",
+    "masks": "other voxels than it was begun with (other files, or other --labels)",
+    "split": "other cases train, are for selection or are held out than in the beginning",
+}
 
 
 def check_stated(config: SearchConfig, path: Path) -> None:
@@ -215,8 +235,10 @@ def _as_stored(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, mine: dict[str, Any], *, stated_only: bool = False) -> None:
-    theirs = json.loads(path.read_text(encoding="utf-8"))
+    theirs = read_object(path, KEPT, _RESTORE)
     differences = list(_differences(theirs, mine, stated_only=stated_only))
+    if not stated_only and theirs["task_digest"] != mine["task_digest"] and not differences:
+        differences = ["  data: other images, masks or another split than it was begun with"]
     if differences:
         raise RequestError(
             f"the study in {path.parent} was begun with other settings, so new scores could not be compared "
@@ -227,9 +249,13 @@ def _refuse_differences(path: Path, mine: dict[str, Any], *, stated_only: bool =
 def _differences(theirs: dict[str, Any], mine: dict[str, Any], prefix: str = "", *, stated_only: bool) -> Iterator[str]:
     """A line for every setting that is not the same, tables gone into; None is no statement where those count only."""
     names = {name for name, value in mine.items() if value is not None} if stated_only else theirs.keys() | mine.keys()
-    for name in sorted(names):
+    for name in sorted(names - {"task_digest"}):
         before, now = theirs.get(name), mine.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
             yield from _differences(before, now, f"{prefix}{name}.", stated_only=stated_only)
-        elif before != now:
+        elif before == now or (name == "data" and before is None):  # versions before kept the digest only
+            continue
+        elif prefix == "data." and name in PARTS_OF_DATA:
+            yield f"  {prefix}{name}: {PARTS_OF_DATA[name]}"
+        else:
             yield f"  {prefix}{name}: begun with {before!r}, now {now!r}"

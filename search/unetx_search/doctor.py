@@ -13,14 +13,15 @@ from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Literal
 
 from unetx_evaluators.evaluation import DataError, DataErrors
+from unetx_evaluators.host_cores import usable_cores
 from unetx_evaluators.tasks.examination import Examination, examine
 from unetx_search.caches import CacheFacts, cache_facts, caches_text
 from unetx_search.data_choices import DataChoices
 from unetx_search.dataset import dataset_facts, pictures
 from unetx_search.executors.slots import GpuProbe, make_slots, nvidia_smi_probe
-from unetx_search.preparing import PreparationBars, n_cores
-from unetx_space.architecture import write_aside
+from unetx_search.preparing import PreparationBars
 from unetx_space.errors import RequestError
+from unetx_space.files import write_whole
 from unetx_studies.sheet import PARTS, DatasetFacts, axis_ranges, number_words, sheet_html, size_words
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _write_sheet(sheet: Path, facts: DatasetFacts, found: Examination, choices: 
     if choices.pseudonyms:
         facts = replace(facts, problems=(TOLD_ELSEWHERE,) * len(facts.problems))
     try:
-        write_aside(sheet, sheet_html(facts, drawn, why_no_pictures=why_not))
+        write_whole(sheet, sheet_html(facts, drawn, why_no_pictures=why_not))
     except OSError as error:
         raise RequestError(f"--sheet {sheet} cannot be written: {error.strerror or error}") from error
     console.print(f"picture sheet: {sheet}", markup=False, soft_wrap=True)
@@ -106,7 +107,7 @@ def _machine() -> dict[str, str]:
     disk = shutil.disk_usage(Path.cwd())
     return {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        "cores": str(n_cores()),
+        "cores": str(usable_cores()),
         "free disk here": f"{disk.free / 2**30:.0f} GiB",
         "cpu": _cpu(),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from unetx_evaluators.tasks import prepare
 from unetx_evaluators.tasks.examination import Request
 from unetx_evaluators.tasks.split_file import check_splits, write_splits
-from unetx_space.architecture import write_aside
+from unetx_space.files import write_whole
 from unetx_studies.sheet import size_words
 
 if TYPE_CHECKING:
@@ -71,11 +70,6 @@ class PreparationBars:
         self._console.print(words, markup=False, soft_wrap=True)
 
 
-def n_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def prepared_task(study: Path, source: Source, cache: Path, options: TaskOptions, console: Console) -> Task:
     """The task in the cache, prepared now or earlier.
 
@@ -92,7 +86,7 @@ def keep_beside(study: Path, task: Task) -> None:
     """Write the split, once and for all, and the description. Raises RequestError when the split is another."""
     study.mkdir(parents=True, exist_ok=True)
     write_splits(study / SPLITS, task.splits)
-    write_aside(study / TASK, json.dumps(task.to_json(), indent=2) + "\n")
+    write_whole(study / TASK, json.dumps(task.to_json(), indent=2) + "\n")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_search.reporter import Reporter
+from unetx_space.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,18 +91,16 @@ class SeatsFile:
         if self._clock() < self._next_s:
             return
         self._next_s = self._clock() + 1.0
-        aside = self._path.with_name(f"{self._path.name}.new")
-        aside.write_text(json.dumps({worker: asdict(seat) for worker, seat in seats.items()}), encoding="utf-8")
-        aside.replace(self._path)
+        write_whole(self._path, json.dumps({worker: asdict(seat) for worker, seat in seats.items()}), durable=False)
 
     @staticmethod
     def read(path: Path) -> dict[int, Seat]:
-        """What was written last; nothing where nothing was."""
+        """What was written last; nothing where nothing was, or it is damaged."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return {int(worker): Seat(**seat) for worker, seat in found.items()}
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
-        return {int(worker): Seat(**seat) for worker, seat in found.items()}
 
 
 class LineReporter:

@@ -20,7 +20,7 @@ from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.cache import using
 from unetx_search.best import save_best, whereabouts
-from unetx_search.book import Book, lease, new_run, open_book, showing_life
+from unetx_search.book import Book, lease, new_run, open_book, showing_life, utc_now
 from unetx_search.config import SearchConfig, Settled, check_stated
 from unetx_search.coordinator import Coordinator, Terms
 from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine
@@ -35,6 +35,8 @@ from unetx_space.design_space import DesignSpace
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import attach_drawing
 from unetx_studies.store import (
+    DATABASE,
+    Ledger,
     Patience,
     Place,
     Records,
@@ -42,6 +44,7 @@ from unetx_studies.store import (
     Store,
     again,
     full_disk_explained,
+    is_begun,
     keep_place,
     open_store,
     settle_place,
@@ -123,32 +126,68 @@ def search(
             _check_torch(slots)
         check_stated(config, config.folder / SETTINGS)
         place = settle_place(config.folder, config.study_name, config.storage)
-        run = new_run(config.study_name, n_trials=config.trials, n_slots=len(slots))
-        with (
-            no_empty_folders(config.cache_folder),
-            full_disk_explained(config.folder),
-            _claimed(place, run, console) as claim,
-        ):
-            return _search(config, claim, engine, slots, console, evaluator, source)
+        _tell_of(place, config.study_name, console)
+        began_at = utc_now()
+        with no_empty_folders(config.cache_folder), full_disk_explained(config.folder):
+            # A study that has begun is looked at before it is claimed, so that a refusal leaves no trace in it.
+            has_begun = (config.folder / SETTINGS).exists()
+            asked = _agreed(config, place, slots, console, source) if has_begun else None
+            run = new_run(place.study or config.study_name, n_trials=config.trials, n_slots=len(slots))
+            with _claimed(place, replace(run, started_at=began_at), console) as claim:
+                with _settling(claim):
+                    asked = asked or _asked(config, slots, console, source)
+                    asked.settled.freeze(config.folder / SETTINGS)
+                    keep_beside(config.folder, asked.task)
+                return _search(config, claim, asked, engine, slots, console, evaluator)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request comes to, once its data are prepared."""
+
+    task: Task
+    space: DesignSpace
+    budget: Budget
+    settled: Settled
+
+
+def _asked(config: SearchConfig, slots: Sequence[Slot], console: Console, source: Source | None) -> Asked:
+    options = config.task_options(slots[0].device)
+    task = prepared_task(config.folder, source or _source(config, console), config.cache_folder, options, console)
+    space, budget = config.design_space(len(task.strides)), settle_budget(config, task)
+    return Asked(task, space, budget, Settled.of(config, task, space, budget))
+
+
+def _agreed(
+    config: SearchConfig, place: Place, slots: Sequence[Slot], console: Console, source: Source | None
+) -> Asked:
+    """The same where a study has begun; RequestError, and nothing is written, when it is at work or was otherwise."""
+    with open_store(place.url, create=False, read_only=True) as store:
+        Ledger(store, place.study or config.study_name).check_free(utc_now())
+    asked = _asked(config, slots, console, source)
+    asked.settled.check(config.folder / SETTINGS)
+    return asked
+
+
+def _tell_of(place: Place, asked_for: str, console: Console) -> None:
+    if place.study != asked_for:
+        told = f"{place.folder} holds the study {place.study!r}, which goes on under its own name"
+        console.print(told, markup=False, soft_wrap=True)
+    elif not place.is_on_server and (place.folder / DATABASE).exists() and not is_begun(place):
+        told = f"{place.folder / DATABASE} is empty, as a start that was killed leaves it; the study begins in it"
+        console.print(told, markup=False, soft_wrap=True)
 
 
 def _search(
     config: SearchConfig,
     claim: Claim,
+    asked: Asked,
     engine: Engine,
     slots: Sequence[Slot],
     console: Console,
     evaluator: Evaluator | None,
-    source: Source | None,
 ) -> Summary:
-    with _settling(claim):
-        options = config.task_options(slots[0].device)
-        task = prepared_task(config.folder, source or _source(config, console), config.cache_folder, options, console)
-        space = config.design_space(len(task.strides))
-        budget = settle_budget(config, task)
-        settled = Settled.of(config, task, space, budget)
-        keep_beside(config.folder, task)
-        settled.freeze(config.folder / SETTINGS)
+    task, space, budget = asked.task, asked.space, asked.budget
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = PRUNERS[config.pruner](budget)
     with using(task), open_book(claim.store, claim.run, pruner=pruner, identity=claim.place.id) as book:
@@ -169,7 +208,7 @@ def _search(
                 executor.close(timeout_s=CLOSE_WITHIN_S)
         again(lambda: save_best(book.records, book.study, task, config.folder))
         return Summary(
-            study=config.study_name,
+            study=claim.run.study,
             folder=config.folder,
             database=claim.place.shown,
             n_trials=config.trials,
@@ -287,7 +326,7 @@ def _run(
     """Bring the study to its total, as far as user and time allow."""
     ground = _ground(config, task, space, budget)
     seats_file = SeatsFile(config.folder / SEATS)
-    screen = display(_standing(config, budget, book.records, executor.n_slots), console, seats_file)
+    screen = display(_standing(config, budget, book, executor.n_slots), console, seats_file)
     coordinator = Coordinator(
         book=book,
         executor=executor,
@@ -323,10 +362,10 @@ SAMPLERS: Mapping[str, SamplerOf] = {
 }
 
 
-def _standing(config: SearchConfig, budget: Budget, records: Records, n_slots: int) -> Standing:
-    done, best = records.evaluations(finished_only=True), records.best()
+def _standing(config: SearchConfig, budget: Budget, book: Book, n_slots: int) -> Standing:
+    done, best = book.records.evaluations(finished_only=True), book.records.best()
     return Standing(
-        study=config.study_name,
+        study=book.run.study,
         n_trials=config.trials,
         n_steps=budget.steps,
         n_slots=n_slots,

@@ -113,10 +113,14 @@ def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetim
 
 
 def _name(place: Place, store: Store) -> str:
-    """Of the study; a server's is one among others, a file has one. Raises RequestError when it has begun no trial."""
+    """Of the study; a server's is one among others, a file has one, whatever its folder is called.
+
+    Raises RequestError when it has begun no trial, or none of several is called as the folder.
+    """
     names = Records.studies(store)
-    if place.study in names:
-        return place.study
+    mine = place.study if place.is_on_server else place.folder.resolve().name
+    if mine in names:
+        return str(mine)
     if place.is_on_server or len(names) != 1:
         found = ", ".join(names) or "none that has begun a trial"
         wanted = f"the study {place.study!r}" if place.is_on_server else "one study"

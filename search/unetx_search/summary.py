@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_search.config import FIRST_PRESETS
-from unetx_space.architecture import Architecture, write_aside
+from unetx_space.architecture import Architecture
 from unetx_space.backbone import MAX_LEVELS, isotropic_backbone
 from unetx_space.canonical import key
 from unetx_space.cost import cost
 from unetx_space.design_space import DesignSpace, description
 from unetx_space.documents import load
 from unetx_space.errors import RequestError, unknown_name
+from unetx_space.files import write_whole
 from unetx_space.presets import PRESETS
 from unetx_studies.drawing import to_svg, to_text
 
@@ -184,7 +185,7 @@ def architecture_json(architecture: Architecture) -> str:
 def write_svg(architecture: Architecture, target: Path) -> None:
     """The drawing as a file. Raises RequestError when it cannot be written."""
     try:
-        write_aside(target, to_svg(architecture))
+        write_whole(target, to_svg(architecture))
     except OSError as error:
         raise RequestError(f"{target} cannot be written: {error.strerror or error}") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_space.backbone import Backbone
+from unetx_space.files import write_whole
 from unetx_space.genome import Genome
 
 if TYPE_CHECKING:
@@ -60,11 +61,4 @@ class Architecture:
 
     def save(self, path: Path | str) -> None:
         """Write the document; readers see the old file or the new one, never half of it."""
-        write_aside(Path(path), self.dumps())
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a text beside its place, then put it there in one step."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+        write_whole(Path(path), self.dumps())

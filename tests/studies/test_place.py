@@ -18,7 +18,7 @@ KEPT = "postgresql+psycopg://me@host/studies"
 def test_a_folder_that_says_nothing_has_its_study_in_a_file(tmp_path: Path) -> None:
     place = find_place(tmp_path)
     assert (place.url, place.study, place.shown) == (study_url(tmp_path), None, str(tmp_path / "study.db"))
-    assert settle_place(tmp_path, "s", None) == place
+    assert settle_place(tmp_path, "s", None) == replace(place, study="s"), "a new study is called as it is asked for"
     keep_place(place)
     assert list(tmp_path.iterdir()) == []
 
@@ -53,11 +53,23 @@ def test_a_study_in_a_file_does_not_move_to_a_server(tmp_path: Path) -> None:
         settle_place(tmp_path, "s", URL)
 
 
-def test_a_folder_belongs_to_the_study_that_it_names(tmp_path: Path) -> None:
+def test_a_study_goes_on_under_its_own_name_when_its_folder_has_another(tmp_path: Path) -> None:
     keep_place(settle_place(tmp_path, "s", URL))
     for storage in (None, URL):
-        with pytest.raises(RequestError, match=r"belongs to the study 's' at .*, got 't'"):
-            settle_place(tmp_path, "t", storage)
+        assert settle_place(tmp_path, "t", storage).study == "s"
+
+
+@pytest.mark.parametrize("left", [("best.json",), ("config.json", "best.json")])
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_a_database_that_is_lost_is_not_begun_anew(tmp_path: Path, left: tuple[str, ...], is_empty: bool) -> None:
+    for name in left:
+        (tmp_path / name).write_text("{}")
+    if is_empty:
+        (tmp_path / "study.db").touch()
+    how = "is empty" if is_empty else "is missing"
+    with pytest.raises(RequestError, match=rf"holds {' and '.join(left)} of a study, but its database study\.db {how}"):
+        settle_place(tmp_path, "s", None)
+    assert (tmp_path / "study.db").exists() == is_empty
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from unetx_evaluators.tasks.preprocessing import apply, original_label
 from unetx_evaluators.tasks.sources.base import Source
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
+from unetx_space.files import write_whole, written_whole
 
 FORMAT = 3
 """Raised whenever the same input would be prepared differently; also when a plan's constants change, since the patch
@@ -118,7 +119,7 @@ class Manifest:
             "cases": [case.to_json() for case in self.cases.values()],
             "basis": self.basis.to_json(),
         }
-        write_text(folder / MANIFEST, json.dumps(data) + "\n")
+        write_whole(folder / MANIFEST, json.dumps(data) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -203,15 +204,9 @@ def write_case(source: Source, basis: Basis, folder: Path, name: str) -> Written
 
 def write_array(file: Path, array: npt.NDArray[Any]) -> ArrayFile:
     """The array in a file that appears whole or not at all."""
-    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as stream:
-            hashed = _Hashed(stream)
-            np.lib.format.write_array(hashed, array, allow_pickle=False)
-        aside.replace(file)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with written_whole(file, durable=False) as aside, aside.open("wb") as stream:
+        hashed = _Hashed(stream)
+        np.lib.format.write_array(hashed, array, allow_pickle=False)
     return ArrayFile(hashed.n_bytes, hashed.sha256.hexdigest())
 
 
@@ -328,20 +323,6 @@ def usable(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written ({error}); free space there, or name another folder for the cache (--cache); "
             "what is done already is kept"
         ) from error
-
-
-def write_text(file: Path, text: str) -> None:
-    """Whole, on the disk, or not at all."""
-    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(file)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

@@ -182,6 +182,7 @@ def _choices(
         "widths": network.widths,
         "memory": network.memory_gib,
         "seconds": network.seconds,
+        "steps": network.max_steps,
         "split": {part: len(names) for part, names in asdict(splits).items()},
     }
     reasons = {**preparation.reasons, **network.reasons, "split": _why_split(options)}

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from unetx_evaluators.evaluation import DataError, DataErrors
+from unetx_evaluators.host_cores import usable_cores
 
 T = TypeVar("T")
 
@@ -57,8 +58,7 @@ class _Crashed:
 
 def n_workers_for(n_bytes: int, n_cases: int) -> int:
     """How many processes that much reading deserves; 1 is this one alone."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, n_cases, n_bytes // BYTES_PER_WORKER))
+    return max(1, min(usable_cores(), n_cases, n_bytes // BYTES_PER_WORKER))
 
 
 class Workers:

@@ -95,10 +95,10 @@ class NetworkPlan:
     """Estimate for training the full-size U-Net at the proxy's batch size."""
     seconds: float
     """Estimate for training one proxy of the U-Net; scoring comes on top."""
+    max_steps: int
+    """Steps of a proxy of the U-Net that the time target allows; at least those of the default budget."""
     share: float
     """Voxels of the patch, as far as it lies in the median image, over those of the image."""
-    alternatives: tuple[tuple[float, ...], ...] = ()
-    """Spacings along the source's axes between which only training decides; none where the rules do."""
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
     """For every choice a sentence."""
 
@@ -122,7 +122,7 @@ def plan(
             f"a U-Net needs at least {2 * MIN_SIZE} voxels along an axis ({3 * MIN_SIZE} if it is the only one); "
             f"{'the patch' if options.patch else 'the median image'} has {_by(options.patch or shape)}; enlarge it"
         )
-    return replace(_described(sizing, patch, strides, shape), alternatives=preparation.alternatives)
+    return _described(sizing, patch, strides, shape)
 
 
 def median_prepared_shape(fingerprint: Fingerprint, preparation: Preparation) -> tuple[float, ...]:
@@ -201,7 +201,7 @@ class _Sizing:
         """What training the U-Net takes under the default budget."""
         unet = self._unet(strides)
         proxy = make_plan(replace(unet, backbone=unet.backbone.scaled(budgets.WIDTH_FACTOR)))
-        n_patches = budgets.default_steps(patch) * budgets.BATCH_SIZE[self.dims]
+        n_patches = budgets.STEPS[self.dims] * budgets.BATCH_SIZE[self.dims]
         macs = plan_cost(proxy, patch).macs + LOSS_MACS * self.n_classes * math.prod(patch)
         return macs * n_patches / MACS_PER_SECOND[self.options.machine][self.dims]
 
@@ -320,8 +320,13 @@ def _described(sizing: _Sizing, patch: tuple[int, ...], strides: Strides, shape:
         "seconds": f"about {seconds:.3g} s to train one proxy of the U-Net on {worker}, scoring apart; at most "
         f"{sizing.max_seconds:g} s were wanted",
     }
+    default_steps = budgets.STEPS[sizing.dims]
+    max_steps = max(default_steps, math.floor(default_steps * sizing.max_seconds / seconds))
+    reasons["steps"] = (
+        f"{default_steps} by default; up to {max_steps} are within the {sizing.max_seconds:g} s of the time target"
+    )
     share = math.prod(min(n / whole, 1.0) for n, whole in zip(patch, shape, strict=True))
-    return NetworkPlan(patch, strides, widths, memory_gib, seconds, share, reasons=reasons)
+    return NetworkPlan(patch, strides, widths, memory_gib, seconds, max_steps, share, reasons=reasons)
 
 
 def _why_patch(sizing: _Sizing, patch: tuple[int, ...], seconds: float, shape: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +42,6 @@ from unetx_evaluators.tasks.cache import (
     sound_cases,
     usable,
     write_case,
-    write_text,
 )
 from unetx_evaluators.tasks.examination import Basis, Examination, Request, concluded, examined
 from unetx_evaluators.tasks.options import TaskOptions
@@ -52,6 +51,7 @@ from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import Source, check_case_name
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
+from unetx_space.files import write_whole
 
 BASIS = "basis.json"
 """In an unfinished folder: what the survey found."""
@@ -59,7 +59,7 @@ BASIS = "basis.json"
 SPARE_BYTES = 4 * 2**20
 """Asked of the disk beyond the arrays: headers, manifest, the blocks' last halves."""
 
-UNSEEN = ("name", "source", "digest", "choices", "no_images", "originals")
+UNSEEN = ("name", "source", "digest", "digests", "choices", "no_images", "originals", "max_steps", "alternatives")
 """Fields of a task that no network can see, or that its arrays tell."""
 
 log = logging.getLogger(__name__)
@@ -178,13 +178,13 @@ class _Preparing:
     def _begin(self, basis: Basis, done: Mapping[str, WrittenCase]) -> None:
         part, source = self.place.part, self.request.source
         part.mkdir(exist_ok=True)
-        write_text(part / TAG, TAG_TEXT)
+        write_whole(part / TAG, TAG_TEXT)
         for array_file in array_files(part, "a"):
             array_file.parent.mkdir(exist_ok=True)
         if isinstance(source, Pseudonymous):
-            write_text(part / NAMES, json.dumps(source.real_names, indent=2) + "\n")
-        write_text(part / BASIS, json.dumps({"format": FORMAT, "key": self.key, "basis": basis.to_json()}))
-        write_text(part / WRITTEN, "".join(_line(case) for case in done.values()))
+            write_whole(part / NAMES, json.dumps(source.real_names, indent=2) + "\n")
+        write_whole(part / BASIS, json.dumps({"format": FORMAT, "key": self.key, "basis": basis.to_json()}))
+        write_whole(part / WRITTEN, "".join(_line(case) for case in done.values()))
 
     def _written(self, folder: Path, basis: Basis, names: list[str], *, n_done: int = 0) -> Iterator[WrittenCase]:
         if not names:
@@ -282,17 +282,32 @@ def _task(place: Place, manifest: Manifest, examination: Examination, options: T
         slice_spacing=preparation.slice_spacing,
         ignores=any(sum(facts.class_voxels) < math.prod(facts.shape) for facts in manifest.basis.facts.values()),
         choices=examination.choices,
+        max_steps=network.max_steps,
+        alternatives=preparation.alternatives,
         no_images=options.no_images,
         originals=manifest.basis.originals,
     )
-    return replace(task, digest=_digest(task, manifest))
+    return replace(task, digest=_digest(task, manifest), digests=_digests(task, manifest))
 
 
 def _digest(task: Task, manifest: Manifest) -> str:
     """SHA-256 over what a network can see; the dataset's name and whereabouts do not count."""
     facts = {field: value for field, value in task.to_json().items() if field not in UNSEEN}
     arrays = sorted([case.name, *(array.sha256 for array in case.arrays)] for case in manifest.cases.values())
-    return hashlib.sha256(json.dumps([facts, arrays], sort_keys=True).encode()).hexdigest()
+    return _sha256([facts, arrays])
+
+
+def _digests(task: Task, manifest: Manifest) -> dict[str, str]:
+    cases = sorted(manifest.cases.values(), key=lambda case: case.name)
+    return {
+        "images": _sha256([(case.name, case.image.sha256) for case in cases]),
+        "masks": _sha256([(case.name, case.label.sha256) for case in cases]),
+        "split": _sha256(asdict(task.splits)),
+    }
+
+
+def _sha256(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _mib(n_bytes: int) -> str:

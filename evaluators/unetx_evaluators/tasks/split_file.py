@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -14,6 +13,7 @@ from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
 from unetx_evaluators.tasks.task import Splits
 from unetx_space.errors import RequestError
+from unetx_space.files import write_whole
 
 PARTS = tuple(field.name for field in fields(Splits))
 
@@ -38,9 +38,7 @@ def write_splits(file: Path, splits: Splits) -> None:
     if file.exists():
         check_splits(file, splits)
         return
-    written = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    written.write_text(json.dumps(asdict(splits), indent=2) + "\n", encoding="utf-8")
-    written.replace(file)
+    write_whole(file, json.dumps(asdict(splits), indent=2) + "\n")
 
 
 def check_splits(file: Path, splits: Splits) -> None:
@@ -50,8 +48,10 @@ def check_splits(file: Path, splits: Splits) -> None:
     kept = _read(file)
     moved = [told for part in PARTS if (told := _difference(part, getattr(kept, part), getattr(splits, part)))]
     if moved:
+        cases = [{name for part in PARTS for name in getattr(which, part)} for which in (kept, splits)]
+        why = "this request would change it" if cases[0] == cases[1] else "these data have other cases"
         raise RequestError(
-            f"{file}: a study keeps the split it began with; this request would change it: {'; '.join(moved)}; give "
+            f"{file}: a study keeps the split it began with; {why}: {'; '.join(moved)}; give "
             f"the options and data of the beginning (or --split {file}), or another --study"
         )
 

@@ -63,12 +63,19 @@ class Task:
     splits: Splits
     digest: str
     """SHA-256 over the prepared arrays and this metadata: equal digests mean equal tasks."""
+    digests: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """SHA-256 of its images, its masks and its split, to tell what differs where ``digest`` does."""
     slice_spacing: float | None = None
     """mm from slice to slice of a stacked task; None for any other."""
     ignores: bool = False
     """Whether label maps hold ``IGNORED``."""
     choices: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Everything that was chosen on the way, by rule or by the user, with its reason; JSON values."""
+    max_steps: int | None = None
+    """Steps of a proxy of the U-Net that the time target allows; None: those of the default budget."""
+    alternatives: tuple[tuple[float, ...], ...] = ()
+    """Voxel sizes (mm along the source's axes) between which only training can decide, the task's own last; none where
+    the rules did."""
     no_images: bool = False
     """Whether the user wants no image content in artifacts and reports."""
     originals: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)

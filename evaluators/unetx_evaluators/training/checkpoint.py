@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from unetx_space.files import write_whole
+
 VERSION = 1
 CHECKSUM_BYTES = 32
 """SHA-256 of what follows, at the start of the file: torch's own format does not notice a changed bit."""
@@ -35,11 +37,9 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace what is there in one step. A state that cannot be written is logged, and training goes on."""
         data = _packed({"identity": self._identity, "state": dict(state)})
-        aside = self._path.with_name(self._path.name + ".part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(data)
-            aside.replace(self._path)
+            write_whole(self._path, data, durable=False)  # the checksum tells whether it is whole
         except OSError as error:
             logger.warning("the checkpoint %s cannot be written: %s", self._path, error)
 

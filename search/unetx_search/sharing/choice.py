@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from unetx_space.architecture import write_aside
+from unetx_space.files import write_whole
 
 SHARING = "sharing.json"
 """Beside a study: what was measured, and what it came to."""
@@ -181,7 +181,7 @@ def decided(kind: str, samples: tuple[Sample, ...], room: Room) -> Sharing:
 def write_sharing(path: Path, sharing: Iterable[Sharing], torch: str) -> None:
     """Keep what was measured, and with which torch."""
     kinds = {kept.kind: asdict(kept) for kept in sharing}
-    write_aside(path, json.dumps({"torch": torch, "kinds": kinds}, indent=2) + "\n")
+    write_whole(path, json.dumps({"torch": torch, "kinds": kinds}, indent=2) + "\n")
 
 
 def read_sharing(path: Path, torch: str | None = None) -> Mapping[str, Sharing]:

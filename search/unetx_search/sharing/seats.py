@@ -9,8 +9,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from unetx_evaluators.host_cores import usable_cores
 from unetx_search.executors.memory import FreeMemoryProbe, device_of, nvidia_smi_free
-from unetx_search.executors.slots import Slot, shared_slots, usable_cores
+from unetx_search.executors.slots import Slot, shared_slots
 from unetx_search.sharing.choice import (
     MOST_WORKERS,
     SHARING,

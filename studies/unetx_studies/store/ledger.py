@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from unetx_space.errors import RequestError, UnetxError
-from unetx_studies.processes import Presence, ProcessIdentity, presence
+from unetx_studies.processes import Presence, ProcessIdentity, presence, this_process
 from unetx_studies.store.open import Store
 from unetx_studies.tables import DecisionRow, JobRow, LeaseRow, RunRow, Stage
 
@@ -116,9 +116,7 @@ class Ledger:
             before = _run(session.get_one(RunRow, lease.run))
             if before.id == run.id:  # claimed before, by a transaction whose success was not heard of
                 return None
-            is_abandoned = before.process == run.process and before.id not in _held
-            if before.lives(run.started_at) and not is_abandoned:
-                raise RequestError(_occupied(before, run.started_at))
+            _refuse_occupied(before, run.process, run.started_at)
             session.execute(update(RunRow).where(RunRow.id == before.id).values(ended_at=run.started_at, ending="died"))
         process = run.process
         row = RunRow(
@@ -212,7 +210,21 @@ class Ledger:
             row = dialect.insert(table).values(study=self._study, trial_number=trial, **facts)
             session.execute(row.on_conflict_do_update(index_elements=["study", "trial_number"], set_=dict(facts)))
 
+    @staticmethod
+    def studies(store: Store) -> tuple[str, ...]:
+        """Names of the studies that the command was run on, whether a trial has begun or not."""
+        with store.reading() as session:
+            if not _has_ledger(session):
+                return ()
+            return tuple(session.scalars(select(RunRow.study).distinct().order_by(RunRow.study)))
+
     # Reading. A database of version 1 has no ledger: it is read as an empty one.
+
+    def check_free(self, now: datetime) -> None:
+        """Raises RequestError, naming the other run, when one is at work; nothing is written."""
+        holder = self.holder()
+        if holder is not None:
+            _refuse_occupied(holder, this_process(), now)
 
     def holder(self) -> RunRecord | None:
         """The run that has the lease, dead or alive; None when the last one ended in order."""
@@ -252,7 +264,10 @@ def _has_ledger(session: Session) -> bool:
     return inspect(session.connection()).has_table(LeaseRow.__tablename__)
 
 
-def _occupied(other: RunRecord, now: datetime) -> str:
+def _refuse_occupied(other: RunRecord, mine: ProcessIdentity, now: datetime) -> None:
+    is_abandoned = other.process == mine and other.id not in _held
+    if not other.lives(now) or is_abandoned:
+        return
     since = f"{other.started_at:%Y-%m-%d %H:%M} UTC"
     if presence(other.process) is Presence.UNKNOWN:
         left = (SILENCE - (now - other.seen_at)).total_seconds()
@@ -262,7 +277,7 @@ def _occupied(other: RunRecord, now: datetime) -> str:
         )
     else:
         way_out = f"stop that process first (kill -TERM {other.process.pid} ends it in order)"
-    return (
+    raise RequestError(
         f"the study {other.study!r} has one coordinator at a time, and {other.process} has run it since {since} "
         f"(run {other.id[:8]}); {way_out}, or take another --study NAME"
     )

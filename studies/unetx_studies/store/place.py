@@ -7,18 +7,24 @@ tells this study from another one of the same name.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-from unetx_space.architecture import write_aside
 from unetx_space.errors import RequestError
-from unetx_studies.store.open import DATABASE, study_url
+from unetx_space.files import read_object, write_whole
+from unetx_studies.store.ledger import Ledger
+from unetx_studies.store.open import DATABASE, open_store, study_url
+from unetx_studies.store.records import Records
 from unetx_studies.store.server import is_server, parse_url, without_secrets
 
 STORAGE = "storage.json"
-MAX_BYTES = 100_000
+REMAINS = ("config.json", "best.json")
+"""Files that only a study that has begun has beside its database."""
+_RESTORE = (
+    "it says on which server the study is: restore it from a backup, or write it anew with the fields url "
+    "(postgresql://USER@HOST/DATABASE), study (its name there) and id (its attribute unetx:identity there)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class Place:
     url: str = field(repr=False)
     """What opens the database; it may hold a password, so not for people's eyes."""
     study: str | None = None
-    """Its name among the studies of a server; None for a file, which holds one study."""
+    """Its name in the database, which the folder's may differ from; None where only the file can tell."""
     id: str = ""
     """Of a study on a server."""
     is_new: bool = False
@@ -37,7 +43,7 @@ class Place:
 
     @property
     def is_on_server(self) -> bool:
-        return self.study is not None
+        return is_server(parse_url(self.url))
 
     @property
     def shown(self) -> str:
@@ -50,24 +56,24 @@ def find_place(folder: Path) -> Place:
     path = folder / STORAGE
     if not path.exists():
         return Place(folder, study_url(folder))
-    kept = _read(path)
+    kept = read_object(path, {"url": str, "study": str, "id": str}, _RESTORE)
     return Place(folder, _server_url(kept["url"]), kept["study"], kept["id"])
 
 
 def settle_place(folder: Path, study: str, storage: str | None) -> Place:
     """Where a search keeps its study: as its folder says, or else on the server at ``storage``, or else in a file.
 
-    Raises RequestError when the folder says another thing than the request.
+    A folder has one study, which goes on under the name that it began with when the folder is called otherwise now;
+    ``study`` names a new one. Raises RequestError when the folder says another thing than the request, and when its
+    database is lost.
     """
     found = find_place(folder)
     if storage is None:
-        _check_name(found, study)
-        return found
+        return found if found.is_on_server else replace(found, study=_study_in(found, study))
     url = _server_url(storage)
     if found.is_on_server:
-        _check_name(found, study)
         _refuse_move(found, url)
-        return Place(folder, url, study, found.id)
+        return replace(found, url=url)
     if (folder / DATABASE).exists():
         _refuse_move(found, url)
     return Place(folder, url, study, uuid4().hex, is_new=True)
@@ -78,7 +84,7 @@ def keep_place(place: Place) -> None:
     if place.is_on_server:
         place.folder.mkdir(parents=True, exist_ok=True)
         facts = {"url": place.shown, "study": place.study, "id": place.id}
-        write_aside(place.folder / STORAGE, json.dumps(facts, indent=2) + "\n")
+        write_whole(place.folder / STORAGE, json.dumps(facts, indent=2) + "\n")
 
 
 def _server_url(words: str) -> str:
@@ -91,12 +97,33 @@ def _server_url(words: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def _check_name(place: Place, study: str) -> None:
-    if place.study not in (None, study):
+def _study_in(place: Place, study: str) -> str:
+    """The name of the one study in a folder's file; ``study`` where there is none yet, or that is one of several."""
+    if not is_begun(place):
+        return study
+    with open_store(place.url, create=False, read_only=True) as store:
+        names = Records.studies(store) or Ledger.studies(store)
+    if len(names) > 1 and study not in names:
         raise RequestError(
-            f"{place.folder} belongs to the study {place.study!r} at {place.shown}, got {study!r}; use --study "
-            f"{place.study} with the folder's own name, or another --study NAME"
+            f"{place.shown} holds the studies {', '.join(names)}, and none is called {study!r}; give the folder one of "
+            "these names, and use it with --study"
         )
+    return names[0] if len(names) == 1 else study
+
+
+def is_begun(place: Place) -> bool:
+    """Whether the folder's file holds anything. Raises RequestError when it has been lost, and the rest has not."""
+    database = place.folder / DATABASE
+    if database.exists() and database.stat().st_size > 0:
+        return True
+    left = [name for name in REMAINS if (place.folder / name).exists()]
+    if left:
+        how = "is empty" if database.exists() else "is missing"
+        raise RequestError(
+            f"{place.folder} holds {' and '.join(left)} of a study, but its database {DATABASE} {how}; restore it from "
+            "a backup, or begin another study with --study NAME; to begin anew here, move these files away"
+        )
+    return False
 
 
 def _refuse_move(place: Place, url: str) -> None:
@@ -106,15 +133,3 @@ def _refuse_move(place: Place, url: str) -> None:
             f"a study stays where it was begun: {place.folder} has its database at {place.shown}, and --storage names "
             f"{asked}; leave --storage out, or take another --study NAME"
         )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What is kept, every field checked."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            kept = json.loads(file.read(MAX_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"{path} cannot be read: {error}; it says on which server the study is") from error
-    if not isinstance(kept, dict) or not all(isinstance(kept.get(name), str) for name in ("url", "study", "id")):
-        raise RequestError(f"{path} must hold url, study and id, which say on which server the study is")
-    return kept

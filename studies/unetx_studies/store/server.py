@@ -114,6 +114,10 @@ def refusal(url: URL, error: DBAPIError) -> str:
     way_out = ""
     if "password" in str(error.orig):
         way_out = "; passwords are never kept: set PGPASSWORD or ~/.pgpass (a search takes one in --storage, too)"
+    elif not is_server(url) and ("malformed" in str(error.orig) or "not a database" in str(error.orig)):
+        way_out = "; it is damaged: restore it from a backup, or begin another study with --study NAME"
+    elif not is_server(url) and ("readonly" in str(error.orig) or "unable to open" in str(error.orig)):
+        way_out = "; a search writes into its study: make file and folder writable for you, or go on in a copy of them"
     return f"{without_secrets(url)} cannot be opened: {reason(error)}{way_out}"
 
 

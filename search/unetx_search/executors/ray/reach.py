@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unetx_space.errors import UnetxError
+from unetx_space.files import write_whole
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
@@ -55,7 +56,7 @@ class Reach:
         if reach.checkpoints is not None:
             reach.checkpoints.mkdir(parents=True, exist_ok=True)
             _remove(reach.checkpoints.glob("reach-*"))  # of runs that were killed
-            reach.question.write_text(reach.word, encoding="ascii")
+            write_whole(reach.question, reach.word, durable=False)
         return reach
 
     @property
@@ -97,7 +98,7 @@ class Reach:
         if not _appears(self.question, self.word):
             return f"{rule}; on {host} that folder is not the coordinator's: {way_out}"
         try:
-            self.answer(worker).write_text(self.word, encoding="ascii")
+            write_whole(self.answer(worker), self.word, durable=False)
         except OSError as error:
             return f"{rule}; on {host} it cannot be written ({error.strerror}): {way_out}"
         return ""

@@ -1,0 +1,255 @@
+"""The pilot: short trainings of the U-Net preset that settle, once per dataset, how its proxies are trained.
+
+In rounds, so that its course depends on the answers alone and not on how many workers give them:
+
+- **recipe**: every learning rate with every weight of the background trains for a quarter of the steps that time
+  allows; the two best go on to half of them, and the better one is kept;
+- **voxel size**, only where the planner could not have both a wide enough field of view and fine enough voxels: the
+  same training at each of the planner's alternatives; what scores best on the original voxels is kept;
+- **steps**: they are doubled as long as the last doubling gained at least ``min_gain`` and time allows it.
+
+What the user has set is not tried. All of it is scored on selection cases, as a search is; held-out cases are not read.
+No torch here, and nobody is waited for: ``settle`` is a generator that hands out rounds and takes their answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import Any, Self
+
+from unetx_evaluators.evaluation import Budget, Evaluation, Outcome
+from unetx_evaluators.training.recipe import Recipe
+
+LEARNING_RATES = (1e-2, 3e-3)
+BACKGROUND_WEIGHTS = (1.0, 0.3)
+MIN_GAIN = 0.01
+"""Dice that twice the steps must gain to be worth them."""
+FIRST_SHARE = 4
+"""The first round trains for one part in so many of the steps that time allows."""
+N_SECOND = 2
+"""Recipes that go on to the second round."""
+
+Spacing = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a pilot may settle, and how far it may go."""
+
+    max_steps: int
+    """As many as the time target allows on the planned patch."""
+    min_gain: float = MIN_GAIN
+    learning_rates: tuple[float, ...] = LEARNING_RATES
+    """One alone is not a question."""
+    background_weights: tuple[float, ...] = BACKGROUND_WEIGHTS
+    alternatives: tuple[Spacing, ...] = ()
+    """Voxel sizes in question, the planned one first; none or one: nothing is in question."""
+    steps: int | None = None
+    """Of the user; None: the pilot decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class PilotJob:
+    """One training of the U-Net preset."""
+
+    round: str
+    budget: Budget
+    spacing: Spacing | None = None
+    """Where voxel sizes are compared; None: the planned one."""
+
+    @property
+    def words(self) -> str:
+        """What it tries, for people."""
+        recipe = self.budget.recipe
+        at = "" if self.spacing is None else f", voxels of {'x'.join(f'{mm:.4g}' for mm in self.spacing)} mm"
+        return (
+            f"{self.budget.steps} steps, learning rate {recipe.learning_rate:g}, background weight "
+            f"{recipe.background_weight:g}{at}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PilotRun:
+    """What came of a job."""
+
+    job: PilotJob
+    outcome: Outcome
+    score: float | None
+    """The objective, on the original voxels."""
+    curve: tuple[tuple[int, float, float], ...]
+    """Steps, score and training loss at every rung."""
+    seconds: float
+
+    @property
+    def worth(self) -> float:
+        """For comparisons: what did not complete is worth nothing."""
+        return self.score if self.score is not None and self.outcome is Outcome.COMPLETE else -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """What a pilot has settled."""
+
+    budget: Budget
+    spacing: Spacing | None
+    """The voxel size that was chosen, where it was in question."""
+    runs: tuple[PilotRun, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """For every choice a sentence."""
+    still_gaining: float | None = None
+    """What the last doubling of the steps gained, where time ended the growth; scores are then of half-trained
+    networks."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        def spacing(value: Sequence[float] | None) -> Spacing | None:
+            return None if value is None else tuple(value)
+
+        runs = tuple(
+            PilotRun(
+                PilotJob(run["job"]["round"], Budget.from_json(run["job"]["budget"]), spacing(run["job"]["spacing"])),
+                Outcome(run["outcome"]),
+                run["score"],
+                tuple((step, score, loss) for step, score, loss in run["curve"]),
+                run["seconds"],
+            )
+            for run in data["runs"]
+        )
+        budget = Budget.from_json(data["budget"])
+        return cls(budget, spacing(data["spacing"]), runs, data["reasons"], data["still_gaining"])
+
+
+Rounds = Generator[list[PilotJob], list[Evaluation], Pilot]
+
+
+def with_steps(budget: Budget, steps: int) -> Budget:
+    """The budget with another length; its rungs keep their shares of it."""
+    rungs = sorted({max(1, round(rung * steps / budget.steps)) for rung in budget.rungs})
+    return replace(budget, steps=steps, rungs=tuple(rungs))
+
+
+def settle(budget: Budget, limits: Limits) -> Rounds:
+    """Yields rounds of jobs, takes their evaluations in the same order, and returns what they came to.
+
+    ``budget`` is the task's own default; what is not in question stays as it says.
+    """
+    return _Settling(budget, limits).rounds()
+
+
+class _Settling:
+    """A pilot under way."""
+
+    def __init__(self, budget: Budget, limits: Limits) -> None:
+        self._budget = budget
+        self._limits = limits
+        self._runs: list[PilotRun] = []
+        self._reasons: dict[str, str] = {}
+
+    def rounds(self) -> Rounds:
+        limits, most = self._limits, self._limits.steps or self._limits.max_steps
+        first, second = max(1, most // FIRST_SHARE), max(1, 2 * most // FIRST_SHARE)
+        recipe = yield from self._best_recipe(first, second)
+        spacing = yield from self._best_spacing(recipe, second)
+        steps, still_gaining = limits.steps, None
+        if steps is None:
+            steps, still_gaining = yield from self._enough_steps(recipe, spacing, first)
+        else:
+            self._reasons["steps"] = f"{steps}: set by the user"
+        budget = replace(with_steps(self._budget, steps), recipe=recipe)
+        return Pilot(budget, spacing, tuple(self._runs), self._reasons, still_gaining)
+
+    def _best_recipe(self, first: int, second: int) -> Generator[list[PilotJob], list[Evaluation], Recipe]:
+        limits, base = self._limits, self._budget.recipe
+        recipes = [
+            replace(base, learning_rate=rate, background_weight=weight)
+            for rate, weight in product(limits.learning_rates, limits.background_weights)
+        ]
+        for steps, n_kept in ((first, N_SECOND), (second, 1)):
+            if len(recipes) > 1:
+                runs = yield from self._round("recipe", [(recipe, None) for recipe in recipes], steps)
+                recipes = [run.job.budget.recipe for run in sorted(runs, key=lambda run: -run.worth)[:n_kept]]
+        chosen = recipes[0]
+        self._reasons["learning_rate"] = _why(
+            f"{chosen.learning_rate:g}", limits.learning_rates, [f"{rate:g}" for rate in limits.learning_rates]
+        )
+        self._reasons["background_weight"] = _why(
+            f"{chosen.background_weight:g}",
+            limits.background_weights,
+            [f"{weight:g}" for weight in limits.background_weights],
+        )
+        return chosen
+
+    def _best_spacing(self, recipe: Recipe, steps: int) -> Generator[list[PilotJob], list[Evaluation], Spacing | None]:
+        alternatives = self._limits.alternatives
+        if len(alternatives) < 2:
+            return None
+        runs = yield from self._round("voxel size", [(recipe, spacing) for spacing in alternatives], steps)
+        best = max(runs, key=lambda run: run.worth)
+        told = ", ".join(f"{_mm(run.job.spacing)}: {_dice(run.score)}" for run in runs)
+        self._reasons["spacing"] = f"{_mm(best.job.spacing)}: the best of the pilot on the original voxels ({told})"
+        return best.job.spacing
+
+    def _enough_steps(
+        self, recipe: Recipe, spacing: Spacing | None, steps: int
+    ) -> Generator[list[PilotJob], list[Evaluation], tuple[int, float | None]]:
+        """The steps of which twice as many gain too little, or no time is left for; and what the last doubling gained,
+        where time was the reason."""
+        gain = None
+        score = yield from self._score(recipe, spacing, steps)
+        while 2 * steps <= self._limits.max_steps:
+            doubled = yield from self._score(recipe, spacing, 2 * steps)
+            gain = doubled - score
+            if not gain >= self._limits.min_gain:
+                self._reasons["steps"] = (
+                    f"{steps}: twice as many gained {gain:+.4f} Dice in the pilot, less than {self._limits.min_gain:g}"
+                )
+                return steps, None
+            steps, score = 2 * steps, doubled
+        told = "" if gain is None else f"; the last doubling gained {gain:+.4f} Dice, so scores still rise with training"
+        self._reasons["steps"] = f"{steps}: as many as the time target allows{told}"
+        return steps, gain
+
+    def _score(
+        self, recipe: Recipe, spacing: Spacing | None, steps: int
+    ) -> Generator[list[PilotJob], list[Evaluation], float]:
+        """Of a training of so many steps: known already, or made now."""
+        for run in self._runs:
+            job = run.job
+            alike = job.budget.recipe == recipe and job.budget.steps == steps
+            if alike and (job.spacing or spacing) == spacing:
+                return run.worth
+        (run,) = yield from self._round("steps", [(recipe, spacing)], steps)
+        return run.worth
+
+    def _round(
+        self, name: str, tried: Sequence[tuple[Recipe, Spacing | None]], steps: int
+    ) -> Generator[list[PilotJob], list[Evaluation], list[PilotRun]]:
+        length = with_steps(self._budget, steps)
+        jobs = [PilotJob(name, replace(length, recipe=recipe), spacing) for recipe, spacing in tried]
+        answers = yield jobs
+        runs = [_run(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+        self._runs += runs
+        return runs
+
+
+def _run(job: PilotJob, answer: Evaluation) -> PilotRun:
+    curve = tuple((point.step, point.score, point.loss) for point in answer.curve)
+    return PilotRun(job, answer.outcome, answer.score, curve, answer.seconds)
+
+
+def _why(chosen: str, values: Sequence[float], tried: Sequence[str]) -> str:
+    return f"{chosen}: set by the user" if len(values) == 1 else f"{chosen}: the best of {', '.join(tried)} in the pilot"
+
+
+def _mm(spacing: Spacing | None) -> str:
+    return "x".join(f"{mm:.4g}" for mm in spacing or ()) + " mm"
+
+
+def _dice(score: float | None) -> str:
+    return "none" if score is None else f"{score:.4f}"
