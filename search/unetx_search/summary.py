@@ -77,7 +77,8 @@ def _design(record: EvaluationRecord) -> str:
 def _on_original_voxels(summary: Summary) -> list[str]:
     """The scores of the best design and of U-Net before any resampling, where that makes a difference."""
     told = []
-    for name, record in (("the best", summary.best), ("U-Net", summary.preset("u-net"))):
+    best, unet = summary.best, summary.preset("u-net")
+    for name, record in (("the best", best), ("U-Net", unet if unet is not best else None)):
         dice = summary.original_dice.get(record.trial_number) if record is not None else None
         if record is not None and dice is not None and dice != record.score:
             told.append(f"{dice:.4f} ({name}, trial {record.trial_number})")

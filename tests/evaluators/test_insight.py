@@ -67,6 +67,17 @@ def test_insight_can_be_switched_off_and_changes_no_score(task: Task) -> None:
     assert without_clocks(replace(silent, insight=told.insight)) == without_clocks(told)
 
 
+def test_a_score_above_the_given_one_is_diagnosed_as_it_would_have_been_from_the_start(task: Task) -> None:
+    asked = (tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    told = ProxyEvaluator().evaluate(*asked)
+    assert told.score is not None
+    above = ProxyEvaluator().evaluate(*asked, diagnosed_above=told.score - 1e-6)
+    assert without_clocks(above) == without_clocks(told)
+    equal = ProxyEvaluator().evaluate(*asked, diagnosed_above=told.score).insight
+    assert (equal.zero_cost, equal.similarities) == (None, ())
+    assert equal.gradients == told.insight.gradients
+
+
 def test_a_pruned_evaluation_tells_what_it_reached(task: Task) -> None:
     pruned = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, Recorder(stop_at=2))
     assert pruned.outcome is Outcome.PRUNED
