@@ -6,6 +6,7 @@ number of threads on the same CPU give the same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -90,7 +91,8 @@ class Budget:
     rungs: tuple[int, ...]
     """Steps after which the selection score is reported, ascending; the last equals ``steps``."""
     selection_cases: int
-    """How many selection cases (the first in the split's order) are scored at most."""
+    """How many selection cases (the first in the split's order) are scored at most; a part of them at early rungs
+    (``training.cases.early_cases``)."""
     max_seconds: float = 3600.0
     """An evaluation that runs longer ends as timed-out."""
     recipe: Recipe = field(default_factory=Recipe)
@@ -115,7 +117,8 @@ class Budget:
 class CaseScore:
     """The scores of one class on one case; None where the class is absent from truth and prediction alike.
 
-    Before the last rung Dice is the only one. Conventions: ``metrics/measure.py``.
+    Before the last rung Dice is the only one, and only a part of the cases is scored. ``metrics/measure.py`` has the
+    conventions.
     """
 
     case: str
@@ -132,7 +135,8 @@ class CurvePoint:
 
     step: int
     score: float
-    """Mean over foreground classes of the mean Dice over cases."""
+    """Mean over foreground classes of the mean Dice over cases: before the last rung over a few of them, the same for
+    all evaluations of a study, so that rungs of one step can be compared, and the last rung with none before."""
     loss: float
     """Mean training loss since the previous rung."""
     seconds: float
@@ -149,6 +153,7 @@ class Evaluation:
     score: float | None = None
     """The objective at the last rung that was reached; None when no rung was."""
     case_scores: tuple[CaseScore, ...] = ()
+    """At the last rung that was reached."""
     curve: tuple[CurvePoint, ...] = ()
     """Rungs reached before the evaluation was resumed too."""
     loss_sum: float | None = None
@@ -187,6 +192,7 @@ class Evaluator(Protocol):
         *,
         checkpoint: Path | None = None,
         weights: Path | None = None,
+        diagnosed_above: float = -math.inf,
     ) -> Evaluation:
         """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out.
 
@@ -196,6 +202,10 @@ class Evaluator(Protocol):
         file that is damaged or of another evaluation is not used. The caller deletes it when the answer is safe.
 
         ``weights`` names a file (safetensors) for the trained network's parameters, written when it is complete.
+
+        A complete evaluation whose score lies above ``diagnosed_above`` also tells zero-cost features and similarities
+        of skips; with minus infinity one that ends early tells the features, too. Gradients by stage are told by all
+        but with infinity. No score depends on any of it.
         """
 
 

@@ -85,6 +85,7 @@ class FakeEvaluator:
         *,
         checkpoint: Path | None = None,
         weights: Path | None = None,
+        diagnosed_above: float = -math.inf,
     ) -> Evaluation:
         """As an Evaluator does, unless told to misbehave."""
         act = self._act(architecture, seed)

@@ -256,7 +256,8 @@ class _Settling:
 
 def _run(job: PilotJob, answer: Evaluation) -> PilotRun:
     curve = tuple((point.step, point.score, point.loss) for point in answer.curve)
-    return PilotRun(job, answer.outcome, answer.score, curve, answer.seconds)
+    original = answer.insight.original_dice
+    return PilotRun(job, answer.outcome, answer.score if original is None else original, curve, answer.seconds)
 
 
 def _why(chosen: str, values: Sequence[float], tried: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,7 @@ from unetx_space.validity import faults
 
 if TYPE_CHECKING:
     from unetx_evaluators.device import DeviceProfile
+    from unetx_evaluators.insight import ZeroCost
     from unetx_evaluators.tasks.task import Task
     from unetx_evaluators.training.trainer import Progress
     from unetx_space.backbone import Backbone
@@ -44,8 +46,6 @@ class ProxyEvaluator:
     """``cpu``, ``cuda`` or ``cuda:INDEX``."""
     n_threads: int = 1
     """CPU threads of torch; more of them pay off less than more workers."""
-    diagnose: bool = True
-    """Note zero-cost features, gradients by stage and the similarity of skips; about a hundredth of the time."""
     robustness: bool = False
     """Also score the trained network on blurred, noisy and gamma-changed images; three validations more."""
 
@@ -59,6 +59,7 @@ class ProxyEvaluator:
         *,
         checkpoint: Path | None = None,
         weights: Path | None = None,
+        diagnosed_above: float = -math.inf,
     ) -> Evaluation:
         """Every ending is an Evaluation, with what was known by then.
 
@@ -70,7 +71,8 @@ class ProxyEvaluator:
         profile = devices.profile(self.device)
         progress = Progress(budget.max_seconds)
         files = _Files(checkpoint, weights)
-        training = partial(self._train, architecture, task, budget, seed, observer, profile, progress, files)
+        asked = (architecture, task, budget, seed)
+        training = partial(self._train, *asked, observer, profile, progress, files, diagnosed_above)
         with devices.tuned(profile, self.n_threads):
             memory = devices.PeakMemory(profile.device)
             ending = _ending_of(training)
@@ -100,15 +102,16 @@ class ProxyEvaluator:
         profile: DeviceProfile,
         progress: Progress,
         files: _Files,
+        diagnosed_above: float,
     ) -> None:
         """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
-        from unetx_evaluators.device import memory_format, trusted
+        from unetx_evaluators.device import trusted
         from unetx_evaluators.diagnosis import skip_similarities
         from unetx_evaluators.scoring import Scorer
         from unetx_evaluators.training.batches import BatchStream
         from unetx_evaluators.training.cases import open_cases
         from unetx_evaluators.training.checkpoint import Checkpoint
-        from unetx_evaluators.training.inheritance import inherit, save_weights
+        from unetx_evaluators.training.inheritance import save_weights
         from unetx_evaluators.training.trainer import train
         from unetx_evaluators.zero_cost import zero_cost
 
@@ -117,29 +120,30 @@ class ProxyEvaluator:
         profile = trusted(profile, architecture.backbone.sizes(task.patch))
         cases = open_cases(task, profile, budget.selection_cases)
         trained = self._as_trained(architecture, budget)
-        network = trained.build(seed=seed)
-        if budget.parent is not None:
-            inherit(network, budget.parent, task.folder)
-        network.to(profile.device)
-        network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
+        start = partial(_at_its_start, trained, budget, seed, task, profile)
+        network = start()
         progress.n_parameters = sum(parameter.numel() for parameter in network.parameters())
         self._try(network, trained, task, budget, profile)
         identity = self._identity(architecture, task, budget, seed, profile)
         kept = None if files.checkpoint is None else Checkpoint(files.checkpoint, identity)
         batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, budget.recipe, profile.device)
-        if self.diagnose:
-            full_cost = cost(architecture, task.patch)
-            weight = budget.recipe.background_weight
-            progress.zero_cost = zero_cost(network, batches.batch(1), full_cost, weight, profile, ignores=task.ignores)
-        halfway = {1, max(1, budget.steps // 2)} if self.diagnose else set()
+
+        def features(untrained: SkipUNet) -> ZeroCost:
+            full, weight = cost(architecture, task.patch), budget.recipe.background_weight
+            return zero_cost(untrained, batches.batch(1), full, weight, profile, ignores=task.ignores)
+
+        if diagnosed_above == -math.inf:
+            progress.zero_cost = features(network)
+        halfway = {1, max(1, budget.steps // 2)} if diagnosed_above < math.inf else set()
         with computed_fast(network, profile):
             train(network, cases, task, budget, seed, profile, observer, progress, kept, gradients_at=halfway)
             if self.robustness:
                 progress.robustness = Scorer(task, cases.selection, profile, progress.check_time).robustness(network)
         if files.weights is not None:
             save_weights(network, files.weights)
-        if self.diagnose:
+        if progress.curve[-1].score > diagnosed_above:
             progress.similarities = skip_similarities(network, [batches.batch(1)], profile)
+            progress.zero_cost = progress.zero_cost or features(start())
 
     def _as_trained(self, architecture: Architecture, budget: Budget) -> Architecture:
         """At the budget's width, with heads for deep supervision where the recipe wants them."""
@@ -186,6 +190,19 @@ class ProxyEvaluator:
             "precision": str(profile.autocast_dtype),
             "versions": versions(),
         }
+
+
+def _at_its_start(trained: Architecture, budget: Budget, seed: int, task: Task, profile: DeviceProfile) -> SkipUNet:
+    """The network on its device, with the values that training starts from."""
+    from unetx_evaluators.device import memory_format
+    from unetx_evaluators.training.inheritance import inherit
+
+    network = trained.build(seed=seed)
+    if budget.parent is not None:
+        inherit(network, budget.parent, task.folder)
+    network.to(profile.device)
+    network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
+    return network
 
 
 def computed_fast(network: SkipUNet, profile: DeviceProfile) -> AbstractContextManager[None]:

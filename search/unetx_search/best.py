@@ -26,6 +26,7 @@ def save_best(records: Records, study: optuna.Study, task: Task, folder: Path) -
         score={
             "dice": record.score,
             "metric": "mean over foreground classes of the mean Dice over selection cases",
+            "original_dice": records.original_dice().get(record.trial_number),
             "budget": asdict(record.budget),
             "seed": record.seed,
         },

@@ -7,12 +7,12 @@ checkpoint, or run again, under the same number.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from optuna.trial import Trial
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_search import ledger
-from unetx_search.config import FIRST_PRESETS, REPEATED_FROM
+from unetx_search.config import FIRST_PRESETS, REPEATED_FROM, Diagnosis
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_search.orphans import end_orphans
 from unetx_search.samplers.guard import ORIGIN, Guard
@@ -69,6 +69,8 @@ class Terms:
     """When to stop in order, whatever is missing."""
     checkpoints: Path | None = None
     """Folder for the state of running evaluations."""
+    diagnosis: Diagnosis = "best"
+    """Which evaluations are diagnosed."""
 
 
 @dataclass(slots=True)
@@ -268,7 +270,9 @@ class Coordinator:
         self._running[trial.number] = held
         folder = self._terms.checkpoints
         checkpoint = folder / f"trial-{trial.number}" if folder is not None else None
-        self._executor.submit(Job(trial.number, architecture, ground.budget, ready.seed, checkpoint))
+        above = self._diagnosed_above(held)
+        job = Job(trial.number, architecture, ground.budget, ready.seed, checkpoint, diagnosed_above=above)
+        self._executor.submit(job)
         self._write(held, lambda: self._on_dispatch(held.trial, architecture))
 
     def _prepare(self, left: _Trial | None) -> _Ready:
@@ -419,6 +423,16 @@ class Coordinator:
         """The trial of the best design, as ``ranking`` has it, with this result."""
         number, score = held.trial.number, evaluation.score
         is_first = number <= self._first.get(held.design, (0.0, number))[1]
-        if evaluation.outcome is Outcome.COMPLETE and score is not None and isfinite(score) and is_first:
+        if evaluation.outcome is Outcome.COMPLETE and score is not None and math.isfinite(score) and is_first:
             self._first[held.design] = (-score, number)
         return min(self._first.values(), default=(0.0, -1))[1]
+
+    def _diagnosed_above(self, held: _Trial) -> float:
+        """The score above which a trial is diagnosed."""
+        if self._terms.diagnosis == "none":
+            return math.inf
+        if self._terms.diagnosis == "all" or held.origin.startswith("preset"):
+            return -math.inf
+        until = self._horizon(held.trial.number)
+        scores = (-score for score, trial in self._first.values() if until is None or trial <= until)
+        return max(scores, default=-math.inf)

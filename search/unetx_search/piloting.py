@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -122,9 +123,10 @@ class _Pilot:
             architecture = Architecture(task.backbone(), PRESETS[PRESET].genome(len(task.strides)))
             numbered = {n: job for n, job in enumerate(jobs) if job.spacing == spacing}
             with self._executor_of(task) as executor:
-                answers |= Answers().of(
-                    executor, [Job(n, architecture, job.budget, SEED) for n, job in numbered.items()]
-                )
+                jobs_there = [
+                    Job(n, architecture, job.budget, SEED, diagnosed_above=math.inf) for n, job in numbered.items()
+                ]
+                answers |= Answers().of(executor, jobs_there)
         return [answers[n] for n in range(len(jobs))]
 
     def _say(self, words: str) -> None:

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -88,6 +88,8 @@ class Summary:
     """The user asked for an end before the total was reached."""
     ran_out_of_time: bool = False
     """The time that the user gave was up before the total was reached."""
+    original_dice: Mapping[int, float] = field(default_factory=dict)
+    """Scores on the cases' original voxels, by trial."""
 
     @property
     def best(self) -> EvaluationRecord | None:
@@ -153,7 +155,7 @@ def _asked(config: SearchConfig, engine: Engine, slots: Sequence[Slot], console:
     """What the request comes to; where the study has begun, by what it was begun with."""
 
     def executor_of(task: Task) -> Executor:
-        return engine.executor(given.evaluator or _evaluator(replace(config, diagnosis=False), slots), task, slots)
+        return engine.executor(given.evaluator or _evaluator(config, slots), task, slots)
 
     settings = config.folder / SETTINGS
     begun = read_begun(settings) if settings.exists() else None
@@ -218,6 +220,7 @@ def _search(
             was_complete=n_missing <= 0,
             was_stopped=was_stopped,
             ran_out_of_time=ran_out_of_time,
+            original_dice=again(book.records.original_dice),
         )
 
 
@@ -225,7 +228,6 @@ def _evaluator(config: SearchConfig, slots: Sequence[Slot]) -> Evaluator:
     return ProxyEvaluator(
         device=slots[0].device,
         n_threads=slots[0].n_threads,
-        diagnose=config.diagnosis,
         robustness=config.robustness,
     )
 
@@ -325,6 +327,7 @@ def _run(
             lag=config.deterministic,
             ends_at=book.run.started_at + timedelta(hours=config.max_hours) if config.max_hours is not None else None,
             checkpoints=config.folder / CHECKPOINTS,
+            diagnosis=config.diagnosis,
         ),
         on_best=lambda trial: save_best(book.records, book.study, task, config.folder),
         on_dispatch=lambda trial, architecture: attach_drawing(

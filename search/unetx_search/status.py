@@ -54,6 +54,8 @@ class Status:
     seats: Mapping[int, Seat]
     """What each worker is doing; empty when nothing runs."""
     decisions: Sequence[DecisionRecord]
+    original_dice: Mapping[int, float] = field(default_factory=dict)
+    """Scores on the cases' original voxels, by trial."""
     sharing: Mapping[str, Sharing] = field(default_factory=dict)
     """How many workers share each kind of GPU, where that was measured."""
 
@@ -107,6 +109,7 @@ def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetim
             jobs=ledger.jobs(unfinished_only=True),
             seats=SeatsFile.read(folder / SEATS) if is_running else {},
             decisions=ledger.decisions(),
+            original_dice=records.original_dice(),
             sharing=read_sharing(folder / SHARING),
         )
 
@@ -134,8 +137,10 @@ def status_text(status: Status) -> str:
         f"{status.study}: {status.state()}",
         f"  trials     {len(status.evaluations)} of {status.n_trials} ({counts})",
     ]
-    if status.best is not None:
-        lines.append(f"  best       Dice {status.best.score:.4f} (trial {status.best.trial_number})")
+    if (best := status.best) is not None:
+        original = status.original_dice.get(best.trial_number, best.score)
+        on_original = f", {original:.4f} on the original voxels" if original != best.score else ""
+        lines.append(f"  best       Dice {best.score:.4f} (trial {best.trial_number}){on_original}")
     lines += spread_lines(evidence(status.evaluations))
     lines += [f"  {kind}: {sharing}" for kind, sharing in status.sharing.items()]
     lines += [*map(_job_line, _jobs(status)), *_latest_failure(status)]
@@ -205,6 +210,7 @@ def status_json(status: Status) -> str:
         "best_trial": best.trial_number if best else None,
         "best_dice": best.score if best else None,
         "evidence": evidence_facts(evidence(status.evaluations)),
+        "best_original_dice": status.original_dice.get(best.trial_number) if best else None,
         "run": None
         if run is None
         else {

@@ -42,6 +42,7 @@ def summary_text(summary: Summary) -> str:
         head = f"done: {len(summary.evaluations)} of {summary.n_trials} trials"
     lines = [f"{summary.study}: {head} ({_outcomes(summary)})", ""]
     lines += _ranking(summary)
+    lines += _on_original_voxels(summary)
     lines += caution(evidence(summary.evaluations))
     lines += ["", *_where_to_go(summary)]
     return "\n".join(lines)
@@ -75,6 +76,17 @@ def _design(record: EvaluationRecord) -> str:
     return f"{record.key[:12]}  {record.origin}"
 
 
+def _on_original_voxels(summary: Summary) -> list[str]:
+    """The scores of the best design and of U-Net before any resampling, where that makes a difference."""
+    told = []
+    best, unet = summary.best, summary.preset("u-net")
+    for name, record in (("the best", best), ("U-Net", unet if unet is not best else None)):
+        dice = summary.original_dice.get(record.trial_number) if record is not None else None
+        if record is not None and dice is not None and dice != record.score:
+            told.append(f"{dice:.4f} ({name}, trial {record.trial_number})")
+    return ["", f"on the original voxels: {', '.join(told)}"] if told else []
+
+
 def _where_to_go(summary: Summary) -> list[str]:
     folder = summary.folder
     lines = [f"  study      {summary.database}"]
@@ -106,12 +118,14 @@ def summary_json(summary: Summary) -> str:
             "best_trial": best.trial_number if best else None,
             "best_dice": best.score if best else None,
             "evidence": evidence_facts(evidence(summary.evaluations)),
+            "best_original_dice": summary.original_dice.get(best.trial_number) if best else None,
             "evaluations": [
                 {
                     "trial": record.trial_number,
                     "outcome": record.outcome,
                     "reason": record.reason,
                     "dice": record.score,
+                    "original_dice": summary.original_dice.get(record.trial_number),
                     "origin": record.origin,
                     "key": record.key,
                     "seed": record.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,9 +62,20 @@ def test_the_last_rung_has_every_score_per_case_and_class(task: Task) -> None:
 def test_insight_can_be_switched_off_and_changes_no_score(task: Task) -> None:
     asked = (tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     told = ProxyEvaluator(robustness=True).evaluate(*asked)
-    silent = ProxyEvaluator(diagnose=False).evaluate(*asked)
+    silent = ProxyEvaluator().evaluate(*asked, diagnosed_above=math.inf)
     assert (silent.insight.zero_cost, silent.insight.gradients, silent.insight.similarities) == (None, {}, ())
     assert without_clocks(replace(silent, insight=told.insight)) == without_clocks(told)
+
+
+def test_a_score_above_the_given_one_is_diagnosed_as_it_would_have_been_from_the_start(task: Task) -> None:
+    asked = (tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    told = ProxyEvaluator().evaluate(*asked)
+    assert told.score is not None
+    above = ProxyEvaluator().evaluate(*asked, diagnosed_above=told.score - 1e-6)
+    assert without_clocks(above) == without_clocks(told)
+    equal = ProxyEvaluator().evaluate(*asked, diagnosed_above=told.score).insight
+    assert (equal.zero_cost, equal.similarities) == (None, ())
+    assert equal.gradients == told.insight.gradients
 
 
 def test_a_pruned_evaluation_tells_what_it_reached(task: Task) -> None:

@@ -6,7 +6,8 @@ import torch
 from monai.metrics.meandice import DiceMetric
 
 from unetx_evaluators.evaluation import CaseScore
-from unetx_evaluators.metrics.overlap import dice_per_class, objective
+from unetx_evaluators.metrics import overlap
+from unetx_evaluators.metrics.overlap import class_means, dice_per_class, objective
 
 TRUTH = np.array([[0, 1, 1], [0, 2, 2], [0, 0, 2]], dtype=np.uint8)
 
@@ -62,6 +63,18 @@ def test_what_is_no_pair_of_label_maps_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         dice_per_class(truth, prediction, 3)
+
+
+def test_voxels_are_counted_part_by_part_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, prediction = np.random.default_rng(0).integers(0, 4, (2, 9, 7, 6)).astype(np.uint8)
+    whole = dice_per_class(truth, prediction, 4)
+    monkeypatch.setattr(overlap, "COUNTED_TOGETHER", 50)
+    assert dice_per_class(truth, prediction, 4) == whole
+
+
+def test_class_means_leave_out_what_is_absent() -> None:
+    scores = [CaseScore("a", "organ", 0.9), CaseScore("b", "organ", None), CaseScore("a", "tumour", None)]
+    assert class_means(scores) == {"organ": 0.9}
 
 
 def test_the_objective_weighs_classes_alike_however_many_cases_show_them() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -117,8 +118,10 @@ def test_voxel_sizes_are_tried_only_where_they_are_in_question() -> None:
 def test_coarser_voxels_must_be_clearly_better_than_what_was_taken_so_far(
     gains: tuple[float, float], chosen: tuple[float, float]
 ) -> None:
+    gain_at: dict[Any, float] = {COARSE: gains[0], COARSEST: gains[1]}
+
     def gaining(job: PilotJob) -> float:
-        return saturating(job) + {FINE: 0.0, COARSE: gains[0], COARSEST: gains[1], None: 0.0}[job.spacing]
+        return saturating(job) + gain_at.get(job.spacing, 0.0)
 
     pilot, _ = run(gaining, replace(LIMITS, alternatives=(COARSEST, FINE, COARSE)))
     assert pilot.spacing == chosen

@@ -92,7 +92,8 @@ def test_different_architectures_train_on_the_same_batches(task: Task, monkeypat
 
     monkeypatch.setattr(BatchStream, "batch", noting)
     for name in ("u-net", "no-skip"):
-        ProxyEvaluator(diagnose=False).evaluate(tiny_architecture(task, name), task, TINY_BUDGET, 0, NullObserver())
+        asked = (tiny_architecture(task, name), task, TINY_BUDGET, 0, NullObserver())
+        ProxyEvaluator().evaluate(*asked, diagnosed_above=math.inf)
     assert len(seen) == 2 * TINY_BUDGET.steps
     for one, other in zip(seen[:6], seen[6:], strict=True):
         assert torch.equal(one.images, other.images)
@@ -141,7 +142,8 @@ def test_logits_that_are_not_finite_end_as_diverged(task: Task, monkeypatch: pyt
             return logits if self.training else logits * math.inf
 
     monkeypatch.setattr(Architecture, "build", lambda self, seed: Broken())
-    result = ProxyEvaluator(diagnose=False).evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    asked = (tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    result = ProxyEvaluator().evaluate(*asked, diagnosed_above=math.inf)
     assert (result.outcome, result.reason) == (Outcome.DIVERGED, "the logits of case selection0 are not finite")
     assert result.score is None
 
@@ -226,7 +228,8 @@ def test_a_tiny_task_is_learned(seed: int, task: Task) -> None:
 def test_the_losses_are_averaged_from_rung_to_rung(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([1.0, 2.0, 3.0, 5.0, 7.0, 9.0])
     monkeypatch.setattr(EagerStep, "__call__", lambda *_: torch.tensor(next(losses)))
-    result = ProxyEvaluator(diagnose=False).evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    asked = (tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    result = ProxyEvaluator().evaluate(*asked, diagnosed_above=math.inf)
     assert [point.loss for point in result.curve] == [1.5, 4.0, 8.0]
     assert result.loss_sum == 27.0
 

@@ -73,6 +73,7 @@ class Forgetful:
         *,
         checkpoint: Path | None = None,
         weights: Path | None = None,
+        diagnosed_above: float = 0.0,
     ) -> Evaluation:
         return None  # type: ignore[return-value]
 

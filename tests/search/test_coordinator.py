@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from coordinator_helpers import BACKBONE, GROUND, Bench
 from executor_helpers import TASK
 from optuna.trial import TrialState
 
-from unetx_evaluators.evaluation import CurvePoint, Outcome
+from unetx_evaluators.evaluation import CurvePoint, Evaluator, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_search.coordinator import SearchFailed
+from unetx_search.config import Diagnosis
+from unetx_search.coordinator import SearchFailed, Terms
+from unetx_search.executors.base import Job
+from unetx_search.executors.inline import InlineExecutor
 from unetx_search.samplers.guard import ORIGIN
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
@@ -95,6 +99,41 @@ def test_the_best_is_announced_each_time_it_changes(bench: Bench) -> None:
             best = record.score
             announced.append(record.trial_number)
     assert bench.notes.bests == announced
+
+
+class NotingExecutor(InlineExecutor):
+    """Keeps the jobs that it was given."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        super().__init__(evaluator, TASK)
+        self.jobs: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        self.jobs.append(job)
+        super().submit(job)
+
+
+@pytest.mark.parametrize("lag", [None, 4])
+def test_presets_are_diagnosed_and_others_when_they_beat_what_was_seen(bench: Bench, lag: int | None) -> None:
+    executor = NotingExecutor(FakeEvaluator())
+    bench.executor_of = lambda _: executor
+    bench.run(FakeEvaluator(), Terms(9, lag=lag))
+    bench.run(FakeEvaluator(), Terms(12, lag=lag))  # the second run knows the scores of the first
+    for job in executor.jobs:
+        seen = [
+            r.score for r in bench.records_now[: max(0, job.trial + 1 - (lag or 1))] if r.outcome is Outcome.COMPLETE
+        ]
+        scores = [score for score in seen if score is not None]
+        assert job.diagnosed_above == (max(scores, default=-math.inf) if job.trial > 1 else -math.inf)
+    assert len(executor.jobs) == 12
+
+
+@pytest.mark.parametrize(("diagnosis", "above"), [("all", -math.inf), ("none", math.inf)])
+def test_all_trials_can_be_diagnosed_and_none(bench: Bench, diagnosis: Diagnosis, above: float) -> None:
+    executor = NotingExecutor(FakeEvaluator())
+    bench.executor_of = lambda _: executor
+    bench.run(FakeEvaluator(), Terms(4, diagnosis=diagnosis))
+    assert {job.diagnosed_above for job in executor.jobs} == {above}
 
 
 def test_a_study_is_continued_to_a_higher_total_and_not_beyond(bench: Bench) -> None:

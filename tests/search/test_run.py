@@ -10,19 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from unetx_evaluators.evaluation import Budget
+from unetx_evaluators.evaluation import Budget, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator
+from unetx_evaluators.insight import Insight
 from unetx_evaluators.tasks import DemoSource
 from unetx_search.config import SearchConfig
 from unetx_search.executors.slots import Gpu
 from unetx_search.run import Summary, search
 from unetx_search.settling import unpiloted_budget
+from unetx_search.status import read_status, status_json, status_text
+from unetx_search.summary import summary_json, summary_text
 from unetx_space import load
 from unetx_space.errors import RequestError
 from unetx_studies.store import Records, open_store, study_url
@@ -64,12 +68,40 @@ def test_a_search_leaves_a_study_a_best_architecture_and_its_drawing(tmp_path: P
     assert counts(folder) == {"trials": 4, "finished": 4, "ours": 4, "ours finished": 4}
     best = load(folder / "best.json")
     assert summary.best is not None
+    assert "original voxels" not in summary_text(summary)
     assert best.score["dice"] == summary.best.score == max(e.score for e in summary.ranking if e.score is not None)
     assert best.provenance["trial"] == summary.best.trial_number
     assert best.backbone.widths[0] == 32, "an architecture keeps the full-size backbone"
     with open_store(study_url(folder), create=False, read_only=True) as store:
         assert Records(store, "s").case_scores(0)
         assert [point.step for point in Records(store, "s").curve(0)] == [4, 8, 12]
+
+
+class Resampled(FakeEvaluator):
+    """Scores 0.125 less on the original voxels of what it completes."""
+
+    def evaluate(self, *asked: Any, **options: Any) -> Evaluation:
+        result = super().evaluate(*asked, **options)
+        if result.outcome is not Outcome.COMPLETE or result.score is None:
+            return result
+        return replace(result, insight=Insight(original_dice=result.score - 0.125))
+
+
+def test_scores_on_original_voxels_are_told_where_they_differ(tmp_path: Path) -> None:
+    summary = run(tmp_path, evaluator=Resampled(), trials=2, cpu_workers=1)
+    unet, bare = summary.evaluations
+    assert summary.best == unet
+    assert unet.score is not None
+    less = unet.score - 0.125
+    assert f"on the original voxels: {less:.4f} (the best, trial 0)\n" in summary_text(summary)
+    told = json.loads(summary_json(summary))
+    assert told["best_original_dice"] == told["evaluations"][0]["original_dice"] == less
+    assert load(tmp_path / "s" / "best.json").score["original_dice"] == less
+    status = read_status(tmp_path / "s")
+    assert f"{less:.4f} on the original voxels" in status_text(status)
+    assert json.loads(status_json(status))["best_original_dice"] == less
+    beaten = replace(summary, evaluations=(unet, replace(bare, score=0.9)), original_dice={0: less, 1: 0.75})
+    assert f"voxels: 0.7500 (the best, trial 1), {less:.4f} (U-Net, trial 0)\n" in summary_text(beaten)
 
 
 def test_a_complete_study_says_so_and_more_trials_continue_it(tmp_path: Path) -> None:

@@ -111,6 +111,12 @@ def test_what_an_evaluation_tells_beside_its_scores_comes_back(records: Records)
     assert told.document["zero_cost"] is None
 
 
+def test_scores_on_original_voxels_are_read_where_they_were_told(records: Records) -> None:
+    run(records, 0, replace(EVALUATION, insight=Insight(original_dice=0.625)))
+    run(records, 1, EVALUATION)
+    assert records.original_dice() == {0: 0.625}
+
+
 def test_surfaces_are_kept_of_complete_evaluations_alone(records: Records, store: Store) -> None:
     run(records, 0, EVALUATION)
     run(records, 1, replace(EVALUATION, outcome=Outcome.PRUNED))

@@ -18,6 +18,9 @@ from unetx_evaluators.tasks.task import IGNORED
 
 LabelMap = npt.NDArray[np.integer[Any]]
 
+COUNTED_TOGETHER = 2**18
+"""Voxels: their pairs of labels take 2 MiB, which caches hold, however large the volume."""
+
 
 def dice_per_class(truth: LabelMap, prediction: LabelMap, n_classes: int) -> tuple[float | None, ...]:
     """2|T∩P| / (|T|+|P|) of classes 1 to ``n_classes`` - 1, for two label maps of one shape.
@@ -48,13 +51,19 @@ def objective(case_scores: Iterable[CaseScore]) -> float:
 
     Raises ValueError when that leaves nothing, which means that no case shows any foreground.
     """
+    means = class_means(case_scores)
+    if not means:
+        raise ValueError("an objective needs a case with foreground in its truth or prediction, and none has any")
+    return float(np.mean([*means.values()]))
+
+
+def class_means(case_scores: Iterable[CaseScore]) -> dict[str, float]:
+    """The mean Dice over cases of every class that is not None everywhere."""
     by_class: dict[str, list[float]] = {}
     for score in case_scores:
         if score.dice is not None:
             by_class.setdefault(score.class_name, []).append(score.dice)
-    if not by_class:
-        raise ValueError("an objective needs a case with foreground in its truth or prediction, and none has any")
-    return float(np.mean([np.mean(values) for values in by_class.values()]))
+    return {name: float(np.mean(values)) for name, values in by_class.items()}
 
 
 def _voxel_counts(
@@ -65,8 +74,12 @@ def _voxel_counts(
     for name, labels in (("truth", truth), ("prediction", prediction)):
         if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
             raise ValueError(f"labels of the {name} lie in 0..{n_classes - 1}, got {labels.min()}..{labels.max()}")
-    pairs = truth.ravel().astype(np.int64) * n_classes + prediction.ravel()
-    confusion = np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+    confusion = np.zeros((n_classes, n_classes), dtype=np.int64)
+    flat_truth, flat_prediction = truth.reshape(-1), prediction.reshape(-1)
+    for first in range(0, truth.size, COUNTED_TOGETHER):
+        part = slice(first, first + COUNTED_TOGETHER)
+        pairs = flat_truth[part].astype(np.int64) * n_classes + flat_prediction[part]
+        confusion += np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
     return confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
 
 

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.metrics.overlap import COUNTED_TOGETHER
 from unetx_evaluators.tasks.task import IGNORED, Image, Label, Task
 
 MAX_VOXELS_PER_CLASS = 10_000
 """Foreground voxels remembered per case and class for sampling, as in nnU-Net."""
+EARLY_SHARE = 3
+FEWEST_EARLY = 4
+"""One selection case in so many is scored at early rungs, but no fewer than FEWEST_EARLY where there are so many."""
 
 
 @dataclass
@@ -30,6 +34,8 @@ class Case:
     label: Tensor
     """``[*spatial]`` or ``[n, *spatial]`` uint8."""
     n_classes: int
+    original: Label | None = None
+    """The label map before any resampling, for cases that are scored; None where ``label`` is it."""
     _foreground: list[np.ndarray[tuple[int, int], np.dtype[np.int32]]] | None = field(default=None, repr=False)
 
     @property
@@ -49,6 +55,14 @@ class Case:
             found = (_some_voxels(label, c) for c in range(1, self.n_classes))
             self._foreground = [voxels for voxels in found if len(voxels)]
         return self._foreground
+
+    def shown(self) -> frozenset[int]:
+        """The foreground classes that the case shows."""
+        label = self.label.cpu().numpy().reshape(-1)
+        n_voxels = np.zeros(IGNORED + 1, dtype=np.int64)
+        for first in range(0, label.size, COUNTED_TOGETHER):
+            n_voxels += np.bincount(label[first : first + COUNTED_TOGETHER], minlength=IGNORED + 1)
+        return frozenset(np.flatnonzero(n_voxels).tolist()) - {0, IGNORED}
 
 
 class ResidentCases:
@@ -106,6 +120,8 @@ class Cases:
 
     train: tuple[Case, ...]
     selection: tuple[Case, ...]
+    early: tuple[Case, ...]
+    """Those of the selection cases that are scored at rungs before the last."""
     resident: ResidentCases | None = None
     """The training cases side by side on the device, where they fit and it is no CPU."""
 
@@ -122,23 +138,41 @@ def open_cases(task: Task, device: DeviceProfile, n_selection: int) -> Cases:
         raise DataError(
             f"task {task.name}: training and selection need a case each, got {len(train)} and {len(selection)}"
         )
-    cases = [*train, *selection]
+    cases, early = [*train, *selection], early_cases(selection)
     if device.device.type == "cpu" or not device.holds(sum(_n_bytes(case) for case in cases)):
-        return Cases(tuple(train), tuple(selection))
+        return Cases(tuple(train), tuple(selection), early)
     for case in selection:
         case.image, case.label = case.image.to(device.device), case.label.to(device.device)
-    return Cases(tuple(train), tuple(selection), ResidentCases(train, device.device))
+    return Cases(tuple(train), tuple(selection), early, ResidentCases(train, device.device))
+
+
+def early_cases(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases that are scored at rungs before the last, in their order: about one in EARLY_SHARE, spread evenly, of
+    few cases more of them or all, and for a class that none of these shows the first case that does.
+
+    The same for all evaluations of a study, so that pruning compares like with like.
+    """
+    every = min(EARLY_SHARE, max(1, len(cases) // FEWEST_EARLY))
+    chosen = set(range(0, len(cases), every))
+    if every > 1:
+        shown = [case.shown() for case in cases]
+        known = frozenset().union(*(shown[number] for number in chosen))
+        for number, classes in enumerate(shown):
+            if classes - known:
+                chosen.add(number)
+                known |= classes
+    return tuple(cases[number] for number in sorted(chosen))
 
 
 def _open(task: Task, name: str) -> Case:
     try:
-        image, label = task.image(name), task.label(name)
+        image, label, original = task.image(name), task.label(name), task.original_label(name)
     except (OSError, ValueError, EOFError) as error:  # ValueError: no array, or shorter than its header says
         raise DataError(
             f"case {name} of {task.folder} cannot be read ({type(error).__name__}: {error}); prepare the task again"
         ) from error
     _check(task, name, image, label)
-    return Case(name, _tensor(image), _tensor(label), len(task.classes))
+    return Case(name, _tensor(image), _tensor(label), len(task.classes), original)
 
 
 def _check(task: Task, name: str, image: Image, label: Label) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.diagnosis import stage_gradients
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Observer, Outcome
 from unetx_evaluators.insight import Insight, SkipSimilarity, StageGradient, ZeroCost
-from unetx_evaluators.metrics.overlap import objective
+from unetx_evaluators.metrics.overlap import class_means, objective
 from unetx_evaluators.scoring import Measured, Scorer
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.average import WeightAverage
@@ -51,8 +51,16 @@ class Progress:
 
     @property
     def insight(self) -> Insight:
-        recalls, n_missed = ({}, {}) if self.measured is None else (self.measured.recalls, self.measured.n_missed)
-        return Insight(self.zero_cost, self.gradients, self.similarities, recalls, n_missed, self.robustness)
+        before = Insight(self.zero_cost, self.gradients, self.similarities, robustness=self.robustness)
+        if self.measured is None:
+            return before
+        return replace(
+            before,
+            recalls=self.measured.recalls,
+            n_missed=self.measured.n_missed,
+            original_dice=objective(self.measured.original),
+            original_dice_by_class=class_means(self.measured.original),
+        )
 
     @property
     def seconds(self) -> float:
@@ -136,12 +144,13 @@ def train(
     *,
     gradients_at: Collection[int] = (),
 ) -> None:
-    """Train a network in place for the whole budget, scoring it at every rung into ``progress``.
+    """Train a network in place for the whole budget, scoring it at every rung into ``progress``: on a few cases, the
+    same for all trainings, and at the last rung on all.
 
     It ends with the weights that were scored last. ``checkpoint`` is read once and written after every rung at which
     the observer let it go on; so a rung is asked about again only if the process died in between. Gradients are noted
-    at the steps ``gradients_at``. Raises
-    EvaluationEnded when it ends early (pruned, diverged, timed-out), and what ``observer`` raises.
+    at the steps ``gradients_at``. Raises EvaluationEnded when it ends early (pruned, diverged, timed-out), and what
+    ``observer`` raises.
     """
     recipe = budget.recipe
     batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, recipe, device.device, cases.resident)
@@ -151,7 +160,7 @@ def train(
     done = training.resume(checkpoint)
     train_step = captured_where_possible(eager, lambda: batches.batch(done + 1))
     losses = LossLog()
-    scorer = Scorer(task, cases.selection, device, progress.check_time)
+    early, final = (Scorer(task, scored, device, progress.check_time) for scored in (cases.early, cases.selection))
     for step in range(done + 1, budget.steps + 1):
         progress.check_time()
         losses.add(train_step(batches.batch(step), learning_rate(step, budget.steps, recipe)))
@@ -165,8 +174,8 @@ def train(
             values = losses.taken(step)
             with average.in_place():
                 if step == budget.steps:
-                    progress.measured = scorer.everything(network)
-                scores = progress.measured.case_scores if progress.measured else scorer.dice(network)
+                    progress.measured = final.everything(network)
+                scores = progress.measured.case_scores if progress.measured else early.dice(network)
             point = progress.reached(step, values, scores)
             if step < budget.steps:
                 if observer.on_rung(point):

@@ -16,6 +16,7 @@ only as ``on_displaced``. Every submitted job ends in exactly one of ``on_finish
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Job:
     """Where the evaluation keeps its state at rungs, and finds that of an earlier try."""
     weights: Path | None = None
     """Where the trained parameters go."""
+    diagnosed_above: float = -math.inf
+    """The score above which the evaluation is diagnosed: zero-cost features, similarities."""
 
 
 class Handler(Protocol):

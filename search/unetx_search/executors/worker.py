@@ -167,7 +167,14 @@ def evaluate_job(evaluator: Evaluator, task: Task, job: Job, relay: Relay) -> Ev
     try:
         with full_disk_explained(job.checkpoint or task.folder):
             evaluation = evaluator.evaluate(
-                job.architecture, task, job.budget, job.seed, relay, checkpoint=job.checkpoint, weights=job.weights
+                job.architecture,
+                task,
+                job.budget,
+                job.seed,
+                relay,
+                checkpoint=job.checkpoint,
+                weights=job.weights,
+                diagnosed_above=job.diagnosed_above,
             )
         if not isinstance(evaluation, Evaluation):
             raise TypeError(

@@ -224,6 +224,16 @@ class Records:
         rows = self._parts(trial_number, InsightRow)
         return TrialInsight(rows[0].loss_sum, rows[0].document) if rows else None
 
+    def original_dice(self) -> Mapping[int, float]:
+        """The objective on original voxels by trial, where an evaluation told it."""
+        query = select(EvaluationRow.trial_number, InsightRow.document).join(InsightRow)
+        with self._store.reading() as session:
+            if not inspect(session.connection()).has_table(InsightRow.__tablename__):
+                return {}  # a database of an older version, opened to read
+            told = session.execute(query.where(EvaluationRow.study == self._study)).all()
+        dice = {trial: document.get("original_dice") for trial, document in told}
+        return {trial: value for trial, value in dice.items() if value is not None}
+
     def curve(self, trial_number: int) -> tuple[CurvePoint, ...]:
         """The rungs that were reached, ascending."""
         rows = self._parts(trial_number, CurveRow, CurveRow.step)

@@ -1,0 +1,101 @@
+"""What is scored: few cases at early rungs, the original voxels at the end, and threads change nothing."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from observers import Recorder
+from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
+from torch import Tensor, nn
+
+from unetx_evaluators.device import profile
+from unetx_evaluators.evaluation import NullObserver, Outcome
+from unetx_evaluators.proxy import ProxyEvaluator
+from unetx_evaluators.scoring import Scorer
+from unetx_evaluators.tasks.task import IGNORED, Task
+from unetx_evaluators.training.cases import Case, early_cases
+
+CPU = profile("cpu")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return replace(write_tiny_task(tmp_path, n_selection=12), classes=("background", "bright"))
+
+
+class Says(nn.Module):
+    """Class 1 wherever the image is positive."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([-images, images], dim=1)
+
+
+def case(name: str, *classes: int, original: np.ndarray[tuple[int, int], np.dtype[np.uint8]] | None = None) -> Case:
+    """16x16 voxels, -1 on the left and 1 on the right half, which class 1 has, and a voxel of each further class."""
+    label = torch.zeros(16, 16, dtype=torch.uint8)
+    label[:, 8:] = 1
+    for row, value in enumerate(classes):
+        label[row, 0] = value
+    image = torch.where(label == 1, 1.0, -1.0)[None].clone()
+    return Case(name, image, label, 5, original)
+
+
+@pytest.mark.parametrize(("n_cases", "numbers"), [(24, range(0, 24, 3)), (12, range(0, 12, 3)), (9, range(0, 9, 2))])
+def test_early_rungs_score_a_third_of_the_cases_but_not_too_few(n_cases: int, numbers: range) -> None:
+    cases = [case(str(number)) for number in range(n_cases)]
+    assert [one.name for one in early_cases(cases)] == [str(number) for number in numbers]
+
+
+@pytest.mark.parametrize("n_cases", [1, 4, 7])
+def test_of_few_cases_early_rungs_score_all(n_cases: int) -> None:
+    cases = [case(str(number)) for number in range(n_cases)]
+    assert early_cases(cases) == tuple(cases)
+
+
+def test_every_class_that_a_case_shows_is_among_the_early_ones() -> None:
+    shown = {4: (2,), 5: (IGNORED,), 7: (2, 3), 8: (3,), 11: (4,)}
+    cases = [case(str(number), *shown.get(number, ())) for number in range(12)]
+    assert [one.name for one in early_cases(cases)] == ["0", "3", "4", "6", "7", "9", "11"]
+
+
+def test_a_pruned_evaluation_was_scored_on_the_early_cases_and_a_complete_one_on_all(tmp_path: Path) -> None:
+    task = write_tiny_task(tmp_path, n_selection=12)
+    asked = (tiny_architecture(task), task, replace(TINY_BUDGET, selection_cases=12), 0)
+    pruned = ProxyEvaluator().evaluate(*asked, Recorder(stop_at=2))
+    complete = ProxyEvaluator().evaluate(*asked, NullObserver())
+    assert pruned.outcome is Outcome.PRUNED
+    assert [score.case for score in pruned.case_scores[::2]] == [f"selection{n}" for n in (0, 3, 6, 9)]
+    assert [score.case for score in complete.case_scores[::2]] == list(task.splits.selection)
+    assert pruned.curve[0].score == complete.curve[0].score
+
+
+def test_original_voxels_are_scored_where_there_are_some(task: Task) -> None:
+    drawn = np.zeros((32, 32), np.uint8)
+    drawn[:, 14:] = 1  # predicted is the right half: 16 of these 18 columns
+    drawn[:3] = IGNORED
+    cases = [case("resampled", original=drawn), case("as it was")]
+    told = Scorer(task, cases, CPU, lambda: None).everything(Says())
+    assert [score.dice for score in told.case_scores] == [1.0, 1.0]
+    assert [(score.case, score.dice) for score in told.original] == [("resampled", 2 * 16 / 34), ("as it was", 1.0)]
+
+
+def test_without_resampling_the_score_is_that_on_original_voxels(task: Task) -> None:
+    result = ProxyEvaluator().evaluate(
+        tiny_architecture(task := write_tiny_task(task.folder / "other")), task, TINY_BUDGET, 0, NullObserver()
+    )
+    assert result.insight.original_dice == result.score
+    assert list(result.insight.original_dice_by_class) == ["bright", "dark"]
+    assert np.mean([*result.insight.original_dice_by_class.values()]) == pytest.approx(result.score)
+
+
+def test_threads_beside_a_gpu_measure_the_same(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [case(str(number), original=np.ones((20, 20), np.uint8)) for number in range(3)]
+    scorer = Scorer(task, cases, CPU, lambda: None)
+    alone = scorer.everything(Says())
+    monkeypatch.setattr(Scorer, "_hands", lambda self: ThreadPoolExecutor(2))
+    assert scorer.everything(Says()) == alone
