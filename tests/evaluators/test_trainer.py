@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -291,16 +292,13 @@ def test_the_learning_rate_warms_up_then_falls_as_half_a_cosine() -> None:
     assert learning_rate(1, 1, replace(recipe, warmup=0.0)) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("patch", "n_steps"),
-    [((40, 56), 400), ((64, 64), 400), ((64, 96), 267), ((96, 96), 200), ((128, 128), 200), ((32, 48, 32), 240)],
-)
-def test_the_default_budget_fits_the_patch(patch: tuple[int, ...], n_steps: int, task: Task) -> None:
-    budget = default_budget(replace(task, dims=len(patch), patch=patch))  # type: ignore[arg-type]
-    assert budget.steps == n_steps
-    assert 3 <= len(budget.rungs) <= 4
-    assert budget.rungs[-1] == n_steps
-    assert task.backbone().scaled(budget.width_factor).widths[0] == 8
+@pytest.mark.parametrize(("dims", "n_steps", "batch_size"), [(2, 800, 2), (3, 480, 1)])
+def test_the_default_budget_is_many_steps_on_few_patches(
+    dims: Literal[2, 3], n_steps: int, batch_size: int, task: Task
+) -> None:
+    budget = default_budget(replace(task, dims=dims, patch=(32,) * dims))
+    assert (budget.steps, budget.batch_size) == (n_steps, batch_size)
+    assert budget.rungs == (round(n_steps / 3), round(2 * n_steps / 3), n_steps)
 
 
 @pytest.mark.gpu
