@@ -96,19 +96,18 @@ def test_a_listing_that_makes_no_case_is_refused(tmp_path: Path, listing: object
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, r"2 regions \(whole, core\).*is not supported"),
-        ({"labels": {"0": "background", "1": "organ"}}, "maps names to whole numbers from 0; not so for 2 names"),
+        ({"labels": {"background": 0, "whole": [1, 2], "core": [2, 3]}}, r"2 regions \(whole, core\).*is not supported"),
+        ({"labels": {"0": "background", "1": "organ"}}, r'version 1: write {"background": 0, "organ": 1}'),
         ({"labels": {"background": 0, "organ": -1}}, r"not so for 1 name \(organ\)"),
         ({"labels": {"background": 0, "organ": True}}, r"not so for 1 name \(organ\)"),
         ({"labels": {"background": 0, "organ": 1, "lesion": 1}}, "each with a value of its own"),
         ({"labels": ["organ"]}, "'labels' maps names to numbers"),
         ({"channel_names": {"0": "CT", "2": "CT"}}, 'counts from "0" without gaps'),
         ({"channel_names": ["CT"]}, "'channel_names' maps numbers to names"),
-        ({"channel_names": {"0": "CT"}}, r"_0000\.nii\.gz: holds 2 channels .* names 1 channel \(CT\)"),
+        ({"channel_names": {"0": "CT"}}, r"2 cases \(ct_000, ct_001\) with more files than channels: .* names 1 channel \(CT\)"),
         ({"channel_names": {str(n): "CT" for n in range(3)}}, "holds 2 channels .* names 3 channels"),
         ({"file_ending": None}, "'file_ending' is the ending of all files"),
-        ({"file_ending": ".nrrd"}, r"is \.nrrd, which is not read; convert it to \.nii\.gz, with SimpleITK"),
-        ({"file_ending": ".mha"}, "SimpleITK"),
+        ({"file_ending": ".mgz"}, r"is \.mgz, which is not read; convert it to \.nii\.gz, with SimpleITK"),
         ({"file_ending": ".jpg"}, "which is lossy"),
         ({"file_ending": ".b2nd"}, "which is not read"),
         ({"file_ending": ".xyz"}, r"convert the files to one of \.nii\.gz"),
@@ -127,9 +126,11 @@ def test_a_missing_channel_is_refused_and_the_other_cases_stay(tmp_path: Path) -
     source = open_source(folder)
     assert source.case_names == ("ct_000", "ct_002")
     (problem,) = source.problems
-    assert "case 'ct_001' has the channels [1]; they count from 0 without gaps" in str(problem)
+    assert "imagesTr: case 'ct_001' lacks 1 file (ct_001_0000.nii.gz) beside ct_001_0001.nii.gz" in str(problem)
     (folder / "imagesTr" / "ct_002_0001.nii.gz").unlink()
-    assert open_source(folder).case_names == ("ct_000",)
+    source = open_source(folder)
+    assert source.case_names == ("ct_000",)
+    assert "case 'ct_002' lacks 1 file (ct_002_0001.nii.gz) beside ct_002_0000.nii.gz" in str(source.problems[1])
 
 
 def test_images_without_label_and_labels_without_image_are_told(tmp_path: Path) -> None:
@@ -151,8 +152,8 @@ def test_files_of_another_ending_are_refused_and_notes_passed_over(tmp_path: Pat
     folder = nnunet_folder(tmp_path, 2)
     (folder / "imagesTr" / "notes.txt").write_text("", encoding="utf-8")
     assert open_source(folder).problems == ()
-    (folder / "imagesTr" / "x_0000.nrrd").write_bytes(b"")
-    check_refused(folder, r"'file_ending' is \.nii\.gz, but there is 1 other file \(x_0000\.nrrd\); .*SimpleITK")
+    (folder / "imagesTr" / "x_0000.mgz").write_bytes(b"")
+    check_refused(folder, r"'file_ending' is \.nii\.gz, but there is 1 other file \(x_0000\.mgz\); .*SimpleITK")
 
 
 def test_channels_of_differing_shape_or_place_are_refused(tmp_path: Path) -> None:
