@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from unetx_evaluators.evaluation import Budget
+from unetx_evaluators.evaluation import Budget, DataError
+from unetx_evaluators.tasks.task import IGNORED
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
@@ -30,6 +31,20 @@ def default_steps(patch: Sequence[int]) -> int:
         return STEPS[3]
     steps = round(SMALL_PATCH_STEPS * SMALL_PATCH_VOXELS / math.prod(patch))
     return min(max(steps, STEPS[2]), SMALL_PATCH_STEPS)
+
+
+def check_rankable(task: Task, budget: Budget) -> None:
+    """Raises DataError where none of the selection cases that are scored shows any foreground: all designs would get 0.
+
+    Small structures may vanish on the way into the task, and fewer cases may be scored than there are.
+    """
+    scored = task.splits.selection[: budget.selection_cases]
+    if not any(((label := task.label(name)) > 0).any() and (label[label > 0] != IGNORED).any() for name in scored):
+        raise DataError(
+            f"none of the {len(scored)} selection cases that are scored shows any foreground, so that no design could "
+            f"be ranked; score more of the {len(task.splits.selection)} there are (--selection-cases), try another "
+            "--split-seed, or add cases that show some"
+        )
 
 
 def default_budget(task: Task) -> Budget:

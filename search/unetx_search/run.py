@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from unetx_evaluators.budgets import default_budget
+from unetx_evaluators.budgets import check_rankable, default_budget
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.cache import using
 from unetx_search.best import save_best, whereabouts
@@ -26,7 +26,7 @@ from unetx_search.coordinator import Coordinator, Terms
 from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine
 from unetx_search.executors.slots import GpuProbe, Slot, nvidia_smi_probe
 from unetx_search.ground import Ground
-from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
+from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task, split_warnings
 from unetx_search.progress import SEATS, SeatsFile, Standing, display
 from unetx_search.pruners import PRUNERS, with_rungs_for
 from unetx_search.samplers.guard import Guard, SamplerOf
@@ -84,6 +84,8 @@ class Summary:
     """The user asked for an end before the total was reached."""
     ran_out_of_time: bool = False
     """The time that the user gave was up before the total was reached."""
+    warnings: tuple[str, ...] = ()
+    """What may make the numbers look better than they are."""
 
     @property
     def best(self) -> EvaluationRecord | None:
@@ -144,6 +146,7 @@ def _search(
         task = prepared_task(config.folder, source or _source(config, console), config.cache_folder, options, console)
         space = config.design_space(len(task.strides))
         budget = settle_budget(config, task)
+        check_rankable(task, budget)
         settled = Settled.of(config, task, space, budget)
         keep_beside(config.folder, task)
         settled.freeze(config.folder / SETTINGS)
@@ -175,6 +178,7 @@ def _search(
             was_complete=n_missing <= 0,
             was_stopped=was_stopped,
             ran_out_of_time=ran_out_of_time,
+            warnings=split_warnings(task),
         )
 
 

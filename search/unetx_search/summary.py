@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from unetx_search.config import FIRST_PRESETS
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from unetx_studies.store import EvaluationRecord
 
 N_RANKED = 5
+LINE = 88
+"""Characters of a line of running text."""
 USUAL_PATCH: Mapping[int, tuple[int, ...]] = {2: (128, 128), 3: (64, 64, 64)}
 """What costs are told for where an architecture was never searched."""
 
@@ -40,6 +43,8 @@ def summary_text(summary: Summary) -> str:
     lines = [f"{summary.study}: {head} ({_outcomes(summary)})", ""]
     lines += _ranking(summary)
     lines += _caution(summary)
+    for warning in summary.warnings:
+        lines += ["", *wrap(f"Warning: {warning}.", LINE, break_long_words=False, break_on_hyphens=False)]
     lines += ["", *_where_to_go(summary)]
     return "\n".join(lines)
 
@@ -114,6 +119,7 @@ def summary_json(summary: Summary) -> str:
             "was_complete": summary.was_complete,
             "was_stopped": summary.was_stopped,
             "ran_out_of_time": summary.ran_out_of_time,
+            "warnings": list(summary.warnings),
             "best_trial": best.trial_number if best else None,
             "best_dice": best.score if best else None,
             "evaluations": [

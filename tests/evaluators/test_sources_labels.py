@@ -158,7 +158,9 @@ def test_numbers_of_more_than_8_bits_are_no_colours(tmp_path: Path) -> None:
 
 
 def test_a_nifti_mask_has_no_colours(tmp_path: Path) -> None:
-    check_refused(volumes_folder(tmp_path), r"v0\.nii\.gz: the mask of a volume holds numbers, no colours", {"a": "#ff0000"})
+    check_refused(
+        volumes_folder(tmp_path), r"v0\.nii\.gz: the mask of a volume holds numbers, no colours", {"a": "#ff0000"}
+    )
 
 
 def test_labels_name_the_values_of_nifti_masks(tmp_path: Path) -> None:

@@ -233,7 +233,11 @@ def test_a_case_listed_twice_is_refused(tmp_path: Path) -> None:
         ("training", "all", "'training' lists"),
         ("training", [{"image": "imagesTr/a0.nii.gz"}], r"training\[0\]\.label is a path"),
         ("training", ["imagesTr/a0.nii.gz"], r'training\[0\] is {"image": \.\.\., "label": \.\.\.}, got "imagesTr/a0'),
-        ("training", [{"image": "a.czi", "label": "b.png"}], r"got 'a\.czi'; convert it to TIFF or NIfTI, with Bio-Formats"),
+        (
+            "training",
+            [{"image": "a.czi", "label": "b.png"}],
+            r"got 'a\.czi'; convert it to TIFF or NIfTI, with Bio-Formats",
+        ),
         ("training", [{"image": "a.png", "label": "b.jpg"}], r"training\[0\]\.label is a path .*, got 'b\.jpg'"),
     ],
 )

@@ -96,7 +96,10 @@ def test_a_listing_that_makes_no_case_is_refused(tmp_path: Path, listing: object
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2], "core": [2, 3]}}, r"2 regions \(whole, core\).*is not supported"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": [2, 3]}},
+            r"2 regions \(whole, core\).*is not supported",
+        ),
         ({"labels": {"0": "background", "1": "organ"}}, r'version 1: write {"background": 0, "organ": 1}'),
         ({"labels": {"background": 0, "organ": -1}}, r"not so for 1 name \(organ\)"),
         ({"labels": {"background": 0, "organ": True}}, r"not so for 1 name \(organ\)"),
@@ -104,7 +107,10 @@ def test_a_listing_that_makes_no_case_is_refused(tmp_path: Path, listing: object
         ({"labels": ["organ"]}, "'labels' maps names to numbers"),
         ({"channel_names": {"0": "CT", "2": "CT"}}, 'counts from "0" without gaps'),
         ({"channel_names": ["CT"]}, "'channel_names' maps numbers to names"),
-        ({"channel_names": {"0": "CT"}}, r"2 cases \(ct_000, ct_001\) with more files than channels: .* names 1 channel \(CT\)"),
+        (
+            {"channel_names": {"0": "CT"}},
+            r"2 cases \(ct_000, ct_001\) with more files than channels: .* names 1 channel \(CT\)",
+        ),
         ({"channel_names": {str(n): "CT" for n in range(3)}}, "holds 2 channels .* names 3 channels"),
         ({"file_ending": None}, "'file_ending' is the ending of all files"),
         ({"file_ending": ".mgz"}, r"is \.mgz, which is not read; convert it to \.nii\.gz, with SimpleITK"),

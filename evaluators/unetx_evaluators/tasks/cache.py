@@ -34,7 +34,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.examination import Basis
+from unetx_evaluators.tasks.examination import Basis, no_memory
 from unetx_evaluators.tasks.preprocessing import apply
 from unetx_evaluators.tasks.sources.base import Source
 from unetx_evaluators.tasks.task import Task
@@ -179,7 +179,10 @@ class Place:
 
 def write_case(source: Source, basis: Basis, folder: Path, name: str) -> WrittenCase:
     """Read a case, prepare it, and write its arrays into ``folder``. Raises DataError."""
-    image, label = apply(source.read(name), basis.facts[name], basis.preparation)
+    try:
+        image, label = apply(source.read(name), basis.facts[name], basis.preparation)
+    except MemoryError as error:
+        raise no_memory(source, basis, name, f"it broke off: {error}") from error
     image_file, label_file = array_files(folder, name)
     with usable(folder):
         return WrittenCase(name, write_array(image_file, image), write_array(label_file, label))

@@ -140,6 +140,6 @@ def listed(items: Sequence[object], noun: str, plural: str = "") -> str:
     return f"{len(items)} {noun if len(items) == 1 else plural or noun + 's'} ({shown}{more})"
 
 
-def by(shape: Sequence[int]) -> str:
+def by(shape: Sequence[object]) -> str:
     """``31x43x24``."""
     return "x".join(str(n) for n in shape)

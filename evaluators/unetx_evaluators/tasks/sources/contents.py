@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.sources.formats import stem_of
 
 GZIP = "gzip"
 _MAGIC: dict[bytes, tuple[str, str]] = {
@@ -45,6 +47,12 @@ def refuse_other_contents(file: Path, first: bytes, *, expected: str | None) -> 
             raise DataError(f"{file}: is not compressed, though its name ends in .gz; rename it to {file.stem}")
         return
     if kind == GZIP:
-        raise DataError(f"{file}: is compressed (gzip), though its name does not say so; rename it to {file.name}.gz")
+        try:
+            inside = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(first)[:4]
+        except zlib.error:
+            inside = b""
+        is_nifti = {348, 540} & {int.from_bytes(inside, "little"), int.from_bytes(inside, "big")}
+        remedy = f"rename it to {stem_of(file)}.nii.gz" if is_nifti else "unpack it"
+        raise DataError(f"{file}: is compressed (gzip), though its name does not say so; {remedy}")
     remedy = f"rename it to end in {ending}, or export it anew" if ending else "get the file itself"
     raise DataError(f"{file}: is a {kind}, whatever its name says; {remedy}, or remove the case")

@@ -1,4 +1,4 @@
-"""``dataset.json`` and lists of its kind: data from a stranger, under a cap on their size, paths kept inside the folder."""
+"""``dataset.json`` and lists of its kind: data from a stranger, capped in size, all paths kept inside the folder."""
 
 from __future__ import annotations
 

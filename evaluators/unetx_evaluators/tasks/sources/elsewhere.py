@@ -35,18 +35,16 @@ def hint(folder: Path) -> str | None:
     """What is missing from a folder that is nearly a dataset, or which folder is one; None without any trace."""
     if (folder / IMAGES).is_dir():
         return (
-            f"{folder}: holds {IMAGES}/, but no {DESCRIPTION} beside it, which names channels and classes; nnU-Net's form "
-            f"is {json.dumps(_example(folder))}"
+            f"{folder}: holds {IMAGES}/, but no {DESCRIPTION} beside it, which names channels and classes; nnU-Net's "
+            f"form is {json.dumps(_example(folder))}"
         )
     if (folder.resolve().parent / DESCRIPTION).is_file():
         return f"{folder}: is a folder of a dataset; give the one above, {folder.parent}, where {DESCRIPTION} lies"
     below = list(_below(folder))
     if below:
         which = "it is" if len(below) == 1 else "one of them is"
-        return (
-            f"{folder}: is no dataset itself, but holds {listed([place.relative_to(folder) for place in below], 'dataset')} "
-            f"below; if {which} what you mean, give {below[0]}"
-        )
+        found = listed([place.relative_to(folder) for place in below], "dataset")
+        return f"{folder}: is no dataset itself, but holds {found} below; if {which} what you mean, give {below[0]}"
     return None
 
 

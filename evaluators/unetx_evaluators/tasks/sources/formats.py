@@ -24,7 +24,9 @@ LOSSLESS = tuple(ending for ending in READ if ending not in LOSSY)
 
 _DICOM = "convert DICOM series to NIfTI, with dcm2niix for instance (dcm2niix -z y -o OUT IN)"
 _VOLUME = "convert it to .nii.gz, with SimpleITK (WriteImage(ReadImage(IN), OUT)) or 3D Slicer"
-_EXTRA = 'reading it needs SimpleITK: pip install "unetx-search[simpleitk]", or convert it to .nii.gz, with 3D Slicer say'
+_EXTRA = (
+    'reading it needs SimpleITK: pip install "unetx-search[simpleitk]", or convert it to .nii.gz, with 3D Slicer say'
+)
 _ARRAY = "write its arrays as .nii.gz (nibabel) or as PNG or TIFF (Pillow)"
 _MICROSCOPE = (
     "convert it to TIFF or NIfTI, with Bio-Formats (bfconvert IN OUT.tif) or Fiji; cut whole slides into tiles"

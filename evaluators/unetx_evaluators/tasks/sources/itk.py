@@ -45,14 +45,14 @@ def read_header(file: Path) -> Header:
 
 def read_array(file: Path) -> tuple[Header, npt.NDArray[Any]]:
     """``[c, *spatial]`` in the file's own type."""
-    import SimpleITK as sitk
+    import SimpleITK
 
     with _reader(file) as reader:
         header = _header(reader, file)
         if _is_metaimage(file):
             _check_voxels(file)
         image = reader.Execute()
-        stored = sitk.GetArrayFromImage(image)  # [(t,) z, y, x (, c)]
+        stored = SimpleITK.GetArrayFromImage(image)  # [(t,) z, y, x (, c)]
     n_axes = image.GetDimension()
     array = stored.transpose(*reversed(range(n_axes)), *range(n_axes, stored.ndim))
     array = array if n_axes > 2 else array[:, :, None]
@@ -78,11 +78,11 @@ def voxel_file(file: Path) -> Path | None:
 @contextmanager
 def _reader(file: Path) -> Iterator[Any]:
     """SimpleITK's reader, the header read; whatever it finds wrong, now or later, is a DataError."""
-    import SimpleITK as sitk
+    import SimpleITK
 
     with file.open("rb") as stream:
         refuse_other_contents(file, stream.read(FIRST_BYTES), expected="MetaImage" if _is_metaimage(file) else "NRRD")
-    reader = sitk.ImageFileReader()
+    reader = SimpleITK.ImageFileReader()
     if _is_metaimage(file):
         voxel_file(file)
         reader.SetImageIO("MetaImageIO")

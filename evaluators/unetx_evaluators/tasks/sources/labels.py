@@ -118,7 +118,7 @@ def as_whole_numbers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64
         raise DataError(f"{file}: a label map holds whole numbers, this one values of type {mask.dtype}; write it anew")
     if not np.isfinite(mask).all():
         raise DataError(f"{file}: a label map holds whole numbers, this one NaN or infinite voxels; write it anew")
-    whole = np.rint(mask)
+    whole: npt.NDArray[Any] = np.rint(mask)
     odd = np.unique(mask[np.abs(mask - whole) > _ROUNDING])
     if odd.size:
         raise DataError(

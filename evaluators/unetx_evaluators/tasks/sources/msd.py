@@ -93,7 +93,7 @@ def _cases(entries: list[tuple[str, Any]], file: Path, problems: Problems) -> di
         with problems.collecting():
             if not isinstance(entry, dict):
                 raise DataError(
-                    f'{file}: {where} is {{"image": ..., "label": ...}}, got {json.dumps(entry)[:80]}; name the label too'
+                    f'{file}: {where} is {{"image": ..., "label": ...}}, got {json.dumps(entry)[:80]}; name both files'
                 )
             images = entry.get("image")
             images = images if isinstance(images, list) and images else [images]
@@ -120,7 +120,9 @@ def _cases(entries: list[tuple[str, Any]], file: Path, problems: Problems) -> di
 
 def _tests(description: dict[str, Any], file: Path) -> list[Path]:
     """Files of the parts that are not read, as far as they can be told."""
-    entries = [entry for part in (*_TESTS, *PARTS) if isinstance(description.get(part), list) for entry in description[part]]
+    entries = [
+        entry for part in (*_TESTS, *PARTS) if isinstance(description.get(part), list) for entry in description[part]
+    ]
     stated = [value for entry in entries for value in (entry.values() if isinstance(entry, dict) else [entry])]
     paths = [path for value in stated for path in (value if isinstance(value, list) else [value])]
     return [file.parent / path for path in paths if isinstance(path, str) and "\0" not in path]
@@ -133,8 +135,8 @@ def _parts(entries: list[tuple[str, Any]], description: dict[str, Any], file: Pa
     if not marked:
         return ()
     return (
-        f"{file}: its {' and '.join(marked)} decide nothing here: all cases with a label are divided anew; for a split of "
-        "your own give --split FILE",
+        f"{file}: what it says in {' and '.join(marked)} decides nothing here: all cases with a label are divided "
+        "anew; for a split of your own give --split FILE",
     )
 
 

@@ -53,7 +53,7 @@ def _opened(file: Path) -> Iterator[BufferedIOBase]:
     unusable = (nib.orientations.OrientationError, OSError, EOFError, ValueError, TypeError, zlib.error)
     is_packed = file.suffix.lower() == ".gz"
     try:
-        with LoggingOutputSuppressor(), file.open("rb") as stored:  # type: ignore[no-untyped-call]
+        with LoggingOutputSuppressor(), file.open("rb") as stored:
             refuse_other_contents(file, stored.read(FIRST_BYTES), expected=GZIP if is_packed else None)
             stored.seek(0)
             yield gzip.GzipFile(fileobj=stored) if is_packed else stored

@@ -5,8 +5,8 @@
 one file with three. A field ``dataset`` may list the files of every case instead.
 
 The label ``ignore`` becomes ``IGNORED``. Regions (labels that are lists) of several values are refused: they overlap,
-and a task's classes do not. ``overwrite_image_reader_writer`` changes nothing here; the ending says how a file is read. Beside a
-TIFF volume, ``CASE.json`` may state its ``spacing``, as nnU-Net's Tiff3DIO has it.
+and a task's classes do not. ``overwrite_image_reader_writer`` changes nothing here; the ending says how a file is
+read. Beside a TIFF volume, ``CASE.json`` may state its ``spacing``, as nnU-Net's Tiff3DIO has it.
 """
 
 from __future__ import annotations
