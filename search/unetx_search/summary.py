@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from unetx_search.config import FIRST_PRESETS
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from unetx_studies.store import EvaluationRecord
 
 N_RANKED = 5
-LINE = 88
-"""Characters of a line of running text."""
 USUAL_PATCH: Mapping[int, tuple[int, ...]] = {2: (128, 128), 3: (64, 64, 64)}
 """What costs are told for where an architecture was never searched."""
 
@@ -44,7 +41,7 @@ def summary_text(summary: Summary) -> str:
     lines += _ranking(summary)
     lines += _caution(summary)
     for warning in summary.warnings:
-        lines += ["", *wrap(f"Warning: {warning}.", LINE, break_long_words=False, break_on_hyphens=False)]
+        lines += ["", f"Warning: {warning}"]  # in one line, so that the option in it can be copied
     lines += ["", *_where_to_go(summary)]
     return "\n".join(lines)
 

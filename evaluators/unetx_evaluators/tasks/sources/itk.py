@@ -66,8 +66,8 @@ def voxel_file(file: Path) -> Path | None:
     stated = _fields(file)["ElementDataFile"]
     if stated.upper() == _LOCAL:
         return None
-    beside = file.with_name(stated)
-    if stated == "LIST" or Path(stated).name != stated or not check_inside(beside, file.parent).is_file():
+    beside = file.parent / Path(stated).name
+    if stated in ("", "LIST") or Path(stated).name != stated or not check_inside(beside, file.parent).is_file():
         raise DataError(
             f"{file}: keeps its voxels in {stated[:200]!r}, and not in a file of that name beside it; put it there, or "
             "write the volume as one file (.mha)"

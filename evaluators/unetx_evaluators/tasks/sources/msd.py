@@ -20,7 +20,7 @@ from unetx_evaluators.tasks.sources.base import listed
 from unetx_evaluators.tasks.sources.description import channel_names, numbered, stated_file, unlisted
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSLESS, READ, stem_of
-from unetx_evaluators.tasks.sources.labels import ClassMap, Labels
+from unetx_evaluators.tasks.sources.labels import IGNORE, ClassMap, Labels
 
 PARTS = ("training", "validation")
 _TESTS = ("test", "testing")
@@ -62,13 +62,15 @@ def is_listing(description: object) -> bool:
 
 
 def _class_map(description: dict[str, Any], file: Path) -> ClassMap:
-    """The values of the label files; gaps between them are closed."""
+    """The values of the label files; gaps between them are closed, and ``ignore`` is no class."""
     labels = numbered(description, "labels", file)
-    if 0 not in labels or len(labels) < 2:
+    ignored = next((value for value, name in labels.items() if name == IGNORE and value), None)
+    if 0 not in labels or len(labels) < (2 if ignored is None else 3):
         raise DataError(f"{file}: 'labels' names 0 (the background) and at least one class; got {list(labels)}")
     if len(set(labels.values())) < len(labels):
         raise DataError(f"{file}: 'labels' names each number once, and differently; got {list(labels.values())}")
-    return ClassMap(tuple(labels.values()), tuple(labels))
+    classes = {value: name for value, name in labels.items() if value != ignored}
+    return ClassMap(tuple(classes.values()), tuple(classes), ignored)
 
 
 def _entries(description: dict[str, Any], file: Path) -> list[tuple[str, Any]]:
