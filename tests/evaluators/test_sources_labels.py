@@ -22,6 +22,7 @@ from task_samples import channels_last_folder as volumes_folder
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources import ClassMap, open_source, parse_labels
+from unetx_evaluators.tasks.sources.labels import as_whole_numbers
 from unetx_evaluators.tasks.task import IGNORED
 from unetx_space.errors import RequestError
 
@@ -176,3 +177,15 @@ def test_thousands_of_colours_are_counted_and_few_shown(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask((50, 60))})
     save_png(folder / "masks" / "a.png", picture((50, 60, 3)))
     check_refused(folder, r"hold \d{4} colours \((#[0-9a-f]{6}, ){5}\.\.\.\)")
+
+
+def test_values_that_a_scale_leaves_beside_a_whole_number_are_read_as_it(tmp_path: Path) -> None:
+    whole = label_map((14, 12, 9), 2)
+    for seed, values in enumerate((whole * np.float32(255 * (1 / 255)), whole * 0.9995, whole * np.float32(1.0009))):
+        assert as_whole_numbers(values, tmp_path).tolist() == whole.tolist(), seed
+
+
+def test_a_value_that_is_refused_is_told_unrounded(tmp_path: Path) -> None:
+    for values, told in ((np.float32([0, 0.99]), "0.99"), (np.array([1, 2.0021]), "2.0021")):
+        with pytest.raises(DataError, match=rf"whole numbers, this one {told}; was it resampled"):
+            as_whole_numbers(values, tmp_path)

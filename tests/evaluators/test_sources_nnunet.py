@@ -205,3 +205,34 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     nnunet_folder(tmp_path, 1)
     (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "a", "0": "b"}}', encoding="utf-8")
     check_refused(tmp_path, "it names '0' twice")
+
+
+def test_a_region_of_one_value_and_a_background_in_capitals_are_plain_labels(tmp_path: Path) -> None:
+    labels = {"Background": 0, "organ": [1], "lesion": [2], "ignore": 3}
+    source = open_source(nnunet_folder(tmp_path, 2, labels=labels, regions_class_order=[1, 2]))
+    assert source.classes == ("background", "organ", "lesion")
+    assert (source.problems, np.unique(source.read("ct_000").label).tolist()) == ((), [0, 1, 2, 255])
+
+
+def test_the_number_of_cases_may_stand_in_quotes(tmp_path: Path) -> None:
+    assert open_source(nnunet_folder(tmp_path, 2, numTraining="2")).problems == ()
+
+
+def test_a_number_of_cases_that_differs_for_a_reason_told_already_is_not_told_again(tmp_path: Path) -> None:
+    folder = nnunet_folder(tmp_path, 3)
+    (folder / "labelsTr" / "ct_001.nii.gz").unlink()
+    assert len(open_source(folder).problems) == 1
+
+
+def test_names_and_numbers_of_channels_the_wrong_way_round_are_told_the_right_way(tmp_path: Path) -> None:
+    check_refused(nnunet_folder(tmp_path, 1, channel_names={"CT": 0}), r'maps numbers to names, like {"0": "CT"}; got')
+
+
+def test_files_that_a_listing_leaves_out_are_told(tmp_path: Path) -> None:
+    folder = nnunet_folder(tmp_path, 3, numTraining=None)
+    entries = {
+        name: {"images": [f"imagesTr/{name}_{n:04d}.nii.gz" for n in range(2)], "label": f"labelsTr/{name}.nii.gz"}
+        for name in ("ct_000", "ct_001")
+    }
+    describe_nnunet(folder, dataset=entries)
+    assert "does not list 3 files (imagesTr/ct_002_0000.nii.gz," in open_source(folder).warnings[0]

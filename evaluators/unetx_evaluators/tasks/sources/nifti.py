@@ -8,6 +8,7 @@ beside pixdim) it would silently put the volume elsewhere.
 from __future__ import annotations
 
 import gzip
+import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,18 +48,22 @@ def read_array(file: Path) -> tuple[Header, npt.NDArray[Any]]:
 def _opened(file: Path) -> Iterator[BufferedIOBase]:
     """The unpacked bytes; whatever nibabel or gzip finds wrong with them is a DataError, and nothing is logged."""
     import nibabel as nib  # a quarter of a second that a task without NIfTI does not pay
-    from nibabel.imageglobals import LoggingOutputSuppressor
+    from nibabel.imageglobals import logger
 
     unreadable = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError)
     unusable = (nib.orientations.OrientationError, OSError, EOFError, ValueError, TypeError, zlib.error)
     is_packed = file.suffix.lower() == ".gz"
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # what it logs comes as an exception, too
     try:
-        with LoggingOutputSuppressor(), file.open("rb") as stored:
+        with file.open("rb") as stored:
             refuse_other_contents(file, stored.read(FIRST_BYTES), expected=GZIP if is_packed else None)
             stored.seek(0)
             yield gzip.GzipFile(fileobj=stored) if is_packed else stored
     except (*unreadable, *unusable) as error:
         raise _broken(file, str(error)) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _image(stream: BufferedIOBase) -> Any:
