@@ -144,3 +144,11 @@ def test_a_folder_of_a_dataset_leads_to_the_one_above(tmp_path: Path) -> None:
     check_refused(
         folder / "imagesTr", rf"is a folder of a dataset; give the one above, {tmp_path}, where dataset\.json"
     )
+
+
+def test_folders_of_a_case_each_are_not_taken_for_datasets(tmp_path: Path) -> None:
+    for name in "abc":
+        picture_folder(tmp_path / name, {name: mask()})
+    check_refused(tmp_path, "no layout that is known")
+    picture_folder(tmp_path / "d", {name: mask() for name in "xyz"})
+    check_refused(tmp_path, r"holds 1 dataset \(d\) below")

@@ -11,13 +11,15 @@ from pathlib import Path
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
 from unetx_evaluators.tasks.sources.description import DESCRIPTION, read_description
+from unetx_evaluators.tasks.sources.folders import IMAGES as PICTURES_FOLDER
 from unetx_evaluators.tasks.sources.folders import is_image_folder
-from unetx_evaluators.tasks.sources.formats import ending_of
+from unetx_evaluators.tasks.sources.formats import READ, ending_of
 from unetx_evaluators.tasks.sources.msd import is_listing
 from unetx_evaluators.tasks.sources.nnunet import IMAGES, LABELS
 
 _MAX_LISTS = 20
 _MAX_FOLDERS = 200
+_MIN_FILES = 3
 
 
 def data_list(folder: Path) -> Path | None:
@@ -57,8 +59,7 @@ def _is_list(file: Path) -> bool:
 
 def _below(folder: Path) -> Iterator[Path]:
     """Folders that look like datasets, one or two deeper."""
-    folders = islice((entry for entry in _folders(folder)), _MAX_FOLDERS)
-    for entry in folders:
+    for entry in islice(_folders(folder), _MAX_FOLDERS):
         deeper = [entry] if _is_dataset(entry) else filter(_is_dataset, islice(_folders(entry), _MAX_FOLDERS))
         yield from deeper
 
@@ -68,7 +69,15 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _is_dataset(folder: Path) -> bool:
-    return (folder / DESCRIPTION).is_file() or (folder / IMAGES).is_dir() or is_image_folder(folder)
+    if (folder / DESCRIPTION).is_file() or (folder / IMAGES).is_dir():
+        return True
+    return is_image_folder(folder) and _holds_several_cases(folder)
+
+
+def _holds_several_cases(folder: Path) -> bool:
+    """A folder for each case may look like a dataset of one."""
+    places = [place for place in (folder / PICTURES_FOLDER, folder) if place.is_dir()]
+    return sum(ending_of(file) in READ for file in places[0].iterdir()) >= _MIN_FILES
 
 
 def _example(folder: Path) -> dict[str, object]:
