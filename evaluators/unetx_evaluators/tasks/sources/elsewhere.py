@@ -71,13 +71,11 @@ def _folders(folder: Path) -> Iterator[Path]:
 def _is_dataset(folder: Path) -> bool:
     if (folder / DESCRIPTION).is_file() or (folder / IMAGES).is_dir():
         return True
-    return is_image_folder(folder) and _holds_several_cases(folder)
-
-
-def _holds_several_cases(folder: Path) -> bool:
-    """A folder for each case may look like a dataset of one."""
-    places = [place for place in (folder / PICTURES_FOLDER, folder) if place.is_dir()]
-    return sum(ending_of(file) in READ for file in places[0].iterdir()) >= _MIN_FILES
+    if not is_image_folder(folder):
+        return False
+    images = folder / PICTURES_FOLDER
+    files = (images if images.is_dir() else folder).iterdir()
+    return sum(ending_of(file) in READ for file in files) >= _MIN_FILES  # a folder for each case looks alike
 
 
 def _example(folder: Path) -> dict[str, object]:
