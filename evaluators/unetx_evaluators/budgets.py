@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unetx_evaluators.evaluation import Budget
+from unetx_evaluators.evaluation import Budget, DataError
+from unetx_evaluators.tasks.task import IGNORED
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
@@ -18,6 +19,20 @@ BATCH_SIZE = {2: 2, 3: 1}
 """Small: at equal cost many steps on few patches teach a proxy more than few steps on many."""
 SELECTION_CASES = {2: 24, 3: 12}
 """By dimensions."""
+
+
+def check_rankable(task: Task, budget: Budget) -> None:
+    """Raises DataError where none of the selection cases that are scored shows any foreground: all designs would get 0.
+
+    Small structures may vanish on the way into the task, and fewer cases may be scored than there are.
+    """
+    scored = task.splits.selection[: budget.selection_cases]
+    if not any(((label := task.label(name)) > 0).any() and (label[label > 0] != IGNORED).any() for name in scored):
+        raise DataError(
+            f"none of the {len(scored)} selection cases that are scored shows any foreground, so that no design could "
+            f"be ranked; score more of the {len(task.splits.selection)} there are (--selection-cases), try another "
+            "--split-seed, or add cases that show some"
+        )
 
 
 def default_budget(task: Task) -> Budget:

@@ -89,6 +89,12 @@ def keep_beside(study: Path, task: Task) -> None:
     write_whole(study / TASK, json.dumps(task.to_json(), indent=2) + "\n")
 
 
+def split_warnings(task: Task) -> tuple[str, ...]:
+    """What is to be said of the split beside every result."""
+    warning = task.choices.get("split", {}).get("warning")
+    return () if warning is None else (str(warning),)
+
+
 @contextmanager
 def no_empty_folders(*folders: Path) -> Iterator[None]:
     """When this ends in an error, folders and parents that are new and still empty vanish again."""

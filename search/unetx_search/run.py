@@ -25,7 +25,7 @@ from unetx_search.coordinator import Coordinator, Terms
 from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine
 from unetx_search.executors.slots import GpuProbe, Slot, nvidia_smi_probe
 from unetx_search.ground import Ground
-from unetx_search.preparing import keep_beside, no_empty_folders
+from unetx_search.preparing import keep_beside, no_empty_folders, split_warnings
 from unetx_search.progress import SEATS, SeatsFile, Standing, display
 from unetx_search.pruners import PRUNERS
 from unetx_search.samplers.guard import Guard, SamplerOf
@@ -90,6 +90,8 @@ class Summary:
     """The time that the user gave was up before the total was reached."""
     original_dice: Mapping[int, float] = field(default_factory=dict)
     """Scores on the cases' original voxels, by trial."""
+    warnings: tuple[str, ...] = ()
+    """What may make the numbers look better than they are."""
 
     @property
     def best(self) -> EvaluationRecord | None:
@@ -221,6 +223,7 @@ def _search(
             was_stopped=was_stopped,
             ran_out_of_time=ran_out_of_time,
             original_dice=again(book.records.original_dice),
+            warnings=split_warnings(task),
         )
 
 

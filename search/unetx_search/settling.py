@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from unetx_evaluators.budgets import default_budget
+from unetx_evaluators.budgets import check_rankable, default_budget
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import BACKGROUND_WEIGHTS, LEARNING_RATES, Limits, Pilot, with_steps
 from unetx_search.config import SearchConfig, Settled
@@ -63,6 +63,7 @@ def asked(
     else:
         task = prepared(None)
         budget, limits = unpiloted_budget(config, task), pilot_limits(config, task)
+        check_rankable(task, budget)
         if config.pilot and limits.leave_questions:
             pilot = piloted(task, budget, limits, executor_of, prepared, console)
             budget = pilot.budget

@@ -44,6 +44,8 @@ def summary_text(summary: Summary) -> str:
     lines += _ranking(summary)
     lines += _on_original_voxels(summary)
     lines += caution(evidence(summary.evaluations))
+    for warning in summary.warnings:
+        lines += ["", f"Warning: {warning}"]  # in one line, so that the option in it can be copied
     lines += ["", *_where_to_go(summary)]
     return "\n".join(lines)
 
@@ -115,6 +117,7 @@ def summary_json(summary: Summary) -> str:
             "was_complete": summary.was_complete,
             "was_stopped": summary.was_stopped,
             "ran_out_of_time": summary.ran_out_of_time,
+            "warnings": list(summary.warnings),
             "best_trial": best.trial_number if best else None,
             "best_dice": best.score if best else None,
             "evidence": evidence_facts(evidence(summary.evaluations)),

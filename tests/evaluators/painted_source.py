@@ -38,6 +38,7 @@ class PaintedSource:
     """Cases without the second class."""
     n_bytes: int = 0
     problems: tuple[DataError, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     name: ClassVar[str] = "Painted, by hand"
     layout: ClassVar[str] = "painted"

@@ -155,7 +155,7 @@ def test_an_affine_without_a_spacing_is_refused(tmp_path: Path, affine: Any) -> 
     stored = nib.Nifti1Image(volume(), None)
     stored.header.set_sform(affine, code=1)
     nib.save(stored, folder / "imagesTr" / "a1.nii.gz")
-    check_refused(folder, r"imagesTr/a1\.nii\.gz: cannot be read as NIfTI")
+    check_refused(folder, r"imagesTr/a1\.nii\.gz: its sform \(header fields srow_x, srow_y, srow_z\) gives no place")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -232,8 +232,13 @@ def test_a_case_listed_twice_is_refused(tmp_path: Path) -> None:
         ("training", [], "'training' lists"),
         ("training", "all", "'training' lists"),
         ("training", [{"image": "imagesTr/a0.nii.gz"}], r"training\[0\]\.label is a path"),
-        ("training", ["imagesTr/a0.nii.gz"], r"training\[0\]\.image is a path"),
-        ("training", [{"image": "a.png", "label": "b.png"}], r"ends in \.nii\.gz or \.nii, got 'a\.png'"),
+        ("training", ["imagesTr/a0.nii.gz"], r'training\[0\] is {"image": \.\.\., "label": \.\.\.}, got "imagesTr/a0'),
+        (
+            "training",
+            [{"image": "a.czi", "label": "b.png"}],
+            r"got 'a\.czi'; convert it to TIFF or NIfTI, with Bio-Formats",
+        ),
+        ("training", [{"image": "a.png", "label": "b.jpg"}], r"training\[0\]\.label is a path .*, got 'b\.jpg'"),
     ],
 )
 def test_a_description_that_is_not_in_the_decathlons_form_is_refused(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +172,46 @@ def test_a_file_that_is_not_compressed_but_cut_is_refused(tmp_path: Path) -> Non
     whole = (tmp_path / "a.nii").read_bytes()
     (tmp_path / "a.nii").write_bytes(whole[: len(whole) // 2])
     check_refused(tmp_path, r"a\.nii: cannot be read as NIfTI")
+
+
+def test_a_file_of_another_kind_than_its_name_says_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = msd_folder(tmp_path)
+    file = folder / "imagesTr" / "a1.nii.gz"
+    packed = file.read_bytes()
+    contents = {
+        gzip.decompress(packed): r"a1\.nii\.gz: is not compressed, though its name ends in \.gz; rename it to a1\.nii",
+        b"\xff\xd8\xff\xe0": r"a1\.nii\.gz: is a JPEG, whatever its name says; rename it to end in \.jpg",
+        b"<!DOCTYPE html>": "is a web page, as a failed download leaves it, whatever",
+        b"version https://git-lfs.github.com/spec/v1": r"pointer of Git LFS, .*\(git lfs pull\)",
+    }
+    for data, reason in contents.items():
+        file.write_bytes(data)
+        check_refused(folder, reason)
+    file.unlink()
+    description = json.loads((folder / "dataset.json").read_text())
+    description["training"][1]["image"] = "imagesTr/a1.nii"
+    (folder / "dataset.json").write_text(json.dumps(description))
+    for data, reason in (
+        (packed, r"a1\.nii: is compressed \(gzip\), .* rename it to a1\.nii\.gz"),
+        (b"\1" * 999, "cannot be read"),
+    ):
+        (folder / "imagesTr" / "a1.nii").write_bytes(data)
+        check_refused(folder, reason)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("codes", "field"),
+    [((1, 0), "sform .*srow_x"), ((0, 0), r"header field pixdim \(sform_code and qform_code are 0\)")],
+)
+def test_the_header_field_that_gives_no_place_is_named(tmp_path: Path, codes: tuple[int, int], field: str) -> None:
+    file = msd_folder(tmp_path) / "imagesTr" / "a1.nii.gz"
+    data = bytearray(gzip.decompress(file.read_bytes()))
+    data[252:256] = np.array([codes[1], codes[0]], "<i2").tobytes()  # qform_code, sform_code
+    data[280:328] = bytes(48)  # srow_x to srow_z
+    data[80:92] = np.array([1, 1, np.nan], "<f4").tobytes()  # pixdim[1] to [3]
+    file.write_bytes(gzip.compress(bytes(data)))
+    check_refused(tmp_path, rf"a1\.nii\.gz: its {field}")

@@ -96,19 +96,24 @@ def test_a_listing_that_makes_no_case_is_refused(tmp_path: Path, listing: object
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, r"2 regions \(whole, core\).*is not supported"),
-        ({"labels": {"0": "background", "1": "organ"}}, "maps names to whole numbers from 0; not so for 2 names"),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "core": [2, 3]}},
+            r"2 regions \(whole, core\).*is not supported",
+        ),
+        ({"labels": {"0": "background", "1": "organ"}}, r'version 1: write {"background": 0, "organ": 1}'),
         ({"labels": {"background": 0, "organ": -1}}, r"not so for 1 name \(organ\)"),
         ({"labels": {"background": 0, "organ": True}}, r"not so for 1 name \(organ\)"),
         ({"labels": {"background": 0, "organ": 1, "lesion": 1}}, "each with a value of its own"),
         ({"labels": ["organ"]}, "'labels' maps names to numbers"),
         ({"channel_names": {"0": "CT", "2": "CT"}}, 'counts from "0" without gaps'),
         ({"channel_names": ["CT"]}, "'channel_names' maps numbers to names"),
-        ({"channel_names": {"0": "CT"}}, r"_0000\.nii\.gz: holds 2 channels .* names 1 channel \(CT\)"),
+        (
+            {"channel_names": {"0": "CT"}},
+            r"2 cases \(ct_000, ct_001\) with more files than channels: .* names 1 channel \(CT\)",
+        ),
         ({"channel_names": {str(n): "CT" for n in range(3)}}, "holds 2 channels .* names 3 channels"),
         ({"file_ending": None}, "'file_ending' is the ending of all files"),
-        ({"file_ending": ".nrrd"}, r"is \.nrrd, which is not read; convert it to \.nii\.gz, with SimpleITK"),
-        ({"file_ending": ".mha"}, "SimpleITK"),
+        ({"file_ending": ".mgz"}, r"is \.mgz, which is not read; convert it to \.nii\.gz, with SimpleITK"),
         ({"file_ending": ".jpg"}, "which is lossy"),
         ({"file_ending": ".b2nd"}, "which is not read"),
         ({"file_ending": ".xyz"}, r"convert the files to one of \.nii\.gz"),
@@ -127,9 +132,11 @@ def test_a_missing_channel_is_refused_and_the_other_cases_stay(tmp_path: Path) -
     source = open_source(folder)
     assert source.case_names == ("ct_000", "ct_002")
     (problem,) = source.problems
-    assert "case 'ct_001' has the channels [1]; they count from 0 without gaps" in str(problem)
+    assert "imagesTr: case 'ct_001' lacks 1 file (ct_001_0000.nii.gz) beside ct_001_0001.nii.gz" in str(problem)
     (folder / "imagesTr" / "ct_002_0001.nii.gz").unlink()
-    assert open_source(folder).case_names == ("ct_000",)
+    source = open_source(folder)
+    assert source.case_names == ("ct_000",)
+    assert "case 'ct_002' lacks 1 file (ct_002_0001.nii.gz) beside ct_002_0000.nii.gz" in str(source.problems[1])
 
 
 def test_images_without_label_and_labels_without_image_are_told(tmp_path: Path) -> None:
@@ -151,8 +158,8 @@ def test_files_of_another_ending_are_refused_and_notes_passed_over(tmp_path: Pat
     folder = nnunet_folder(tmp_path, 2)
     (folder / "imagesTr" / "notes.txt").write_text("", encoding="utf-8")
     assert open_source(folder).problems == ()
-    (folder / "imagesTr" / "x_0000.nrrd").write_bytes(b"")
-    check_refused(folder, r"'file_ending' is \.nii\.gz, but there is 1 other file \(x_0000\.nrrd\); .*SimpleITK")
+    (folder / "imagesTr" / "x_0000.mgz").write_bytes(b"")
+    check_refused(folder, r"'file_ending' is \.nii\.gz, but there is 1 other file \(x_0000\.mgz\); .*SimpleITK")
 
 
 def test_channels_of_differing_shape_or_place_are_refused(tmp_path: Path) -> None:
@@ -198,3 +205,34 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     nnunet_folder(tmp_path, 1)
     (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "a", "0": "b"}}', encoding="utf-8")
     check_refused(tmp_path, "it names '0' twice")
+
+
+def test_a_region_of_one_value_and_a_background_in_capitals_are_plain_labels(tmp_path: Path) -> None:
+    labels = {"Background": 0, "organ": [1], "lesion": [2], "ignore": 3}
+    source = open_source(nnunet_folder(tmp_path, 2, labels=labels, regions_class_order=[1, 2]))
+    assert source.classes == ("background", "organ", "lesion")
+    assert (source.problems, np.unique(source.read("ct_000").label).tolist()) == ((), [0, 1, 2, 255])
+
+
+def test_the_number_of_cases_may_stand_in_quotes(tmp_path: Path) -> None:
+    assert open_source(nnunet_folder(tmp_path, 2, numTraining="2")).problems == ()
+
+
+def test_a_number_of_cases_that_differs_for_a_reason_told_already_is_not_told_again(tmp_path: Path) -> None:
+    folder = nnunet_folder(tmp_path, 3)
+    (folder / "labelsTr" / "ct_001.nii.gz").unlink()
+    assert len(open_source(folder).problems) == 1
+
+
+def test_names_and_numbers_of_channels_the_wrong_way_round_are_told_the_right_way(tmp_path: Path) -> None:
+    check_refused(nnunet_folder(tmp_path, 1, channel_names={"CT": 0}), r'maps numbers to names, like {"0": "CT"}; got')
+
+
+def test_files_that_a_listing_leaves_out_are_told(tmp_path: Path) -> None:
+    folder = nnunet_folder(tmp_path, 3, numTraining=None)
+    entries = {
+        name: {"images": [f"imagesTr/{name}_{n:04d}.nii.gz" for n in range(2)], "label": f"labelsTr/{name}.nii.gz"}
+        for name in ("ct_000", "ct_001")
+    }
+    describe_nnunet(folder, dataset=entries)
+    assert "does not list 3 files (imagesTr/ct_002_0000.nii.gz," in open_source(folder).warnings[0]

@@ -21,6 +21,7 @@ from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.tasks import CacheState, DemoSource, Source, TaskOptions, cached, prepare, remove
 from unetx_search.config import SearchConfig
 from unetx_search.run import Summary, search
+from unetx_search.summary import summary_json, summary_text
 from unetx_space.errors import RequestError
 
 SCRIPT = Path(__file__).with_name("fake_search.py")
@@ -65,6 +66,34 @@ def test_the_split_stands_beside_the_study_and_does_not_follow_the_seed(tmp_path
     assert stored(tmp_path / "t" / "splits.json") == splits
     run(tmp_path, PaintedSource(), study="u", split_seed=1)
     assert stored(tmp_path / "u" / "splits.json") != splits
+
+
+class Visits(PaintedSource):
+    """Five patients who came twice."""
+
+    @property
+    def case_names(self) -> tuple[str, ...]:
+        return tuple(f"smith{number}_visit{visit}" for number in range(5) for visit in (1, 2))
+
+
+def test_patients_that_the_split_tears_apart_stand_beside_the_result(tmp_path: Path) -> None:
+    summary = run(tmp_path, Visits())
+    (warning,) = summary.warnings
+    assert warning.endswith('--group-by "^(smith[0-9]+)"')
+    assert f"Warning: {warning}" in summary_text(summary).splitlines()
+    assert json.loads(summary_json(summary))["warnings"] == [warning]
+    assert stored(tmp_path / "s" / "task.json")["choices"]["split"]["warning"] == warning
+    assert run(tmp_path, Visits()).warnings == (warning,)  # also when there is nothing left to do
+    assert run(tmp_path, Visits(), study="t", group_by="^(smith[0-9]+)").warnings == ()
+
+
+def test_a_split_of_ones_own_that_tears_patients_apart_is_told(tmp_path: Path) -> None:
+    names = Visits().case_names
+    parts = {"train": names[:5], "selection": names[5:8], "held_out": names[8:]}
+    (tmp_path / "own.json").write_text(json.dumps(parts), encoding="utf-8")
+    (warning,) = run(tmp_path, Visits(), split=tmp_path / "own.json").warnings
+    assert "puts cases of 1 of them on several sides" in warning
+    assert warning.endswith(f"keep each in one part of {tmp_path / 'own.json'}")
 
 
 def test_another_split_is_refused_before_any_case_is_read(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.examination import Basis
+from unetx_evaluators.tasks.examination import Basis, no_memory
 from unetx_evaluators.tasks.preprocessing import apply, original_label
 from unetx_evaluators.tasks.sources.base import Source
 from unetx_evaluators.tasks.task import Task
@@ -193,10 +193,14 @@ class Place:
 
 def write_case(source: Source, basis: Basis, folder: Path, name: str) -> WrittenCase:
     """Read a case, prepare it, and write its arrays into ``folder``. Raises DataError."""
-    case, facts = source.read(name), basis.facts[name]
-    arrays: list[npt.NDArray[Any]] = [*apply(case, facts, basis.preparation)]
-    if basis.keeps_original(name):
-        arrays.append(original_label(case, facts, basis.preparation))
+    facts = basis.facts[name]
+    try:
+        case = source.read(name)
+        arrays: list[npt.NDArray[Any]] = [*apply(case, facts, basis.preparation)]
+        if basis.keeps_original(name):
+            arrays.append(original_label(case, facts, basis.preparation))
+    except MemoryError as error:
+        raise no_memory(source, basis, name, f"it broke off: {error}") from error
     files = array_files(folder, name)
     with usable(folder):
         return WrittenCase(name, *(write_array(file, array) for file, array in zip(files, arrays, strict=False)))

@@ -53,6 +53,7 @@ class DemoSource:
     channels: ClassVar[tuple[str, ...]] = ("intensity",)
     classes: ClassVar[tuple[str, ...]] = ("background", "organ", "vessel", "lesion")
     problems: ClassVar[tuple[DataError, ...]] = ()
+    warnings: ClassVar[tuple[str, ...]] = ()
     n_bytes: ClassVar[int] = 0
 
     @property

@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any, Self
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.host_memory import available_bytes
 from unetx_evaluators.tasks.field_of_view import with_field_of_view
 from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, fingerprint, survey
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
+from unetx_evaluators.tasks.patients import patients_of
 from unetx_evaluators.tasks.planning import NetworkPlan, plan
 from unetx_evaluators.tasks.preprocessing import (
     Preparation,
@@ -29,8 +31,9 @@ from unetx_evaluators.tasks.preprocessing import (
 )
 from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.tasks.problems import Problems
-from unetx_evaluators.tasks.sources.base import Source, listed
+from unetx_evaluators.tasks.sources.base import Source, by, listed
 from unetx_evaluators.tasks.splits import choose_splits
+from unetx_evaluators.tasks.suspicion import is_constant, suspicions
 from unetx_evaluators.tasks.task import Splits
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 
@@ -117,6 +120,10 @@ class Request:
     options: TaskOptions
     splits: Splits | None
     problems: tuple[DataError, ...]
+    warnings: tuple[str, ...] = ()
+    """Sentences on what the listing alone tells."""
+    torn: str = ""
+    """The one of them that says which patients the split tears apart, as their names have it."""
 
     @classmethod
     def of(cls, source: Source, options: TaskOptions) -> Self:
@@ -125,10 +132,12 @@ class Request:
         splits: Splits | None = None
         with problems.collecting():
             splits = choose_splits(source.case_names, options)
+        alike, torn = _patients(source.case_names, splits, options)
         if options.pseudonyms:
             source = Pseudonymous(source)
             splits = None if splits is None else source.renamed(splits)
-        return cls(source, options, splits, tuple(problems.found))
+        warnings = (*source.warnings, *filter(None, (alike, torn)))
+        return cls(source, options, splits, tuple(problems.found), warnings, torn)
 
 
 def examine(
@@ -147,13 +156,14 @@ def examined(request: Request, workers: Workers, watcher: Watcher) -> Examinatio
     problems = Problems(list(request.problems))
     seen = _surveyed(request, problems, workers, watcher)
     facts = {name: case.facts for name, case in seen.items()}
-    found = Examination(request.source, request.splits, None, None, {}, (), ())
-    if request.splits is not None:
+    found = Examination(request.source, request.splits, None, None, {}, (), request.warnings)
+    if request.splits is not None and any(name in facts for name in request.splits.train):  # else this is told
         with problems.collecting():
             found = replace(found, basis=_basis(request, facts))
             assert found.basis is not None
+            problems.found += too_large(request.source, found.basis, list(facts))
             found = concluded(request, found.basis)
-        problems.found += _unlearnable(request.source.classes, facts, request.splits)
+        problems.found += [*found.problems, *_unlearnable(request.source.classes, facts, request.splits)]
     return replace(found, problems=tuple(problems.found), warnings=(*found.warnings, *_twins(seen)))
 
 
@@ -162,9 +172,51 @@ def concluded(request: Request, basis: Basis) -> Examination:
     splits, source = request.splits, request.source
     assert splits is not None
     network = plan(basis.fingerprint, basis.preparation, len(source.channels), len(source.classes), request.options)
-    warnings = _unjudged(source.classes, basis.facts, splits)
+    problems = _unrankable(basis.facts, splits)
+    warnings = [*request.warnings, *suspicions(source.classes, source.channels, basis.facts)]
+    warnings += _unjudged(source.classes, basis.facts, splits, ("held-out",) if problems else ("selection", "held-out"))
     choices = _choices(request.options, splits, basis.preparation, network)
-    return Examination(source, splits, basis, network, choices, (), tuple(warnings))
+    if request.torn:
+        choices["split"]["warning"] = request.torn
+    return Examination(source, splits, basis, network, choices, tuple(problems), tuple(warnings))
+
+
+def too_large(source: Source, basis: Basis, names: Sequence[str]) -> list[DataError]:
+    """Cases that this machine has no memory to prepare."""
+    free_bytes = available_bytes()
+    if free_bytes is None:
+        return []
+    n_channels = len(source.channels)
+    needed = {name: _working_bytes(basis.facts[name], basis.preparation, n_channels) for name in names}
+    return [
+        no_memory(source, basis, name, f"about {needed[name] / 2**30:.3g} GiB, {free_bytes / 2**30:.3g} GiB are free")
+        for name in names
+        if needed[name] > free_bytes
+    ]
+
+
+def no_memory(source: Source, basis: Basis, name: str, how_much: str) -> DataError:
+    """A case that cannot be prepared for want of memory, of which ``how_much`` tells."""
+    facts, preparation = basis.facts[name], basis.preparation
+    told = source.real_names[name] if isinstance(source, Pseudonymous) else name
+    return DataError(
+        f"case {told}: its {by(facts.shape)} voxels of {_mm(facts.spacing)} become "
+        f"{by(prepared_shape(facts, preparation))} at the spacing {_mm(preparation.spacing)}, and the memory does not "
+        f"hold them ({how_much}); correct the spacing in its header if it is wrong, remove the case, choose a coarser "
+        "--spacing, or free memory"
+    )
+
+
+def _working_bytes(facts: CaseFacts, preparation: Preparation, n_channels: int) -> int:
+    """At least what is in memory at once when a case is resampled (``preprocessing.apply``).
+
+    That is its channels twice, or once beside what the label map takes on its way.
+    """
+    return math.prod(prepared_shape(facts, preparation)) * max(8 * n_channels, 4 * n_channels + 14)
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return f"{by([f'{mm:.4g}' for mm in spacing])} mm"
 
 
 def _choices(
@@ -258,11 +310,32 @@ def _unlearnable(classes: Sequence[str], facts: Mapping[str, CaseFacts], splits:
     return found
 
 
-def _unjudged(classes: Sequence[str], facts: Mapping[str, CaseFacts], splits: Splits) -> list[str]:
+def _unrankable(facts: Mapping[str, CaseFacts], splits: Splits) -> list[DataError]:
+    """Selection cases without any foreground rank nothing: whatever a design predicts there, it scores 0."""
+    selection = [name for name in splits.selection if name in facts]
+    if not selection or any(sum(facts[name].class_voxels[1:]) for name in selection):
+        return []
+    n_shown = sum(any(case.class_voxels[1:]) for case in facts.values())
+    remedy = (
+        "try another --split-seed, or name a --split of your own with one of them"
+        if n_shown > 1
+        else "add cases that show some"
+    )
+    return [
+        DataError(
+            f"none of the {len(selection)} selection cases shows any foreground, so that no design could be ranked; "
+            f"{n_shown} of all {len(facts)} cases {'shows' if n_shown == 1 else 'show'} some: {remedy}"
+        )
+    ]
+
+
+def _unjudged(
+    classes: Sequence[str], facts: Mapping[str, CaseFacts], splits: Splits, parts: Sequence[str]
+) -> list[str]:
     """Classes that selection or held-out cannot judge."""
     warnings = []
-    for part, names in (("selection", splits.selection), ("held-out", splits.held_out)):
-        cases = [facts[name] for name in names if name in facts]
+    for part in parts:
+        cases = [facts[name] for name in getattr(splits, part.replace("-", "_")) if name in facts]
         for index, name in enumerate(classes[1:], start=1):
             if cases and not any(case.class_voxels[index] for case in cases):
                 warnings.append(
@@ -272,11 +345,40 @@ def _unjudged(classes: Sequence[str], facts: Mapping[str, CaseFacts], splits: Sp
     return warnings
 
 
+def _patients(names: Sequence[str], splits: Splits | None, options: TaskOptions) -> tuple[str, str]:
+    """Sentences on names that look like several cases of one patient: how to keep them together, or that they are torn
+    apart."""
+    patients = patients_of(names, spell=not options.pseudonyms)
+    if patients is None:
+        return "", ""
+    shared = patients.shared
+    stem, members = next(iter(shared.items()))
+    example = (
+        "" if options.pseudonyms else f", {stem} ({', '.join(members[:3])}{', ...' if members[3:] else ''}) for one"
+    )
+    told = f"names look like {len(shared)} patients with several cases each{example}"
+    torn = [] if splits is None else patients.torn((splits.train, splits.selection, splits.held_out))
+    if torn:
+        remedy = (
+            f"keep them together with {patients.flag}"
+            if options.split is None
+            else f"keep each in one part of {options.split}"
+        )
+        return "", (
+            f"{told}; the split puts cases of {len(torn)} of them on several sides, where they flatter the result: "
+            + remedy
+        )
+    if options.split is not None or options.group_by is not None:
+        return "", ""
+    return f"{told}; that no split tears them apart is sure with {patients.flag}", ""
+
+
 def _twins(seen: Mapping[str, _Seen]) -> list[str]:
     """Cases with the same image: one case, most often, under two names."""
     same = defaultdict(list)
     for name, case in seen.items():
-        same[case.digest].append(name)
+        if not is_constant(case.facts):  # which is told
+            same[case.digest].append(name)
     return [
         f"{listed(names, 'case')} hold the very same image; on both sides of a split they flatter the result: remove "
         "all but one, or group them"

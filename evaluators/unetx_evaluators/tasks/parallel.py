@@ -223,6 +223,15 @@ def _attempt(function: Callable[[str], T], name: str) -> T | Failed:
         return Failed(several.errors)
     except DataError as error:
         return Failed((error,))
+    except MemoryError as error:
+        return Failed(
+            (
+                DataError(
+                    f"case {name}: there is not enough memory for it ({error or 'it broke off'}); free memory, cut the "
+                    "case into pieces, or remove it"
+                ),
+            )
+        )
 
 
 def _work(connection: Connection[Any, Any]) -> None:

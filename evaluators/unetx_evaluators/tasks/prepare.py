@@ -43,7 +43,7 @@ from unetx_evaluators.tasks.cache import (
     usable,
     write_case,
 )
-from unetx_evaluators.tasks.examination import Basis, Examination, Request, concluded, examined
+from unetx_evaluators.tasks.examination import Basis, Examination, Request, concluded, examined, too_large
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
 from unetx_evaluators.tasks.privacy import Pseudonymous
@@ -80,6 +80,8 @@ def prepare(
     """
     watcher = watcher or NullWatcher()
     request = Request.of(source, options)
+    for warning in request.warnings:  # before hours of reading
+        log.warning(warning)
     with Workers(n_workers or n_workers_for(source.n_bytes, len(source.case_names))) as workers:
         if request.problems:
             Problems(list(examined(request, workers, watcher).problems)).raise_all()
@@ -87,7 +89,7 @@ def prepare(
         place = Place.of(Path(cache), source.name, key)
         with place.locked(watcher):
             manifest, examination = _Preparing(request, key, place, workers, watcher).run()
-    for warning in examination.warnings:
+    for warning in examination.warnings[len(request.warnings) :]:
         log.warning(warning)
     return _task(place, manifest, examination, options)
 
@@ -107,6 +109,7 @@ class _Preparing:
         manifest = Manifest.read(folder) if is_ours(folder) else None
         if manifest is not None and manifest.key == self.key:
             examination = concluded(self.request, manifest.basis)
+            Problems(list(examination.problems)).raise_all()
             if self._mend(manifest):
                 os.utime(folder / MANIFEST)  # last used
                 return manifest, examination
@@ -138,10 +141,11 @@ class _Preparing:
             examination = concluded(self.request, basis)
         else:
             examination = examined(self.request, self.workers, self.watcher)
-            Problems(list(examination.problems)).raise_all()
-            basis = examination.basis
-            assert basis is not None
+        Problems(list(examination.problems)).raise_all()
+        basis = examination.basis
+        assert basis is not None
         missing = [name for name in basis.facts if name not in done]
+        Problems(too_large(self.request.source, basis, missing)).raise_all()
         self._check_space(basis, missing)
         with usable(part):
             self._begin(basis, done)

@@ -72,6 +72,10 @@ class Source(Protocol):
         """What the listing and the headers show to be wrong. ``case_names`` leaves out what cannot be read for it."""
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on what the listing shows and may not be meant; they may name files."""
+
+    @property
     def n_bytes(self) -> int:
         """Size of the cases' files; 0 where there are none."""
 
@@ -136,6 +140,6 @@ def listed(items: Sequence[object], noun: str, plural: str = "") -> str:
     return f"{len(items)} {noun if len(items) == 1 else plural or noun + 's'} ({shown}{more})"
 
 
-def by(shape: Sequence[int]) -> str:
+def by(shape: Sequence[object]) -> str:
     """``31x43x24``."""
     return "x".join(str(n) for n in shape)

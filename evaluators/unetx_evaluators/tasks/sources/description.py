@@ -1,22 +1,24 @@
-"""``dataset.json``: read as data from a stranger, under a cap on its size, every path kept inside the folder."""
+"""``dataset.json`` and lists of its kind: data from a stranger, capped in size, all paths kept inside the folder."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.base import check_inside
+from unetx_evaluators.tasks.sources.base import check_inside, listed
+from unetx_evaluators.tasks.sources.formats import READ, conversion, ending_of
 
 DESCRIPTION = "dataset.json"
 _MAX_BYTES = 50_000_000
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """The description of the dataset in ``folder``. Raises DataError."""
-    file = check_inside(folder / DESCRIPTION, folder)
+def read_description(file: Path) -> dict[str, Any]:
+    """What the file says of the dataset in its folder. Raises DataError."""
+    check_inside(file, file.parent)
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise DataError(f"{file}: a description of more than {_MAX_BYTES} bytes is not read")
@@ -32,9 +34,8 @@ def numbered(description: dict[str, Any], field: str, file: Path) -> dict[int, s
     """``{"0": "MRI", "1": ...}`` by number, ascending. Raises DataError."""
     stated = description.get(field)
     if not isinstance(stated, dict) or not stated or not all(str(key).isdecimal() for key in stated):
-        raise DataError(
-            f'{file}: \'{field}\' maps numbers to names, like {{"0": "..."}}; got {json.dumps(stated)[:80]}'
-        )
+        example = _turned(stated) or json.dumps({"0": "..."})
+        raise DataError(f"{file}: '{field}' maps numbers to names, like {example}; got {json.dumps(stated)[:80]}")
     names = {int(key): str(name) for key, name in stated.items()}
     if len(names) < len(stated):
         raise DataError(f"{file}: '{field}' names each number once, and differently; got {json.dumps(stated)[:200]}")
@@ -49,13 +50,53 @@ def channel_names(description: dict[str, Any], field: str, file: Path) -> tuple[
     return tuple(names.values())
 
 
-def stated_file(stated: object, endings: tuple[str, ...], what: str, folder: Path) -> Path:
-    """The file that a path of the description names, without leaving the folder. Raises DataError."""
-    if not isinstance(stated, str) or not stated.endswith(endings) or "\0" in stated:
+def stated_file(stated: object, endings: tuple[str, ...], what: str, file: Path) -> Path:
+    """The file that a path of the description names, without leaving its folder. Raises DataError."""
+    if not isinstance(stated, str) or not stated.lower().endswith(endings) or "\0" in stated:
+        way = conversion(Path(stated.replace("\0", ""))) if isinstance(stated, str) else None
         raise DataError(
-            f"{folder / DESCRIPTION}: {what} is a path that ends in {' or '.join(endings)}, got {str(stated)[:200]!r}"
+            f"{file}: {what} is a path that ends in {' or '.join(endings)}, got {str(stated)[:200]!r}"
+            + (f"; {way}" if way else "")
         )
-    return check_inside(folder / stated, folder)
+    return check_inside(file.parent / stated, file.parent)
+
+
+def unlisted(listed_files: Iterable[Path], file: Path) -> tuple[str, ...]:
+    """A sentence on the images and masks that lie beside those that ``file`` lists, where it does not name them.
+
+    Only folders that hold several of the files are looked at: in a folder for each case, others lie for other reasons.
+    """
+    known = {entry.resolve() for entry in listed_files}
+    folders = Counter(entry.parent for entry in known)
+    strays = [
+        entry.relative_to(file.parent.resolve())
+        for folder in sorted(folder for folder, count in folders.items() if count > 1)
+        for entry in sorted(folder.iterdir())
+        if ending_of(entry) in READ and not entry.name.startswith(".") and entry not in known
+    ]
+    if not strays:
+        return ()
+    return (
+        f"{file}: does not list {listed(strays, 'file')}, so that nothing of {'it' if len(strays) == 1 else 'them'} is "
+        "used; list what belongs to the dataset, or move it away",
+    )
+
+
+def swapped(stated: object) -> str | None:
+    """A mapping whose keys and values were meant the other way round, as it should be; None for any other."""
+    if not isinstance(stated, dict) or not stated:
+        return None
+    names = all(isinstance(value, str) and not value.strip().isdecimal() for value in stated.values())
+    if not names or not all(str(key).isdecimal() for key in stated):
+        return None
+    return json.dumps({value: int(key) for key, value in stated.items()})[:200]
+
+
+def _turned(stated: object) -> str | None:
+    """Names to numbers as numbers to names."""
+    if not isinstance(stated, dict) or not stated or not all(str(value).isdecimal() for value in stated.values()):
+        return None
+    return json.dumps({str(value): key for key, value in stated.items()})[:200]
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

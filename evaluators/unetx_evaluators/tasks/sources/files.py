@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,9 +15,9 @@ import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.problems import Problems
-from unetx_evaluators.tasks.sources import nifti, pictures
+from unetx_evaluators.tasks.sources import itk, nifti, pictures
 from unetx_evaluators.tasks.sources.base import RawCase, check_case_name, check_image, identity_of, listed
-from unetx_evaluators.tasks.sources.formats import is_nifti
+from unetx_evaluators.tasks.sources.formats import is_itk, is_nifti
 from unetx_evaluators.tasks.sources.header import Header, check_agreement
 from unetx_evaluators.tasks.sources.labels import ClassMap, as_whole_numbers, two_valued
 
@@ -54,6 +55,7 @@ class FileSource:
     """Where to say what an unknown label value means."""
     description: Path | None = None
     """The file that describes the dataset, if one does."""
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def checked(
@@ -108,7 +110,9 @@ class FileSource:
 
     @property
     def _files(self) -> list[Path]:
-        return [file for case in self.cases.values() for file in case.all]
+        files = [file for case in self.cases.values() for file in case.all]
+        beside = [itk.voxel_file(file) for file in files if is_itk(file)]
+        return [*files, *(file for file in beside if file is not None)]
 
     @cached_property
     def class_map(self) -> ClassMap:
@@ -124,7 +128,7 @@ class FileSource:
         return tuple(self.cases)
 
     def read(self, name: str) -> RawCase:
-        """``[c, x, y, z]`` in RAS+ orientation for NIfTI (see ``nifti``), ``[c, h, w]`` for pictures."""
+        """``[c, x, y, z]`` in RAS+ for volumes (see ``orientation``), ``[c, h, w]`` for pictures."""
         case = self.cases[name]
         images = [_read_image(file) for file in case.images]
         label_header, mask = _read_mask(case.label, coloured=self.class_map.coloured)
@@ -137,20 +141,28 @@ class FileSource:
 
 def read_header(file: Path) -> Header:
     """What the file's first bytes tell. Raises DataError."""
-    return nifti.read_header(file) if is_nifti(file) else pictures.read_header(file)
+    volumes = _volumes(file)
+    return volumes.read_header(file) if volumes else pictures.read_header(file)
 
 
 def _read_image(file: Path) -> tuple[Header, npt.NDArray[Any]]:
-    return nifti.read_array(file) if is_nifti(file) else pictures.read_image(file)
+    volumes = _volumes(file)
+    return volumes.read_array(file) if volumes else pictures.read_image(file)
 
 
 def _read_mask(file: Path, *, coloured: bool) -> tuple[Header, npt.NDArray[Any]]:
-    if not is_nifti(file):
+    volumes = _volumes(file)
+    if volumes is None:
         return pictures.read_mask(file, coloured=coloured)
     if coloured:
-        raise DataError(f"{file}: a NIfTI mask holds numbers, no colours; give --labels values instead")
-    header, array = nifti.read_array(file)
+        raise DataError(f"{file}: the mask of a volume holds numbers, no colours; give --labels values instead")
+    header, array = volumes.read_array(file)
     return header, array[0]
+
+
+def _volumes(file: Path) -> ModuleType | None:
+    """The module that reads the format; None for pictures."""
+    return nifti if is_nifti(file) else itk if is_itk(file) else None
 
 
 def _sound_headers(cases: Mapping[str, CaseFiles], problems: Problems) -> dict[str, Header]:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
 from unetx_evaluators.evaluation import DataError
 
 NIFTI = (".nii.gz", ".nii")
+ITK = (".mha", ".mhd", ".seg.nrrd", ".nrrd")
+"""MetaImage and NRRD, which are read where SimpleITK is installed."""
 PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Pillow's name of the format by ending."""
 LOSSY = (".jpg", ".jpeg")
 """Good enough for images; at the edges of a mask they invent values."""
-READ = (*NIFTI, *PICTURES)
+HAS_ITK = find_spec("SimpleITK") is not None
+READ = (*NIFTI, *(ITK if HAS_ITK else ()), *PICTURES)
+LOSSLESS = tuple(ending for ending in READ if ending not in LOSSY)
+"""What masks are stored in."""
 
 _DICOM = "convert DICOM series to NIfTI, with dcm2niix for instance (dcm2niix -z y -o OUT IN)"
 _VOLUME = "convert it to .nii.gz, with SimpleITK (WriteImage(ReadImage(IN), OUT)) or 3D Slicer"
+_EXTRA = (
+    'reading it needs SimpleITK: pip install "unetx-search[simpleitk]", or convert it to .nii.gz, with 3D Slicer say'
+)
 _ARRAY = "write its arrays as .nii.gz (nibabel) or as PNG or TIFF (Pillow)"
 _MICROSCOPE = (
     "convert it to TIFF or NIfTI, with Bio-Formats (bfconvert IN OUT.tif) or Fiji; cut whole slides into tiles"
@@ -26,7 +35,8 @@ _PICTURE = "convert it to PNG, with Pillow or ImageMagick for instance"
 
 _CONVERSIONS: dict[str, tuple[str, ...]] = {
     _DICOM: (".dcm", ".dicom", ".ima"),
-    _VOLUME: (".nrrd", ".nhdr", ".seg.nrrd", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", ".img", ".mnc", ".gipl", ".v3d"),
+    _EXTRA: () if HAS_ITK else ITK,
+    _VOLUME: (".nhdr", ".mgz", ".mgh", ".hdr", ".img", ".mnc", ".gipl", ".v3d"),
     _ARRAY: (".npy", ".npz", ".h5", ".hdf5", ".mat", ".zarr", ".pt", ".pkl", ".b2nd"),
     _MICROSCOPE: (".czi", ".lif", ".nd2", ".lsm", ".oib", ".oif", ".svs", ".ndpi", ".vsi", ".scn", ".mrxs"),
     _PICTURE: (".gif", ".webp", ".jp2", ".heic", ".ppm", ".pgm", ".tga"),
@@ -52,6 +62,10 @@ def stem_of(file: Path) -> str:
 
 def is_nifti(file: Path) -> bool:
     return ending_of(file) in NIFTI
+
+
+def is_itk(file: Path) -> bool:
+    return ending_of(file) in ITK
 
 
 def conversion(file: Path) -> str | None:

@@ -65,7 +65,7 @@ def _check_same_place(image: Header, other: Header, role: str) -> None:
     if image.corners is None or other.corners is None:
         if (image.corners is None) is not (other.corners is None):
             raise DataError(
-                f"{other.file}: NIfTI and pictures order their axes differently, so that {image.file.name} does not "
+                f"{other.file}: volumes and pictures order their axes differently, so that {image.file.name} does not "
                 "pair with it; store both in the same format"
             )
         return

@@ -25,6 +25,7 @@ BACKGROUND, IGNORE = "background", "ignore"
 _MAX_VALUE = 65535
 _LABEL = re.compile(r"\s*([^=,]*[^=,\s])\s*=\s*(\d{1,5}|#[0-9a-fA-F]{6})\s*")
 _EXAMPLES = 4
+_ROUNDING = 1e-3
 _ENCODED_AT_ONCE = 1 << 22
 """Voxels; eight bytes are needed for each on the way."""
 
@@ -107,20 +108,24 @@ class ClassMap:
 
 
 def as_whole_numbers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64]:
-    """The mask as integers; a value that is none (half, NaN, infinite) is a DataError."""
+    """The mask as integers; a value that is none (half, NaN, infinite) is a DataError.
+
+    A scale in the header, such as 1/255, leaves some values beside their whole number by rounding alone.
+    """
     if mask.dtype.kind in "bui":
         return mask.astype(np.int64)
     if mask.dtype.kind != "f":
         raise DataError(f"{file}: a label map holds whole numbers, this one values of type {mask.dtype}; write it anew")
     if not np.isfinite(mask).all():
         raise DataError(f"{file}: a label map holds whole numbers, this one NaN or infinite voxels; write it anew")
-    odd = np.unique(mask[mask != np.rint(mask)])
+    whole: npt.NDArray[Any] = np.rint(mask)
+    odd = np.unique(mask[np.abs(mask - whole) > _ROUNDING])
     if odd.size:
         raise DataError(
-            f"{file}: a label map holds whole numbers, this one {odd[0]:g}; was it resampled with interpolation? "
+            f"{file}: a label map holds whole numbers, this one {odd[0]!s}; was it resampled with interpolation? "
             "resample labels with nearest neighbour"
         )
-    return mask.astype(np.int64)
+    return whole.astype(np.int64)
 
 
 def two_valued(values: Sequence[int], *, coloured: bool, folder: Path) -> ClassMap:

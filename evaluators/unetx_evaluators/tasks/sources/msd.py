@@ -1,85 +1,148 @@
-"""The layout of the Medical Segmentation Decathlon (Antonelli et al., Nature Communications 13, 4128, 2022).
+"""Datasets whose cases a JSON file lists: the Medical Segmentation Decathlon's layout, and MONAI's data lists.
 
-``dataset.json`` names the channels (``modality``), the classes (``labels``) and the pairs (``training``) of NIfTI files
-in ``imagesTr`` and ``labelsTr``. Volumes are 3D, or 4D with the channels last. ``test`` cases have no labels and are
-not read.
+``training`` lists ``{"image": ..., "label": ...}`` pairs, paths in the file's folder. The Decathlon's ``dataset.json``
+(Antonelli et al., Nature Communications 13, 4128, 2022) names the channels (``modality``) and the classes (``labels``)
+too; volumes are 3D, or 4D with the channels last. A data list, as Auto3DSeg and MONAI's tutorials have it, may leave
+both out, list several files as the channels of one image, and mark folds or a ``validation`` part. These are cases like
+the others: which train is for the split to say. ``test`` cases have no labels and are not read.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import listed
-from unetx_evaluators.tasks.sources.description import DESCRIPTION, channel_names, numbered, stated_file
+from unetx_evaluators.tasks.sources.description import channel_names, numbered, stated_file, unlisted
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
-from unetx_evaluators.tasks.sources.formats import NIFTI, stem_of
-from unetx_evaluators.tasks.sources.labels import ClassMap
+from unetx_evaluators.tasks.sources.formats import LOSSLESS, READ, stem_of
+from unetx_evaluators.tasks.sources.labels import IGNORE, ClassMap, Labels
+
+PARTS = ("training", "validation")
+_TESTS = ("test", "testing")
+
+Entry = dict[str, Any]
 
 
-def open_msd(folder: Path, description: dict[str, Any]) -> FileSource:
-    """The dataset that a Decathlon ``dataset.json`` describes. Raises DataError."""
-    file = folder / DESCRIPTION
-    channels, class_map, problems = (
-        channel_names(description, "modality", file),
-        _class_map(description, file),
-        Problems(),
-    )
+def open_msd(file: Path, description: dict[str, Any], labels: Labels | None = None) -> FileSource:
+    """The dataset that ``file`` lists; ``labels`` where it names no classes. Raises DataError."""
+    is_msd = "modality" in description
+    channels = channel_names(description, "modality", file) if is_msd else None
+    stated = _class_map(description, file) if "labels" in description or is_msd else None
+    remedy = f"correct the file, or 'labels' in {file.name}"
+    if stated is None:
+        stated = None if labels is None else ClassMap.from_labels(labels)
+        remedy = "name every value with --labels NAME=VALUE,... or correct the file"
+    problems, entries = Problems(), _entries(description, file)
+    cases = _cases(entries, file, problems)
+    everything = [path for case in cases.values() for path in case.all]
     return FileSource.checked(
-        _cases(description, folder, problems),
+        {name: case for name, case in cases.items() if all(path.is_file() for path in case.all)},
         problems,
-        folder=folder,
+        folder=file.parent,
         channels=channels,
-        channels_from=f"'modality' in {DESCRIPTION}",
-        layout="MSD folder",
-        name=str(description.get("name") or folder.resolve().name),
-        stated=class_map,
-        remedy=f"correct the file, or 'labels' in {DESCRIPTION}",
+        channels_from=f"'modality' in {file.name}",
+        layout="MSD folder" if is_msd else "data list in",
+        name=str(description.get("name") or file.parent.resolve().name),
+        stated=stated,
+        remedy=remedy,
         description=file,
+        warnings=(*unlisted([*everything, *_tests(description, file)], file), *_parts(entries, description, file)),
     )
+
+
+def is_listing(description: object) -> bool:
+    """Whether it lists pairs of images and labels."""
+    training = description.get("training") if isinstance(description, dict) else None
+    return isinstance(training, list) and any(isinstance(entry, dict) and "image" in entry for entry in training)
 
 
 def _class_map(description: dict[str, Any], file: Path) -> ClassMap:
-    """The values of the label files; gaps between them are closed."""
+    """The values of the label files; gaps between them are closed, and ``ignore`` is no class."""
     labels = numbered(description, "labels", file)
-    if 0 not in labels or len(labels) < 2:
+    ignored = next((value for value, name in labels.items() if name == IGNORE and value), None)
+    if 0 not in labels or len(labels) < (2 if ignored is None else 3):
         raise DataError(f"{file}: 'labels' names 0 (the background) and at least one class; got {list(labels)}")
     if len(set(labels.values())) < len(labels):
         raise DataError(f"{file}: 'labels' names each number once, and differently; got {list(labels.values())}")
-    return ClassMap(tuple(labels.values()), tuple(labels))
+    classes = {value: name for value, name in labels.items() if value != ignored}
+    return ClassMap(tuple(classes.values()), tuple(classes), ignored)
 
 
-def _cases(description: dict[str, Any], folder: Path, problems: Problems) -> dict[str, CaseFiles]:
-    file = folder / DESCRIPTION
+def _entries(description: dict[str, Any], file: Path) -> list[tuple[str, Any]]:
+    """The cases with their places in the file, like ``training[3]``."""
     training = description.get("training")
     if not isinstance(training, list) or not training:
         raise DataError(
             f'{file}: \'training\' lists {{"image": ..., "label": ...}} pairs; got {json.dumps(training)[:80]}'
         )
-    cases: dict[str, CaseFiles] = {}
-    for number, entry in enumerate(training):
+    found = [(f"training[{number}]", entry) for number, entry in enumerate(training)]
+    others = description.get("validation")
+    for number, entry in enumerate(others if isinstance(others, list) else []):
+        if isinstance(entry, dict) and "label" in entry:
+            found.append((f"validation[{number}]", entry))
+    return found
+
+
+def _cases(entries: list[tuple[str, Any]], file: Path, problems: Problems) -> dict[str, CaseFiles]:
+    """By the image's name; where several images share theirs, by the path."""
+    found: list[CaseFiles] = []
+    for where, entry in entries:
         with problems.collecting():
-            image, label = (_entry_file(entry, part, number, folder) for part in ("image", "label"))
-            name = stem_of(image)
+            if not isinstance(entry, dict):
+                raise DataError(
+                    f'{file}: {where} is {{"image": ..., "label": ...}}, got {json.dumps(entry)[:80]}; name both files'
+                )
+            images = entry.get("image")
+            images = images if isinstance(images, list) and images else [images]
+            paths = tuple(stated_file(image, READ, f"{where}.image", file) for image in images)
+            found.append(CaseFiles(paths, stated_file(entry.get("label"), LOSSLESS, f"{where}.label", file)))
+    distinct = {case.images[0].resolve() for case in found}
+    counts = Counter(stem_of(image) for image in distinct)
+    cases: dict[str, CaseFiles] = {}
+    for case in found:
+        with problems.collecting():
+            name = stem_of(case.images[0])
+            if counts[name] > 1:
+                inside = case.images[0].resolve().relative_to(file.parent.resolve())
+                name = "_".join((*inside.parts[:-1], name))
             if name in cases:
                 raise DataError(
-                    f"{file}: 'training' lists case {name!r} twice ({cases[name].images[0]}, {image}); remove one"
+                    f"{file}: lists case {name!r} twice ({cases[name].images[0]}, {case.images[0]}); remove one"
                 )
-            cases[name] = CaseFiles((image,), label)
+            cases[name] = case
     with problems.collecting():
-        _check_present(cases, folder)
-    return {name: case for name, case in cases.items() if all(path.is_file() for path in case.all)}
+        _check_present(cases, file)
+    return cases
 
 
-def _entry_file(entry: Any, part: str, number: int, folder: Path) -> Path:
-    stated = entry.get(part) if isinstance(entry, dict) else None
-    return stated_file(stated, NIFTI, f"training[{number}].{part}", folder)
+def _tests(description: dict[str, Any], file: Path) -> list[Path]:
+    """Files of the parts that are not read, as far as they can be told."""
+    entries = [
+        entry for part in (*_TESTS, *PARTS) if isinstance(description.get(part), list) for entry in description[part]
+    ]
+    stated = [value for entry in entries for value in (entry.values() if isinstance(entry, dict) else [entry])]
+    paths = [path for value in stated for path in (value if isinstance(value, list) else [value])]
+    return [file.parent / path for path in paths if isinstance(path, str) and "\0" not in path]
 
 
-def _check_present(cases: dict[str, CaseFiles], folder: Path) -> None:
+def _parts(entries: list[tuple[str, Any]], description: dict[str, Any], file: Path) -> tuple[str, ...]:
+    """A sentence on folds and parts that the list marks, which decide nothing here."""
+    marked = [f"'{part}'" for part in PARTS[1:] if any(where.startswith(part) for where, _ in entries)]
+    marked += ["'fold'"] if any(isinstance(entry, dict) and "fold" in entry for _, entry in entries) else []
+    if not marked:
+        return ()
+    return (
+        f"{file}: what it says in {' and '.join(marked)} decides nothing here: all cases with a label are divided "
+        "anew; for a split of your own give --split FILE",
+    )
+
+
+def _check_present(cases: dict[str, CaseFiles], file: Path) -> None:
     missing = [path for case in cases.values() for path in case.all if not path.is_file()]
     if not missing:
         return
@@ -88,7 +151,7 @@ def _check_present(cases: dict[str, CaseFiles], folder: Path) -> None:
         "this looks like nnU-Net version 1, whose files end in _0000: convert it "
         "(nnUNetv2_convert_old_nnUNet_dataset), or list the files as they are called"
         if by_channel
-        else "add or unlist them"
+        else f"paths begin at {file.parent}; add or unlist them"
     )
-    names = listed([path.relative_to(folder) for path in missing], "file")
-    raise DataError(f"{folder / DESCRIPTION}: 'training' lists {names} not there; {remedy}")
+    names = listed([path.relative_to(file.parent) for path in missing], "file")
+    raise DataError(f"{file}: 'training' lists {names} not there; {remedy}")

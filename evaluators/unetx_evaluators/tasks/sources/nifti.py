@@ -1,8 +1,4 @@
-"""NIfTI volumes as arrays, in one orientation.
-
-Every volume is brought to the closest canonical orientation, RAS+: axis 0 runs to the patient's right, 1 to the front,
-2 to the head, so that arrays are ``[x, y, z]`` however the scanner stored them. Axes are swapped and flipped, voxels
-never interpolated. A volume of one slice is a picture: the axis of size 1 is left out.
+"""NIfTI volumes as arrays, in the orientation of ``orientation``.
 
 The array comes from MONAI's NibabelReader, the header from nibabel. The reader's own opening is passed by: it would
 read a compressed file only as far as the voxels, before the checksum, and where a header contradicts itself (sform
@@ -12,7 +8,7 @@ beside pixdim) it would silently put the volume elsewhere.
 from __future__ import annotations
 
 import gzip
-import itertools
+import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.base import by
+from unetx_evaluators.tasks.sources.contents import FIRST_BYTES, GZIP, refuse_other_contents
 from unetx_evaluators.tasks.sources.header import Header
+from unetx_evaluators.tasks.sources.orientation import canonical_header, channels_first
 
 _NIFTI_2_HEADER_BYTES = 540
 _MAX_TRAILING_BYTES = 1 << 20
@@ -44,21 +41,29 @@ def read_array(file: Path) -> tuple[Header, npt.NDArray[Any]]:
         header = _header(image, file)
         array = _canonical_array(image, file)
         _check_end(stream, file)
-    return header, array.reshape(*array.shape[:3], -1).transpose(3, 0, 1, 2).reshape(-1, *header.shape)
+    return header, channels_first(array, header)
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[BufferedIOBase]:
-    """The unpacked bytes; whatever nibabel or gzip finds wrong with them is a DataError."""
+    """The unpacked bytes; whatever nibabel or gzip finds wrong with them is a DataError, and nothing is logged."""
     import nibabel as nib  # a quarter of a second that a task without NIfTI does not pay
+    from nibabel.imageglobals import logger
 
     unreadable = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError)
-    unusable = (nib.orientations.OrientationError, OSError, EOFError, ValueError, TypeError, MemoryError, zlib.error)
+    unusable = (nib.orientations.OrientationError, OSError, EOFError, ValueError, TypeError, zlib.error)
+    is_packed = file.suffix.lower() == ".gz"
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # what it logs comes as an exception, too
     try:
-        with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
-            yield stream
+        with file.open("rb") as stored:
+            refuse_other_contents(file, stored.read(FIRST_BYTES), expected=GZIP if is_packed else None)
+            stored.seek(0)
+            yield gzip.GzipFile(fileobj=stored) if is_packed else stored
     except (*unreadable, *unusable) as error:
         raise _broken(file, str(error)) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _image(stream: BufferedIOBase) -> Any:
@@ -72,37 +77,21 @@ def _image(stream: BufferedIOBase) -> Any:
 
 
 def _header(image: Any, file: Path) -> Header:
-    from nibabel.orientations import inv_ornt_aff, io_orientation
-
-    stored_shape = tuple(int(n) for n in image.shape)
-    extra = [n for n in stored_shape[3:] if n != 1]
-    if len(stored_shape) < 2 or len(extra) > 1:
-        raise DataError(f"{file}: has shape {by(stored_shape)}; an image is x*y, x*y*z or x*y*z*channels: split it up")
     if image.get_data_dtype().kind not in "buif":
         raise DataError(
             f"{file}: holds values of type {image.get_data_dtype()}, not numbers; write channels one after the other"
         )
-    shape = (*stored_shape, 1)[:3]
-    axes = io_orientation(image.affine)  # type: ignore[no-untyped-call]
-    affine = np.asarray(image.affine @ inv_ornt_aff(axes, shape), dtype=np.float64)  # type: ignore[no-untyped-call]
-    canonical = tuple(shape[stored] for stored in np.argsort(axes[:, 0]))
-    spacing = tuple(float(length) for length in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
-    if not np.isfinite(affine).all() or min(spacing) <= 0:
-        raise _broken(file, f"its affine gives a spacing of {spacing}")
-    kept = [axis for axis, n in enumerate(canonical) if n != 1 or canonical.count(1) != 1]
-    n_channels = extra[0] if extra else 1
-    return Header(
-        file,
-        shape=tuple(canonical[axis] for axis in kept),
-        channels=tuple(f"channel {n}" for n in range(n_channels)) if n_channels > 1 else ("intensity",),
-        spacing=tuple(spacing[axis] for axis in kept),
-        corners=_corners(canonical, affine),
-    )
+    shape = tuple(int(n) for n in image.shape)
+    return canonical_header(file, shape, np.asarray(image.affine, dtype=np.float64), _place(image.header))
 
 
-def _corners(shape: tuple[int, ...], affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    indices = np.array(list(itertools.product(*((0, n - 1) for n in shape))), dtype=np.float64)
-    return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3])
+def _place(header: Any) -> str:
+    """Where the header states the affine that nibabel takes: the sform before the qform before the voxels' sizes."""
+    if header["sform_code"] > 0:
+        return "its sform (header fields srow_x, srow_y, srow_z)"
+    if header["qform_code"] > 0:
+        return "its qform (header fields quatern_b to quatern_d and pixdim)"
+    return "its header field pixdim (sform_code and qform_code are 0)"
 
 
 def _canonical_array(image: Any, file: Path) -> npt.NDArray[Any]:
@@ -127,5 +116,5 @@ def _check_end(stream: BufferedIOBase, file: Path) -> None:
 
 
 def _broken(file: Path, reason: str) -> DataError:
-    why = reason or "the file ends early"
+    why = " ".join(reason.split()) or "the file ends early"
     return DataError(f"{file}: cannot be read as NIfTI ({why}); copy or export it again, or remove the case")

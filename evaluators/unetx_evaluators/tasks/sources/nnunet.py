@@ -4,9 +4,9 @@
 (``file_ending``). Channels are files of their own, ``imagesTr/CASE_0000.nii.gz``, ``..._0001...``; an RGB picture is
 one file with three. A field ``dataset`` may list the files of every case instead.
 
-The label ``ignore`` becomes ``IGNORED``. Regions (labels that are lists) are refused: they overlap, and a task's
-classes do not. ``overwrite_image_reader_writer`` changes nothing here; the ending says how a file is read. Beside a
-TIFF volume, ``CASE.json`` may state its ``spacing``, as nnU-Net's Tiff3DIO has it.
+The label ``ignore`` becomes ``IGNORED``. Regions (labels that are lists) of several values are refused: they overlap,
+and a task's classes do not. ``overwrite_image_reader_writer`` changes nothing here; the ending says how a file is
+read. Beside a TIFF volume, ``CASE.json`` may state its ``spacing``, as nnU-Net's Tiff3DIO has it.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from typing import Any
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import check_inside, listed
-from unetx_evaluators.tasks.sources.description import DESCRIPTION, channel_names, stated_file
+from unetx_evaluators.tasks.sources.description import DESCRIPTION, channel_names, stated_file, swapped, unlisted
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
-from unetx_evaluators.tasks.sources.formats import LOSSY, READ, conversion, ending_of
-from unetx_evaluators.tasks.sources.labels import ClassMap
+from unetx_evaluators.tasks.sources.formats import LOSSLESS, LOSSY, READ, conversion, ending_of
+from unetx_evaluators.tasks.sources.labels import BACKGROUND, ClassMap
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
-_LOSSLESS = tuple(ending for ending in READ if ending not in LOSSY)
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
-def open_nnunet(folder: Path, description: dict[str, Any]) -> FileSource:
+def open_nnunet(file: Path, description: dict[str, Any]) -> FileSource:
     """The dataset that an nnU-Net v2 ``dataset.json`` describes. Raises DataError."""
-    file = folder / DESCRIPTION
+    folder = file.parent
     channels, class_map = channel_names(description, "channel_names", file), _class_map(description, file)
     ending, problems = _ending(description, file), Problems()
-    if "dataset" in description:
-        cases = _listed_cases(description["dataset"], ending, folder, problems)
+    is_listed = "dataset" in description
+    if is_listed:
+        cases = _listed_cases(description["dataset"], ending, file, problems)
     else:
-        cases = _found_cases(folder, ending, problems)
+        cases = _found_cases(folder, ending, channels, problems)
     with problems.collecting():
-        _check_count(description.get("numTraining"), len(cases), file)
+        _check_count(description.get("numTraining"), len(cases), file, problems)
     return FileSource.checked(
-        cases,
+        _of_right_channels(cases, channels, problems),
         problems,
         folder=folder,
         channels=channels,
@@ -52,6 +52,7 @@ def open_nnunet(folder: Path, description: dict[str, Any]) -> FileSource:
         stated=class_map,
         remedy=f"correct the file, or 'labels' in {DESCRIPTION}",
         description=file,
+        warnings=unlisted([path for case in cases.values() for path in case.all], file) if is_listed else (),
     )
 
 
@@ -61,18 +62,28 @@ def _class_map(description: dict[str, Any], file: Path) -> ClassMap:
         raise DataError(
             f'{file}: \'labels\' maps names to numbers, like {{"background": 0, "liver": 1}}; got {labels!r}'
         )
-    regions = [name for name, value in labels.items() if isinstance(value, list)]
+    plain = {
+        BACKGROUND if name.strip().casefold() == BACKGROUND and BACKGROUND not in labels else name: (
+            value[0] if isinstance(value, list) and len(value) == 1 else value  # a region of one value is a class
+        )
+        for name, value in labels.items()
+    }
+    regions = [name for name, value in plain.items() if isinstance(value, list)]
     if regions:
         raise DataError(
             f"{file}: 'labels' holds {listed(regions, 'region')} made of several values, which is not supported: "
             "regions overlap, classes do not; give each class one number, as in the label files, and leave out "
             "'regions_class_order'"
         )
-    odd = [name for name, value in labels.items() if not str(value).isdecimal()]
+    odd = [name for name, value in plain.items() if not str(value).isdecimal()]
     if odd:
-        raise DataError(f"{file}: 'labels' maps names to whole numbers from 0; not so for {listed(odd, 'name')}")
+        turned = swapped(labels)
+        remedy = "" if turned is None else f"; names and numbers stand as in nnU-Net's version 1: write {turned}"
+        raise DataError(
+            f"{file}: 'labels' maps names to whole numbers from 0; not so for {listed(odd, 'name')}{remedy}"
+        )
     try:
-        return ClassMap.from_labels({name: int(value) for name, value in labels.items()})
+        return ClassMap.from_labels({name: int(value) for name, value in plain.items()})
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
 
@@ -83,23 +94,39 @@ def _ending(description: dict[str, Any], file: Path) -> str:
         raise DataError(f"{file}: 'file_ending' is the ending of all files, like '.nii.gz'; got {ending!r}")
     if ending.lower() in LOSSY:
         raise DataError(f"{file}: 'file_ending' is {ending}, which is lossy: masks would not survive; save them as PNG")
-    if ending.lower() not in _LOSSLESS:
-        remedy = conversion(Path(f"x{ending}")) or f"convert the files to one of {', '.join(_LOSSLESS)}"
+    if ending.lower() not in LOSSLESS:
+        remedy = conversion(Path(f"x{ending}")) or f"convert the files to one of {', '.join(LOSSLESS)}"
         raise DataError(f"{file}: 'file_ending' is {ending}, which is not read; {remedy}")
     return ending
 
 
-def _check_count(stated: object, n_cases: int, file: Path) -> None:
-    if stated is not None and stated != n_cases:
+def _check_count(stated: object, n_cases: int, file: Path, problems: Problems) -> None:
+    """Cases that are missing for a reason that is told already are no news."""
+    if stated is not None and str(stated).strip() != str(n_cases) and not problems.found:
         raise DataError(
             f"{file}: 'numTraining' says {stated!r}, but there are {n_cases} cases with image and label; "
             "add what is missing or correct the number"
         )
 
 
-def _listed_cases(listing: object, ending: str, folder: Path, problems: Problems) -> dict[str, CaseFiles]:
+def _of_right_channels(
+    cases: dict[str, CaseFiles], channels: tuple[str, ...], problems: Problems
+) -> dict[str, CaseFiles]:
+    """Cases of no more files than there are channels; one file may hold several of them."""
+    many = {name: case for name, case in cases.items() if len(case.images) > len(channels)}
+    with problems.collecting():
+        if many:
+            first = next(iter(many.values()))
+            raise DataError(
+                f"{first.images[0]}: {listed(list(many), 'case')} with more files than channels: "
+                f"{', '.join(file.name for file in first.images)}, say, but 'channel_names' in {DESCRIPTION} names "
+                f"{listed(channels, 'channel')}; name the others there, or remove their files"
+            )
+    return {name: case for name, case in cases.items() if name not in many}
+
+
+def _listed_cases(listing: object, ending: str, file: Path, problems: Problems) -> dict[str, CaseFiles]:
     """Cases of the field ``dataset``: ``{CASE: {"images": [...], "label": ...}}``."""
-    file = folder / DESCRIPTION
     if not isinstance(listing, dict) or not listing:
         raise DataError(
             f'{file}: \'dataset\' maps cases to {{"images": [...], "label": ...}}; got {json.dumps(listing)[:80]}'
@@ -110,9 +137,9 @@ def _listed_cases(listing: object, ending: str, folder: Path, problems: Problems
             images = entry.get("images") if isinstance(entry, dict) else None
             if not isinstance(images, list) or not images:
                 raise DataError(f"{file}: dataset[{name!r}].images lists the files of the case; got {images!r}")
-            paths = [stated_file(path, (ending,), f"dataset[{name!r}].images", folder) for path in images]
-            label = stated_file(entry.get("label"), (ending,), f"dataset[{name!r}].label", folder)
-            missing = [path.relative_to(folder) for path in (*paths, label) if not path.is_file()]
+            paths = [stated_file(path, (ending.lower(),), f"dataset[{name!r}].images", file) for path in images]
+            label = stated_file(entry.get("label"), (ending.lower(),), f"dataset[{name!r}].label", file)
+            missing = [path.relative_to(file.parent) for path in (*paths, label) if not path.is_file()]
             if missing:
                 raise DataError(
                     f"{file}: dataset[{name!r}] lists {listed(missing, 'file')} not there; add or unlist them"
@@ -121,7 +148,7 @@ def _listed_cases(listing: object, ending: str, folder: Path, problems: Problems
     return cases
 
 
-def _found_cases(folder: Path, ending: str, problems: Problems) -> dict[str, CaseFiles]:
+def _found_cases(folder: Path, ending: str, channels: tuple[str, ...], problems: Problems) -> dict[str, CaseFiles]:
     """Cases by the names of the files in ``imagesTr`` and ``labelsTr``."""
     images: dict[str, dict[int, Path]] = {}
     for file in _files(folder, IMAGES, ending, problems):
@@ -137,13 +164,17 @@ def _found_cases(folder: Path, ending: str, problems: Problems) -> dict[str, Cas
     with problems.collecting():
         _check_partners(images.keys() - labels.keys(), labels.keys() - images.keys(), folder)
     cases: dict[str, CaseFiles] = {}
+    by_file = any(len(files) == len(channels) for files in images.values())
     for name in sorted(images.keys() & labels.keys()):
         with problems.collecting():
             numbers = sorted(images[name])
-            if numbers != list(range(len(numbers))):
+            expected = range(len(channels) if by_file else numbers[-1] + 1)
+            lacking = [f"{name}_{number:04d}{ending}" for number in expected if number not in numbers]
+            if lacking:
                 raise DataError(
-                    f"{images[name][numbers[0]]}: case {name!r} has the channels {numbers}; they count from 0 without "
-                    "gaps: add the missing files"
+                    f"{folder / IMAGES}: case {name!r} lacks {listed(lacking, 'file')} beside "
+                    f"{images[name][numbers[0]].name}; channels count from 0 without gaps, a file each: add what is "
+                    "missing, or remove the case"
                 )
             files = tuple(images[name][number] for number in numbers)
             cases[name] = CaseFiles(files, labels[name], _stated_spacing(files[0], name, ending))

@@ -1,0 +1,91 @@
+"""Where a dataset lies, if not quite at the path that was given."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.sources.base import listed
+from unetx_evaluators.tasks.sources.description import DESCRIPTION, read_description
+from unetx_evaluators.tasks.sources.folders import IMAGES as PICTURES_FOLDER
+from unetx_evaluators.tasks.sources.folders import is_image_folder
+from unetx_evaluators.tasks.sources.formats import READ, ending_of
+from unetx_evaluators.tasks.sources.msd import is_listing
+from unetx_evaluators.tasks.sources.nnunet import IMAGES, LABELS
+
+_MAX_LISTS = 20
+_MAX_FOLDERS = 200
+_MIN_FILES = 3
+
+
+def data_list(folder: Path) -> Path | None:
+    """The JSON file in ``folder`` that lists its cases; None where none does. Raises DataError where several do."""
+    found = [file for file in islice(sorted(folder.glob("*.json")), _MAX_LISTS) if _is_list(file)]
+    if len(found) > 1:
+        raise DataError(
+            f"{folder}: {listed([file.name for file in found], 'file')} list cases, and one is read; name it, "
+            f"as {found[0]}"
+        )
+    return found[0] if found else None
+
+
+def hint(folder: Path) -> str | None:
+    """What is missing from a folder that is nearly a dataset, or which folder is one; None without any trace."""
+    if (folder / IMAGES).is_dir():
+        return (
+            f"{folder}: holds {IMAGES}/, but no {DESCRIPTION} beside it, which names channels and classes; nnU-Net's "
+            f"form is {json.dumps(_example(folder))}"
+        )
+    if (folder.resolve().parent / DESCRIPTION).is_file():
+        return f"{folder}: is a folder of a dataset; give the one above, {folder.parent}, where {DESCRIPTION} lies"
+    below = list(_below(folder))
+    if below:
+        which = "it is" if len(below) == 1 else "one of them is"
+        found = listed([place.relative_to(folder) for place in below], "dataset")
+        return f"{folder}: is no dataset itself, but holds {found} below; if {which} what you mean, give {below[0]}"
+    return None
+
+
+def _is_list(file: Path) -> bool:
+    try:
+        return is_listing(read_description(file))
+    except DataError:
+        return False
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Folders that look like datasets, one or two deeper."""
+    for entry in islice(_folders(folder), _MAX_FOLDERS):
+        deeper = [entry] if _is_dataset(entry) else filter(_is_dataset, islice(_folders(entry), _MAX_FOLDERS))
+        yield from deeper
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    return (entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _is_dataset(folder: Path) -> bool:
+    if (folder / DESCRIPTION).is_file() or (folder / IMAGES).is_dir():
+        return True
+    if not is_image_folder(folder):
+        return False
+    images = folder / PICTURES_FOLDER
+    files = (images if images.is_dir() else folder).iterdir()
+    return sum(ending_of(file) in READ for file in files) >= _MIN_FILES  # a folder for each case looks alike
+
+
+def _example(folder: Path) -> dict[str, object]:
+    """A ``dataset.json`` for the files that are there; names of channels and classes are for the user to say."""
+    masks = [file for file in folder.glob(f"{LABELS}/*") if not file.name.startswith(".")]
+    endings = Counter(ending_of(file) for file in masks)
+    ending = endings.most_common(1)[0][0] if endings else ""
+    return {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "tumour": 1},
+        "numTraining": endings[ending],
+        "file_ending": ending or ".nii.gz",
+    }

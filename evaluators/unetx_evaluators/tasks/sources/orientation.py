@@ -1,0 +1,84 @@
+"""Volumes in one orientation, whatever format they come in.
+
+Every volume is brought to the closest canonical orientation, RAS+: axis 0 runs to the patient's right, 1 to the front,
+2 to the head, so that arrays are ``[x, y, z]`` however the scanner stored them. Axes are swapped and flipped, voxels
+never interpolated. A volume of one slice is a picture: the axis of size 1 is left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.sources.base import by
+from unetx_evaluators.tasks.sources.header import Header
+
+Affine = npt.NDArray[np.float64]
+"""``[4, 4]``: from voxel indices to mm in the patient, RAS+."""
+
+
+def canonical_header(file: Path, stored_shape: Sequence[int], affine: Affine, place: str) -> Header:
+    """Of a volume stored as ``[x, y, z, c]`` (or with fewer axes) at ``affine``, which ``place`` in the file states.
+
+    Raises DataError where that is no volume, or no place.
+    """
+    extra = [n for n in stored_shape[3:] if n != 1]
+    if len(stored_shape) < 2 or len(extra) > 1:
+        raise DataError(f"{file}: has shape {by(stored_shape)}; an image is x*y, x*y*z or x*y*z*channels: split it up")
+    shape = (*stored_shape, 1, 1)[:3]
+    axes = _axes(affine, file, place)
+    from nibabel.orientations import inv_ornt_aff
+
+    turned = np.asarray(affine @ inv_ornt_aff(axes, shape), dtype=np.float64)  # type: ignore[no-untyped-call]
+    canonical = tuple(int(shape[stored]) for stored in np.argsort(axes[:, 0]))
+    spacing = tuple(float(length) for length in np.sqrt((turned[:3, :3] ** 2).sum(axis=0)))
+    kept = [axis for axis, n in enumerate(canonical) if n != 1 or canonical.count(1) != 1]
+    n_channels = int(extra[0]) if extra else 1
+    return Header(
+        file,
+        shape=tuple(canonical[axis] for axis in kept),
+        channels=tuple(f"channel {n}" for n in range(n_channels)) if n_channels > 1 else ("intensity",),
+        spacing=tuple(spacing[axis] for axis in kept),
+        corners=_corners(canonical, turned),
+    )
+
+
+def canonical_array(array: npt.NDArray[Any], affine: Affine, header: Header, place: str) -> npt.NDArray[Any]:
+    """``[c, *spatial]`` of an array as stored, ``[x, y, z, c]`` or with fewer axes."""
+    from nibabel.orientations import apply_orientation
+
+    whole = array.reshape((*array.shape, 1, 1)[:3] if array.ndim < 3 else array.shape)
+    turned = apply_orientation(whole, _axes(affine, header.file, place))  # type: ignore[no-untyped-call]
+    return channels_first(turned, header)
+
+
+def channels_first(array: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
+    """``[c, *spatial]`` of ``[x, y, z, ...]``, its header's axis of size 1 left out."""
+    return array.reshape(*array.shape[:3], -1).transpose(3, 0, 1, 2).reshape(-1, *header.shape)
+
+
+def _axes(affine: Affine, file: Path, place: str) -> npt.NDArray[np.float64]:
+    """nibabel's orientation: for every stored axis the canonical one, and whether it is flipped."""
+    from nibabel.orientations import io_orientation
+
+    matrix = affine[:3, :3]
+    if np.isfinite(affine).all() and np.linalg.matrix_rank(matrix) == 3:
+        axes: npt.NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call]
+        if np.isfinite(axes).all():
+            return axes
+    rows = "; ".join(" ".join(f"{value:g}" for value in row) for row in matrix.tolist())
+    raise DataError(
+        f"{file}: {place} gives no place to its voxels: three axes of length above 0 that do not fall together are "
+        f"needed, got the matrix [{rows}]; write the header anew from the original scan, or remove the case"
+    )
+
+
+def _corners(shape: tuple[int, ...], affine: Affine) -> Affine:
+    indices = np.array(list(itertools.product(*((0, n - 1) for n in shape))), dtype=np.float64)
+    return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3])
