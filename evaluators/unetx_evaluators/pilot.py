@@ -66,13 +66,13 @@ class PilotJob:
     round: str
     budget: Budget
     spacing: Spacing | None = None
-    """Where voxel sizes are compared; None: the planned one."""
+    """mm along the source's axes; None: the planned one, where that is not in question."""
 
     @property
     def words(self) -> str:
         """What it tries, for people."""
         recipe = self.budget.recipe
-        at = "" if self.spacing is None else f", voxels of {'x'.join(f'{mm:.4g}' for mm in self.spacing)} mm"
+        at = f", voxels of {_mm(self.spacing)}" if self.round == "voxel size" else ""
         return (
             f"{self.budget.steps} steps, learning rate {recipe.learning_rate:g}, background weight "
             f"{recipe.background_weight:g}{at}"
@@ -156,6 +156,7 @@ class _Settling:
     def __init__(self, budget: Budget, limits: Limits) -> None:
         self._budget = budget
         self._limits = limits
+        self._planned = limits.alternatives[-1] if limits.alternatives else None
         self._runs: list[PilotRun] = []
         self._reasons: dict[str, str] = {}
 
@@ -180,7 +181,7 @@ class _Settling:
         ]
         for steps, n_kept in ((first, N_SECOND), (second, 1)):
             if len(recipes) > 1:
-                runs = yield from self._round("recipe", [(recipe, None) for recipe in recipes], steps)
+                runs = yield from self._round("recipe", [(recipe, self._planned) for recipe in recipes], steps)
                 recipes = [run.job.budget.recipe for run in sorted(runs, key=lambda run: -run.worth)[:n_kept]]
         chosen = recipes[0]
         self._reasons["learning_rate"] = _why(
@@ -196,7 +197,7 @@ class _Settling:
     def _best_spacing(self, recipe: Recipe, steps: int) -> Generator[list[PilotJob], list[Evaluation], Spacing | None]:
         alternatives = self._limits.alternatives
         if len(alternatives) < 2:
-            return None
+            return self._planned
         runs = yield from self._round("voxel size", [(recipe, spacing) for spacing in alternatives], steps)
         best, *coarser = sorted(runs, key=lambda run: run.job.spacing or ())
         for run in coarser:
@@ -235,23 +236,22 @@ class _Settling:
         self, recipe: Recipe, spacing: Spacing | None, steps: int
     ) -> Generator[list[PilotJob], list[Evaluation], float]:
         """Of a training of so many steps: known already, or made now."""
-        for run in self._runs:
-            job = run.job
-            alike = job.budget.recipe == recipe and job.budget.steps == steps
-            if alike and (job.spacing or spacing) == spacing:
-                return run.worth
         (run,) = yield from self._round("steps", [(recipe, spacing)], steps)
         return run.worth
 
     def _round(
         self, name: str, tried: Sequence[tuple[Recipe, Spacing | None]], steps: int
     ) -> Generator[list[PilotJob], list[Evaluation], list[PilotRun]]:
+        """What was trained before is not trained again."""
         length = with_steps(self._budget, steps)
-        jobs = [PilotJob(name, replace(length, recipe=recipe), spacing) for recipe, spacing in tried]
-        answers = yield jobs
-        runs = [_run(job, answer) for job, answer in zip(jobs, answers, strict=True)]
-        self._runs += runs
-        return runs
+        asked = [PilotJob(name, replace(length, recipe=recipe), spacing) for recipe, spacing in tried]
+        known = {(run.job.budget, run.job.spacing): run for run in self._runs}
+        jobs = [job for job in asked if (job.budget, job.spacing) not in known]
+        answers = (yield jobs) if jobs else []
+        for job, answer in zip(jobs, answers, strict=True):
+            known[job.budget, job.spacing] = run = _run(job, answer)
+            self._runs.append(run)
+        return [known[job.budget, job.spacing] for job in asked]
 
 
 def _run(job: PilotJob, answer: Evaluation) -> PilotRun:

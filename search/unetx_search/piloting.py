@@ -118,7 +118,7 @@ class _Pilot:
         answers: dict[int, Evaluation] = {}
         for spacing in dict.fromkeys(job.spacing for job in jobs):
             task = self._task
-            if spacing is not None and spacing != task.alternatives[-1]:
+            if spacing is not None and spacing != task.alternatives[-1]:  # the last is the task's own
                 task = self._prepared_at(spacing)
             architecture = Architecture(task.backbone(), PRESETS[PRESET].genome(len(task.strides)))
             numbered = {n: job for n, job in enumerate(jobs) if job.spacing == spacing}

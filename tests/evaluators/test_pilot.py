@@ -96,7 +96,7 @@ def test_voxel_sizes_are_tried_only_where_they_are_in_question() -> None:
         return saturating(job) + (0.1 if job.spacing == COARSE else 0.0)
 
     pilot, rounds = run(coarse_wins, replace(LIMITS, alternatives=(FINE, COARSE)))
-    assert [[job.spacing for job in jobs] for jobs in rounds] == [[None] * 4, [None] * 2, [FINE, COARSE], [COARSE]]
+    assert [[job.spacing for job in jobs] for jobs in rounds] == [[COARSE] * 4, [COARSE] * 2, [FINE], [COARSE]]
     assert pilot.spacing == COARSE
     assert pilot.reasons["spacing"] == (
         "2x2 mm: by Dice on the original voxels in the pilot (0.6700 at 1x1 mm, 0.7700 at 2x2 mm); coarser voxels must "
