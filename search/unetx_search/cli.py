@@ -6,6 +6,7 @@ Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 the wor
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tomllib
@@ -16,18 +17,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
 from cyclopts.config import Toml
 
+from unetx_search.__main__ import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
+from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import describe, design_space
-from unetx_space.errors import RequestError, UnetxError, unknown_name
+from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
+    from unetx_space.architecture import Architecture
 
 app = App(
     name="unetx-search",
+    default_parameter=Parameter(converter=as_said),
     version=lambda: version("unetx-search"),
     suppress_keyboard_interrupt=False,  # main() says how to go on
     help=(
@@ -101,7 +105,19 @@ def show(
     found = summary.named_architecture(what, levels)
     if svg is not None:
         summary.write_svg(found, svg)
-    print(summary.architecture_json(found) if json else summary.architecture_text(found, ascii=ascii))
+    print(summary.architecture_json(found) if json else _drawn(found, ascii))
+
+
+def _drawn(architecture: Architecture, ascii: bool) -> str:
+    """With box characters where they are wanted and the terminal has them."""
+    from unetx_search.summary import architecture_text
+
+    text = architecture_text(architecture, ascii=ascii)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return architecture_text(architecture, ascii=True)
+    return text
 
 
 @app.command
@@ -111,7 +127,7 @@ def export(
     *,
     format: Literal["onnx", "pt2"] | None = None,
     weights: Path | None = None,
-    patch: tuple[int, ...] | None = None,
+    patch: Annotated[tuple[int, ...] | None, Parameter(converter=voxels, n_tokens=1)] = None,
     seed: int = 0,
 ) -> None:
     """Write the network of an architecture for use elsewhere.
@@ -127,7 +143,7 @@ def export(
     weights
         Trained weights as safetensors. Fresh initial values without them.
     patch
-        Input size in voxels per axis. The patch the architecture was searched with by default.
+        Input size in voxels per axis, such as 96x96x48. The patch the architecture was searched with by default.
     seed
         Seed of the initial values where no weights are given.
     """
@@ -255,7 +271,7 @@ def launch(
     """
     app.config = [] if config is None else [_settings(config)]
     try:
-        return app(tokens, error_formatter=_error_panel, result_action="return_value")
+        return app(sizes_joined(tokens), error_formatter=_error_panel, result_action="return_value")
     finally:
         app.config = []
 
@@ -272,11 +288,16 @@ def _settings(path: Path) -> Toml:
 
 
 def main() -> None:
-    """The console script. Errors raised on purpose become one screen of text and an exit code; bugs fly."""
+    """What the console script does. Errors raised on purpose become one screen of text and an exit code; bugs fly."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = app.meta(sys.argv[1:], error_formatter=_error_panel, result_action="return_value")
     except RequestError as error:
         sys.exit(_complain(error, 2))
+    except Interrupted as error:
+        sys.exit(_complain(error, INTERRUPTED))
     except UnetxError as error:
         sys.exit(_complain(error, 1))
     except BrokenPipeError:  # whoever read our output has enough, as "| head" does

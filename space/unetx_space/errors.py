@@ -17,6 +17,10 @@ class RequestError(UnetxError):
     """The request itself was wrong (an option, a path, a file); nothing was done. CLI exit code 2."""
 
 
+class Interrupted(UnetxError):
+    """The user ended the work, which has stopped in order. Its text says what is kept. CLI exit code 130."""
+
+
 class DocumentError(RequestError):
     """A JSON document was refused. ``field`` is the path of the offending value, like ``genome.nodes[2].fusion``."""
 
