@@ -147,10 +147,10 @@ def export(
     seed
         Seed of the initial values where no weights are given.
     """
-    from unetx_space import load
+    from unetx_search.summary import loaded
     from unetx_studies.export import export
 
-    done = export(load(architecture), target, format=format, weights=weights, patch=patch, seed=seed)
+    done = export(loaded(architecture), target, format=format, weights=weights, patch=patch, seed=seed)
     size = "x".join(map(str, done.patch))
     print(
         f"wrote {done.path} ({done.format}, patch {size}); it differs from torch by at most {done.max_difference:.1e}"

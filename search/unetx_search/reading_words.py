@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from cyclopts import CoercionError, Token, convert
@@ -11,6 +13,8 @@ from cyclopts import CoercionError, Token, convert
 SIZES = ("--patch", "--spacing")
 """Options that may be said with spaces, too: ``--patch 40 56``."""
 MOST_AXES = 3
+MOST_NAME_BYTES = 255
+"""Of a file or folder, on all usual file systems."""
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
@@ -20,22 +24,26 @@ def as_said(kind: Any, tokens: Sequence[Token]) -> Any:
     try:
         return convert(kind, tokens, converter=_innermost)
     except CoercionError as error:
-        wanted = [str(choice) for choice in _choices(kind)]
+        wanted = " or ".join(_choices(kind))
         if not wanted or error.token is None:
             raise
-        raise ValueError(f"must be {' or '.join(wanted)}, got {error.token.value!r}") from None
+        raise ValueError(f"must be {wanted}, got {error.token.value!r}") from None
 
 
 def _innermost(kind: type, value: str) -> Any:
+    if kind is Path and any(len(os.fsencode(part)) > MOST_NAME_BYTES for part in Path(value).parts):
+        raise ValueError(f"a name in a path has at most {MOST_NAME_BYTES} bytes")
     return _whole(value) if kind is int else convert(kind, [value])
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """What a number may be; nothing for any other kind."""
+    """What a number or a path may be; nothing for any other kind."""
     parts = get_args(kind) or (kind,)
     if int in parts:
         yield "a whole number"
         yield from (f'"{word}"' for part in parts for word in get_args(part))
+    if Path in parts:
+        yield f"a path whose names have at most {MOST_NAME_BYTES} bytes"
 
 
 def _whole(value: str) -> int:

@@ -6,6 +6,7 @@ Anything else that flies out is a bug of ours and should be reported with its tr
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -28,6 +29,11 @@ class DocumentError(RequestError):
         self.field = field
         self.problem = problem
         super().__init__(f"{file}: {field}: {problem}" if file else f"{field}: {problem}")
+
+
+def command(*words: object) -> str:
+    """A command as it can be pasted into a shell, paths with spaces quoted."""
+    return shlex.join(map(str, words))
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:

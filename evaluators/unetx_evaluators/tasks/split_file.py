@@ -12,7 +12,7 @@ from typing import Any
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
 from unetx_evaluators.tasks.task import Splits
-from unetx_space.errors import RequestError
+from unetx_space.errors import RequestError, command
 from unetx_space.files import write_whole
 
 PARTS = tuple(field.name for field in fields(Splits))
@@ -52,7 +52,7 @@ def check_splits(file: Path, splits: Splits) -> None:
         why = "this request would change it" if cases[0] == cases[1] else "these data have other cases"
         raise RequestError(
             f"{file}: a study keeps the split it began with; {why}: {'; '.join(moved)}; give "
-            f"the options and data of the beginning (or --split {file}), or another --study"
+            f"the options and data of the beginning (or {command('--split', file)}), or another --study"
         )
 
 

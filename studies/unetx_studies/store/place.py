@@ -13,13 +13,13 @@ from uuid import uuid4
 
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
+from unetx_studies.neighbours import BEST, DATABASE, STORAGE
 from unetx_studies.store.ledger import Ledger
-from unetx_studies.store.open import DATABASE, open_store, study_url
+from unetx_studies.store.open import open_store, study_url
 from unetx_studies.store.records import Records
 from unetx_studies.store.server import is_server, parse_url, without_secrets
 
-STORAGE = "storage.json"
-REMAINS = ("config.json", "best.json")
+REMAINS = ("config.json", BEST)
 """Files that only a study that has begun has beside its database."""
 _RESTORE = (
     "it says on which server the study is: restore it from a backup, or write it anew with the fields url "
