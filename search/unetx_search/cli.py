@@ -40,6 +40,8 @@ app = App(
     ),
 )
 
+app.meta.suppress_keyboard_interrupt = False
+
 Json = Annotated[bool, Parameter(name="--json", negative=())]
 
 
@@ -147,10 +149,14 @@ def export(
     seed
         Seed of the initial values where no weights are given.
     """
+    from unetx_search.progress import Steps
     from unetx_search.summary import loaded
     from unetx_studies.export import export
 
-    done = export(loaded(architecture), target, format=format, weights=weights, patch=patch, seed=seed)
+    with Steps(_stderr()) as steps:
+        done = export(
+            loaded(architecture), target, format=format, weights=weights, patch=patch, seed=seed, tell=steps.begin
+        )
     size = "x".join(map(str, done.patch))
     print(
         f"wrote {done.path} ({done.format}, patch {size}); it differs from torch by at most {done.max_difference:.1e}"
