@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -19,6 +20,7 @@ from unetx_evaluators.tasks.sources.base import RawCase
 from unetx_search.config import SearchConfig
 from unetx_search.run import search
 from unetx_search.status import read_status
+from unetx_search.summary import summary_text
 from unetx_space.errors import Interrupted, RequestError
 from unetx_studies.store import Ledger, Records, open_store, study_url
 
@@ -184,3 +186,13 @@ def test_interrupted_while_its_data_are_read_again_a_study_stays_as_it_was(out: 
         run(out, Interrupting(seed=1), trials=2)
     assert content(out / "s") == before
     assert read_status(out / "s").state() == "complete"
+
+
+def test_commands_that_are_printed_can_be_pasted_also_where_a_path_has_spaces(out: Path) -> None:
+    moved = out.rename(out.with_name("my runs"))
+    told = summary_text(run(moved, PaintedSource()))
+    commands = [
+        shlex.split(line.partition("unetx-search ")[2]) for line in told.splitlines() if "unetx-search " in line
+    ]
+    best = str(moved / "s" / "best.json")
+    assert commands == [["show", best], ["export", best, "best.onnx"], ["dashboard", str(moved / "s")]]
