@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
 from unetx_search.__main__ import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
@@ -282,15 +282,16 @@ def launch(
         app.config = []
 
 
-def _settings(path: Path) -> Toml:
-    """The file as cyclopts reads it. Raises RequestError when it is no TOML file."""
+def _settings(path: Path) -> Dict:
+    """What a file says, for cyclopts. Raises RequestError when it is no TOML file."""
     try:
-        tomllib.loads(path.read_text(encoding="utf-8"))
+        found = Dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise RequestError(f"--config {path} cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"--config {path} is no TOML file: {error}") from error
-    return Toml(path, must_exist=True)
+    found.source = str(path)
+    return found
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def test_what_cannot_be_meant_is_refused_by_its_option(run: Run, words: list[str
 
 
 def test_a_toml_file_says_numbers_and_sizes_likewise(run: Run) -> None:
-    Path("a.toml").write_text("trials = 1.5\n")
+    Path("a.toml").write_text("trials = 1.5\n", encoding="utf-8-sig")  # some editors put a byte order mark first
     assert "must be a whole number" in refusal(run, "--config", "a.toml")
     Path("a.toml").write_text("patch = [40, 0]\n")
     assert "--patch must be two or three whole numbers of at least 1, got (40, 0)" in refusal(run, "--config", "a.toml")
