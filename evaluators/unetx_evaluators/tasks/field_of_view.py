@@ -27,7 +27,7 @@ from unetx_evaluators.tasks.preprocessing import AS_IT_IS, Preparation, in_mm
 
 FIELD_OF_VIEW = 0.75
 """Share of the median image's voxels that a patch shows where voxels are coarsened. On two development sets Dice on the
-original voxels rose up to about this share (benchmarks/results/voxels.txt)."""
+original voxels rose up to about this share (benchmarks/results/proxies.txt)."""
 LEAST_VIEW = 0.25
 """Share below which the rules coarsen voxels by themselves; nnU-Net's bound for its low-resolution configuration."""
 FINEST_VOXELS = 2.0
