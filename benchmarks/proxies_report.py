@@ -83,8 +83,8 @@ def voxel_table(by_set: dict[str, list[Row]]) -> Iterator[str]:
     for name, rows in by_set.items():
         for row in (row for row in rows if row["part"] == "voxels"):
             yield (
-                f"  {name:<18}{_by(row['spacing']):>17}{_by(row['patch']):>12}{row['share']:>7.2f}{row['seconds']:>5.0f}"
-                f"{dice(row):>8.4f}"
+                f"  {name:<18}{_by(row['spacing']):>17}{_by(row['patch']):>12}{row['share']:>7.2f}"
+                f"{row['seconds']:>5.0f}{dice(row):>8.4f}"
             )
 
 
