@@ -112,7 +112,8 @@ def test_an_unknown_operator_is_answered_with_the_nearest_one() -> None:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        ("", "not JSON"),
+        ("", "is empty"),
+        (" \n", "is empty"),
         ("{", "not JSON"),
         ("[" * 100_000, "nested deeper"),
         ('{"a": ' * 1000 + "1" + "}" * 1000, "nested deeper"),
