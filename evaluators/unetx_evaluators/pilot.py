@@ -7,7 +7,8 @@ In rounds, so that its course depends on the answers alone and not on how many w
 - **voxel size**, only where the plan leaves it open: a training for all of these steps at each of its sizes, scored on
   the original voxels. Coarser voxels must be clearly better than finer ones, because what skips are worth shows in fine
   structures, and because they learn faster;
-- **steps**: they are doubled as long as the last doubling gained at least ``min_gain`` and time allows it.
+- **steps**: the fewest, among a quarter, half and all of those that time allows, than which no longer training is
+  better by ``min_gain`` a doubling.
 
 What the user has set is not tried. All of it is scored on selection cases, as a search is; held-out cases are not read.
 No torch here, and nobody is waited for: ``settle`` is a generator that hands out rounds and takes their answers.
@@ -182,7 +183,7 @@ class _Settling:
         ]
         for steps, n_kept in ((first, N_SECOND), (second, 1)):
             if len(recipes) > 1:
-                runs = yield from self._round("recipe", [(recipe, self._planned) for recipe in recipes], steps)
+                runs = yield from self._round("recipe", [(recipe, self._planned, steps) for recipe in recipes])
                 recipes = [run.job.budget.recipe for run in sorted(runs, key=lambda run: -run.worth)[:n_kept]]
         chosen = recipes[0]
         self._reasons["learning_rate"] = _why(
@@ -199,7 +200,7 @@ class _Settling:
         alternatives = self._limits.alternatives
         if len(alternatives) < 2:
             return self._planned
-        runs = yield from self._round("voxel size", [(recipe, spacing) for spacing in alternatives], steps)
+        runs = yield from self._round("voxel size", [(recipe, spacing, steps) for spacing in alternatives])
         best, *coarser = sorted(runs, key=lambda run: run.job.spacing or ())
         for run in coarser:
             if run.worth >= best.worth + COARSER_GAIN:
@@ -212,40 +213,36 @@ class _Settling:
         return best.job.spacing
 
     def _enough_steps(
-        self, recipe: Recipe, spacing: Spacing | None, steps: int
+        self, recipe: Recipe, spacing: Spacing | None, first: int
     ) -> Generator[list[PilotJob], list[Evaluation], tuple[int, float | None]]:
-        """The steps of which twice as many gain too little, or no time is left for; and what the last doubling gained,
-        where time was the reason."""
-        gain = None
-        score = yield from self._score(recipe, spacing, steps)
-        while 2 * steps <= self._limits.max_steps:
-            doubled = yield from self._score(recipe, spacing, 2 * steps)
-            gain = doubled - score
-            if not gain >= self._limits.min_gain:
+        """The fewest steps that are enough; and what the last doubling gained, where time was the reason to end."""
+        min_gain, lengths = self._limits.min_gain, [first]
+        while 2 * lengths[-1] <= self._limits.max_steps:
+            lengths.append(2 * lengths[-1])
+        runs = yield from self._round("steps", [(recipe, spacing, steps) for steps in lengths])
+        told = ", ".join(f"{_dice(run.score)} after {steps}" for run, steps in zip(runs, lengths, strict=True))
+        for n, (run, steps) in enumerate(zip(runs[:-1], lengths, strict=False)):
+            if all(longer.worth - run.worth < min_gain * more for more, longer in enumerate(runs[n + 1 :], start=1)):
                 self._reasons["steps"] = (
-                    f"{steps}: twice as many gained {gain:+.4f} Dice in the pilot, less than {self._limits.min_gain:g}"
+                    f"{steps}: twice as many, or four times, gain less than {min_gain:g} Dice a doubling in the pilot "
+                    f"({told})"
                 )
                 return steps, None
-            steps, score = 2 * steps, doubled
-        told = (
+        gain = runs[-1].worth - runs[-2].worth if len(runs) > 1 else None
+        rises = (
             "" if gain is None else f"; the last doubling gained {gain:+.4f} Dice, so scores still rise with training"
         )
-        self._reasons["steps"] = f"{steps}: as many as the time target allows{told}"
-        return steps, gain
-
-    def _score(
-        self, recipe: Recipe, spacing: Spacing | None, steps: int
-    ) -> Generator[list[PilotJob], list[Evaluation], float]:
-        """Of a training of so many steps: known already, or made now."""
-        (run,) = yield from self._round("steps", [(recipe, spacing)], steps)
-        return run.worth
+        self._reasons["steps"] = f"{lengths[-1]}: as many as the time target allows ({told}){rises}"
+        return lengths[-1], gain
 
     def _round(
-        self, name: str, tried: Sequence[tuple[Recipe, Spacing | None]], steps: int
+        self, name: str, tried: Sequence[tuple[Recipe, Spacing | None, int]]
     ) -> Generator[list[PilotJob], list[Evaluation], list[PilotRun]]:
         """What was trained before is not trained again."""
-        length = with_steps(self._budget, steps)
-        asked = [PilotJob(name, replace(length, recipe=recipe), spacing) for recipe, spacing in tried]
+        asked = [
+            PilotJob(name, replace(with_steps(self._budget, steps), recipe=recipe), spacing)
+            for recipe, spacing, steps in tried
+        ]
         known = {(run.job.budget, run.job.spacing): run for run in self._runs}
         jobs = [job for job in asked if (job.budget, job.spacing) not in known]
         answers = (yield jobs) if jobs else []

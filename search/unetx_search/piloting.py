@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from unetx_search.executors.base import Executor
     from unetx_studies.processes import ProcessIdentity
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same question would be answered differently."""
 FOLDER = "pilots"
 """In a task's folder."""
