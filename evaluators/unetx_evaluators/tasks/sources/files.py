@@ -163,26 +163,34 @@ class FileSource:
 
     def _read_label(self, case: CaseFiles, images: Sequence[Header]) -> Label:
         """Several masks are drawn over each other; where they contradict each other, the user says which one counts."""
-        label: Label | None = None
-        for number, file in enumerate(case.masks):
-            header, mask = read_mask(file, self.class_map.mask_kind)
-            check_agreement(images, header)
-            drawn = self.class_map.encode(mask, file, self.remedy)
-            if case.shown:
-                drawn = (drawn > 0).astype(np.uint8) * np.uint8(case.shown[number])
-            if label is None:
-                label = drawn
-                continue
-            is_twice = (label > 0) & (drawn > 0) & (label != drawn)
-            if self.reading.drawn is None and is_twice.any():
+        drawn = [self._drawn(case, number, images) for number in range(len(case.masks))]
+        label = drawn[0]
+        for number, another in enumerate(drawn[1:], start=1):
+            if self.reading.drawn is None and ((label > 0) & (another > 0) & (label != another)).any():
                 raise DataError(
-                    f"{file}: shows another class than {case.masks[0].name} or a mask between them in "
-                    f"{is_twice.sum()} voxels, and classes do not overlap; name the classes in the order in which they "
-                    f"are drawn, the topmost last, like --several-masks {','.join(self.layers) or 'NAME,NAME'}"
+                    f"{case.masks[number]}: overlaps with another mask of its image; {self._order(case, drawn)}"
                 )
-            label = np.where(drawn > 0, drawn, label)
-        assert label is not None
+            label = np.where(another > 0, another, label)
         return label
+
+    def _drawn(self, case: CaseFiles, number: int, images: Sequence[Header]) -> Label:
+        """One mask of a case as classes."""
+        file = case.masks[number]
+        header, mask = read_mask(file, self.class_map.mask_kind)
+        check_agreement(images, header)
+        label = self.class_map.encode(mask, file, self.remedy)
+        return (label > 0).astype(np.uint8) * np.uint8(case.shown[number]) if case.shown else label
+
+    def _order(self, case: CaseFiles, drawn: Sequence[Label]) -> str:
+        """What to do about masks that overlap; the smaller ones are proposed to lie on top."""
+        if not case.shown:
+            return "a voxel has one class: correct one of the masks"
+        sizes = {shown: int((label > 0).sum()) for shown, label in zip(case.shown, drawn, strict=True)}
+        by_size = sorted(range(1, len(self.layers) + 1), key=lambda shown: -sizes.get(shown, 0))
+        order = ",".join(self.layers[shown - 1] for shown in by_size)
+        return (
+            f"name the classes in the order in which they are drawn, the topmost last, like --several-masks '{order}'"
+        )
 
 
 def read_header(file: Path) -> Header:

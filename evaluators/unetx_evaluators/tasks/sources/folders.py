@@ -24,7 +24,7 @@ from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSY, READ, conversion, ending_of, stem_of
 from unetx_evaluators.tasks.sources.held import half_way
 from unetx_evaluators.tasks.sources.labels import ClassMap, Labels, Threshold
-from unetx_evaluators.tasks.sources.layouts import IMAGES, MASK_FOLDERS, Part
+from unetx_evaluators.tasks.sources.layouts import IMAGES, MASK_FOLDERS, Part, files_of
 from unetx_evaluators.tasks.sources.naming import MASK_SUFFIX, Affix, Naming, detected, is_other, mask_affix
 from unetx_evaluators.tasks.sources.pairing import Mask, Pair, extends_another, paired
 from unetx_evaluators.tasks.sources.reading import AS_IT_IS, CLASSES, UNION, Reading
@@ -56,8 +56,8 @@ def open_folder(
     naming = _naming(listing, reading)
     pairs, passed_over = _pairs(listing, naming, folder, reading, problems)
     pairs = _without_jpegs(pairs, folder, problems, is_divided=reading.threshold is not None)
+    pairs, channels = _with_usual_channels(pairs, problems)
     layers = _layers(pairs, folder, reading)
-    channels = _channels(pairs, problems)
     return FileSource.checked(
         _cases(pairs, layers, folder, reading, problems),
         problems,
@@ -87,8 +87,8 @@ def _listing(parts: Sequence[Part], folder: Path, reading: Reading, problems: Pr
     """The images and masks of every part; where both share a folder, names tell them apart."""
     files = {part: _image_files(part.images, folder, problems, is_flat=not part.is_shared) for part in parts}
     stems = [stem_of(file) for part, several in files.items() if part.is_shared for file in several]
-    told = mask_affix(stems) if reading.mask_suffix is None else Affix(suffix=reading.mask_suffix)
-    listing = []
+    told = mask_affix(stems) if reading.mask_suffix is None else Affix(suffix=reading.mask_ending or "")
+    suffix, listing = Affix(suffix=reading.image_ending or ""), []
     for part, images in files.items():
         if part.is_shared:
             by_stem = {stem_of(file): file for file in images}
@@ -100,9 +100,18 @@ def _listing(parts: Sequence[Part], folder: Path, reading: Reading, problems: Pr
             if reading.mask_suffix:
                 masks = [one for one in masks if told and _is_mask(one.stem, told, ())]
         taken = {mask.file for mask in masks}
-        suffix = Affix(suffix=reading.image_suffix or "")
         images = [file for file in images if file not in taken and suffix.key(stem_of(file)) is not None]
         listing.append(_Listed(part, tuple(images), tuple(masks)))
+    for what, said, found in (
+        ("mask", reading.mask_suffix, any(one.masks for one in listing)),
+        ("image", reading.image_suffix, any(one.images for one in listing)),
+    ):
+        if said and not found:
+            place = listing[0].part.masks if what == "mask" else listing[0].part.images
+            raise DataError(
+                f"{place}: no {what}'s name ends in --{what}-suffix {said}; there are "
+                f"{listed([file.name for file in files_of(place)], 'image file')}"
+            )
     return listing
 
 
@@ -113,12 +122,12 @@ def _is_mask(stem: str, told: Affix, images: Sequence[str] | dict[str, Path]) ->
 
 def _naming(listing: Sequence[_Listed], reading: Reading) -> Naming:
     stems = [one.stems for one in listing]
-    images = Affix(suffix=reading.image_suffix or "")
+    images = Affix(suffix=reading.image_ending or "")
     keys = [([images.key(stem) or "" for stem in several], masks) for several, masks in stems]
     shared = [
         stem_of(file) for one in listing if one.part.is_shared for file in (*one.images, *(m.file for m in one.masks))
     ]
-    told = mask_affix(shared) if reading.mask_suffix is None else Affix(suffix=reading.mask_suffix)
+    told = mask_affix(shared) if reading.mask_suffix is None else Affix(suffix=reading.mask_ending or "")
     naming = detected(stems if reading.image_suffix is None else keys, told)
     return naming if reading.image_suffix is None else replace(naming, images=images)
 
@@ -133,7 +142,8 @@ def _pairs(
     for one in listing:
         found, alone, left = paired(one.part, one.images, one.masks, naming, several=reading.several_masks is not None)
         pairs, lonely, strays = [*pairs, *found], [*lonely, *alone], [*strays, *left]
-    passed_over = [file for file in lonely if pairs and is_other(stem_of(file))]
+    images = [stem_of(image) for pair in pairs for image in pair.images]
+    passed_over = [file for file in lonely if images and is_other(stem_of(file), images)]
     with problems.collecting():
         _check_partners([file.name for file in lonely if file not in passed_over], [f.name for f in strays], folder)
     return _named(pairs), passed_over
@@ -167,20 +177,20 @@ def _layers(pairs: Sequence[Pair], folder: Path, reading: Reading) -> tuple[str,
     return reading.drawn or tuple(words)
 
 
-def _channels(pairs: Sequence[Pair], problems: Problems) -> tuple[str, ...] | None:
-    """Names of the channels, where every case has a file for each; a case with others than most is a problem."""
-    kinds = Counter(pair.channels for pair in pairs if len(pair.images) > 1)
-    if not kinds:
-        return None
-    usual = kinds.most_common(1)[0][0]
+def _with_usual_channels(pairs: Sequence[Pair], problems: Problems) -> tuple[list[Pair], tuple[str, ...] | None]:
+    """The pairs that have the images most have, and what these are called; None where each has one image."""
+    usual = Counter(pair.channels for pair in pairs).most_common(1)[0][0] if pairs else ()
+    kept = []
     for pair in pairs:
         with problems.collecting():
-            if len(pair.images) == len(usual) and pair.channels != usual:
+            if pair.channels != usual:
+                has, have = (", ".join(names) or "one image" for names in (pair.channels, usual))
                 raise DataError(
-                    f"{pair.images[0]}: case {pair.name!r} has the images {', '.join(pair.channels)}, others have "
-                    f"{', '.join(usual)}; add, remove or rename files"
+                    f"{pair.images[0].parent}: case {pair.name!r} has {has}, but most have {have}; add, remove or "
+                    "rename its files"
                 )
-    return usual
+            kept.append(pair)
+    return kept, usual or None
 
 
 def _cases(
@@ -210,7 +220,7 @@ def _refusal(crowded: Sequence[Pair], folder: Path) -> str:
     )
     if len(crowded) == 1:
         return f"{first.masks[1].file}: image {first.name!r} has another mask, {first.masks[0].file.name}; {remedy}"
-    example = listed([mask.file.name for mask in first.masks], "mask")
+    example = listed([f"{mask.file.parent.name}/{mask.file.name}" for mask in first.masks], "mask")
     names = listed([pair.name for pair in crowded], "image")
     return f"{folder}: {names} have several masks each, {first.name!r} {example}; {remedy}"
 
@@ -264,14 +274,10 @@ def _image_files(folder: Path, root: Path, problems: Problems, *, is_flat: bool 
                 f"{conversion(others[0])}"
             )
     images: list[Path] = []
-    outside = Problems()
     for file in files:
-        with outside.collecting():
+        with problems.collecting():
             if ending_of(file) in READ:
                 images.append(check_inside(file, root))
-    problems.found += outside.found[:1]
-    if len(outside.found) > 1:
-        problems.found[-1] = DataError(f"{outside.found[0]} (so do {len(outside.found) - 1} more files beside it)")
     if not images:
         problems.raise_all()
         raise DataError(f"{folder}: holds no image file ({', '.join(READ)}); put the data there, or give another path")

@@ -27,6 +27,7 @@ from unetx_evaluators.tasks.sources.labels import (
     BACKGROUND,
     FOREGROUND,
     IGNORE,
+    MAX_VALUE,
     WHOLE_WITHIN,
     ClassMap,
     as_whole_numbers,
@@ -45,6 +46,8 @@ _EDGE = 0.1
 """Of the highest value: what lies closer to either end is that end, but for its edges."""
 _AT_THE_TOP = 0.2
 """Of the foreground, at least, lies near the highest value where values between are edges."""
+_NEAR_BLACK = 0.02
+"""Of all colours, at least, are near black where compression or interpolation made them."""
 _LOWEST_TOP = 16
 """Highest value from which interpolation leaves values between."""
 
@@ -207,6 +210,10 @@ def _way_in(held: Sequence[Held], pixels: Mapping[int, int], spelled: Sequence[s
     if len(pixels) < 2:
         return "there is nothing to tell apart: give masks that outline something"
     naming = f"say what they mean, {_labels_of(spelled)}"
+    if not in_colours and not 0 <= min(pixels) <= max(pixels) <= MAX_VALUE:
+        naming = f"save them with values from 0 to {MAX_VALUE}, which --labels can name"
+    if max(pixels) <= 0:
+        return naming
     if BLACK not in pixels:
         return naming if len(pixels) <= FEW else "so many are no classes: are these the masks?"
     objects = f"--threshold 0 makes everything {'but black' if in_colours else 'above 0'} foreground"
@@ -237,14 +244,19 @@ def _labels_of(spelled: Sequence[str]) -> str:
 
 
 def _levels(colours: Mapping[int, int]) -> dict[int, int] | None:
-    """Pixels by brightness, if the colours are grey but for what a JPEG makes of them."""
+    """Pixels by brightness, if the colours are grey, or so many that compression or interpolation made most of them.
+
+    It leaves colours near black, which nobody draws objects in.
+    """
     found: Counter[int] = Counter()
+    n_grey = n_near_black = 0
     for colour, n_pixels in colours.items():
         parts = colour.to_bytes(3, "big")
-        if max(parts) - min(parts) > GREY_WITHIN:
-            return None
+        n_grey += max(parts) - min(parts) <= GREY_WITHIN
+        n_near_black += BLACK < max(parts) <= _EDGE * 0xFF
         found[max(parts)] += n_pixels
-    return dict(found)
+    is_blurred = len(colours) > FEW and n_near_black > max(3, _NEAR_BLACK * len(colours))
+    return dict(found) if n_grey == len(colours) or is_blurred else None
 
 
 def _top_of_edges(levels: Mapping[int, int]) -> int | None:

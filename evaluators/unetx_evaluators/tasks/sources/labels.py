@@ -29,7 +29,8 @@ BACKGROUND, FOREGROUND, IGNORE = "background", "foreground", "ignore"
 WHOLE_WITHIN = 1e-3
 """So far from a whole number a float of a label map may lie: scaled headers and interpolation leave 0.9999999."""
 
-_MAX_VALUE = 65535
+MAX_VALUE = 65535
+"""The highest value that a label may name."""
 _LABEL = re.compile(r"\s*([^=,]*[^=,\s])\s*=\s*(\d{1,5}|#[0-9a-fA-F]{6})\s*")
 _ENCODED_AT_ONCE = 1 << 22
 """Voxels; eight bytes are needed for each on the way."""
@@ -44,9 +45,9 @@ def parse_labels(text: str) -> dict[str, Value | tuple[Value, ...]]:
     for part in text.split(","):
         match = _LABEL.fullmatch(part)
         is_colour = match is not None and match[2].startswith("#")
-        if match is None or (not is_colour and int(match[2]) > _MAX_VALUE):
+        if match is None or (not is_colour and int(match[2]) > MAX_VALUE):
             raise RequestError(
-                f"--labels is NAME=VALUE,NAME=VALUE,... with values from 0 to {_MAX_VALUE} or colours, like "
+                f"--labels is NAME=VALUE,NAME=VALUE,... with values from 0 to {MAX_VALUE} or colours, like "
                 f"'background=0,liver=100,ignore=255' or 'cell=#ff0000,border=#00ff00'; got {part!r} in {text!r}"
             )
         name = match[1].casefold() if match[1].casefold() in (BACKGROUND, IGNORE) else match[1]

@@ -55,9 +55,14 @@ def _stated(folder: Path, reading: Reading) -> Part:
     for what, stated, usual in (("images", reading.images, _IMAGE_FOLDERS), ("masks", reading.masks, _MASK_FOLDERS)):
         place = _named(folder, usual) if stated is None else _below(folder, stated)
         if place is None or not place.is_dir():
-            there = listed([entry.name for entry in _folders(folder)], "folder")
+            above = next(above for above in (place or folder / "x").parents if above.is_dir())
+            there = listed([entry.name for entry in _folders(above)], "folder")
             got = "none, and no folder is called like it" if stated is None else repr(stated)
-            raise DataError(f"{folder}: --{what} is a folder in it, got {got}; it holds {there}")
+            raise DataError(f"{folder}: --{what} is a folder in it, got {got}; {above} holds {there}")
+        if ".." in place.parts[len(folder.parts) :]:
+            raise DataError(
+                f"{folder}: --{what} is a folder in it, got {stated!r}; give --data a folder that holds both"
+            )
         places.append(check_inside(place, folder))
     return Part(places[0], places[1])
 
@@ -77,7 +82,7 @@ def _part(folder: Path, name: str) -> Part | None:
     masks = _named(folder, _MASK_FOLDERS) if images else None
     if images is not None and masks is not None:
         return Part(images, masks, name)
-    stems = [stem_of(file) for file in _image_files(folder)]
+    stems = [stem_of(file) for file in files_of(folder)]
     affix = mask_affix(stems)
     if affix is None:
         return None
@@ -97,6 +102,7 @@ def _named(folder: Path, names: Sequence[str]) -> Path | None:
         return None
     is_clear = not is_masks or len(found) == 1 or found[0] in ("1stmanual", *MASK_FOLDERS)
     if not is_clear and _named(folder, _IMAGE_FOLDERS):
+        found.sort(key=lambda name: name == "mask")  # it may hold the field of view: proposed last
         raise DataError(
             f"{folder}: {listed([by_name[name].name for name in found], 'folder')} may hold the masks; say which does, "
             f"like --masks '{by_name[found[0]].name}'"
@@ -130,16 +136,14 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return [
-        file
-        for file in folder.iterdir()
-        if ending_of(file) in READ and not file.name.startswith(".") and file.is_file()
-    ]
+def files_of(folder: Path) -> list[Path]:
+    """The files of a folder that are read, sorted."""
+    files = (file for file in folder.iterdir() if ending_of(file) in READ and not file.name.startswith("."))
+    return sorted(file for file in files if file.is_file())
 
 
 def _holds_images(folder: Path) -> bool:
-    return bool(_image_files(folder))
+    return bool(files_of(folder))
 
 
 def _holds(folder: Path) -> bool:

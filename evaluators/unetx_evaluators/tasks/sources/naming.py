@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 MASK_SUFFIX = "_mask"
@@ -42,7 +42,8 @@ class Affix:
         return match[1] if match else None
 
     def __str__(self) -> str:
-        return f"{self.prefix}x{self.suffix}"
+        is_whole = re.fullmatch(_MASK_WORD, self.suffix, re.I)
+        return self.suffix if is_whole else f"{self.prefix}x{self.suffix}"
 
 
 PLAIN = Affix()
@@ -64,10 +65,13 @@ class Naming:
         keys = {stem: self.images.key(stem) for stem in stems}
         return {key: stem for stem, key in keys.items() if key is not None}
 
-    def mask_key(self, stem: str, images: Iterable[str]) -> str | None:
-        """The key of the image, one of ``images``, that a mask belongs to."""
-        found = (affix.key(stem) for affix in self.masks)
-        return next((key for key in found if key is not None and key in images), None)
+    def mask_key(self, stem: str, images: Mapping[str, str]) -> str | None:
+        """The key of the image, one of ``images`` (stem by key), that a mask is called after: its key or its stem."""
+        keys = [key for affix in self.masks if (key := affix.key(stem)) is not None]
+        if (found := next((key for key in keys if key in images), None)) is not None:
+            return found
+        whole = (key for stem in keys if (key := self.images.key(stem)) is not None)
+        return next((key for key in whole if key in images), None)
 
     def __str__(self) -> str:
         return f"{self.images} with {' or '.join(map(str, self.masks))}"
@@ -86,9 +90,10 @@ def mask_affix(stems: Sequence[str]) -> Affix | None:
     return found.most_common(1)[0][0] if found else None
 
 
-def is_other(stem: str) -> bool:
-    """Whether a file beside images and masks is called like a second observer's mask, or like a series of frames."""
-    return _OTHER.fullmatch(stem) is not None
+def is_other(stem: str, images: Iterable[str]) -> bool:
+    """Whether a file is another observer's mask of one of the ``images``, or a series of frames."""
+    is_mask = _MASK_ENDING.fullmatch(stem) is not None and stem.startswith(tuple(images))
+    return is_mask or _OTHER.fullmatch(stem) is not None
 
 
 def detected(parts: Sequence[tuple[Sequence[str], Sequence[str]]], masks: Affix | None = None) -> Naming:

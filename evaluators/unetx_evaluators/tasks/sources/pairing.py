@@ -51,20 +51,20 @@ def paired(
         if key is None:
             rest.append(mask)
         else:
-            found.setdefault(key, []).append(_worded(mask, key))
+            found.setdefault(key, []).append(_worded(mask, key, naming))
     whole = _case_folder(part, images, rest) if not found else None
     if whole is not None:
         return [whole], [], []
     if part.name and not found and len(images) == 1 and not part.is_shared:
         key, rest = next(iter(keys), part.name), []
-        found = {key: [_worded(mask, key) for mask in masks]}
-    strays = _further(rest, keys, found, n_least=1 if several else 2)
+        found = {key: [_worded(mask, key, naming) for mask in masks]}
+    strays = _further(rest, keys, found, naming, n_least=1 if several else 2)
     pairs = [Pair(key or part.name, part.name, (files[keys[key]],), tuple(of)) for key, of in found.items()]
     return pairs, [files[stem] for key, stem in keys.items() if key not in found], [mask.file for mask in strays]
 
 
 def _further(
-    rest: Sequence[Mask], keys: Mapping[str, str], found: dict[str, list[Mask]], *, n_least: int
+    rest: Sequence[Mask], keys: Mapping[str, str], found: dict[str, list[Mask]], naming: Naming, *, n_least: int
 ) -> list[Mask]:
     """Adds masks whose names say more than the image's to those of the image; what belongs to none comes back.
 
@@ -78,7 +78,7 @@ def _further(
         if key is None:
             strays.append(mask)
         else:
-            more.setdefault(key, []).append(_worded(mask, key))
+            more.setdefault(key, []).append(_worded(mask, key, naming))
     for key, several in more.items():
         if len(several) + len(found.get(key, ())) >= n_least:
             found.setdefault(key, []).extend(several)
@@ -105,5 +105,9 @@ def _case_folder(part: Part, images: Sequence[Path], masks: Sequence[Mask]) -> P
     return Pair(part.name, part.name, tuple(images), (masks[0],), words if len(images) > 1 else ())
 
 
-def _worded(mask: Mask, key: str) -> Mask:
-    return mask if mask.word else Mask(mask.file, mask.stem, mask.stem.removeprefix(key).strip(_SEPARATORS))
+def _worded(mask: Mask, key: str, naming: Naming) -> Mask:
+    """With what the name adds to the image's: ``liver`` of ``a_liver_mask`` where masks end in ``_mask``."""
+    more = mask.stem.removeprefix(key)
+    endings = [affix.suffix for affix in naming.masks if affix.suffix and more != affix.suffix]
+    short = next((more.removesuffix(ending) for ending in endings if more.endswith(ending)), more)
+    return mask if mask.word else Mask(mask.file, mask.stem, short.strip(_SEPARATORS))

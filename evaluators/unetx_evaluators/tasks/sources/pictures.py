@@ -128,10 +128,21 @@ def _check_faithful(picture: Image, file: Path) -> None:
             f"{file}: its orientation tag ({turned}) wants the pixels turned, and whether its mask was drawn before or "
             "after that is not known; save both upright, without the tag"
         )
+    if picture.format == "BMP" and picture.mode == "1" and _bits_of_bmp(file) != 1:
+        raise DataError(
+            f"{file}: is a BMP of {_bits_of_bmp(file)} bits whose palette has two colours, which would be read as if it "
+            "had 1 bit; save it as PNG"
+        )
     if picture.format == "TIFF":
         _check_tiff(picture, file)
     elif picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
         raise DataError(f"{file}: is animated; save the frames as files of their own")
+
+
+def _bits_of_bmp(file: Path) -> int:
+    """Bits of a pixel by the header (the field biBitCount)."""
+    with file.open("rb") as stream:
+        return int.from_bytes(stream.read(30)[28:], "little")
 
 
 def _check_tiff(picture: Any, file: Path) -> None:

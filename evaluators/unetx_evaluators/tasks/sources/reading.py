@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
+
+from unetx_evaluators.tasks.sources.formats import stem_of
 
 UNION, CLASSES = "union", "classes"
 
@@ -38,6 +41,16 @@ class Reading:
     def names_places(self) -> bool:
         """Whether images and masks are found by what was said, whatever else lies in the folder."""
         return any(part is not None for part in (self.images, self.masks, self.image_suffix, self.mask_suffix))
+
+    @property
+    def image_ending(self) -> str | None:
+        """``image_suffix`` without a format."""
+        return None if self.image_suffix is None else stem_of(Path(self.image_suffix))
+
+    @property
+    def mask_ending(self) -> str | None:
+        """``mask_suffix`` without a format."""
+        return None if self.mask_suffix is None else stem_of(Path(self.mask_suffix))
 
     @property
     def drawn(self) -> tuple[str, ...] | None:
