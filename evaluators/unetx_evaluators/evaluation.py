@@ -55,9 +55,9 @@ def said_once(errors: Sequence[DataError]) -> list[str]:
         if len(texts) < SAID_EACH:
             told += texts
         else:
-            names = [Path(text.partition(": ")[0]).name for text in texts[1:]]
+            names = list(dict.fromkeys(Path(text.partition(": ")[0]).name for text in texts[1:]))
             shown = ", ".join(names[:SAID_EACH]) + (", ..." if len(names) > SAID_EACH else "")
-            told.append(f"{texts[0]} (the same of {len(names)} more: {shown})")
+            told.append(f"{texts[0]} (the same of {len(texts) - 1} more: {shown})")
     return told
 
 

@@ -167,9 +167,8 @@ class FileSource:
         label = drawn[0]
         for number, another in enumerate(drawn[1:], start=1):
             if self.reading.drawn is None and ((label > 0) & (another > 0) & (label != another)).any():
-                raise DataError(
-                    f"{case.masks[number]}: overlaps with another mask of its image; {self._order(case, drawn)}"
-                )
+                remedy = self._order(case, drawn)
+                raise DataError(f"{case.masks[number]}: overlaps with another mask of its image; {remedy}")
             label = np.where(another > 0, another, label)
         return label
 
@@ -188,9 +187,7 @@ class FileSource:
         sizes = {shown: int((label > 0).sum()) for shown, label in zip(case.shown, drawn, strict=True)}
         by_size = sorted(range(1, len(self.layers) + 1), key=lambda shown: -sizes.get(shown, 0))
         order = ",".join(self.layers[shown - 1] for shown in by_size)
-        return (
-            f"name the classes in the order in which they are drawn, the topmost last, like --several-masks '{order}'"
-        )
+        return f"name the classes in the order in which to draw them, the topmost last, like --several-masks '{order}'"
 
 
 def read_header(file: Path) -> Header:

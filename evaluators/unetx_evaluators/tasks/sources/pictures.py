@@ -130,8 +130,8 @@ def _check_faithful(picture: Image, file: Path) -> None:
         )
     if picture.format == "BMP" and picture.mode == "1" and _bits_of_bmp(file) != 1:
         raise DataError(
-            f"{file}: is a BMP of {_bits_of_bmp(file)} bits whose palette has two colours, which would be read as if it "
-            "had 1 bit; save it as PNG"
+            f"{file}: is a BMP of {_bits_of_bmp(file)} bits with a palette of two colours, which would be read as if "
+            "it had 1 bit; save it as PNG"
         )
     if picture.format == "TIFF":
         _check_tiff(picture, file)
