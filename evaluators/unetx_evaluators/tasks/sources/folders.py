@@ -102,17 +102,20 @@ def _listing(parts: Sequence[Part], folder: Path, reading: Reading, problems: Pr
         taken = {mask.file for mask in masks}
         images = [file for file in images if file not in taken and suffix.key(stem_of(file)) is not None]
         listing.append(_Listed(part, tuple(images), tuple(masks)))
-    for what, said, found in (
-        ("mask", reading.mask_suffix, any(one.masks for one in listing)),
-        ("image", reading.image_suffix, any(one.images for one in listing)),
+    _check_suffixes(listing, reading)
+    return listing
+
+
+def _check_suffixes(listing: Sequence[_Listed], reading: Reading) -> None:
+    """A suffix that no name has is more likely a slip than a dataset without images or masks. Raises DataError."""
+    first = listing[0].part
+    for what, said, place, found in (
+        ("mask", reading.mask_suffix, first.masks, [mask for one in listing for mask in one.masks]),
+        ("image", reading.image_suffix, first.images, [image for one in listing for image in one.images]),
     ):
         if said and not found:
-            place = listing[0].part.masks if what == "mask" else listing[0].part.images
-            raise DataError(
-                f"{place}: no {what}'s name ends in --{what}-suffix {said}; there are "
-                f"{listed([file.name for file in files_of(place)], 'image file')}"
-            )
-    return listing
+            there = listed([file.name for file in files_of(place)], "image file")
+            raise DataError(f"{place}: no {what}'s name ends in --{what}-suffix {said}; there are {there}")
 
 
 def _is_mask(stem: str, told: Affix, images: Sequence[str] | dict[str, Path]) -> bool:
@@ -274,9 +277,13 @@ def _image_files(folder: Path, root: Path, problems: Problems, *, is_flat: bool 
                 f"{conversion(others[0])}"
             )
     images: list[Path] = []
-    for file in files:
+    for file in entries:
         with problems.collecting():
-            if ending_of(file) in READ:
+            if ending_of(file) in READ and file.is_symlink() and not file.exists():
+                raise DataError(
+                    f"{file}: is a link to a file that is not there; fetch it (datalad get, for one), or remove it"
+                )
+            if ending_of(file) in READ and file.is_file():
                 images.append(check_inside(file, root))
     if not images:
         problems.raise_all()
