@@ -97,7 +97,7 @@ def test_differing_palettes_of_a_described_dataset_are_refused(tmp_path: Path) -
     for file in sorted((folder / "imagesTr").iterdir()):
         file.rename(file.with_name(f"{file.stem}_0000.png"))
     describe_nnunet(folder, channel_names={"0": "g"}, labels={"background": 0, "cell": 1}, file_ending=".png")
-    with pytest.raises(DataError, match="palettes of the masks differ.*save them with one palette"):
+    with pytest.raises(DataError, match=r"palettes of the masks differ.*save them with one palette"):
         _ = open_source(folder).classes
 
 
@@ -126,6 +126,6 @@ def test_colours_of_an_instance_map_are_no_classes(tmp_path: Path) -> None:
     ]
     drawn = indexed(np.arange(16 * 20).reshape(16, 20) % len(colours), *colours)
     folder = folder_of(tmp_path, [drawn.convert("RGB")])
-    with pytest.raises(DataError, match="12 colours.*--threshold 0 makes everything but black foreground") as error:
+    with pytest.raises(DataError, match=r"12 colours.*--threshold 0 makes everything but black foreground") as error:
         _ = open_source(folder).classes
     assert not re.search("class[0-9]=", str(error.value))
