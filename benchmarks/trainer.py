@@ -31,6 +31,7 @@ from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.evaluation import Evaluation, NullObserver
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import Task, TaskOptions, open_source, prepare
+from unetx_evaluators.tasks.sources import ClassMap
 from unetx_evaluators.tasks.sources.files import FileSource
 from unetx_space.architecture import Architecture
 from unetx_space.presets import PRESETS
@@ -52,6 +53,9 @@ def described(source: FileSource, task: Task, name: str) -> dict[str, Any]:
     architecture = design(task, name)
     trained = replace(architecture, backbone=architecture.backbone.scaled(budget.width_factor))
 
+    class_map = source.class_map
+    assert isinstance(class_map, ClassMap)
+
     def pairs(cases: Sequence[str]) -> list[dict[str, str]]:
         files = (source.cases[case] for case in cases)
         return [{"image": str(one.images[0].resolve()), "label": str(one.label.resolve())} for one in files]
@@ -61,7 +65,7 @@ def described(source: FileSource, task: Task, name: str) -> dict[str, Any]:
         "selection": pairs(task.splits.selection[: budget.selection_cases]),
         "patch": list(task.patch),
         "n_classes": len(task.classes),
-        "label_values": list(source.class_map.values),
+        "label_values": list(class_map.values),
         "steps": budget.steps,
         "batch_size": budget.batch_size,
         "validations": len(budget.rungs),

@@ -172,6 +172,20 @@ def test_folders_that_may_all_hold_the_masks_are_told(tmp_path: Path) -> None:
     assert len(open_source(tmp_path, reading=Reading(masks="mask")).case_names) == 4
 
 
+def test_a_field_of_view_is_not_taken_for_the_mask(tmp_path: Path) -> None:
+    pairs("images/{}_dr.jpg", "manual1/{}_dr.tif", "mask/{}_dr_mask.tif")(tmp_path)
+    check_refused(tmp_path, r"2 folders \(manual1, mask\) may hold the masks; say which does, like --masks 'manual1'")
+    assert len(open_source(tmp_path, reading=Reading(masks="manual1")).case_names) == 4
+
+
+def test_a_described_dataset_takes_no_suffix_unless_folders_are_said(tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path, {"a": mask()}, suffix="_x")
+    (folder / "dataset.json").write_text('{"title": "cells"}', encoding="utf-8")
+    with pytest.raises(DataError, match="already names the files; leave --mask-suffix out, or say"):
+        open_source(folder, reading=Reading(mask_suffix="_x"))
+    assert open_source(folder, reading=Reading(mask_suffix="_x", images="images", masks="masks")).case_names == ("a",)
+
+
 def test_names_of_differing_kinds_do_not_pair_by_chance() -> None:
     stems = ["train_1", "train_2", "train_3"]
     assert detected([(stems, ["val_1", "val_2", "val_3"])]) == Naming()

@@ -124,6 +124,13 @@ def test_a_threshold_reads_volumes_and_is_part_of_the_identity(tmp_path: Path) -
     assert sources[0].identity != sources[1].identity
 
 
+def test_a_mask_of_one_bit_is_black_and_white_to_a_threshold(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [grey(DISK), grey(DISK)])
+    Image.fromarray(grey(DISK)).convert("1").save(folder / "masks" / "c1.png")
+    source = open_source(folder, reading=Reading(threshold=127))
+    np.testing.assert_array_equal(source.read("c1").label, source.read("c0").label)
+
+
 def test_a_described_dataset_takes_no_threshold(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="already names the labels; leave --threshold out"):
         open_source(msd_folder(tmp_path), reading=Reading(threshold=0))

@@ -48,7 +48,8 @@ def parse_labels(text: str) -> dict[str, Value | tuple[Value, ...]]:
         if match is None or (not is_colour and int(match[2]) > MAX_VALUE):
             raise RequestError(
                 f"--labels is NAME=VALUE,NAME=VALUE,... with values from 0 to {MAX_VALUE} or colours, like "
-                f"'background=0,liver=100,ignore=255' or 'cell=#ff0000,border=#00ff00'; got {part!r} in {text!r}"
+                f"'background=0,liver=100,ignore=255' or 'cell=#ff0000,border=#00ff00'; a class of several "
+                f"values is named for each, 'cell=1,cell=2'; got {part!r} in {text!r}"
             )
         name = match[1].casefold() if match[1].casefold() in (BACKGROUND, IGNORE) else match[1]
         values.setdefault(name, []).append(match[2].lower() if is_colour else int(match[2]))

@@ -45,7 +45,7 @@ def find_parts(folder: Path, reading: Reading) -> tuple[Part, ...]:
         return (_stated(folder, reading),)
     whole = _part(folder, "")
     found = (whole,) if whole else _parts_below(folder, 1)
-    if not found and reading.names_places and _holds_images(folder):
+    if not found and reading.tells_kinds and _holds_images(folder):
         return (Part(folder, folder),)
     return found
 
@@ -100,12 +100,13 @@ def _named(folder: Path, names: Sequence[str]) -> Path | None:
     found += [name for name in by_name if name.endswith(ends) and name not in found and _holds(by_name[name])]
     if not found:
         return None
-    is_clear = not is_masks or len(found) == 1 or found[0] in ("1stmanual", *MASK_FOLDERS)
-    if not is_clear and _named(folder, _IMAGE_FOLDERS):
-        found.sort(key=lambda name: name == "mask")  # it may hold the field of view: proposed last
+    if is_masks and found[0] == "mask":  # it may hold fields of view: any other folder of pictures may be meant
+        found += [name for name in by_name if name not in (*_IMAGE_FOLDERS, *found) and files_of(by_name[name])]
+        found.sort(key=lambda name: name == "mask")
+    if len(found) > 1 and found[0] not in ("1stmanual", IMAGES, *MASK_FOLDERS):
+        what, there = "masks" if is_masks else "images", [by_name[name].name for name in found]
         raise DataError(
-            f"{folder}: {listed([by_name[name].name for name in found], 'folder')} may hold the masks; say which does, "
-            f"like --masks '{by_name[found[0]].name}'"
+            f"{folder}: {listed(there, 'folder')} may hold the {what}; say which does, like --{what} '{there[0]}'"
         )
     return by_name[found[0]]
 

@@ -44,11 +44,17 @@ def open_source(path: Path | str, *, labels: Labels | None = None, reading: Read
 
 
 def _recognised(folder: Path, labels: Labels | None, reading: Reading) -> Source:
-    if (folder / DESCRIPTION).is_file() and not reading.names_places:
+    if (folder / DESCRIPTION).is_file() and reading.images is None and reading.masks is None:
         said = {"labels": labels, "threshold": reading.threshold, "several-masks": reading.several_masks}
         for option, value in said.items():
             if value is not None:
                 raise DataError(f"{folder}: its {DESCRIPTION} already names the labels; leave --{option} out")
+        for option, value in {"image-suffix": reading.image_suffix, "mask-suffix": reading.mask_suffix}.items():
+            if value is not None:
+                raise DataError(
+                    f"{folder}: its {DESCRIPTION} already names the files; leave --{option} out, or say where they lie "
+                    "with --images and --masks"
+                )
         description = read_description(folder)
         is_nnunet = "channel_names" in description or "file_ending" in description
         return open_nnunet(folder, description) if is_nnunet else open_msd(folder, description)

@@ -196,6 +196,8 @@ def _stacked(pages: list[npt.NDArray[Any]], header: Header) -> npt.NDArray[Any]:
 
 
 def _as_kind(page: Image, kind: MaskKind, file: Path) -> Image:
+    if kind == "brightness" and page.mode == "1":
+        return page.convert("L")
     if kind == "number" or (kind == "brightness" and page.mode not in _PALETTES):
         return page
     if page.mode not in ("1", "L", "LA", "RGB", "RGBA", *_PALETTES):

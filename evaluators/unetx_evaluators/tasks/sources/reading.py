@@ -38,9 +38,9 @@ class Reading:
         return {name: value for name, value in named.items() if value is not None and value is not False}
 
     @property
-    def names_places(self) -> bool:
-        """Whether images and masks are found by what was said, whatever else lies in the folder."""
-        return any(part is not None for part in (self.images, self.masks, self.image_suffix, self.mask_suffix))
+    def tells_kinds(self) -> bool:
+        """Whether images and masks that share a folder are told apart by what was said."""
+        return self.image_suffix is not None or self.mask_suffix is not None or self.several_masks is not None
 
     @property
     def image_ending(self) -> str | None:
