@@ -176,11 +176,11 @@ def test_a_reason_that_holds_for_many_files_is_told_once_with_their_number() -> 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"\xff\xd8\xff\xe0", r"is a JPEG, whatever its name says; rename it to c0\.jpg"),
+        (b"\xff\xd8\xff\xe0", r"is a JPEG, whatever its name says; rename it to end in \.jpg"),
         (b"\x1f\x8b\x08", r"is compressed \(gzip\), though its name does not say so; unpack it"),
         (b"RIFF\0\0\0\0WEBP", "is a WebP.*convert it to PNG"),
         (b"\0" * 128 + b"DICM", "is a DICOM file.*dcm2niix"),
-        (b"\0" * 344 + b"n+1\0", r"is a NIfTI volume.*rename it to c0\.nii"),
+        (b"\0" * 344 + b"n+1\0", r"is a NIfTI volume.*rename it to end in \.nii"),
         (b"NRRD0004", "is an NRRD volume"),
         (b"version https://git-lfs.github.com/spec/v1", "is a pointer of Git LFS.*git lfs pull"),
         (b"<!DOCTYPE html>", "is a web page, as a failed download leaves it, .*get the file itself"),

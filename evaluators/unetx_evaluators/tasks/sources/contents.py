@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.formats import CONVERTERS, READ, stem_of
+from unetx_evaluators.tasks.sources.formats import CONVERTERS, READ
 
 FIRST_BYTES = 352
 """Enough to tell, and the header of NIfTI-1."""
@@ -81,11 +81,11 @@ def refuse_other_contents(file: Path, first: bytes, *, expected: str) -> None:
     if kind is None or kind.name == expected:
         return
     if kind.name == NIFTI and expected == GZIP:
-        raise DataError(f"{file}: is not compressed, though its name ends in .gz; rename it to {file.stem}")
+        raise DataError(f"{file}: is not compressed, though its name ends in .gz; rename it to end in {Path(file.stem).suffix}")
     if kind.name == GZIP:
-        remedy = f"rename it to {stem_of(file)}.nii.gz" if _holds_nifti(first) else _UNPACK
+        remedy = "rename it to end in .nii.gz" if _holds_nifti(first) else _UNPACK
         raise DataError(f"{file}: is compressed (gzip), though its name does not say so; {remedy}")
-    remedy = kind.remedy or f"rename it to {stem_of(file)}{kind.ending}, or export it anew"
+    remedy = kind.remedy or f"rename it to end in {kind.ending}, or export it anew"
     if kind.ending and kind.ending not in READ:
         remedy = CONVERTERS[kind.ending]
     raise DataError(f"{file}: is {kind.words}, whatever its name says; {remedy}, or remove the case")
