@@ -53,6 +53,7 @@ from unetx_evaluators.evaluation import Budget, Evaluation, NullObserver, Parent
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import Task, TaskOptions, open_source, prepare
+from unetx_evaluators.tasks.sources import ClassMap
 from unetx_evaluators.tasks.sources.files import FileSource
 from unetx_evaluators.training.recipe import Recipe
 from unetx_search.config import SearchConfig
@@ -285,6 +286,9 @@ def described(source: FileSource, task: Task, name: str, budget: Budget) -> dict
     full = architecture(task, name)
     trained = replace(full, backbone=full.backbone.scaled(budget.width_factor))
 
+    class_map = source.class_map
+    assert isinstance(class_map, ClassMap)
+
     def pairs(cases: Sequence[str]) -> list[dict[str, str]]:
         files = (source.cases[case] for case in cases)
         return [{"image": str(one.images[0].resolve()), "label": str(one.label.resolve())} for one in files]
@@ -294,7 +298,7 @@ def described(source: FileSource, task: Task, name: str, budget: Budget) -> dict
         "selection": pairs(task.splits.selection[: budget.selection_cases]),
         "patch": list(task.patch),
         "n_classes": len(task.classes),
-        "label_values": list(source.class_map.values),
+        "label_values": list(class_map.values),
         "steps": budget.steps,
         "batch_size": budget.batch_size,
         "validations": len(budget.rungs),

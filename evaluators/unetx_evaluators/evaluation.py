@@ -7,6 +7,7 @@ number of threads on the same CPU give the same bits.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from unetx_space.architecture import Architecture
 
 
+SAID_EACH = 3
+"""Files from which on a reason that holds for all of them is told once."""
+
+
 class DataError(RequestError):
     """The data cannot be used as they are: names the file, the reason and the remedy. CLI exit code 2."""
 
@@ -32,13 +37,30 @@ class DataErrors(DataError):
     SHOWN: ClassVar[int] = 20
 
     def __init__(self, errors: Sequence[DataError]) -> None:
-        more = len(errors) - self.SHOWN
-        lines = [str(error) for error in errors[: self.SHOWN]] + ([f"and {more} more"] if more > 0 else [])
-        super().__init__("\n".join(lines))
+        told = said_once(errors)
+        more = len(told) - self.SHOWN
+        super().__init__("\n".join([*told[: self.SHOWN], *([f"and {more} more"] if more > 0 else [])]))
         self.errors = tuple(errors)
 
     def __reduce__(self) -> tuple[type[DataErrors], tuple[tuple[DataError, ...]]]:
         return type(self), (self.errors,)  # an exception is otherwise made anew from its text
+
+
+def said_once(errors: Sequence[DataError]) -> list[str]:
+    """What the errors say, in their order; what is true of several files is told once, with their number."""
+    by_reason: dict[str, list[str]] = {}
+    for error in errors:
+        file, _, reason = str(error).partition(": ")
+        by_reason.setdefault(reason if os.sep in file else str(error), []).append(str(error))
+    told: list[str] = []
+    for texts in by_reason.values():
+        if len(texts) < SAID_EACH:
+            told += texts
+        else:
+            names = list(dict.fromkeys(Path(text.partition(": ")[0]).name for text in texts[1:]))
+            shown = ", ".join(names[:SAID_EACH]) + (", ..." if len(names) > SAID_EACH else "")
+            told.append(f"{texts[0]} (the same of {len(texts) - 1} more: {shown})")
+    return told
 
 
 class EvaluationInterrupted(Exception):

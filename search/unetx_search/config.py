@@ -179,7 +179,10 @@ class SearchConfig(DataChoices, Choices):
     @property
     def study_name(self) -> str:
         """What the study is called."""
-        return self.study or (self.data.resolve().name if self.data else DEMO)
+        if self.study or not self.data:
+            return self.study or DEMO
+        place = self.data.resolve()
+        return place.stem if place.suffix == ".json" and place.is_file() else place.name
 
     @property
     def folder(self) -> Path:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CACHE = ".cache"
 """Folder of the prepared datasets below --out, for all studies there."""
 
+READING = ("threshold", "images", "masks", "image_suffix", "mask_suffix", "several_masks", "follow_links")
+"""The choices that say how the files of a dataset are read."""
+
 Rule = tuple[str, object, str, bool]
 """A flag without its dashes, its value, what it must be, and whether it is."""
 
@@ -40,10 +43,28 @@ class DataChoices:
     """Which data, and how they become a task; what is not named is chosen from the data."""
 
     data: Annotated[Path | None, Data] = None
-    """Dataset folder: MSD or nnU-Net raw (dataset.json), or images with masks (PNG, TIFF, JPEG, NIfTI). The built-in
-    demo task without it."""
+    """Dataset folder: MSD or nnU-Net raw (dataset.json), a MONAI data list (or its JSON file), or images with masks
+    (PNG, TIFF, JPEG, BMP, GIF, NIfTI; MetaImage and NRRD with SimpleITK). The built-in demo task without it."""
     labels: Annotated[str | None, Data] = None
-    """What mask values or colours mean, as NAME=VALUE pairs: "background=0,cell=128,ignore=255" or "cell=#ff0000"."""
+    """What mask values or colours mean, as NAME=VALUE pairs, where no dataset.json or data list says it:
+    "background=0,cell=128,ignore=255", or colours of pictures (PNG, TIFF, BMP, GIF), "cell=#ff0000". A class that is
+    named several times has several values: "cell=1,cell=2"."""
+    threshold: Annotated[float | None, Data] = None
+    """Pixels of a mask above this value are foreground, the others background: 0 where masks number objects, 127 where
+    interpolation or a JPEG left values between 0 and 255."""
+    images: Annotated[str | None, Data] = None
+    """Folder of the images, as seen from --data, where it is not called images; "." is --data itself."""
+    masks: Annotated[str | None, Data] = None
+    """Folder of the masks, as seen from --data, where it is not called masks or labels."""
+    image_suffix: Annotated[str | None, Data] = None
+    """What images' names end in and masks' do not, such as _training of 21_training.tif."""
+    mask_suffix: Annotated[str | None, Data] = None
+    """What masks' names end in and images' do not, such as _segmentation of a_segmentation.png."""
+    several_masks: Annotated[str | None, Data] = None
+    """Several masks of one image: "union", what any of them shows; "classes", a class each, named by what the masks'
+    names add to the image's; or these names in the order in which they are drawn over each other: "disc,cup"."""
+    follow_links: Annotated[bool, Data] = False
+    """Read files to which symbolic links lead out of the dataset's folder."""
     dims: Annotated[Literal[2, 3] | None, Data] = None
     """2 searches on the slices of volumes, a cheap proxy for 3D."""
     spacing: Annotated[tuple[float, ...] | None, Data, Parameter(converter=mm, n_tokens=1)] = None
@@ -83,6 +104,11 @@ class DataChoices:
 
     def __post_init__(self) -> None:
         check_rules(self._rules())
+        said = [name for name in READING if getattr(self, name) not in (None, False)]
+        if self.data is None and said:
+            raise RequestError(f"--{said[0].replace('_', '-')} says how a dataset is read: name it with --data PATH")
+        if self.labels is not None and self.threshold is not None:
+            raise RequestError("--labels and --threshold both say what the values of masks mean: leave one out")
         if self.split is not None and (self.folds is not None or self.group_by is not None):
             raise RequestError("--split names every case's part itself: leave --folds and --group-by out")
 
@@ -99,6 +125,17 @@ class DataChoices:
             patch,
             "two or three whole numbers of at least 1",
             patch is None or (len(patch) in (2, 3) and min(patch) >= 1),
+        )
+        level = self.threshold
+        yield "threshold", level, "a number", level is None or math.isfinite(level)
+        names = [name.strip() for name in (self.several_masks or "union").split(",")]
+        rule = "union, classes, or the names of the classes in the order in which they are drawn, like disc,cup"
+        is_order = all(names) and len(set(names)) == len(names)
+        yield (
+            "several-masks",
+            self.several_masks,
+            rule,
+            is_order and (len(names) > 1 or names[0] in ("union", "classes")),
         )
         yield "levels", self.levels, "at least 2", self.levels is None or self.levels >= 2
         yield "base-width", self.base_width, "at least 1", self.base_width is None or self.base_width >= 1
@@ -139,8 +176,9 @@ class DataChoices:
 
     def source(self) -> "Source":
         """The dataset, listed but not read; the demo where none is named. Raises DataError."""
-        from unetx_evaluators.tasks import DemoSource, open_source, parse_labels
+        from unetx_evaluators.tasks import DemoSource, Reading, open_source, parse_labels
 
         if self.data is None:
             return DemoSource()
-        return open_source(self.data, labels=parse_labels(self.labels) if self.labels is not None else None)
+        labels = parse_labels(self.labels) if self.labels is not None else None
+        return open_source(self.data, labels=labels, reading=Reading(**{name: getattr(self, name) for name in READING}))

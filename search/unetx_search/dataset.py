@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from unetx_evaluators.evaluation import said_once
 from unetx_evaluators.tasks.examination import Basis, Examination
 from unetx_evaluators.tasks.preprocessing import apply
 from unetx_studies.sheet import (
@@ -45,7 +46,7 @@ def dataset_facts(found: Examination) -> DatasetFacts:
         class_sizes=_class_sizes(source.classes, basis) if basis else (),
         intensities=tuple(_intensities(source.channels, part_of, basis)) if basis else (),
         choices=tuple(_choices(found.choices)),
-        problems=tuple(map(str, found.problems)),
+        problems=tuple(said_once(found.problems)),
         warnings=found.warnings,
         cache_bytes=found.n_bytes,
     )

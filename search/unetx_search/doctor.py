@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Literal
 
-from unetx_evaluators.evaluation import DataError, DataErrors
+from unetx_evaluators.evaluation import DataError, DataErrors, said_once
 from unetx_evaluators.host_cores import usable_cores
 from unetx_evaluators.tasks.examination import Examination, examine
 from unetx_search.caches import CacheFacts, cache_facts, caches_text
@@ -71,7 +71,7 @@ def look(
         try:
             found = _examined(choices, slots[0].device, console)
         except DataErrors as several:
-            problems = tuple(map(str, several.errors))
+            problems = tuple(said_once(several.errors))
         except DataError as error:
             problems = (str(error),)
         else:

@@ -201,7 +201,7 @@ def test_a_truncated_png_is_refused_with_its_name(tmp_path: Path, part: str) -> 
 def test_something_else_called_png_is_refused(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     (folder / "images" / "a.png").write_bytes(b"GIF89a nonsense")
-    check_refused(folder, r"images/a\.png: cannot be read as PNG")
+    check_refused(folder, r"images/a\.png: is a GIF, whatever its name says; rename it to end in \.gif")
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

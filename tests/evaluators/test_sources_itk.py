@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from task_samples import check_refused, describe_nnunet, label_map, save_nifti, save_png, volume
 
-from unetx_evaluators.tasks.sources import open_source
+from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.sources import Reading, open_source
 
 SimpleITK: Any = pytest.importorskip("SimpleITK")
 
@@ -138,7 +139,7 @@ def spoil(folder: Path, how: str) -> None:
     [
         (".mha", "cut", r"v1\.mha: cannot be read as MetaImage"),
         (".mha", "damaged", r"v1\.mha: cannot be read as MetaImage \(.*incorrect data check\)"),
-        (".mha", "empty", r"v1\.mha: cannot be read as MetaImage \(its header ends without ElementDataFile\)"),
+        (".mha", "empty", r"v1\.mha: is empty \(0 bytes\)"),
         (".mha", "text", r"v1\.mha: cannot be read as MetaImage \(its header ends without ElementDataFile\)"),
         (".mha", "huge", r"v1\.mha: claims 20000x20000x20000 voxels .* decompression bomb"),
         (".mhd", "other", r"v1\.mhd: keeps its voxels in '\.\./\.\./secret', and not in a file of that name beside it"),
@@ -169,10 +170,45 @@ def test_a_nifti_file_called_metaimage_is_told(tmp_path: Path) -> None:
     folder = itk_folder(tmp_path, ".mha")
     save_nifti(tmp_path / "x.nii.gz", volume(SHAPE))
     (tmp_path / "x.nii.gz").rename(folder / "images" / "v1.mha")
-    check_refused(folder, r"v1\.mha: is compressed \(gzip\), though its name does not say so; rename it to v1\.nii\.gz")
+    check_refused(folder, r"v1\.mha: is compressed \(gzip\), though its name does not say so; rename it to end in \.nii\.gz")
     save_png(tmp_path / "y.png", volume((8, 8)).astype(np.uint8))
     (tmp_path / "y.png").rename(folder / "images" / "v1.mha")
     check_refused(folder, r"v1\.mha: is a PNG, whatever its name says; rename it to end in \.png")
+
+
+def test_masks_without_names_for_their_values_are_met_with_what_is_proposed_for_others(tmp_path: Path) -> None:
+    folder = itk_folder(tmp_path, ".mha")
+    for seed in range(3):
+        save_itk(folder / "masks" / f"v{seed}.mha", label_map(SHAPE, 4))
+    with pytest.raises(DataError, match=r"4 values.*--threshold 0.*--labels"):
+        _ = open_source(folder).classes
+    divided = open_source(folder, reading=Reading(threshold=0)).read("v1").label
+    named = open_source(folder, labels={"a": 1, "b": 2, "c": 3}).read("v1").label
+    assert named.max() == 3
+    np.testing.assert_array_equal(divided, named > 0)
+    with pytest.raises(DataError, match="the mask of a volume holds numbers, no colours"):
+        open_source(folder, labels={"a": "#ff0000"}).read("v1")
+
+
+def test_channels_and_mask_of_a_folder_for_each_case_pair(tmp_path: Path) -> None:
+    for case in ("c1", "c2"):
+        for word, array in (("t1", volume(SHAPE, 1)), ("t2", volume(SHAPE, 2)), ("seg", label_map(SHAPE, 2))):
+            save_itk(tmp_path / case / f"{case}_{word}.nrrd", array)
+    source = open_source(tmp_path)
+    assert (source.case_names, source.channels) == (("c1", "c2"), ("t1", "t2"))
+    assert source.read("c1").image.shape[0] == 2
+
+
+def test_voxels_beside_their_header_may_be_a_link_that_the_user_vouches_for(tmp_path: Path) -> None:
+    folder = itk_folder(tmp_path / "set", ".mhd")
+    for file in sorted(folder.glob("*/*.*raw")):
+        (tmp_path / file.parent.name).mkdir(exist_ok=True)
+        file.symlink_to(file.rename(tmp_path / file.parent.name / file.name))
+    check_refused(folder, "--follow-links")
+    source = open_source(folder, reading=Reading(follow_links=True))
+    assert source.classes == ("background", "foreground")
+    np.testing.assert_array_equal(source.read("v1").image, open_source(as_nifti(tmp_path / "nifti")).read("v1").image)
+    assert str(tmp_path) in source.identity
 
 
 WITHOUT = """

@@ -43,9 +43,23 @@ def test_labels_that_are_no_names_with_values_are_refused(text: str) -> None:
         parse_labels(text)
 
 
-def test_a_label_named_twice_is_refused() -> None:
-    with pytest.raises(RequestError, match="'a' twice"):
-        parse_labels("a=1,a=2")
+def test_a_label_named_several_times_has_several_values() -> None:
+    assert parse_labels("cell=2,cell=1,b=#00ff00,b=#0000ff") == {"cell": (2, 1), "b": ("#00ff00", "#0000ff")}
+    class_map = ClassMap.from_labels({"cell": (5, 1), "border": 3, "ignore": (254, 255)})
+    assert class_map.names == ("background", "cell", "border")
+    values = np.array([0, 1, 3, 5, 254, 255])
+    assert class_map.encode(values, FILE, "").tolist() == [0, 1, 2, 1, IGNORED, IGNORED]
+
+
+@pytest.mark.parametrize("text", ["a=1,a=1", "a=1,b=1", "a=0", "a=1,ignore=1", "a=3,b=3,b=4"])
+def test_a_value_that_several_labels_name_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match="each with a value of its own"):
+        ClassMap.from_labels(parse_labels(text))
+
+
+def test_background_and_ignore_may_be_written_with_a_capital() -> None:
+    assert parse_labels("Background=7,Cell=0,IGNORE=255") == {"background": 7, "Cell": 0, "ignore": 255}
+    assert ClassMap.from_labels({"Background": 0, "Ball": 1}).names == ("background", "Ball")
 
 
 def test_values_and_colours_do_not_mix() -> None:

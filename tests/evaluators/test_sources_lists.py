@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from task_samples import (
     check_refused,
     describe,
@@ -21,7 +22,7 @@ from task_samples import (
 )
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources import open_source
+from unetx_evaluators.tasks.sources import Reading, open_source
 from unetx_evaluators.tasks.task import IGNORED
 
 
@@ -55,6 +56,43 @@ def test_classes_of_a_list_are_named_by_its_labels_or_by_the_user(tmp_path: Path
         open_source(folder, labels={"liver": 1})
     list_folder(tmp_path)
     assert open_source(folder, labels={"spleen": 1}).classes == ("background", "spleen")
+
+
+@pytest.mark.parametrize("option", [{"mask_suffix": "_x"}, {"several_masks": "union"}, {"images": "imagesTr"}])
+def test_a_list_names_its_files_itself(tmp_path: Path, option: dict[str, str]) -> None:
+    file = list_folder(tmp_path) / "dataset_0.json"
+    flag = next(iter(option)).replace("_", "-")
+    with pytest.raises(DataError, match=rf"its dataset_0\.json already names the files; leave --{flag} out, or give"):
+        open_source(file, reading=Reading(**option))
+
+
+def test_a_list_without_classes_takes_a_threshold(tmp_path: Path) -> None:
+    folder = list_folder(tmp_path)
+    save_nifti(folder / "labelsTr" / "a1.nii.gz", label_map(n_classes=4))
+    source = open_source(folder, reading=Reading(threshold=1))
+    np.testing.assert_array_equal(source.read("a1").label, label_map(n_classes=4) > 1)
+    with pytest.raises(DataError, match=r"4 values.*--threshold 0.*--labels"):
+        _ = open_source(folder).classes
+
+
+def test_masks_of_a_list_may_be_jpegs_where_a_threshold_divides_them(tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path, {name: mask() for name in "abc"})
+    for file in sorted((folder / "masks").iterdir()):
+        Image.open(file).save(file.with_suffix(".jpg"), quality=95)
+    entries = [{"image": f"images/{name}.png", "label": f"masks/{name}.jpg"} for name in "abc"]
+    (folder / "list.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
+    check_refused(folder, r"training\[0\]\.label, .* --threshold 127")
+    source = open_source(folder, reading=Reading(threshold=127))
+    np.testing.assert_array_equal(source.read("a").label, mask() == 255)
+
+
+def test_a_list_goes_before_names_unless_the_user_says_where_images_and_masks_lie(tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path, {name: mask() for name in "abcd"})
+    entries = [{"image": f"images/{name}.png", "label": f"masks/{name}.png"} for name in "abc"]
+    (folder / "list.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
+    assert open_source(folder).case_names == ("a", "b", "c")
+    said = open_source(folder, reading=Reading(images="images", masks="masks"))
+    assert (said.case_names, said.warnings) == (("a", "b", "c", "d"), ())
 
 
 def test_folds_and_a_validation_part_are_cases_like_the_others_and_that_is_told(tmp_path: Path) -> None:
@@ -118,6 +156,7 @@ def test_a_description_of_somebody_elses_gives_way_to_images_and_masks(tmp_path:
     source = open_source(folder, labels={"cell": 255})
     assert (source.layout, source.classes) == ("image/mask folder", ("background", "cell"))
     assert "dataset.json: is in no form that is known here, and not read" in source.warnings[0]
+    assert open_source(folder, reading=Reading(threshold=0)).classes == ("background", "foreground")
 
 
 def test_a_missing_description_is_told_with_its_form(tmp_path: Path) -> None:
@@ -146,9 +185,7 @@ def test_a_folder_of_a_dataset_leads_to_the_one_above(tmp_path: Path) -> None:
     )
 
 
-def test_folders_of_a_case_each_are_not_taken_for_datasets(tmp_path: Path) -> None:
-    for name in "abc":
-        picture_folder(tmp_path / name, {name: mask()})
-    check_refused(tmp_path, "no layout that is known")
-    picture_folder(tmp_path / "d", {name: mask() for name in "xyz"})
-    check_refused(tmp_path, r"holds 1 dataset \(d\) below")
+def test_images_and_masks_below_several_folders_are_told(tmp_path: Path) -> None:
+    for name in "ab":
+        picture_folder(tmp_path / name / "deep", {name: mask() for name in "xyz"})
+    check_refused(tmp_path, r"holds 2 datasets \(a, b\) below; .* give .*/a$")

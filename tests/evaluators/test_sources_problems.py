@@ -144,7 +144,7 @@ def test_the_size_of_the_files_is_known(tmp_path: Path) -> None:
     assert open_source(folder).n_bytes == sum(sizes)
 
 
-@pytest.mark.parametrize("ending", [".nhdr", ".mgz", ".czi", ".npy", ".gif", ".h5", ".svs"])
+@pytest.mark.parametrize("ending", [".nhdr", ".mgz", ".czi", ".npy", ".webp", ".h5", ".svs"])
 def test_known_formats_that_are_not_read_are_named_with_a_converter(tmp_path: Path, ending: str) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     (folder / "images" / f"b{ending}").write_bytes(b"")

@@ -62,6 +62,8 @@ def test_a_study_is_called_after_its_data_unless_it_is_named(tmp_path: Path) -> 
     assert SearchConfig().study_name == "demo"
     assert SearchConfig(data=tmp_path / "spleen").study_name == "spleen"
     assert SearchConfig(data=tmp_path / "spleen" / "..").study_name == tmp_path.name
+    (tmp_path / "dataset_0.json").write_text("{}", encoding="utf-8")
+    assert SearchConfig(data=tmp_path / "dataset_0.json").study_name == "dataset_0"
     assert SearchConfig(data=tmp_path, study="mine", out=Path("r")).folder == Path("r/mine")
 
 

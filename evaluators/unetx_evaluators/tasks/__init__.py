@@ -11,6 +11,7 @@ from unetx_evaluators.tasks.housekeeping import remove as remove
 from unetx_evaluators.tasks.options import TaskOptions as TaskOptions
 from unetx_evaluators.tasks.prepare import prepare as prepare
 from unetx_evaluators.tasks.sources import RawCase as RawCase
+from unetx_evaluators.tasks.sources import Reading as Reading
 from unetx_evaluators.tasks.sources import Source as Source
 from unetx_evaluators.tasks.sources import open_source as open_source
 from unetx_evaluators.tasks.sources import parse_labels as parse_labels

@@ -8,7 +8,9 @@ only its voxels do, and raised at once when nothing at all can be listed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,6 +22,7 @@ from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.task import Image, Label
 
 _LISTED = 5
+_LINKS_ALLOWED = ContextVar("links_allowed", default=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,13 +120,27 @@ def check_case_name(name: str, file: Path) -> str:
     return name
 
 
+@contextmanager
+def following_links(allowed: bool) -> Iterator[None]:
+    """Whether links may lead out of the dataset while it is listed; every layout asks ``check_inside``."""
+    token = _LINKS_ALLOWED.set(allowed)
+    try:
+        yield
+    finally:
+        _LINKS_ALLOWED.reset(token)
+
+
 def check_inside(file: Path, folder: Path) -> Path:
-    """The file, if it really lies in the dataset's folder, links followed."""
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise DataError(
-            f"{file}: leaves the dataset's folder {folder}; only files inside it are read: copy the file there"
-        )
-    return file
+    """The file, if it really lies in the dataset's folder: links followed, unless the user vouches for them."""
+    if file.resolve().is_relative_to(folder.resolve()):
+        return file
+    is_named_inside = file.is_relative_to(folder) and ".." not in file.relative_to(folder).parts
+    if is_named_inside and _LINKS_ALLOWED.get():
+        return file
+    remedy = ", or add --follow-links if the link is your own" if is_named_inside else ""
+    raise DataError(
+        f"{file}: leaves the dataset's folder {folder}; only files inside it are read: copy the file there{remedy}"
+    )
 
 
 def identity_of(layout: str, folder: Path, files: Iterable[Path], **options: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,10 +67,10 @@ def unlisted(listed_files: Iterable[Path], file: Path) -> tuple[str, ...]:
 
     Only folders that hold several of the files are looked at: in a folder for each case, others lie for other reasons.
     """
-    known = {entry.resolve() for entry in listed_files}
+    known = {without_dots(entry) for entry in listed_files}
     folders = Counter(entry.parent for entry in known)
     strays = [
-        entry.relative_to(file.parent.resolve())
+        entry.relative_to(without_dots(file.parent))
         for folder in sorted(folder for folder, count in folders.items() if count > 1)
         for entry in sorted(folder.iterdir())
         if ending_of(entry) in READ and not entry.name.startswith(".") and entry not in known
@@ -80,6 +81,11 @@ def unlisted(listed_files: Iterable[Path], file: Path) -> tuple[str, ...]:
         f"{file}: does not list {listed(strays, 'file')}, so that nothing of {'it' if len(strays) == 1 else 'them'} is "
         "used; list what belongs to the dataset, or move it away",
     )
+
+
+def without_dots(path: Path) -> Path:
+    """The whole path without ``..``; links stay, which may lead out of the folder."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
 
 
 def swapped(stated: object) -> str | None:

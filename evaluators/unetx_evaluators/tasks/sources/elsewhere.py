@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
 from unetx_evaluators.tasks.sources.description import DESCRIPTION, read_description
-from unetx_evaluators.tasks.sources.folders import IMAGES as PICTURES_FOLDER
-from unetx_evaluators.tasks.sources.folders import is_image_folder
-from unetx_evaluators.tasks.sources.formats import READ, ending_of
+from unetx_evaluators.tasks.sources.formats import ending_of
+from unetx_evaluators.tasks.sources.layouts import find_parts
 from unetx_evaluators.tasks.sources.msd import is_listing
 from unetx_evaluators.tasks.sources.nnunet import IMAGES, LABELS
+from unetx_evaluators.tasks.sources.reading import AS_IT_IS
 
 _MAX_LISTS = 20
 _MAX_FOLDERS = 200
-_MIN_FILES = 3
 
 
 def data_list(folder: Path) -> Path | None:
@@ -28,7 +28,7 @@ def data_list(folder: Path) -> Path | None:
     if len(found) > 1:
         raise DataError(
             f"{folder}: {listed([file.name for file in found], 'file')} list cases, and one is read; name it, "
-            f"as {found[0]}"
+            f"as {found[0]}, or say where images and masks lie with --images and --masks"
         )
     return found[0] if found else None
 
@@ -71,11 +71,9 @@ def _folders(folder: Path) -> Iterator[Path]:
 def _is_dataset(folder: Path) -> bool:
     if (folder / DESCRIPTION).is_file() or (folder / IMAGES).is_dir():
         return True
-    if not is_image_folder(folder):
-        return False
-    images = folder / PICTURES_FOLDER
-    files = (images if images.is_dir() else folder).iterdir()
-    return sum(ending_of(file) in READ for file in files) >= _MIN_FILES  # a folder for each case looks alike
+    with suppress(DataError):
+        return bool(find_parts(folder, AS_IT_IS))
+    return False
 
 
 def _example(folder: Path) -> dict[str, object]:

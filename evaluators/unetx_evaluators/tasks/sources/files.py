@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,11 +14,22 @@ import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.problems import Problems
-from unetx_evaluators.tasks.sources import itk, nifti, pictures
-from unetx_evaluators.tasks.sources.base import RawCase, check_case_name, check_image, identity_of, listed
-from unetx_evaluators.tasks.sources.formats import is_itk, is_nifti
+from unetx_evaluators.tasks.sources import itk, pictures
+from unetx_evaluators.tasks.sources.base import (
+    RawCase,
+    check_case_name,
+    check_image,
+    following_links,
+    identity_of,
+    listed,
+)
+from unetx_evaluators.tasks.sources.formats import is_itk
 from unetx_evaluators.tasks.sources.header import Header, check_agreement
-from unetx_evaluators.tasks.sources.labels import ClassMap, as_whole_numbers, two_valued
+from unetx_evaluators.tasks.sources.held import check_palettes, meaning_of, read_mask
+from unetx_evaluators.tasks.sources.labels import ClassMap, Threshold
+from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
+from unetx_evaluators.tasks.sources.volumes import volume_reader
+from unetx_evaluators.tasks.task import Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +41,18 @@ class CaseFiles:
     label: Path
     spacing: tuple[float, ...] | None = None
     """mm per voxel and axis, if something beside the files states it."""
+    more_labels: tuple[Path, ...] = ()
+    """Further masks of the same image, drawn over the first in turn."""
+    shown: tuple[int, ...] = ()
+    """The class that each of the masks shows; empty: their values say."""
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        return (self.label, *self.more_labels)
 
     @property
     def all(self) -> tuple[Path, ...]:
-        return (*self.images, self.label)
+        return (*self.images, *self.masks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +67,19 @@ class FileSource:
     cases: Mapping[str, CaseFiles]
     """By name, sorted."""
     problems: tuple[DataError, ...]
-    stated: ClassMap | None
+    stated: ClassMap | Threshold | None
     """What label values mean; None: 0 and one other value, whichever the masks hold."""
-    remedy: str
-    """Where to say what an unknown label value means."""
     description: Path | None = None
     """The file that describes the dataset, if one does."""
+    takes_labels: bool = True
+    """Whether the user may say what label values mean, for no description does."""
     warnings: tuple[str, ...] = ()
+    reading: Reading = AS_IT_IS
+    """What the user said about the files."""
+    layers: tuple[str, ...] = ()
+    """Names of the classes, where every mask shows one of them; empty: ``class_map`` has them."""
+    is_indexed: bool = False
+    """Whether some masks are pictures with a palette."""
 
     @classmethod
     def checked(
@@ -73,7 +97,7 @@ class FileSource:
         ``channels`` are what ``channels_from`` states; without them, most cases decide. Raises DataError when no case
         is left.
         """
-        headers = _sound_headers(cases, problems)
+        headers, indexed = _sound_headers(cases, problems)
         kept: dict[str, CaseFiles] = {}
         kinds = Counter(_kind(header) for header in headers.values())
         usual = max(headers.values(), key=lambda header: kinds[_kind(header)], default=None)
@@ -90,8 +114,16 @@ class FileSource:
             channels=channels or usual.channels,
             cases=kept,
             problems=tuple(problems.found),
+            is_indexed=not indexed.isdisjoint(kept),
             **fields,
         )
+
+    @property
+    def remedy(self) -> str:
+        """Where to say what an unknown label value means."""
+        if self.takes_labels or self.description is None:
+            return "name every value with --labels NAME=VALUE,..., divide them with --threshold N, or correct the file"
+        return f"correct the file, or 'labels' in {self.description.name}"
 
     @property
     def origin(self) -> str:
@@ -101,8 +133,12 @@ class FileSource:
     def identity(self) -> str:
         described = [] if self.description is None else [self.description]
         spacings = {name: case.spacing for name, case in self.cases.items() if case.spacing is not None}
-        labels = None if self.stated is None else [*self.stated.names, *self.stated.meaning.items()]
-        return identity_of(self.layout, self.folder, [*described, *self._files], labels=labels, spacings=spacings)
+        labels = None if self.stated is None else self.stated.stated
+        more: dict[str, Any] = {"reading": self.reading.stated} if self.reading.stated else {}
+        if self.is_indexed:
+            more["palettes"] = "compared"
+        files = [*described, *self._files]
+        return identity_of(self.layout, self.folder, files, labels=labels, spacings=spacings, **more)
 
     @property
     def n_bytes(self) -> int:
@@ -111,17 +147,25 @@ class FileSource:
     @property
     def _files(self) -> list[Path]:
         files = [file for case in self.cases.values() for file in case.all]
-        beside = [itk.voxel_file(file) for file in files if is_itk(file)]
+        with following_links(self.reading.follow_links):
+            beside = [itk.voxel_file(file) for file in files if is_itk(file)]
         return [*files, *(file for file in beside if file is not None)]
 
     @cached_property
-    def class_map(self) -> ClassMap:
+    def class_map(self) -> ClassMap | Threshold:
         """Reads every mask on first use, unless something states what the values mean."""
-        return self.stated or _found_in([case.label for case in self.cases.values()], self.folder)
+        masks = [mask for case in self.cases.values() for mask in case.masks]
+        with following_links(self.reading.follow_links):
+            if self.stated is None:
+                return meaning_of(masks, self.folder)
+            if self.is_indexed and self.stated.mask_kind == "number":
+                check_palettes(masks, self.folder, takes_colours=self.takes_labels)
+        return self.stated
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.class_map.names
+        names = self.class_map.names
+        return (names[0], *self.layers) if self.layers else names
 
     @property
     def case_names(self) -> tuple[str, ...]:
@@ -130,44 +174,58 @@ class FileSource:
     def read(self, name: str) -> RawCase:
         """``[c, x, y, z]`` in RAS+ for volumes (see ``orientation``), ``[c, h, w]`` for pictures."""
         case = self.cases[name]
-        images = [_read_image(file) for file in case.images]
-        label_header, mask = _read_mask(case.label, coloured=self.class_map.coloured)
-        first = images[0][0]
-        check_agreement([header for header, _ in images], label_header)
+        with following_links(self.reading.follow_links):
+            images = [_read_image(file) for file in case.images]
+            first = images[0][0]
+            label = self._read_label(case, [header for header, _ in images])
         parts = [check_image(array, header.file) for header, array in images]
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return RawCase(image, self.class_map.encode(mask, case.label, self.remedy), case.spacing or first.spacing)
+        return RawCase(image, label, case.spacing or first.spacing)
+
+    def _read_label(self, case: CaseFiles, images: Sequence[Header]) -> Label:
+        """Several masks are drawn over each other; where they contradict each other, the user says which one counts."""
+        drawn = [self._drawn(case, number, images) for number in range(len(case.masks))]
+        label = drawn[0]
+        for number, another in enumerate(drawn[1:], start=1):
+            if self.reading.drawn is None and ((label > 0) & (another > 0) & (label != another)).any():
+                remedy = self._order(case, drawn)
+                raise DataError(f"{case.masks[number]}: overlaps with another mask of its image; {remedy}")
+            label = np.where(another > 0, another, label)
+        return label
+
+    def _drawn(self, case: CaseFiles, number: int, images: Sequence[Header]) -> Label:
+        """One mask of a case as classes."""
+        file = case.masks[number]
+        header, mask = read_mask(file, self.class_map.mask_kind)
+        check_agreement(images, header)
+        label = self.class_map.encode(mask, file, self.remedy)
+        return (label > 0).astype(np.uint8) * np.uint8(case.shown[number]) if case.shown else label
+
+    def _order(self, case: CaseFiles, drawn: Sequence[Label]) -> str:
+        """What to do about masks that overlap; the smaller ones are proposed to lie on top."""
+        if not case.shown:
+            return "a voxel has one class: correct one of the masks"
+        sizes = {shown: int((label > 0).sum()) for shown, label in zip(case.shown, drawn, strict=True)}
+        by_size = sorted(range(1, len(self.layers) + 1), key=lambda shown: -sizes.get(shown, 0))
+        order = ",".join(self.layers[shown - 1] for shown in by_size)
+        return f"name the classes in the order in which to draw them, the topmost last, like --several-masks '{order}'"
 
 
 def read_header(file: Path) -> Header:
     """What the file's first bytes tell. Raises DataError."""
-    volumes = _volumes(file)
+    volumes = volume_reader(file)
     return volumes.read_header(file) if volumes else pictures.read_header(file)
 
 
 def _read_image(file: Path) -> tuple[Header, npt.NDArray[Any]]:
-    volumes = _volumes(file)
+    volumes = volume_reader(file)
     return volumes.read_array(file) if volumes else pictures.read_image(file)
 
 
-def _read_mask(file: Path, *, coloured: bool) -> tuple[Header, npt.NDArray[Any]]:
-    volumes = _volumes(file)
-    if volumes is None:
-        return pictures.read_mask(file, coloured=coloured)
-    if coloured:
-        raise DataError(f"{file}: the mask of a volume holds numbers, no colours; give --labels values instead")
-    header, array = volumes.read_array(file)
-    return header, array[0]
-
-
-def _volumes(file: Path) -> ModuleType | None:
-    """The module that reads the format; None for pictures."""
-    return nifti if is_nifti(file) else itk if is_itk(file) else None
-
-
-def _sound_headers(cases: Mapping[str, CaseFiles], problems: Problems) -> dict[str, Header]:
-    """The first image's header with the channels of all, for every case whose files agree."""
+def _sound_headers(cases: Mapping[str, CaseFiles], problems: Problems) -> tuple[dict[str, Header], set[str]]:
+    """The first image's header with the channels of all, for every case whose files agree; cases with palettes."""
     sound: dict[str, Header] = {}
+    indexed: set[str] = set()
     alike: dict[str, str] = {}
     for name in sorted(cases):
         with problems.collecting():
@@ -179,11 +237,15 @@ def _sound_headers(cases: Mapping[str, CaseFiles], problems: Problems) -> dict[s
                     "alone, which not every file system tells apart; rename one"
                 )
             images = [read_header(file) for file in case.images]
-            check_agreement(images, read_header(case.label))
+            masks = [read_header(file) for file in case.masks]
+            for mask in masks:
+                check_agreement(images, mask)
             channels = tuple(channel for header in images for channel in header.channels)
             sound[name] = Header(images[0].file, images[0].shape, channels, images[0].spacing)
             alike[name.casefold()] = name
-    return sound
+            if any(mask.corners is None and mask.channels == pictures.RGB and not mask.coloured for mask in masks):
+                indexed.add(name)
+    return sound, indexed
 
 
 def _kind(header: Header) -> tuple[int, tuple[str, ...]]:
@@ -207,20 +269,3 @@ def _check_kind(header: Header, usual: Header, channels: tuple[str, ...] | None,
             f"{header.file}: has channels {', '.join(header.channels)}, but {usual.file.name} has "
             f"{', '.join(usual.channels)}; convert all images to the same channels (grey, or RGB), or remove the case"
         )
-
-
-def _found_in(masks: list[Path], folder: Path) -> ClassMap:
-    """What all masks together hold. One that cannot be read is passed over here: reading its case tells."""
-    coloured = any(read_header(mask).coloured for mask in masks)
-    problems = Problems()
-    values: set[int] = set()
-    for mask in masks:
-        with problems.collecting():
-            _, array = _read_mask(mask, coloured=coloured)
-            values.update(np.unique(as_whole_numbers(array, mask)).tolist())
-    if len(problems.found) == len(masks):
-        problems.raise_all()
-    found = sorted(values)
-    if coloured and all(value == (value & 0xFF) * 0x010101 for value in found):  # grey levels, stored as colours
-        coloured, found = False, [value & 0xFF for value in found]
-    return two_valued(found, coloured=coloured, folder=folder)

@@ -1,16 +1,19 @@
-"""Folders of images and masks: ``images/`` beside ``masks/`` or ``labels/``, or both kinds in one folder.
+"""Folders of images and masks: two folders, both kinds in one, or a folder for each case or part of the dataset.
 
 ``x.png`` pairs with a mask ``x.png`` or ``x_mask.png`` (in one folder, the latter); the endings of the two may differ,
-as with a JPEG and its PNG mask. Sizes may differ between cases.
+as with a JPEG and its PNG mask. Other folders and names are recognised where they are usual (``layouts``, ``naming``)
+or said (``Reading``). Sizes may differ between cases.
 
 What the values of the masks mean is decided over all masks together, for one mask may hold background alone or
 foreground alone: 0 and one other value (0/1, 0/255, ...) are background and foreground; anything else, and colours,
-need ``labels``.
+need ``labels`` or a threshold.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -19,77 +22,238 @@ from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import check_inside, listed
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSY, READ, conversion, ending_of, stem_of
-from unetx_evaluators.tasks.sources.labels import ClassMap, Labels
+from unetx_evaluators.tasks.sources.held import half_way
+from unetx_evaluators.tasks.sources.labels import Labels, classes_said
+from unetx_evaluators.tasks.sources.layouts import IMAGES, MASK_FOLDERS, Part, files_of
+from unetx_evaluators.tasks.sources.naming import MASK_SUFFIX, Affix, Naming, detected, is_other, mask_affix
+from unetx_evaluators.tasks.sources.pairing import Mask, Pair, extends_another, paired
+from unetx_evaluators.tasks.sources.reading import AS_IT_IS, CLASSES, UNION, Reading
 
-IMAGES = "images"
-MASK_FOLDERS = ("masks", "labels")
-MASK_SUFFIX = "_mask"
+_LOOKED_AT = 8
+"""JPEG masks that are read to propose a threshold."""
 
 
-def open_folder(folder: Path, *, labels: Labels | None = None) -> FileSource:
-    """Pairs the files and checks their headers. Raises DataError."""
-    stated = None if labels is None else ClassMap.from_labels(labels)  # a wrong request is told before any file is read
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The files of one part."""
+
+    part: Part
+    images: tuple[Path, ...]
+    masks: tuple[Mask, ...]
+
+    @property
+    def stems(self) -> tuple[list[str], list[str]]:
+        return [stem_of(image) for image in self.images], [mask.stem for mask in self.masks]
+
+
+def open_folder(
+    folder: Path, parts: Sequence[Part], *, labels: Labels | None = None, reading: Reading = AS_IT_IS
+) -> FileSource:
+    """Pairs the files of ``parts`` and checks their headers. Raises DataError."""
+    stated = classes_said(labels, reading)  # a wrong request is told before any file is read
     problems = Problems()
+    listing = _listing(parts, folder, reading, problems)
+    naming = _naming(listing, reading)
+    pairs, passed_over = _pairs(listing, naming, folder, reading, problems)
+    pairs = _without_jpegs(pairs, folder, problems, is_divided=reading.threshold is not None)
+    pairs, channels = _with_usual_channels(pairs, problems)
+    layers = _layers(pairs, folder, reading)
     return FileSource.checked(
-        _cases(folder, problems),
+        _cases(pairs, layers, folder, reading, problems),
         problems,
         folder=folder,
-        layout="image/mask folder",
+        channels=channels,
+        channels_from="the names of the files in the case folders",
+        layout=f"image/mask folder{_told(listing, naming, folder, passed_over)}",
         name=folder.resolve().name,
         stated=stated,
-        remedy="name every value with --labels NAME=VALUE,... or correct the file",
+        reading=reading,
+        layers=layers,
     )
 
 
-def is_image_folder(folder: Path) -> bool:
-    """Whether the folder looks like this layout."""
-    return _mask_folder(folder) is not None or any(_is_mask(file) for file in folder.iterdir())
+def _listing(parts: Sequence[Part], folder: Path, reading: Reading, problems: Problems) -> list[_Listed]:
+    """The images and masks of every part; where both share a folder, names tell them apart."""
+    files = {part: _image_files(part.images, folder, problems, is_flat=not part.is_shared) for part in parts}
+    stems = [stem_of(file) for part, several in files.items() if part.is_shared for file in several]
+    told = mask_affix(stems) if reading.mask_suffix is None else Affix(suffix=reading.mask_ending or "")
+    suffix, listing = Affix(suffix=reading.image_ending or ""), []
+    for part, images in files.items():
+        if part.is_shared:
+            by_stem = {stem_of(file): file for file in images}
+            masks = [Mask(file, stem) for stem, file in by_stem.items() if told and _is_mask(stem, told, by_stem)]
+            if told is None and reading.several_masks is not None:
+                masks = [Mask(file, stem) for stem, file in by_stem.items() if extends_another(stem, by_stem)]
+        else:
+            masks = _mask_files(part.masks, folder, problems)
+            if reading.mask_suffix:
+                masks = [one for one in masks if told and _is_mask(one.stem, told, ())]
+        taken = {mask.file for mask in masks}
+        images = [file for file in images if file not in taken and suffix.key(stem_of(file)) is not None]
+        listing.append(_Listed(part, tuple(images), tuple(masks)))
+    _check_suffixes(listing, reading)
+    return listing
 
 
-def _is_mask(file: Path) -> bool:
-    return ending_of(file) in READ and stem_of(file).endswith(MASK_SUFFIX)
+def _check_suffixes(listing: Sequence[_Listed], reading: Reading) -> None:
+    """A suffix that no name has is more likely a slip than a dataset without images or masks. Raises DataError."""
+    first = listing[0].part
+    for what, said, place, found in (
+        ("mask", reading.mask_suffix, first.masks, [mask for one in listing for mask in one.masks]),
+        ("image", reading.image_suffix, first.images, [image for one in listing for image in one.images]),
+    ):
+        if said and not found:
+            there = listed([file.name for file in files_of(place)], "image file")
+            raise DataError(f"{place}: no {what}'s name ends in --{what}-suffix {said}; there are {there}")
 
 
-def _mask_folder(folder: Path) -> Path | None:
-    if not (folder / IMAGES).is_dir():
-        return None
-    return next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
+def _is_mask(stem: str, told: Affix, images: Sequence[str] | dict[str, Path]) -> bool:
+    further = told.numbered_key(stem)
+    return told.key(stem) is not None or (further is not None and (not images or f"{further}{told.suffix}" in images))
 
 
-def _cases(folder: Path, problems: Problems) -> dict[str, CaseFiles]:
-    images, masks = _images_and_masks(folder, problems)
-    by_stem = {stem_of(image): image for image in images}
-    paired: dict[str, Path] = {}
-    strays: list[str] = []
-    for mask in masks:
-        whole = stem_of(mask)
-        stem = whole if whole in by_stem and mask not in images else whole.removesuffix(MASK_SUFFIX)
-        with problems.collecting():
-            if stem in paired:
-                raise DataError(f"{mask}: image {stem!r} has another mask, {paired[stem].name}; remove one")
-            if stem in by_stem:
-                paired[stem] = mask
-            else:
-                strays.append(mask.name)
+def _naming(listing: Sequence[_Listed], reading: Reading) -> Naming:
+    stems = [one.stems for one in listing]
+    images = Affix(suffix=reading.image_ending or "")
+    keys = [([images.key(stem) or "" for stem in several], masks) for several, masks in stems]
+    shared = [
+        stem_of(file) for one in listing if one.part.is_shared for file in (*one.images, *(m.file for m in one.masks))
+    ]
+    told = mask_affix(shared) if reading.mask_suffix is None else Affix(suffix=reading.mask_ending or "")
+    naming = detected(stems if reading.image_suffix is None else keys, told)
+    return naming if reading.image_suffix is None else replace(naming, images=images)
+
+
+def _pairs(
+    listing: Sequence[_Listed], naming: Naming, folder: Path, reading: Reading, problems: Problems
+) -> tuple[list[Pair], list[Path]]:
+    """Images with their masks, and the files that are neither; what stands alone is a problem."""
+    pairs: list[Pair] = []
+    lonely: list[Path] = []
+    strays: list[Path] = []
+    for one in listing:
+        found, alone, left = paired(one.part, one.images, one.masks, naming, several=reading.several_masks is not None)
+        pairs, lonely, strays = [*pairs, *found], [*lonely, *alone], [*strays, *left]
+    images = [stem_of(image) for pair in pairs for image in pair.images]
+    passed_over = [file for file in lonely if images and is_other(stem_of(file), images)]
     with problems.collecting():
-        _check_partners([image.name for stem, image in by_stem.items() if stem not in paired], strays, folder)
-    return {stem: CaseFiles((by_stem[stem],), mask) for stem, mask in paired.items() if _is_lossless(mask, problems)}
+        _check_partners([file.name for file in lonely if file not in passed_over], [f.name for f in strays], folder)
+    return _named(pairs), passed_over
 
 
-def _images_and_masks(folder: Path, problems: Problems) -> tuple[list[Path], list[Path]]:
-    mask_folder = _mask_folder(folder)
-    if mask_folder is not None:
-        return _image_files(folder / IMAGES, folder, problems), _image_files(mask_folder, folder, problems)
-    files = _image_files(folder, folder, problems)
-    return [file for file in files if not _is_mask(file)], [file for file in files if _is_mask(file)]
+def _named(pairs: Sequence[Pair]) -> list[Pair]:
+    """Names are unique: a part's is put before where keys alone are not."""
+    count = Counter(pair.name for pair in pairs)
+    return [
+        replace(pair, name=f"{pair.part}_{pair.name}") if count[pair.name] > 1 and pair.part else pair for pair in pairs
+    ]
 
 
-def _image_files(folder: Path, root: Path, problems: Problems) -> list[Path]:
-    """The images of a folder, sorted; those of formats that are not read are noted rather than silently left out."""
+def _layers(pairs: Sequence[Pair], folder: Path, reading: Reading) -> tuple[str, ...]:
+    """The classes, where every mask shows one: by the words in the masks' names, or as the user orders them."""
+    if reading.several_masks in (None, UNION):
+        return ()
+    words = sorted({mask.word for pair in pairs for mask in pair.masks})
+    wordless = next((mask.file for pair in pairs for mask in pair.masks if not mask.word), None)
+    if wordless is not None:
+        raise DataError(
+            f"{wordless}: --several-masks {reading.several_masks} names classes by what the masks' names add to their "
+            "images', or by the folders in which the masks lie; this one adds nothing: rename it, or use "
+            f"--several-masks {UNION}"
+        )
+    if reading.drawn is not None and sorted(reading.drawn) != words:
+        raise DataError(
+            f"{folder}: --several-masks names {', '.join(reading.drawn)}, but the masks are called "
+            f"{listed(words, 'word')}; name each once, the topmost last"
+        )
+    return reading.drawn or tuple(words)
+
+
+def _with_usual_channels(pairs: Sequence[Pair], problems: Problems) -> tuple[list[Pair], tuple[str, ...] | None]:
+    """The pairs that have the images most have, and what these are called; None where each has one image."""
+    usual = Counter(pair.channels for pair in pairs).most_common(1)[0][0] if pairs else ()
+    kept = []
+    for pair in pairs:
+        with problems.collecting():
+            if pair.channels != usual:
+                has, have = (", ".join(names) or "one image" for names in (pair.channels, usual))
+                raise DataError(
+                    f"{pair.images[0].parent}: case {pair.name!r} has {has}, but most have {have}; add, remove or "
+                    "rename its files"
+                )
+            kept.append(pair)
+    return kept, usual or None
+
+
+def _cases(
+    pairs: Sequence[Pair], layers: tuple[str, ...], folder: Path, reading: Reading, problems: Problems
+) -> dict[str, CaseFiles]:
+    crowded = [pair for pair in pairs if len(pair.masks) > 1]
+    with problems.collecting():
+        if crowded and reading.several_masks is None:
+            raise DataError(_refusal(crowded, folder))
+    cases: dict[str, CaseFiles] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.name):
+        if reading.several_masks is None:
+            cases[pair.name] = CaseFiles(pair.images, pair.masks[0].file)
+            continue
+        masks = sorted(pair.masks, key=lambda mask: layers.index(mask.word) if layers else 0)
+        shown = tuple(1 + layers.index(mask.word) for mask in masks) if layers else ()
+        first, *others = [mask.file for mask in masks]
+        cases[pair.name] = CaseFiles(pair.images, first, more_labels=tuple(others), shown=shown)
+    return cases
+
+
+def _refusal(crowded: Sequence[Pair], folder: Path) -> str:
+    first = crowded[0]
+    remedy = (
+        f"remove all but one, or add --several-masks {UNION} (what any of them shows), or --several-masks {CLASSES} "
+        "(a class each)"
+    )
+    if len(crowded) == 1:
+        return f"{first.masks[1].file}: image {first.name!r} has another mask, {first.masks[0].file.name}; {remedy}"
+    example = listed([f"{mask.file.parent.name}/{mask.file.name}" for mask in first.masks], "mask")
+    names = listed([pair.name for pair in crowded], "image")
+    return f"{folder}: {names} have several masks each, {first.name!r} {example}; {remedy}"
+
+
+def _told(listing: Sequence[_Listed], naming: Naming, folder: Path, passed_over: Sequence[Path]) -> str:
+    """What was recognised or said beyond ``images/`` with ``masks/``, in brackets; empty where nothing was.
+
+    It goes into reports, so that it names no case and no case's folder.
+    """
+    told = []
+    first = listing[0].part
+    places = [place.relative_to(folder).as_posix() for place in (first.images, first.masks)]
+    if len(listing) > 1:
+        told.append(f"{len(listing)} folders")
+    elif not first.is_shared and (places[0] != IMAGES or places[1] not in MASK_FOLDERS):
+        told.append(" with ".join(places))
+    if not naming.is_usual and naming.masks != (Affix(suffix=MASK_SUFFIX),):
+        told.append(str(naming))
+    if passed_over:
+        told.append(f"without {len(passed_over)} files of further observers or frames")
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def _mask_files(folder: Path, root: Path, problems: Problems) -> list[Mask]:
+    """The masks of a folder, or of the folders in it, one for each class."""
+    below = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    below = [entry for entry in below if _holds_images(entry)]
+    if len(below) < 2 or _holds_images(folder):
+        return [Mask(file, stem_of(file)) for file in _image_files(folder, root, problems)]
+    return [Mask(file, stem_of(file), entry.name) for entry in below for file in _image_files(entry, root, problems)]
+
+
+def _image_files(folder: Path, root: Path, problems: Problems, *, is_flat: bool = True) -> list[Path]:
+    """The images of a folder, sorted; those of formats that are not read are noted rather than silently left out.
+
+    ``is_flat``: whether folders in it may hold none.
+    """
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = [entry for entry in entries if entry.is_file()]
     with problems.collecting():
-        below = [entry.name for entry in entries if folder != root and entry.is_dir() and _holds_images(entry)]
+        below = [entry.name for entry in entries if is_flat and entry.is_dir() and _holds_images(entry)]
         if below:
             raise DataError(
                 f"{folder}: {listed(below, 'folder')} below it holds images, which are not read; move them up"
@@ -102,9 +266,13 @@ def _image_files(folder: Path, root: Path, problems: Problems) -> list[Path]:
                 f"{conversion(others[0])}"
             )
     images: list[Path] = []
-    for file in files:
+    for file in entries:
         with problems.collecting():
-            if ending_of(file) in READ:
+            if ending_of(file) in READ and file.is_symlink() and not file.exists():
+                raise DataError(
+                    f"{file}: is a link to a file that is not there; fetch it (datalad get, for one), or remove it"
+                )
+            if ending_of(file) in READ and file.is_file():
                 images.append(check_inside(file, root))
     if not images:
         problems.raise_all()
@@ -129,15 +297,20 @@ def _without_doubles(images: Sequence[Path], folder: Path, problems: Problems) -
     return [group[0] for group in alike if len(group) == 1]
 
 
-def _is_lossless(mask: Path, problems: Problems) -> bool:
+def _without_jpegs(pairs: Sequence[Pair], folder: Path, problems: Problems, *, is_divided: bool) -> list[Pair]:
+    """The pairs whose masks are lossless, or all where a threshold divides their values."""
+    jpegs = [mask.file for pair in pairs for mask in pair.masks if ending_of(mask.file) in LOSSY]
+    if is_divided or not jpegs:
+        return list(pairs)
     with problems.collecting():
-        if ending_of(mask) in LOSSY:
-            raise DataError(
-                f"{mask}: is a JPEG, whose compression invents values between the classes; save masks as PNG, from "
-                "where they were drawn"
-            )
-        return True
-    return False
+        who = f"{jpegs[0]}: is a JPEG"
+        if len(jpegs) > 1:
+            who = f"{folder}: {listed([file.name for file in jpegs], 'mask')} are each a JPEG"
+        raise DataError(
+            f"{who}, whose compression invents values between the classes; --threshold {half_way(jpegs[:_LOOKED_AT])} "
+            "makes what is above it foreground; with more classes save masks as PNG, from where they were drawn"
+        )
+    return [pair for pair in pairs if not any(ending_of(mask.file) in LOSSY for mask in pair.masks)]
 
 
 def _check_partners(lonely_images: list[str], lonely_masks: list[str], folder: Path) -> None:
@@ -149,5 +322,5 @@ def _check_partners(lonely_images: list[str], lonely_masks: list[str], folder: P
     if faults:
         raise DataError(
             f"{folder}: {' and '.join(faults)}; x.png pairs with a mask x.png or x{MASK_SUFFIX}.png: add "
-            "what is missing or remove what stands alone"
+            "what is missing, remove what stands alone, or say how names end with --image-suffix and --mask-suffix"
         )

@@ -13,7 +13,15 @@ from unetx_evaluators.evaluation import DataError
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".seg.nrrd", ".nrrd")
 """MetaImage and NRRD, which are read where SimpleITK is installed."""
-PICTURES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+PICTURES = {
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".gif": "GIF",
+}
 """Pillow's name of the format by ending."""
 LOSSY = (".jpg", ".jpeg")
 """Good enough for images; at the edges of a mask they invent values."""
@@ -39,7 +47,7 @@ _CONVERSIONS: dict[str, tuple[str, ...]] = {
     _VOLUME: (".nhdr", ".mgz", ".mgh", ".hdr", ".img", ".mnc", ".gipl", ".v3d"),
     _ARRAY: (".npy", ".npz", ".h5", ".hdf5", ".mat", ".zarr", ".pt", ".pkl", ".b2nd"),
     _MICROSCOPE: (".czi", ".lif", ".nd2", ".lsm", ".oib", ".oif", ".svs", ".ndpi", ".vsi", ".scn", ".mrxs"),
-    _PICTURE: (".gif", ".webp", ".jp2", ".heic", ".ppm", ".pgm", ".tga"),
+    _PICTURE: (".webp", ".jp2", ".heic", ".ppm", ".pgm", ".tga"),
 }
 CONVERTERS = {ending: remedy for remedy, endings in _CONVERSIONS.items() for ending in endings}
 """Formats that hold images but are not read, with the way to one that is."""

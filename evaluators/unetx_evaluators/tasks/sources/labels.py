@@ -3,48 +3,86 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
+from unetx_evaluators.tasks.sources.reading import UNION, Reading
 from unetx_evaluators.tasks.task import IGNORED, MAX_CLASSES, Label
 from unetx_space.errors import RequestError
 
-Labels = Mapping[str, int | str]
-"""Class names with their mask value, or their colour as ``#rrggbb``. ``background`` is 0 or black unless it is named;
-``ignore`` names what neither trains nor counts."""
+if TYPE_CHECKING:
+    from unetx_evaluators.tasks.sources.pictures import MaskKind
 
-BACKGROUND, IGNORE = "background", "ignore"
+Value = int | str
+"""A mask's value, or a colour as ``#rrggbb``."""
+Labels = Mapping[str, Value | tuple[Value, ...]]
+"""Class names with their mask value, their colour, or several of these. ``background`` is 0 or black unless it is
+named; ``ignore`` names what neither trains nor counts."""
 
-_MAX_VALUE = 65535
+BACKGROUND, FOREGROUND, IGNORE = "background", "foreground", "ignore"
+WHOLE_WITHIN = 1e-3
+"""So far from a whole number a float of a label map may lie: scaled headers and interpolation leave 0.9999999."""
+
+MAX_VALUE = 65535
+"""The highest value that a label may name."""
 _LABEL = re.compile(r"\s*([^=,]*[^=,\s])\s*=\s*(\d{1,5}|#[0-9a-fA-F]{6})\s*")
-_EXAMPLES = 4
-_ROUNDING = 1e-3
 _ENCODED_AT_ONCE = 1 << 22
 """Voxels; eight bytes are needed for each on the way."""
 
 
-def parse_labels(text: str) -> dict[str, int | str]:
-    """``liver=100,tumour=200`` or ``cell=#ff0000,border=#00ff00`` as ``Labels``. Raises RequestError."""
-    labels: dict[str, int | str] = {}
+def parse_labels(text: str) -> dict[str, Value | tuple[Value, ...]]:
+    """``liver=100,tumour=200`` or ``cell=#ff0000,border=#00ff00`` as ``Labels``. Raises RequestError.
+
+    A class that is named several times has several values: ``cell=1,cell=2``.
+    """
+    values: dict[str, list[Value]] = {}
     for part in text.split(","):
         match = _LABEL.fullmatch(part)
         is_colour = match is not None and match[2].startswith("#")
-        if match is None or (not is_colour and int(match[2]) > _MAX_VALUE):
+        if match is None or (not is_colour and int(match[2]) > MAX_VALUE):
             raise RequestError(
-                f"--labels is NAME=VALUE,NAME=VALUE,... with values from 0 to {_MAX_VALUE} or colours, like "
-                f"'background=0,liver=100,ignore=255' or 'cell=#ff0000,border=#00ff00'; got {part!r} in {text!r}"
+                f"--labels is NAME=VALUE,NAME=VALUE,... with values from 0 to {MAX_VALUE} or colours, like "
+                f"'background=0,liver=100,ignore=255' or 'cell=#ff0000,border=#00ff00'; a class of several "
+                f"values is named for each, 'cell=1,cell=2'; got {part!r} in {text!r}"
             )
-        if match[1] in labels:
-            raise RequestError(f"--labels names each class once; got {match[1]!r} twice in {text!r}")
-        labels[match[1]] = match[2].lower() if is_colour else int(match[2])
-    return labels
+        name = match[1].casefold() if match[1].casefold() in (BACKGROUND, IGNORE) else match[1]
+        values.setdefault(name, []).append(match[2].lower() if is_colour else int(match[2]))
+    return {name: several[0] if len(several) == 1 else tuple(several) for name, several in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Two classes divided by a value of the masks."""
+
+    level: float
+    """What is above it is foreground."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (BACKGROUND, FOREGROUND)
+
+    @property
+    def mask_kind(self) -> MaskKind:
+        """How the masks' pixels are to be taken."""
+        return "brightness"
+
+    @property
+    def stated(self) -> list[Any]:
+        """For the identity of a source."""
+        return ["above", self.level]
+
+    def encode(self, mask: npt.NDArray[Any], file: Path, _remedy: str) -> Label:
+        """uint8 class indices. Raises DataError where the mask holds no numbers."""
+        if mask.dtype.kind == "f" and np.isnan(mask).any():
+            raise DataError(f"{file}: holds NaN, which is neither above nor below {self.level:g}; write it anew")
+        return (mask > self.level).astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +96,51 @@ class ClassMap:
     """The value that becomes ``IGNORED``."""
     coloured: bool = False
     """Whether values are colours."""
+    further: tuple[tuple[int, int], ...] = ()
+    """More values with their class index, or ``IGNORED``, where one class has several."""
 
     @classmethod
     def from_labels(cls, labels: Labels) -> Self:
         """Classes in the order of their values. Raises DataError."""
-        coloured = any(isinstance(value, str) for value in labels.values())
-        if coloured and not all(isinstance(value, str) for value in labels.values()):
+        meant = {_plain(name): _numbers(value) for name, value in labels.items()}
+        coloured = {isinstance(value, str) for several in labels.values() for value in _several(several)}
+        if len(coloured) > 1:
             raise DataError(f"labels are all values or all colours, not some of each; got {dict(labels)}")
-        meant = {name: _number(value) for name, value in labels.items()}
-        background, ignored = meant.pop(BACKGROUND, 0), meant.pop(IGNORE, None)
-        foreground = sorted((value, name) for name, value in meant.items())
-        values = (background, *(value for value, _ in foreground))
-        taken = (*values, ignored)
-        if not foreground or len(set(taken)) < len(taken) or len(values) > MAX_CLASSES:
+        n_names = len(meant)
+        background, ignored = meant.pop(BACKGROUND, [0]), meant.pop(IGNORE, [])
+        foreground = sorted((values, name) for name, values in meant.items())
+        classes = [background, *(values for values, _ in foreground)]
+        taken = [value for values in (*classes, ignored) for value in values]
+        is_clear = len(set(taken)) == len(taken) and n_names == len(labels)
+        if not foreground or not is_clear or len(classes) > MAX_CLASSES:
             raise DataError(
                 f"labels name at least one class beside the background (0, unless background=VALUE says otherwise), at "
                 f"most {MAX_CLASSES - 1}, each with a value of its own; got {dict(labels)}"
             )
-        return cls((BACKGROUND, *(name for _, name in foreground)), values, ignored, coloured)
+        further = [(value, index) for index, values in enumerate(classes) for value in values[1:]]
+        return cls(
+            (BACKGROUND, *(name for _, name in foreground)),
+            tuple(values[0] for values in classes),
+            ignored[0] if ignored else None,
+            coloured == {True},
+            (*further, *((value, IGNORED) for value in ignored[1:])),
+        )
 
     @property
     def meaning(self) -> dict[int, int]:
         """Class index, or ``IGNORED``, by the value in the file."""
-        known = {value: index for index, value in enumerate(self.values)}
+        known = {value: index for index, value in enumerate(self.values)} | dict(self.further)
         return known if self.ignored is None else {**known, self.ignored: IGNORED}
+
+    @property
+    def mask_kind(self) -> MaskKind:
+        """How the masks' pixels are to be taken."""
+        return "colour" if self.coloured else "number"
+
+    @property
+    def stated(self) -> list[Any]:
+        """For the identity of a source."""
+        return [*self.names, *self.meaning.items()]
 
     def encode(self, mask: npt.NDArray[Any], file: Path, remedy: str) -> Label:
         """uint8 class indices, ``IGNORED`` where the mask says so. ``mask`` holds whole numbers, perhaps as floats."""
@@ -107,42 +166,33 @@ class ClassMap:
         return spelled_colour(value) if self.coloured else str(value)
 
 
-def as_whole_numbers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64]:
-    """The mask as integers; a value that is none (half, NaN, infinite) is a DataError.
+def classes_said(labels: Labels | None, reading: Reading) -> ClassMap | Threshold | None:
+    """What the user says the masks mean; None where nothing was said. Raises DataError."""
+    several = reading.several_masks not in (None, UNION)
+    if labels is not None and (several or reading.threshold is not None):
+        other = f"--several-masks {reading.several_masks}" if several else f"--threshold {reading.threshold:g}"
+        raise DataError(f"{other} says itself which classes there are: leave --labels out, or the other")
+    if reading.threshold is not None:
+        return Threshold(reading.threshold)
+    return None if labels is None else ClassMap.from_labels(labels)
 
-    A scale in the header, such as 1/255, leaves some values beside their whole number by rounding alone.
-    """
+
+def as_whole_numbers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64]:
+    """The mask as integers; a value that is none (half, NaN, infinite) is a DataError."""
     if mask.dtype.kind in "bui":
         return mask.astype(np.int64)
     if mask.dtype.kind != "f":
         raise DataError(f"{file}: a label map holds whole numbers, this one values of type {mask.dtype}; write it anew")
     if not np.isfinite(mask).all():
         raise DataError(f"{file}: a label map holds whole numbers, this one NaN or infinite voxels; write it anew")
-    whole: npt.NDArray[Any] = np.rint(mask)
-    odd = np.unique(mask[np.abs(mask - whole) > _ROUNDING])
+    whole = np.rint(mask)
+    odd = mask[np.abs(mask - whole) > WHOLE_WITHIN]
     if odd.size:
         raise DataError(
-            f"{file}: a label map holds whole numbers, this one {odd[0]!s}; was it resampled with interpolation? "
+            f"{file}: a label map holds whole numbers, this one {odd.min()!s}; was it resampled with interpolation? "
             "resample labels with nearest neighbour"
         )
-    return whole.astype(np.int64)
-
-
-def two_valued(values: Sequence[int], *, coloured: bool, folder: Path) -> ClassMap:
-    """Background 0 and one foreground value, if that is what all masks together hold. Colours always need labels."""
-    if len(values) == 2 and values[0] == 0 and not coloured:
-        return ClassMap((BACKGROUND, "foreground"), (0, values[1]))
-    found = [spelled_colour(value) if coloured else str(value) for value in values]
-    if len(found) < 2:
-        remedy = "there is nothing to tell apart: give masks that outline something"
-    else:
-        names = [BACKGROUND, *(f"class{n}" for n in range(1, len(values)))]
-        example = ",".join(f"{name}={value}" for name, value in zip(names[:_EXAMPLES], found, strict=False))
-        remedy = f"say what they mean, like --labels {example}"
-    raise DataError(
-        f"{folder}: without --labels the masks hold 0 and one other value, such as 0 and 255; all together hold "
-        f"{listed(found, 'colour' if coloured else 'value')}; {remedy}"
-    )
+    return np.asarray(whole, dtype=np.int64)
 
 
 def spelled_colour(value: int) -> str:
@@ -150,5 +200,13 @@ def spelled_colour(value: int) -> str:
     return f"#{value:06x}"
 
 
-def _number(value: int | str) -> int:
-    return int(value.removeprefix("#"), 16) if isinstance(value, str) else value
+def _plain(name: str) -> str:
+    return BACKGROUND if name.strip().casefold() == BACKGROUND else name
+
+
+def _several(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _numbers(value: Value | tuple[Value, ...]) -> list[int]:
+    return sorted(int(one.removeprefix("#"), 16) if isinstance(one, str) else one for one in _several(value))

@@ -17,28 +17,31 @@ from typing import Any
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import listed
-from unetx_evaluators.tasks.sources.description import channel_names, numbered, stated_file, unlisted
+from unetx_evaluators.tasks.sources.description import channel_names, numbered, stated_file, unlisted, without_dots
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
-from unetx_evaluators.tasks.sources.formats import LOSSLESS, READ, stem_of
-from unetx_evaluators.tasks.sources.labels import IGNORE, ClassMap, Labels
+from unetx_evaluators.tasks.sources.formats import LOSSY, READ, stem_of
+from unetx_evaluators.tasks.sources.labels import IGNORE, ClassMap, Labels, classes_said
+from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
 
 PARTS = ("training", "validation")
 _TESTS = ("test", "testing")
+_FROM_WHERE_DRAWN = "save masks as PNG, from where they were drawn"
 
 Entry = dict[str, Any]
 
 
-def open_msd(file: Path, description: dict[str, Any], labels: Labels | None = None) -> FileSource:
-    """The dataset that ``file`` lists; ``labels`` where it names no classes. Raises DataError."""
+def open_msd(
+    file: Path, description: dict[str, Any], labels: Labels | None = None, reading: Reading = AS_IT_IS
+) -> FileSource:
+    """The dataset that ``file`` lists; ``labels`` or a threshold where it names no classes. Raises DataError."""
     is_msd = "modality" in description
     channels = channel_names(description, "modality", file) if is_msd else None
-    stated = _class_map(description, file) if "labels" in description or is_msd else None
-    remedy = f"correct the file, or 'labels' in {file.name}"
-    if stated is None:
-        stated = None if labels is None else ClassMap.from_labels(labels)
-        remedy = "name every value with --labels NAME=VALUE,... or correct the file"
+    names_classes = is_msd or "labels" in description
+    stated = _class_map(description, file) if names_classes else classes_said(labels, reading)
     problems, entries = Problems(), _entries(description, file)
-    cases = _cases(entries, file, problems)
+    by_threshold = "" if names_classes else "; or --threshold 127 makes what is above it foreground"
+    takes_jpegs = reading.threshold is not None
+    cases = _cases(entries, file, problems, None if takes_jpegs else f"{_FROM_WHERE_DRAWN}{by_threshold}")
     everything = [path for case in cases.values() for path in case.all]
     return FileSource.checked(
         {name: case for name, case in cases.items() if all(path.is_file() for path in case.all)},
@@ -49,8 +52,9 @@ def open_msd(file: Path, description: dict[str, Any], labels: Labels | None = No
         layout="MSD folder" if is_msd else "data list in",
         name=str(description.get("name") or file.parent.resolve().name),
         stated=stated,
-        remedy=remedy,
         description=file,
+        takes_labels=not names_classes,
+        reading=reading,
         warnings=(*unlisted([*everything, *_tests(description, file)], file), *_parts(entries, description, file)),
     )
 
@@ -88,8 +92,11 @@ def _entries(description: dict[str, Any], file: Path) -> list[tuple[str, Any]]:
     return found
 
 
-def _cases(entries: list[tuple[str, Any]], file: Path, problems: Problems) -> dict[str, CaseFiles]:
-    """By the image's name; where several images share theirs, by the path."""
+def _cases(entries: list[tuple[str, Any]], file: Path, problems: Problems, jpegs: str | None) -> dict[str, CaseFiles]:
+    """By the image's name; where several images share theirs, by the path.
+
+    ``jpegs`` is what to do about masks that are JPEGs; None where they are read.
+    """
     found: list[CaseFiles] = []
     for where, entry in entries:
         with problems.collecting():
@@ -100,15 +107,20 @@ def _cases(entries: list[tuple[str, Any]], file: Path, problems: Problems) -> di
             images = entry.get("image")
             images = images if isinstance(images, list) and images else [images]
             paths = tuple(stated_file(image, READ, f"{where}.image", file) for image in images)
-            found.append(CaseFiles(paths, stated_file(entry.get("label"), LOSSLESS, f"{where}.label", file)))
-    distinct = {case.images[0].resolve() for case in found}
-    counts = Counter(stem_of(image) for image in distinct)
+            label = entry.get("label")
+            if jpegs is not None and isinstance(label, str) and label.lower().endswith(LOSSY):
+                raise DataError(
+                    f"{file}: {where}.label, {label[:200]!r}, is a JPEG, whose compression invents values between the "
+                    f"classes; {jpegs}"
+                )
+            found.append(CaseFiles(paths, stated_file(label, READ, f"{where}.label", file)))
+    counts = Counter(map(stem_of, {without_dots(case.images[0]) for case in found}))
     cases: dict[str, CaseFiles] = {}
     for case in found:
         with problems.collecting():
             name = stem_of(case.images[0])
             if counts[name] > 1:
-                inside = case.images[0].resolve().relative_to(file.parent.resolve())
+                inside = without_dots(case.images[0]).relative_to(without_dots(file.parent))
                 name = "_".join((*inside.parts[:-1], name))
             if name in cases:
                 raise DataError(

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.contents import FIRST_BYTES, GZIP, refuse_other_contents
+from unetx_evaluators.tasks.sources.contents import FIRST_BYTES, GZIP, NIFTI, refuse_other_contents
 from unetx_evaluators.tasks.sources.header import Header
 from unetx_evaluators.tasks.sources.orientation import canonical_header, channels_first
 
@@ -57,7 +57,7 @@ def _opened(file: Path) -> Iterator[BufferedIOBase]:
     logger.setLevel(logging.CRITICAL + 1)  # what it logs comes as an exception, too
     try:
         with file.open("rb") as stored:
-            refuse_other_contents(file, stored.read(FIRST_BYTES), expected=GZIP if is_packed else None)
+            refuse_other_contents(file, stored.read(FIRST_BYTES), expected=GZIP if is_packed else NIFTI)
             stored.seek(0)
             yield gzip.GzipFile(fileobj=stored) if is_packed else stored
     except (*unreadable, *unusable) as error:

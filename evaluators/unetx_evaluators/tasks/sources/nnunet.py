@@ -23,13 +23,14 @@ from unetx_evaluators.tasks.sources.base import check_inside, listed
 from unetx_evaluators.tasks.sources.description import DESCRIPTION, channel_names, stated_file, swapped, unlisted
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSLESS, LOSSY, READ, conversion, ending_of
-from unetx_evaluators.tasks.sources.labels import BACKGROUND, ClassMap
+from unetx_evaluators.tasks.sources.labels import ClassMap
+from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
-def open_nnunet(file: Path, description: dict[str, Any]) -> FileSource:
+def open_nnunet(file: Path, description: dict[str, Any], reading: Reading = AS_IT_IS) -> FileSource:
     """The dataset that an nnU-Net v2 ``dataset.json`` describes. Raises DataError."""
     folder = file.parent
     channels, class_map = channel_names(description, "channel_names", file), _class_map(description, file)
@@ -50,8 +51,9 @@ def open_nnunet(file: Path, description: dict[str, Any]) -> FileSource:
         layout="nnU-Net v2 folder",
         name=str(description.get("name") or folder.resolve().name),
         stated=class_map,
-        remedy=f"correct the file, or 'labels' in {DESCRIPTION}",
         description=file,
+        takes_labels=False,
+        reading=reading,
         warnings=unlisted([path for case in cases.values() for path in case.all], file) if is_listed else (),
     )
 
@@ -62,11 +64,8 @@ def _class_map(description: dict[str, Any], file: Path) -> ClassMap:
         raise DataError(
             f'{file}: \'labels\' maps names to numbers, like {{"background": 0, "liver": 1}}; got {labels!r}'
         )
-    plain = {
-        BACKGROUND if name.strip().casefold() == BACKGROUND and BACKGROUND not in labels else name: (
-            value[0] if isinstance(value, list) and len(value) == 1 else value  # a region of one value is a class
-        )
-        for name, value in labels.items()
+    plain = {  # a region of one value is a class
+        name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in labels.items()
     }
     regions = [name for name, value in plain.items() if isinstance(value, list)]
     if regions:

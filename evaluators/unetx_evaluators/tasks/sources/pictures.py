@@ -1,4 +1,6 @@
-"""PNG, TIFF, JPEG and BMP pictures as arrays. Rows come first: ``[h, w]``; a TIFF's pages are a volume ``[n, h, w]``.
+"""PNG, TIFF, JPEG, BMP and GIF pictures as arrays.
+
+Rows come first: ``[h, w]``; a TIFF's pages are a volume ``[n, h, w]``.
 
 Pillow opens them and MONAI's PILReader gives the array, with its swapping of rows and columns off. What Pillow would
 change without a word is refused: colours of 16 bits (it keeps 8), signed bytes, pixels that a tag wants turned.
@@ -9,14 +11,15 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.sources.contents import FIRST_BYTES, refuse_other_contents
 from unetx_evaluators.tasks.sources.formats import PICTURES, ending_of
 from unetx_evaluators.tasks.sources.header import Header
 
@@ -43,6 +46,10 @@ CHANNELS = {
 _EXPANDED = {"P": "RGBA", "PA": "RGBA", "1": "L"}
 _PALETTES = ("P", "PA")
 
+MaskKind = Literal["number", "colour", "brightness"]
+"""How a mask's pixels are taken: as grey levels or palette indices; as ``0xRRGGBB``, by way of the palette; or as grey
+levels, colours by their brightest part."""
+
 _ORIENTATION, _DESCRIPTION, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 0x0112, 270, 258, 339
 """Tags of TIFF 6.0 and Exif."""
 _UNSIGNED, _SIGNED = 1, 2
@@ -64,23 +71,32 @@ def read_image(file: Path) -> tuple[Header, npt.NDArray[Any]]:
     return header, array[None] if array.ndim == len(header.shape) else np.moveaxis(array, -1, 0)
 
 
-def read_mask(file: Path, *, coloured: bool = False) -> tuple[Header, npt.NDArray[Any]]:
-    """``[*spatial]``: grey levels or palette indices; if ``coloured``, ``0xRRGGBB`` whatever the file's mode."""
+def read_mask(file: Path, *, kind: MaskKind = "number") -> tuple[Header, npt.NDArray[Any]]:
+    """``[*spatial]`` numbers of that ``kind``, whatever the file's mode."""
     with _opened(file) as picture:
         header = _header(picture, file)
-        pages = [_pixels(_as_colours(page, file) if coloured else page, page) for page in _pages(picture)]
+        pages = [_pixels(_as_kind(page, kind, file), page) for page in _pages(picture)]
     array = _without_alpha(_stacked(pages, header), header)
     if array.ndim == len(header.shape):
         return header, array.astype(np.uint8) if array.dtype == np.bool_ else array
     colours = array.astype(np.int32)
-    if coloured:
+    if kind == "colour":
         return header, (colours[..., 0] << 16) | (colours[..., 1] << 8) | colours[..., 2]
-    if (colours != colours[..., :1]).any():
+    if kind == "number" and (colours != colours[..., :1]).any():
         raise DataError(
             f"{file}: is a colour mask; say what its colours mean, like --labels cell=#ff0000, or save one grey level "
             "per class"
         )
-    return header, array[..., 0]
+    return header, colours.max(axis=-1)
+
+
+def read_palette(file: Path) -> dict[int, int] | None:
+    """The palette's colours as ``0xRRGGBB`` by index; None for a picture without palette."""
+    with _opened(file) as picture:
+        if picture.mode not in _PALETTES:
+            return None
+        parts = list(picture.getpalette("RGB") or ())
+    return {index: int.from_bytes(parts[3 * index : 3 * index + 3], "big") for index in range(len(parts) // 3)}
 
 
 def _header(picture: Image, file: Path) -> Header:
@@ -113,10 +129,21 @@ def _check_faithful(picture: Image, file: Path) -> None:
             f"{file}: its orientation tag ({turned}) wants the pixels turned, and whether its mask was drawn before or "
             "after that is not known; save both upright, without the tag"
         )
+    if picture.format == "BMP" and picture.mode == "1" and _bits_of_bmp(file) != 1:
+        raise DataError(
+            f"{file}: is a BMP of {_bits_of_bmp(file)} bits with a palette of two colours, which would be read as if "
+            "it had 1 bit; save it as PNG"
+        )
     if picture.format == "TIFF":
         _check_tiff(picture, file)
     elif picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:
         raise DataError(f"{file}: is animated; save the frames as files of their own")
+
+
+def _bits_of_bmp(file: Path) -> int:
+    """Bits of a pixel by the header (the field biBitCount)."""
+    with file.open("rb") as stream:
+        return int.from_bytes(stream.read(30)[28:], "little")
 
 
 def _check_tiff(picture: Any, file: Path) -> None:
@@ -169,7 +196,11 @@ def _stacked(pages: list[npt.NDArray[Any]], header: Header) -> npt.NDArray[Any]:
     return pages[0] if len(header.shape) == 2 else np.stack(pages)
 
 
-def _as_colours(page: Image, file: Path) -> Image:
+def _as_kind(page: Image, kind: MaskKind, file: Path) -> Image:
+    if kind == "brightness" and page.mode == "1":
+        return page.convert("L")
+    if kind == "number" or (kind == "brightness" and page.mode not in _PALETTES):
+        return page
     if page.mode not in ("1", "L", "LA", "RGB", "RGBA", *_PALETTES):
         raise DataError(f"{file}: holds grey levels of more than 8 bits, no colours; give --labels values instead")
     return page.convert("RGBA")
@@ -200,6 +231,8 @@ def _opened(file: Path) -> Iterator[Image]:
     except pillow.DecompressionBombError as error:
         raise DataError(f"{file}: {error}; cut it into tiles") from error
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, MemoryError, zlib.error) as error:
+        with suppress(OSError), file.open("rb") as stream:
+            refuse_other_contents(file, stream.read(FIRST_BYTES), expected=kind)
         raise DataError(
             f"{file}: cannot be read as {kind} ({error}); copy or export it again, or remove the case"
         ) from error
