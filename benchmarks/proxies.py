@@ -1,6 +1,7 @@
 """What a score means: trains what proxies_report.py judges. Resumable; a few hours for everything on two cores.
 
     python benchmarks/proxies.py score --data DATA --minutes 60        # goes on where it stopped
+    python benchmarks/proxies.py voxels --data DATA --minutes 60
     python benchmarks/proxies.py spread --data DATA --minutes 60
     python benchmarks/proxies.py agreement --data DATA --sets isbi2012_em --minutes 60
     python benchmarks/proxies_report.py > benchmarks/results/proxies.txt
@@ -10,6 +11,8 @@ Every dataset is asked for as a search does it, its pilot included, on two CPU w
 ``score``: the U-Net under the default budget on two seeds. Beside it the same trained eight times longer;
 ``plain_search.py`` with the same steps and batch, on the original voxels, in patches of as many voxels; and the plan
 and training of before (original voxels, batches of 8 in 2D and 2 in 3D, learning rate 1e-2, background weight 0.3).
+
+``voxels``: the U-Net on voxels so many times coarser in-plane, learning rate 3e-3, background weight 1, default steps.
 
 ``spread``: a seeded dozen of random designs, at most 1.5 times as dear as the U-Net, on two seeds, default budget.
 
@@ -39,11 +42,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from noise import designs
 from rich.console import Console
 from safetensors.torch import save_file
 
+from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.evaluation import Budget, Evaluation, NullObserver, Parent
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.proxy import ProxyEvaluator
@@ -69,6 +74,8 @@ SETS = (*SETS_2D, "acdc_cardiac", "hippocampus_msd")
 SEEDS, REFERENCE_SEEDS = (0, 1), (100, 101)
 PARENT_SEED = 1000
 LONGER, PARENT_LENGTH, FOUR = 8, 3, 4
+FACTORS = (1.0, 1.5, 2.0, 3.0)
+"""Of coarser voxels."""
 PROXIES = ("scratch", "encoder", "all", "shared", "four times longer")
 
 
@@ -94,6 +101,9 @@ def runs(part: str, dataset: str) -> Iterator[Run]:
     if part == "score":
         for variant, seeds in (("default", SEEDS), ("before", SEEDS), ("longer", SEEDS[:1]), ("plain", SEEDS[:1])):
             yield from (Run(part, dataset, variant, "u-net", seed) for seed in seeds)
+        return
+    if part == "voxels":
+        yield from (Run(part, dataset, f"{factor:g} times coarser", "u-net", 0) for factor in FACTORS)
         return
     dozen = [str(number) for number in range(12)]
     if part == "spread":
@@ -129,6 +139,17 @@ def as_before(dataset: str, data: Path, out: Path) -> tuple[Task, Budget]:
     return task, replace(with_steps(budget, steps), batch_size=batch_size, recipe=recipe)
 
 
+@lru_cache(maxsize=1)
+def coarser(dataset: str, factor: float, data: Path, out: Path) -> tuple[Task, Budget]:
+    """Finest axes first, as the planner coarsens them."""
+    original, _ = as_before(dataset, data, out)
+    finest = min(original.spacing) * factor
+    spacing = tuple(max(mm, finest) for mm in original.spacing)
+    source, options = open_source(data / dataset), TaskOptions(group_by=GROUPS.get(dataset), spacing=spacing)
+    task = prepare(source, out / ".cache", options)
+    return task, replace(default_budget(task), recipe=Recipe(learning_rate=3e-3, background_weight=1.0))
+
+
 def architecture(task: Task, design: str) -> Architecture:
     if design.isdigit():
         return designs(task)[int(design)]
@@ -140,7 +161,10 @@ def train(run: Run, data: Path, out: Path) -> dict[str, Any]:
     """One training on one thread, and what came of it."""
     torch.set_num_threads(1)
     began = time.process_time()
-    task, budget = (as_before if run.variant == "before" else settled)(run.dataset, data, out)
+    if run.part == "voxels":
+        task, budget = coarser(run.dataset, float(run.variant.partition(" ")[0]), data, out)
+    else:
+        task, budget = (as_before if run.variant == "before" else settled)(run.dataset, data, out)
     match run.variant:
         case "longer" | "reference":
             budget = with_steps(budget, LONGER * budget.steps)
@@ -176,6 +200,7 @@ def row(run: Run, task: Task, budget: Budget, result: Evaluation) -> dict[str, A
         "background_weight": budget.recipe.background_weight,
         "patch": list(task.patch),
         "spacing": [round(mm, 4) for mm in task.spacing],
+        "share": round(share(task), 3),
         "outcome": str(result.outcome),
         "dice": result.score,
         "original_dice": result.insight.original_dice,
@@ -183,6 +208,13 @@ def row(run: Run, task: Task, budget: Budget, result: Evaluation) -> dict[str, A
         "curve": [[point.step, round(point.score, 4), round(point.loss, 4)] for point in result.curve],
         "loss_sum": result.loss_sum,
     }
+
+
+def share(task: Task) -> float:
+    """Of the median training image that a patch shows."""
+    shapes = np.array([task.label(name).shape[-task.dims :] for name in task.splits.train])
+    median = np.median(shapes, axis=0)
+    return float(np.prod(np.minimum(task.patch, median) / median))
 
 
 def parent(task: Task, budget: Budget, variant: str) -> Parent:
@@ -293,7 +325,7 @@ def train_plainly(run: Run, data: Path, out: Path) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=("score", "spread", "agreement"))
+    parser.add_argument("part", choices=("score", "voxels", "spread", "agreement"))
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the datasets")
     parser.add_argument("--sets", default="", help="names, separated by commas; all that are there by default")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="for the prepared data")

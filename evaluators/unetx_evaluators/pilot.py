@@ -4,8 +4,9 @@ In rounds, so that its course depends on the answers alone and not on how many w
 
 - **recipe**: every learning rate with every weight of the background trains for a quarter of the steps that time
   allows; the two best go on to half of them, and the better one is kept;
-- **voxel size**, only where the plan leaves it open: the same training at each of its sizes, scored on the original
-  voxels. Coarser voxels must be clearly better than finer ones, because what skips are worth shows in fine structures;
+- **voxel size**, only where the plan leaves it open: a training for all of these steps at each of its sizes, scored on
+  the original voxels. Coarser voxels must be clearly better than finer ones, because what skips are worth shows in fine
+  structures, and because they learn faster;
 - **steps**: they are doubled as long as the last doubling gained at least ``min_gain`` and time allows it.
 
 What the user has set is not tried. All of it is scored on selection cases, as a search is; held-out cases are not read.
@@ -177,7 +178,7 @@ class _Settling:
         limits, most = self._limits, self._limits.steps or self._limits.max_steps
         first = max(1, most // FIRST_SHARE)
         recipe = yield from self._best_recipe(first, 2 * first)
-        spacing = yield from self._best_spacing(recipe, 2 * first)
+        spacing = yield from self._best_spacing(recipe, FIRST_SHARE * first)
         steps, still_gaining = limits.steps, None
         if steps is None:
             steps, still_gaining = yield from self._enough_steps(recipe, spacing, first)

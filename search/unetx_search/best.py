@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unetx_space.files import write_whole
 from unetx_studies.drawing import to_svg
+from unetx_studies.neighbours import BEST
 
 if TYPE_CHECKING:
     import optuna
@@ -37,7 +38,7 @@ def save_best(records: Records, study: optuna.Study, task: Task, folder: Path) -
             "versions": dict(record.versions),
         },
     )
-    architecture.save(folder / "best.json")
+    architecture.save(folder / BEST)
     write_whole(folder / "best.svg", to_svg(architecture))
 
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 import optuna
 
 from unetx_evaluators.evaluation import Outcome
-from unetx_space.errors import RequestError, UnetxError
+from unetx_space.errors import Interrupted, RequestError, UnetxError
 from unetx_studies.processes import this_process
 from unetx_studies.store import (
     ConnectionLost,
@@ -197,7 +197,7 @@ def lease(store: Store, run: RunRecord, *, clock: Callable[[], datetime] = utc_n
         ledger.abandon(run)
         raise
     except BaseException as error:
-        ending = f"{type(error).__name__}: {error}"
+        ending = "ended" if isinstance(error, Interrupted) else f"{type(error).__name__}: {error}"
         again(lambda: ledger.release(run, ending, clock()))
         raise
     else:

@@ -6,6 +6,7 @@ Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 the wor
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tomllib
@@ -14,20 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
+from unetx_search.__main__ import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
+from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import describe, design_space
-from unetx_space.errors import RequestError, UnetxError, unknown_name
+from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
+    from unetx_space.architecture import Architecture
 
 app = App(
     name="unetx-search",
+    default_parameter=Parameter(converter=as_said),
     version=lambda: version("unetx-search"),
     suppress_keyboard_interrupt=False,  # main() says how to go on
     help=(
@@ -35,6 +39,8 @@ app = App(
         "Without a command it searches: unetx-search --trials 200 --gpus 4 --data PATH"
     ),
 )
+
+app.meta.suppress_keyboard_interrupt = False
 
 Json = Annotated[bool, Parameter(name="--json", negative=())]
 
@@ -101,7 +107,19 @@ def show(
     found = summary.named_architecture(what, levels)
     if svg is not None:
         summary.write_svg(found, svg)
-    print(summary.architecture_json(found) if json else summary.architecture_text(found, ascii=ascii))
+    print(summary.architecture_json(found) if json else _drawn(found, ascii))
+
+
+def _drawn(architecture: Architecture, ascii: bool) -> str:
+    """With box characters where they are wanted and the terminal has them."""
+    from unetx_search.summary import architecture_text
+
+    text = architecture_text(architecture, ascii=ascii)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return architecture_text(architecture, ascii=True)
+    return text
 
 
 @app.command
@@ -111,7 +129,7 @@ def export(
     *,
     format: Literal["onnx", "pt2"] | None = None,
     weights: Path | None = None,
-    patch: tuple[int, ...] | None = None,
+    patch: Annotated[tuple[int, ...] | None, Parameter(converter=voxels, n_tokens=1)] = None,
     seed: int = 0,
 ) -> None:
     """Write the network of an architecture for use elsewhere.
@@ -127,14 +145,18 @@ def export(
     weights
         Trained weights as safetensors. Fresh initial values without them.
     patch
-        Input size in voxels per axis. The patch the architecture was searched with by default.
+        Input size in voxels per axis, such as 96x96x48. The patch the architecture was searched with by default.
     seed
         Seed of the initial values where no weights are given.
     """
-    from unetx_space import load
+    from unetx_search.progress import Steps
+    from unetx_search.summary import loaded
     from unetx_studies.export import export
 
-    done = export(load(architecture), target, format=format, weights=weights, patch=patch, seed=seed)
+    with Steps(_stderr()) as steps:
+        done = export(
+            loaded(architecture), target, format=format, weights=weights, patch=patch, seed=seed, tell=steps.begin
+        )
     size = "x".join(map(str, done.patch))
     print(
         f"wrote {done.path} ({done.format}, patch {size}); it differs from torch by at most {done.max_difference:.1e}"
@@ -259,28 +281,34 @@ def launch(
     """
     app.config = [] if config is None else [_settings(config)]
     try:
-        return app(tokens, error_formatter=_error_panel, result_action="return_value")
+        return app(sizes_joined(tokens), error_formatter=_error_panel, result_action="return_value")
     finally:
         app.config = []
 
 
-def _settings(path: Path) -> Toml:
-    """The file as cyclopts reads it. Raises RequestError when it is no TOML file."""
+def _settings(path: Path) -> Dict:
+    """What a file says, for cyclopts. Raises RequestError when it is no TOML file."""
     try:
-        tomllib.loads(path.read_text(encoding="utf-8"))
+        found = Dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise RequestError(f"--config {path} cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"--config {path} is no TOML file: {error}") from error
-    return Toml(path, must_exist=True)
+    found.source = str(path)
+    return found
 
 
 def main() -> None:
-    """The console script. Errors raised on purpose become one screen of text and an exit code; bugs fly."""
+    """What the console script does. Errors raised on purpose become one screen of text and an exit code; bugs fly."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = app.meta(sys.argv[1:], error_formatter=_error_panel, result_action="return_value")
     except RequestError as error:
         sys.exit(_complain(error, 2))
+    except Interrupted as error:
+        sys.exit(_complain(error, INTERRUPTED))
     except UnetxError as error:
         sys.exit(_complain(error, 1))
     except BrokenPipeError:  # whoever read our output has enough, as "| head" does

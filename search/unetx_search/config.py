@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from unetx_search.data_choices import DataChoices, Rule, check_rules
+from unetx_search.reading_words import MOST_NAME_BYTES
 from unetx_space.design_space import DesignSpace, SpaceName, design_space, narrowed
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
 
 DEMO = "demo"
+MOST_HOURS = 100_000
 FIRST_PRESETS = ("u-net", "no-skip")
 """What every search evaluates first: the reference, and what skips are worth at all."""
 REPEATED_FROM = 10
@@ -125,7 +128,22 @@ class SearchConfig(DataChoices, Choices):
         check_rules(self._search_rules())
         if self.study is not None and (self.study.strip() in ("", ".", "..") or {"/", "\\", "\0"} & set(self.study)):
             raise RequestError(f"--study is the name of one folder below --out, got {self.study!r}")
+        self._check_folder()
         self.design_space(n_levels=2)  # an unknown choice is refused before any data are read
+
+    def _check_folder(self) -> None:
+        n_bytes = len(os.fsencode(self.study_name))
+        if n_bytes > MOST_NAME_BYTES:
+            raise RequestError(
+                f"--study must be at most {MOST_NAME_BYTES} bytes long, as the name of its folder, got {n_bytes} bytes "
+                f"({self.study_name[:20]}...); choose a shorter name"
+            )
+        folder, cache = (Path(str(path.absolute()).casefold()) for path in (self.folder, self.cache_folder))
+        if folder == cache or cache in folder.parents:
+            raise RequestError(
+                f"--study must be another folder than the cache of prepared datasets, got {self.study_name!r} for both "
+                f"({self.cache_folder}); choose another name"
+            )
 
     def _search_rules(self) -> Iterator[Rule]:
         yield "trials", self.trials, "at least 1", self.trials >= 1
@@ -138,7 +156,8 @@ class SearchConfig(DataChoices, Choices):
         address, is_there = self.ray_address, self.ray_address is not None
         yield "ray-address", address, "given with --engine ray only", self.engine == "ray" or not is_there
         yield "ray-address", address, "HOST:PORT without a protocol", not (address and "://" in address)
-        yield "max-hours", self.max_hours, "above 0", self.max_hours is None or self.max_hours > 0
+        hours = self.max_hours
+        yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
         window = self.deterministic
         yield "deterministic", window, "at least 1 (the largest number of workers)", window is None or window >= 1
         yield "steps", self.steps, "at least 1", self.steps is None or self.steps >= 1

@@ -4,18 +4,17 @@ Annotations are not postponed, because SearchConfig inherits them into another m
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from unetx_search.reading_words import mm, voxels
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
-    from cyclopts import Token
-
     from unetx_evaluators.tasks import Source
     from unetx_evaluators.tasks.options import Machine, TaskOptions
 
@@ -33,19 +32,6 @@ def check_rules(rules: Iterable[Rule]) -> None:
             raise RequestError(f"--{name} must be {rule}, got {value}")
 
 
-def _numbers(kind: type[int] | type[float], tokens: "Sequence[Token]") -> tuple[float, ...]:
-    """``1x1x2``, ``1,1,2``, or the items of a TOML list."""
-    return tuple(kind(part) for token in tokens for part in token.value.lower().replace("x", ",").split(","))
-
-
-def _mm(_type: Any, tokens: "Sequence[Token]") -> tuple[float, ...]:
-    return _numbers(float, tokens)
-
-
-def _voxels(_type: Any, tokens: "Sequence[Token]") -> tuple[float, ...]:
-    return _numbers(int, tokens)
-
-
 Data = Parameter(group="Data", negative=())
 
 
@@ -60,11 +46,11 @@ class DataChoices:
     """What mask values or colours mean, as NAME=VALUE pairs: "background=0,cell=128,ignore=255" or "cell=#ff0000"."""
     dims: Annotated[Literal[2, 3] | None, Data] = None
     """2 searches on the slices of volumes, a cheap proxy for 3D."""
-    spacing: Annotated[tuple[float, ...] | None, Data, Parameter(converter=_mm, n_tokens=1)] = None
+    spacing: Annotated[tuple[float, ...] | None, Data, Parameter(converter=mm, n_tokens=1)] = None
     """mm per voxel and axis to resample to, such as 1x1x2.5."""
     normalisation: Annotated[Literal["auto", "ct", "case"], Data] = "auto"
     """Intensities by those of all training cases (ct), by each case's own (case), or as the channels' names say."""
-    patch: Annotated[tuple[int, ...] | None, Data, Parameter(converter=_voxels, n_tokens=1)] = None
+    patch: Annotated[tuple[int, ...] | None, Data, Parameter(converter=voxels, n_tokens=1)] = None
     """Voxels per axis of the network's input, such as 96x96x48."""
     levels: Annotated[int | None, Data] = None
     """Resolutions of the network."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from unetx_search.executors.base import Executor
     from unetx_studies.processes import ProcessIdentity
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same question would be answered differently."""
 FOLDER = "pilots"
 """In a task's folder, and in the package, where the answer for the built-in demo lies."""

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from unetx_evaluators.tasks import prepare
 from unetx_evaluators.tasks.examination import Request
 from unetx_evaluators.tasks.split_file import check_splits, write_splits
+from unetx_space.errors import Interrupted
 from unetx_space.files import write_whole
 from unetx_studies.sheet import size_words
 
@@ -39,6 +40,8 @@ class PreparationBars:
         self._bar: TaskID | None = None
         self._name = name
         self._console = console
+        self._phase: Phase | None = None
+        self._n_cases = self._n_done = 0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -48,6 +51,14 @@ class PreparationBars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        if isinstance(error, KeyboardInterrupt) and self._phase is not None:
+            done = f"{self._n_done} of {self._n_cases} cases done"
+            raise Interrupted(f"stopped while {self._phase} {self._name}, {done}; {self._kept()}") from error
+
+    def _kept(self) -> str:
+        if self._phase == "preparing":
+            return "they are kept, and the same command goes on from there"
+        return "nothing was written; run the same command again"
 
     def on_wait(self, folder: Path) -> None:
         self._say(f"another process prepares the same data in {folder}; waiting for it")
@@ -56,10 +67,12 @@ class PreparationBars:
         if self._bar is not None:
             self._bars.remove_task(self._bar)
         self._bar = self._bars.add_task(f"{phase} {self._name}", total=n_cases)
+        self._phase, self._n_cases, self._n_done = phase, n_cases, 0
         if not self._console.is_terminal:
             self._say(f"{phase} {n_cases} cases of {self._name}")
 
     def on_case(self) -> None:
+        self._n_done += 1
         if self._bar is not None:
             self._bars.advance(self._bar)
 

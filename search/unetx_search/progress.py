@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -194,6 +196,48 @@ class LiveReporter(LineReporter):
 
     def _panel(self) -> RenderableType:
         return panel(self.standing, self._clock() - self._begin)
+
+
+class Steps:
+    """Shows the few long steps of a work: a clock on a terminal; elsewhere a line for each, and one every so often."""
+
+    def __init__(self, console: Console, *, every_s: float = 15.0) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._clock = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._console = console
+        self._every_s = every_s
+        self._step = ""
+        self._began = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._show_life, name="steps", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._clock.start()
+        if not self._console.is_terminal:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clock.stop()
+        self._over.set()
+
+    def begin(self, step: str) -> None:
+        """The next step begins, such as "tracing the network"."""
+        self._step, self._began = step, time.monotonic()
+        for task in self._clock.task_ids:
+            self._clock.remove_task(task)
+        self._clock.add_task(step)
+        if not self._console.is_terminal:
+            self._say(step)
+
+    def _show_life(self) -> None:
+        while not self._over.wait(self._every_s):
+            self._say(f"{self._step}: {duration(time.monotonic() - self._began)} so far")
+
+    def _say(self, words: str) -> None:
+        self._console.print(words, markup=False, soft_wrap=True)
 
 
 def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, standing: Standing) -> Text:

@@ -42,6 +42,7 @@ from unetx_studies.store import (
     RunRecord,
     Store,
     again,
+    check_writable,
     full_disk_explained,
     is_begun,
     keep_place,
@@ -135,6 +136,7 @@ def search(
             check_torch(slots)
         check_stated(config, config.folder / SETTINGS)
         place = settle_place(config.folder, config.study_name, config.storage)
+        check_writable(place)
         _tell_of(place, config.study_name, console)
         began_at = utc_now()
         with no_empty_folders(config.cache_folder), full_disk_explained(config.folder):

@@ -28,6 +28,7 @@ from unetx_studies.store import (
     RunRecord,
     Stage,
     Store,
+    check_study,
     find_place,
     open_store,
 )
@@ -90,6 +91,7 @@ class Status:
 def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Status:
     """The status of the study in ``folder``. Raises RequestError when there is none."""
     now = clock()
+    check_study(folder)
     place = find_place(folder)
     with open_store(place.url, create=False, read_only=True) as store:
         name = _name(place, store)

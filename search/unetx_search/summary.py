@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from unetx_search.caution import caution, evidence_facts
 from unetx_search.config import FIRST_PRESETS
+from unetx_search.reading_words import MOST_NAME_BYTES
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import MAX_LEVELS, isotropic_backbone
 from unetx_space.canonical import key
 from unetx_space.cost import cost
 from unetx_space.design_space import DesignSpace, description
 from unetx_space.documents import load
-from unetx_space.errors import RequestError, unknown_name
+from unetx_space.errors import RequestError, command, unknown_name
 from unetx_space.files import write_whole
 from unetx_space.presets import PRESETS
 from unetx_studies.drawing import to_svg, to_text
 from unetx_studies.evidence import evidence
+from unetx_studies.neighbours import BEST, with_hint
 
 if TYPE_CHECKING:
     from unetx_search.run import Summary
@@ -90,15 +92,15 @@ def _on_original_voxels(summary: Summary) -> list[str]:
 
 
 def _where_to_go(summary: Summary) -> list[str]:
-    folder = summary.folder
+    best = summary.folder / BEST
     lines = [f"  study      {summary.database}"]
     if summary.best is not None:
         lines += [
-            f"  best       {folder / 'best.json'}",
-            f"  look       unetx-search show {folder / 'best.json'}",
-            f"  export     unetx-search export {folder / 'best.json'} best.onnx",
+            f"  best       {best}",
+            f"  look       {command('unetx-search', 'show', best)}",
+            f"  export     {command('unetx-search', 'export', best, 'best.onnx')}",
         ]
-    lines.append(f"  dashboard  unetx-search dashboard {folder}")
+    lines.append(f"  dashboard  {command('unetx-search', 'dashboard', summary.folder)}")
     if summary.was_stopped or summary.ran_out_of_time:
         lines.append("  continue   run the same command again; interrupted trials are run under the same numbers")
     return lines
@@ -148,9 +150,19 @@ def named_architecture(name: str, n_levels: int = 5) -> Architecture:
         backbone = isotropic_backbone(2, n_levels=n_levels)
         provenance = {"preset": PRESETS[name].title, "task": {"patch": list(USUAL_PATCH[2])}}
         return Architecture(backbone, PRESETS[name].genome(backbone.n_levels), provenance=provenance)
-    if not Path(name).exists() and Path(name).suffix == "":
-        raise RequestError(f"{unknown_name('preset', name, PRESETS)}; and there is no file of that name")
-    return load(name)
+    path = Path(name)
+    if Path(path.name) == path and path.suffix == "" and (len(name) > MOST_NAME_BYTES or not path.exists()):
+        error = RequestError(f"{unknown_name('preset', name, PRESETS)}; and there is no file of that name")
+        raise with_hint(error, path) if len(name) <= MOST_NAME_BYTES else error
+    return loaded(path)
+
+
+def loaded(path: Path) -> Architecture:
+    """The architecture in a file. Raises RequestError, with the file that was probably meant."""
+    try:
+        return load(path)
+    except RequestError as error:
+        raise with_hint(error, path) from error
 
 
 def _facts(architecture: Architecture) -> dict[str, Any]:

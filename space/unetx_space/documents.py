@@ -76,8 +76,10 @@ def loads(data: bytes | str) -> Architecture:
 def _parse(data: bytes) -> Any:
     if len(data) > MAX_BYTES:
         raise DocumentError("document", f"an architecture has at most {MAX_BYTES:,} bytes")
+    if not data.strip():
+        raise DocumentError("document", "is empty")
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # some editors put a byte order mark first
     except UnicodeDecodeError as error:
         raise DocumentError("document", f"is not UTF-8 text: {error.reason} at byte {error.start}") from None
     if _depth(text) > MAX_DEPTH:

@@ -6,6 +6,7 @@ Anything else that flies out is a bug of ours and should be reported with its tr
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -17,6 +18,10 @@ class RequestError(UnetxError):
     """The request itself was wrong (an option, a path, a file); nothing was done. CLI exit code 2."""
 
 
+class Interrupted(UnetxError):
+    """The user ended the work, which has stopped in order. Its text says what is kept. CLI exit code 130."""
+
+
 class DocumentError(RequestError):
     """A JSON document was refused. ``field`` is the path of the offending value, like ``genome.nodes[2].fusion``."""
 
@@ -24,6 +29,11 @@ class DocumentError(RequestError):
         self.field = field
         self.problem = problem
         super().__init__(f"{file}: {field}: {problem}" if file else f"{field}: {problem}")
+
+
+def command(*words: object) -> str:
+    """A command as it can be pasted into a shell, paths with spaces quoted."""
+    return shlex.join(map(str, words))
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:

@@ -96,10 +96,11 @@ def test_voxel_sizes_are_tried_only_where_they_are_in_question() -> None:
         return saturating(job) + (0.1 if job.spacing == COARSE else 0.0)
 
     pilot, rounds = run(coarse_wins, replace(LIMITS, alternatives=(FINE, COARSE)))
-    assert [[job.spacing for job in jobs] for jobs in rounds] == [[COARSE] * 4, [COARSE] * 2, [FINE], [COARSE]]
+    assert [[job.spacing for job in jobs] for jobs in rounds] == [[COARSE] * 4, [COARSE] * 2, [FINE, COARSE]]
+    assert steps_of(rounds) == [[200] * 4, [400] * 2, [800] * 2]
     assert pilot.spacing == COARSE
     assert pilot.reasons["spacing"] == (
-        "2x2 mm: by Dice on the original voxels in the pilot (0.6700 at 1x1 mm, 0.7700 at 2x2 mm); coarser voxels must "
+        "2x2 mm: by Dice on the original voxels in the pilot (0.6950 at 1x1 mm, 0.7950 at 2x2 mm); coarser voxels must "
         "gain 0.02 over finer ones"
     )
     assert run(saturating)[0].spacing is None
@@ -139,12 +140,12 @@ def test_a_training_that_did_not_complete_never_wins() -> None:
 
 @pytest.mark.parametrize("alternatives", [(), (FINE, COARSE)])
 @pytest.mark.parametrize("min_gain", [0.0, 0.01, 1.0])
-def test_a_pilot_costs_at_most_four_evaluations_of_all_the_steps_that_time_allows(
+def test_a_pilot_costs_at_most_five_evaluations_of_all_the_steps_that_time_allows(
     min_gain: float, alternatives: tuple[tuple[float, ...], ...]
 ) -> None:
-    """A tenth of 100 trials is ten; the average design costs more than the U-Net."""
+    """A tenth of 100 trials is ten; an average design costs about twice the U-Net."""
     _, rounds = run(saturating, Limits(max_steps=1600, min_gain=min_gain, alternatives=alternatives))
-    assert sum(job.budget.steps for jobs in rounds for job in jobs) <= 4 * 1600
+    assert sum(job.budget.steps for jobs in rounds for job in jobs) <= (5 if alternatives else 3) * 1600
 
 
 def test_a_pilot_survives_json() -> None:

@@ -1,12 +1,13 @@
 """What a person sees while a search runs."""
 
 import io
+import threading
 
 import pytest
 from rich.console import Console
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
-from unetx_search.progress import LineReporter, LiveReporter, Seat, Standing, display, duration, panel
+from unetx_search.progress import LineReporter, LiveReporter, Seat, Standing, Steps, display, duration, panel
 from unetx_studies.evidence import Evidence
 from unetx_studies.spread import Reliability, SeedSpread
 
@@ -53,6 +54,23 @@ def test_the_panel_tells_progress_best_time_left_and_every_worker() -> None:
         assert fact in shown
     # Nine trials are left, of which three quarters of one have been trained: 8.25 of 60 s each on two workers.
     assert "about 4 min 8 s left" in shown
+
+
+def test_a_step_that_takes_long_gives_signs_of_life() -> None:
+    console, told = plain(), threading.Event()
+
+    class Lines(io.StringIO):
+        def write(self, text: str) -> int:
+            if "so far" in text:
+                told.set()
+            return super().write(text)
+
+    console.file = Lines()
+    with Steps(console, every_s=0.01) as steps:
+        steps.begin("tracing [it]")
+        assert told.wait(timeout=60)
+    first, second, *_ = text_of(console).splitlines()
+    assert (first, second) == ("tracing [it]", "tracing [it]: 0 s so far")
 
 
 def test_the_time_left_is_not_guessed_before_the_first_result() -> None:

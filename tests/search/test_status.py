@@ -163,7 +163,7 @@ def test_watching_ends_when_the_run_does(bench: Bench) -> None:
 
 
 def test_a_folder_without_a_study_is_refused_and_one_without_trials_too(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="there is no study"):
+    with pytest.raises(RequestError, match="holds no study"):
         read_status(tmp_path)
     with open_store(study_url(tmp_path), create=True):
         pass

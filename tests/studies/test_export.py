@@ -175,8 +175,15 @@ def test_an_exported_onnx_file_passes_the_checker_of_onnx_itself(tmp_path: Path)
     assert [value.name for value in model.graph.input] == ["image"]
     assert [value.name for value in model.graph.output] == ["logits"]
     batch, channels, *spatial = model.graph.input[0].type.tensor_type.shape.dim
-    assert batch.dim_param
+    assert batch.dim_param == "batch"
+    assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert [channels.dim_value, *(d.dim_value for d in spatial)] == [1, 16, 12]
+
+
+def test_each_step_is_told_as_it_begins(tmp_path: Path) -> None:
+    told: list[str] = []
+    export(SMALL, tmp_path / "net.pt2", tell=told.append)
+    assert [words.partition(" ")[0] for words in told] == ["building", "tracing", "writing", "running"]
 
 
 def broken(change: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from unetx_space.errors import RequestError
-from unetx_studies.store import find_place, keep_place, settle_place, study_url
+from unetx_studies.store import check_writable, find_place, keep_place, settle_place, study_url
 
 URL = "postgresql://me:s3cret@host/studies"
 KEPT = "postgresql+psycopg://me@host/studies"
@@ -70,6 +70,17 @@ def test_a_database_that_is_lost_is_not_begun_anew(tmp_path: Path, left: tuple[s
     with pytest.raises(RequestError, match=rf"holds {' and '.join(left)} of a study, but its database study\.db {how}"):
         settle_place(tmp_path, "s", None)
     assert (tmp_path / "study.db").exists() == is_empty
+
+
+def test_a_study_that_cannot_be_written_is_told_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study.db").touch()
+    place = settle_place(tmp_path, "s", None)
+    check_writable(place)
+    monkeypatch.setattr("os.access", lambda path, mode: path == tmp_path)  # whatever rights the tests run with
+    with pytest.raises(RequestError, match=r"into its study, and \S+study\.db cannot be written by you; .*cp -r"):
+        check_writable(place)
 
 
 @pytest.mark.parametrize(

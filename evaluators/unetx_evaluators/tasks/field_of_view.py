@@ -9,8 +9,7 @@ beside the full one (Isensee et al., Nature Methods 18, 203-211, 2021). A search
 - as in nnU-Net, the finest axes become coarser first, until they meet the next finest, and then together;
 - where that thickness leaves the patch less than ``LEAST_VIEW``, both cannot be had, and voxels stay as they are.
 
-Other voxel sizes that training might prefer are the preparation's ``alternatives``, for a pilot to try: the original
-ones, those of ``FIELD_OF_VIEW``, and coarser ones that spare the finest structures alone.
+Where coarser voxels are allowed at all, both sizes are the preparation's ``alternatives``, and a pilot can try them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from unetx_evaluators.tasks.preprocessing import AS_IT_IS, Preparation, in_mm
 
 FIELD_OF_VIEW = 0.75
 """Share of the median image's voxels that a patch shows where voxels are coarsened. On two development sets Dice on the
-original voxels rose up to about this share (benchmarks/results/voxels.txt)."""
+original voxels rose up to about this share (benchmarks/results/proxies.txt)."""
 LEAST_VIEW = 0.25
 """Share below which the rules coarsen voxels by themselves; nnU-Net's bound for its low-resolution configuration."""
 FINEST_VOXELS = 2.0
@@ -55,21 +54,21 @@ def with_field_of_view(
     before = view.share(view.finest)
     if before is None or before >= FIELD_OF_VIEW:
         return preparation
-    finest_only, both = (coarsest_voxel(fingerprint, classes, typical=typical) for typical in (False, True))
-    careful, coarse = view.coarsened(both.mm), view.coarsened(finest_only.mm)
-    now = view.share(careful) or before
-    planned = careful if before < LEAST_VIEW <= now and careful >= WORTH_TRYING * view.finest else view.finest
-    sizes = [view.finest]
-    for mm in (careful, coarse):
-        if mm >= WORTH_TRYING * sizes[-1]:
-            sizes.append(mm)
-    others = [view.spacing(mm) for mm in sizes if mm != planned]
-    chosen = replace(preparation, spacing=view.spacing(planned))
-    harm = both.harm if careful >= both.mm else "leave fewer voxels than the network's levels need"
+    limit = coarsest_voxel(fingerprint, classes)
+    coarser = view.coarsened(limit.mm)
+    now = view.share(coarser) or before
+    is_worth_trying = coarser >= WORTH_TRYING * view.finest
+    spacings = [preparation.spacing, view.spacing(coarser)]
+    if not (is_worth_trying and before < LEAST_VIEW <= now):
+        spacings.reverse()
+    chosen = replace(preparation, spacing=spacings[-1], alternatives=tuple(spacings) if is_worth_trying else ())
+    harm = limit.harm if coarser >= limit.mm else "leave fewer voxels than the network's levels need"
     reasons = {**preparation.reasons, "spacing": _why(preparation, chosen, before, now, harm)}
-    if others:
-        reasons["alternatives"] = _why_alternatives([*others, chosen.spacing])
-        chosen = replace(chosen, alternatives=(*others, chosen.spacing))
+    if is_worth_trying:
+        reasons["alternatives"] = (
+            f"{' or '.join(map(in_mm, sorted(spacings)))}: the first shows structures finer, the second more of an "
+            "image at once; a pilot can try both"
+        )
     return replace(chosen, reasons=reasons)
 
 
@@ -82,15 +81,17 @@ class Limit:
     """What coarser ones would do, in words."""
 
 
-def coarsest_voxel(fingerprint: Fingerprint, classes: Sequence[str], *, typical: bool) -> Limit:
-    """What the thickness of the classes' finest structures allows, with ``typical`` that of the typical ones, too."""
+def coarsest_voxel(fingerprint: Fingerprint, classes: Sequence[str]) -> Limit:
+    """What the thickness of the classes allows."""
     limits = [Limit(math.inf, "")]
     for name, thickness in zip(classes, fingerprint.thickness, strict=True):
         if thickness is not None:
-            bounds = [("finest", thickness.finest, FINEST_VOXELS), ("typical", thickness.typical, TYPICAL_VOXELS)]
             limits += [
                 Limit(mm / n, f"leave fewer than {n:g} across class {name!r} where it is {which}, {mm:.3g} mm")
-                for which, mm, n in bounds[: 2 if typical else 1]
+                for which, mm, n in (
+                    ("finest", thickness.finest, FINEST_VOXELS),
+                    ("typical", thickness.typical, TYPICAL_VOXELS),
+                )
             ]
     return min(limits)
 
@@ -165,11 +166,6 @@ def _why(before: Preparation, chosen: Preparation, share_before: float, share_no
         f"{before.reasons['spacing']}; {shows}, less than the {_percent(LEAST_VIEW)} wanted, but voxels coarse enough "
         f"for that would {harm}"
     )
-
-
-def _why_alternatives(sizes: Sequence[tuple[float, ...]]) -> str:
-    listed = ", ".join(in_mm(spacing) for spacing in sorted(sizes))
-    return f"{listed}: fine ones show structures finer, coarse ones more of an image at once; a pilot can try them all"
 
 
 def _percent(share: float) -> str:

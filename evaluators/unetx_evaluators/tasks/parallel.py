@@ -29,6 +29,7 @@ from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from unetx_evaluators.evaluation import DataError, DataErrors
 from unetx_evaluators.host_cores import usable_cores
+from unetx_evaluators.signals import ignore_signals, signals_held_back
 
 T = TypeVar("T")
 
@@ -171,7 +172,8 @@ class _Worker:
         context = _context()
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
-        self.process.start()
+        with signals_held_back():  # also for the fork server, which imports for seconds
+            self.process.start()
         theirs.close()
 
     @property
@@ -236,7 +238,7 @@ def _attempt(function: Callable[[str], T], name: str) -> T | Failed:
 
 def _work(connection: Connection[Any, Any]) -> None:
     """A worker's life: it ends when the parent hangs up, or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group; the parent ends its workers
+    ignore_signals()  # the parent ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -12,7 +12,7 @@ from typing import Any
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
 from unetx_evaluators.tasks.task import Splits
-from unetx_space.errors import RequestError
+from unetx_space.errors import RequestError, command
 from unetx_space.files import write_whole
 
 PARTS = tuple(field.name for field in fields(Splits))
@@ -45,14 +45,18 @@ def check_splits(file: Path, splits: Splits) -> None:
     """RequestError, naming what differs, unless ``file`` holds this very split. No file, no objection."""
     if not file.exists():
         return
-    kept = _read(file)
+    try:
+        kept = _read(file)
+    except DataError as error:
+        remedy = "this is what a study keeps: restore it from a backup, or remove it, and the next run writes it anew"
+        raise RequestError(f"{error}; {remedy} from its options, which config.json is held to") from error
     moved = [told for part in PARTS if (told := _difference(part, getattr(kept, part), getattr(splits, part)))]
     if moved:
         cases = [{name for part in PARTS for name in getattr(which, part)} for which in (kept, splits)]
         why = "this request would change it" if cases[0] == cases[1] else "these data have other cases"
         raise RequestError(
             f"{file}: a study keeps the split it began with; {why}: {'; '.join(moved)}; give "
-            f"the options and data of the beginning (or --split {file}), or another --study"
+            f"the options and data of the beginning (or {command('--split', file)}), or another --study"
         )
 
 
@@ -67,7 +71,7 @@ def _difference(part: str, kept: Sequence[str], now: Sequence[str]) -> str:
 def _read(file: Path) -> Splits:
     way_out = 'it is a JSON object like {"train": ["a", ...], "selection": [...], "held_out": [...]}'
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: cannot be read as a split ({error}); {way_out}") from error
     if not isinstance(data, Mapping) or set(data) != set(PARTS):

@@ -9,10 +9,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from unetx_evaluators.signals import signals_held_back
 from unetx_search.executors import worker
 from unetx_search.executors.slots import Slot
 
@@ -123,17 +123,3 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def signals_held_back() -> Iterator[None]:
-    """A process started meanwhile is deaf to Ctrl-C and SIGTERM until it has its own way to ignore them."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # would lift the mask if the first start below had to start the tracker
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -14,7 +14,6 @@ import contextlib
 import faulthandler
 import os
 import pickle
-import signal
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, Evaluator, Observer, Outcome
+from unetx_evaluators.signals import ignore_signals
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_studies.full import StorageFull, full_disk_explained
 from unetx_studies.processes import ProcessIdentity, this_process
@@ -201,7 +201,7 @@ def crashed(error: Exception, relay: Relay, seconds: float, outcome: Outcome = O
 def main(connection: Connection[Report, Order], environment: Mapping[str, str], log_file: Path | None) -> None:
     """A worker process from its first line to its last. Returns only when the set-up failed."""
     os.environ.update(environment)  # stood already when this process began; once more, in case a start-up hook undid it
-    _ignore_signals()
+    ignore_signals()
     if log_file is not None:
         _redirect_output(log_file)
     faulthandler.enable()  # a segmentation fault leaves a Python traceback in the log
@@ -293,14 +293,6 @@ def _leave() -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(0)
-
-
-def _ignore_signals() -> None:
-    """Ctrl-C and a batch system's SIGTERM reach the whole process group; only the coordinator acts on them."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # held back by the parent
 
 
 def _redirect_output(log_file: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from unetx_space.architecture import Architecture
 from unetx_space.errors import RequestError, UnetxError, unknown_name
+from unetx_space.files import written_whole
 from unetx_space.validity import faults
-from unetx_studies.export.formats import FORMATS, check_packages
+from unetx_studies.export.formats import FORMATS, FREE_BATCH, check_packages
 from unetx_studies.export.weights import load_weights
 
 TOLERANCE = 1e-4
@@ -39,12 +41,14 @@ def export(
     weights: Path | None = None,
     seed: int = 0,
     patch: tuple[int, ...] | None = None,
+    tell: Callable[[str], None] = lambda words: None,
 ) -> Exported:
     """Write the network of an architecture as ``onnx`` or ``pt2``, by default as the target's ending says.
 
     Its input ``image[b, c, *patch]`` takes any batch size; ``patch`` is by default the one it was searched with.
     Without ``weights`` (safetensors) it has its initial values for ``seed``. The file is run on a random image and
-    compared with torch before it takes its place, so that it is either right or not there.
+    compared with torch before it takes its place, so that it is either right or not there. ``tell`` is called with what
+    is being done, as for some networks each step takes a minute.
 
     Raises RequestError for an unknown format, a patch that is missing or does not fit, weights that do not fit, a
     missing package and a place that cannot be written; UnetxError when the file's answer differs from torch's.
@@ -54,19 +58,20 @@ def export(
     patch = _checked_patch(architecture, patch)
     if not target.parent.is_dir():
         raise RequestError(f"there is no folder {target.parent} to write {target.name} into; make it first")
+    tell("building the network")
     network = architecture.build(seed=seed)
     if weights is not None:
         load_weights(network, weights)
+    tell("tracing it, operation by operation")
     program = _capture(network.eval(), architecture, patch)
-    aside = target.with_name(target.name + ".part")
     try:
-        FORMATS[name].write(program, aside, architecture.dumps())
-        difference = _difference(name, aside, network, architecture, patch)
-        aside.replace(target)
+        with written_whole(target) as aside:
+            tell(f"writing its {len(program.graph.nodes)} operations as {FORMATS[name].title}")
+            FORMATS[name].write(program, aside, architecture.dumps())
+            tell("running the file, and torch beside it")
+            difference = _difference(name, aside, network, architecture, patch)
     except OSError as error:
         raise RequestError(f"{target} cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     return Exported(target, name, patch, difference)
 
 
@@ -104,7 +109,7 @@ def _capture(network: nn.Module, architecture: Architecture, patch: tuple[int, .
     """The program with a free batch size; the example needs a batch of two, as torch takes a one for a constant."""
     with torch.no_grad():
         image = _image(architecture, patch, batch=2)
-        return torch.export.export(network, (image,), dynamic_shapes=({0: Dim("batch")},))
+        return torch.export.export(network, (image,), dynamic_shapes=FREE_BATCH)
 
 
 def _difference(name: str, path: Path, network: nn.Module, architecture: Architecture, patch: tuple[int, ...]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,13 +17,13 @@ from sqlalchemy.orm import Session
 
 from unetx_space.errors import RequestError
 from unetx_studies.full import full_disk_explained
+from unetx_studies.neighbours import DATABASE
 from unetx_studies.store import server, sqlite
 from unetx_studies.store.migrations import migrate
 from unetx_studies.store.patience import ConnectionLost, Patience, ServerGone
 from unetx_studies.store.server import is_server, parse_url, without_secrets
 from unetx_studies.tables import SCHEMA_VERSION, Base, MetaRow
 
-DATABASE = "study.db"
 OLDEST_VERSION = 1
 
 
@@ -193,7 +194,8 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"the folder {folder} cannot be made: {error.strerror}; choose another --out") from error
+        way_out = "choose a shorter --study" if error.errno == errno.ENAMETOOLONG else "choose another --out"
+        raise RequestError(f"the folder {folder} cannot be made: {error.strerror}; {way_out}") from error
 
 
 def _server_engine(url: URL, *, read_only: bool) -> Engine:

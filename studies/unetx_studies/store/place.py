@@ -7,19 +7,20 @@ tells this study from another one of the same name.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
-from unetx_space.errors import RequestError
+from unetx_space.errors import RequestError, command
 from unetx_space.files import read_object, write_whole
+from unetx_studies.neighbours import BEST, DATABASE, STORAGE
 from unetx_studies.store.ledger import Ledger
-from unetx_studies.store.open import DATABASE, open_store, study_url
+from unetx_studies.store.open import open_store, study_url
 from unetx_studies.store.records import Records
 from unetx_studies.store.server import is_server, parse_url, without_secrets
 
-STORAGE = "storage.json"
-REMAINS = ("config.json", "best.json")
+REMAINS = ("config.json", BEST)
 """Files that only a study that has begun has beside its database."""
 _RESTORE = (
     "it says on which server the study is: restore it from a backup, or write it anew with the fields url "
@@ -77,6 +78,17 @@ def settle_place(folder: Path, study: str, storage: str | None) -> Place:
     if (folder / DATABASE).exists():
         _refuse_move(found, url)
     return Place(folder, url, study, uuid4().hex, is_new=True)
+
+
+def check_writable(place: Place) -> None:
+    """Raises RequestError when the folder or its file cannot be written, as far as the system tells beforehand."""
+    paths = [place.folder] if place.is_on_server else [place.folder, place.folder / DATABASE]
+    closed = [str(path) for path in paths if path.exists() and not os.access(path, os.W_OK)]
+    if closed:
+        raise RequestError(
+            f"a search writes into its study, and {' and '.join(closed)} cannot be written by you; change that, or go "
+            f"on in a copy, in another folder: {command('cp', '-r', place.folder, 'FOLDER')}"
+        )
 
 
 def keep_place(place: Place) -> None:

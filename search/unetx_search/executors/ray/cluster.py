@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from unetx_search.executors.process import signals_held_back
+from unetx_evaluators.signals import signals_held_back
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import RequestError
 

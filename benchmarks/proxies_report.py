@@ -1,0 +1,196 @@
+"""Judges the runs of proxies.py.
+
+    python benchmarks/proxies_report.py > benchmarks/results/proxies.txt
+
+**score**: Dice on the original voxels of the U-Net under the default budget, by seed, beside longer training, the
+user's script and the plan of before; ``of longer`` is the ratio to eight times the steps. Seconds are CPU time of one
+core. A class counts as unlearned where its Dice is below half of that after longer training.
+
+**voxels**: the same on coarser voxels, with the share of the median image that the patch shows.
+
+**spread**: standard deviations of designs and seeds and the intraclass correlation of one score, as in noise_report.py.
+
+**agreement**: Kendall's tau of one seed's scores with the references' means, averaged over the seeds, with its 5th and
+95th percentile over resampled designs; over all designs, and over the random ones alone. ``seeds SD`` is the standard
+deviation between seeds of one design, ``ICC`` the reliability of one score. ``bias`` is how far the U-Net leads the
+random designs on average, in Dice, beyond its lead among the references: above zero, the proxy favours its parent's
+kind. ``extrapolated`` continues the last two rungs of the runs from scratch in a straight line, ``loss`` ranks these by
+the sum of their training losses.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from noise_report import agreement, icc, interval, reliability, seed_deviation, table
+from scipy.stats import kendalltau
+
+RESULTS = Path(__file__).parent / "results"
+UNLEARNED = 0.5
+
+Row = dict[str, Any]
+
+
+def dice(row: Row) -> float:
+    """On the original voxels."""
+    return float(row["original_dice"] if row["original_dice"] is not None else row["dice"])
+
+
+def score_table(by_set: dict[str, list[Row]]) -> Iterator[str]:
+    yield "U-Net under the default budget"
+    yield (
+        f"  {'set':<18}{'voxels':>14}{'steps':>6}{'s':>5}{'seeds':>16}{'SD':>8}{'longer':>8}{'of longer':>10}"
+        f"{'script':>8}{'before':>8}  unlearned"
+    )
+    for name, rows in by_set.items():
+        own = [row for row in rows if row["part"] == "score"]
+        of = {
+            variant: [r for r in own if r["variant"] == variant] for variant in ("default", "longer", "plain", "before")
+        }
+        if not of["default"]:
+            continue
+        scores, first = [dice(row) for row in of["default"]], of["default"][0]
+        longer = fmean(map(dice, of["longer"])) if of["longer"] else None
+        yield (
+            f"  {name:<18}{_by(first['spacing']):>14}{first['steps']:>6}"
+            f"{fmean(row['seconds'] for row in of['default']):>5.0f}{' '.join(f'{score:.4f}' for score in scores):>16}"
+            f"{stdev(scores) if len(scores) > 1 else float('nan'):>8.4f}{_four(longer):>8}"
+            f"{'-' if longer is None else f'{fmean(scores) / longer:.3f}':>10}"
+            f"{_four(fmean(map(dice, of['plain'])) if of['plain'] else None):>8}"
+            f"{_four(fmean(map(dice, of['before'])) if of['before'] else None):>8}  {_unlearned(of) or 'none'}"
+        )
+
+
+def _unlearned(of: dict[str, list[Row]]) -> str:
+    expected = of["longer"][0]["by_class"] if of["longer"] else {}
+    worst = {name: min(row["by_class"].get(name, 0.0) for row in of["default"]) for name in expected}
+    return ", ".join(name for name, score in worst.items() if score < UNLEARNED * expected[name])
+
+
+def _four(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def voxel_table(by_set: dict[str, list[Row]]) -> Iterator[str]:
+    yield "U-Net on coarser voxels, scored on the original ones, equal steps and batches"
+    yield f"  {'set':<18}{'voxels':>17}{'patch':>12}{'share':>7}{'s':>5}{'Dice':>8}"
+    for name, rows in by_set.items():
+        for row in (row for row in rows if row["part"] == "voxels"):
+            yield (
+                f"  {name:<18}{_by(row['spacing']):>17}{_by(row['patch']):>12}{row['share']:>7.2f}"
+                f"{row['seconds']:>5.0f}{dice(row):>8.4f}"
+            )
+
+
+def _by(sizes: Sequence[float]) -> str:
+    return "x".join(f"{n:.3g}" for n in sizes)
+
+
+def spread_table(by_set: dict[str, list[Row]]) -> Iterator[str]:
+    yield "Random designs under the default budget"
+    yield f"  {'set':<18}{'designs':>8}{'mean':>8}{'designs SD':>12}{'seeds SD':>10}{'ICC':>7}{'5..95 %':>16}"
+    for name, rows in by_set.items():
+        scores = table([row for row in rows if row["part"] == "spread"], dice)
+        if len(scores) < 3 or scores.shape[1] < 2:
+            continue
+        seeds = seed_deviation(scores)
+        designs = max(0.0, float(scores.mean(1).var(ddof=1)) - seeds**2 / scores.shape[1]) ** 0.5
+        low, high = interval(len(scores), lambda chosen, scores=scores: icc(scores[chosen]))
+        between = f"{low:.2f}..{high:.2f}"
+        yield (
+            f"  {name:<18}{len(scores):>8}{scores.mean():>8.4f}{designs:>12.4f}{seeds:>10.4f}{icc(scores):>7.2f}"
+            f"{between:>16}"
+        )
+
+
+def agreement_table(name: str, rows: list[Row]) -> Iterator[str]:
+    own = [row for row in rows if row["part"] == "agreement"]
+    reference = [row for row in own if row["variant"] == "reference"]
+    if not reference:
+        return
+    whole = sorted({row["design"] for row in reference if _is_whole(reference, row["design"])})
+    expected = table([row for row in reference if row["design"] in whole], dice)
+    by_name = dict(zip(whole, expected.mean(1), strict=True))
+    random_only = [design for design in whole if design.isdigit()]
+    yield (
+        f"Agreement with eight times longer training on {name}: {len(whole)} designs, references' reliability "
+        f"{reliability(expected):.2f}, designs' SD {expected.mean(1).std(ddof=1):.4f}, "
+        f"seeds' {seed_deviation(expected):.4f}"
+    )
+    yield (
+        f"  {'proxy':<18}{'designs':>8}{'seeds':>7}{'s':>6}{'Dice':>8}{'seeds SD':>10}{'ICC':>7}{'tau, all':>10}"
+        f"{'5..95 %':>16}{'tau, random':>13}{'5..95 %':>16}{'bias':>9}"
+    )
+    read_outs: list[tuple[str, str, Callable[[Row], float]]] = [
+        ("from scratch", "scratch", dice),
+        ("extrapolated", "scratch", lambda row: 2 * row["curve"][-1][1] - row["curve"][-2][1]),
+        ("loss", "scratch", lambda row: -row["loss_sum"]),
+        ("encoder", "encoder", dice),
+        ("all parameters", "all", dice),
+        ("shared", "shared", dice),
+        ("four times longer", "four times longer", dice),
+    ]
+    for words, variant, read in read_outs:
+        runs = [row for row in own if row["variant"] == variant and row["design"] in whole]
+        kept = sorted({row["design"] for row in runs if _is_whole(runs, row["design"])})
+        if len(kept) < 4:
+            continue
+        scores = table([row for row in runs if row["design"] in kept], read)
+        yield _line(words, runs, kept, scores, by_name, [design for design in kept if design in random_only])
+
+
+def _is_whole(rows: Sequence[Row], design: str) -> bool:
+    """Whether a design has every seed."""
+    seeds = {row["seed"] for row in rows}
+    return {row["seed"] for row in rows if row["design"] == design} == seeds
+
+
+def _line(
+    words: str, runs: list[Row], kept: list[str], scores: Any, by_name: dict[str, float], random_only: list[str]
+) -> str:
+    several = scores.shape[1] > 1
+    truth = np.array([[by_name[design]] for design in kept])
+    chosen = [kept.index(design) for design in random_only]
+    seconds = fmean(row["seconds"] for row in runs)
+    unet = kept.index("u-net") if "u-net" in kept else None
+    lead = float("nan") if unet is None else scores[unet].mean() - scores[chosen].mean()
+    expected = float("nan") if unet is None else truth[unet, 0] - truth[chosen].mean()
+    return (
+        f"  {words:<18}{len(kept):>8}{scores.shape[1]:>7}{seconds:>6.0f}{scores.mean():>8.4f}"
+        f"{_four(seed_deviation(scores) if several else None):>10}{f'{icc(scores):.2f}' if several else '-':>7}"
+        f"{_tau(scores, truth)}{_tau(scores[chosen], truth[chosen], width=13)}{lead - expected:>+9.4f}"
+    )
+
+
+def _tau(scores: Any, truth: Any, width: int = 10) -> str:
+    with np.errstate(all="ignore"):
+        low, high = interval(len(scores), lambda chosen: agreement(scores[chosen], truth[chosen], kendalltau))
+        between = f"{low:.2f}..{high:.2f}"
+        return f"{agreement(scores, truth, kendalltau):>{width}.2f}{between:>16}"
+
+
+def main() -> int:
+    files = sorted(RESULTS.glob("proxies-*.jsonl"))
+    by_set = {
+        file.stem.removeprefix("proxies-"): [json.loads(line) for line in file.read_text().splitlines()]
+        for file in files
+    }
+    for lines in (
+        score_table(by_set),
+        voxel_table(by_set),
+        spread_table(by_set),
+        *(agreement_table(name, rows) for name, rows in by_set.items()),
+    ):
+        if found := list(lines):
+            print("\n".join(found), end="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

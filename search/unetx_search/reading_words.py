@@ -1,0 +1,80 @@
+"""What a user writes on the command line or in a TOML file, read as people mean it: whole numbers and sizes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from cyclopts import CoercionError, Token, convert
+
+SIZES = ("--patch", "--spacing")
+"""Options that may be said with spaces, too: ``--patch 40 56``."""
+MOST_AXES = 3
+MOST_NAME_BYTES = 255
+"""Of a file or folder, on all usual file systems."""
+
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+
+
+def as_said(kind: Any, tokens: Sequence[Token]) -> Any:
+    """As cyclopts converts, but for whole numbers: 1.5 is none, and 0x40 is no way to write one."""
+    try:
+        return convert(kind, tokens, converter=_innermost)
+    except CoercionError as error:
+        wanted = " or ".join(_choices(kind))
+        if not wanted or error.token is None:
+            raise
+        raise ValueError(f"must be {wanted}, got {error.token.value!r}") from None
+
+
+def _innermost(kind: type, value: str) -> Any:
+    if kind is Path and any(len(os.fsencode(part)) > MOST_NAME_BYTES for part in Path(value).parts):
+        raise ValueError(f"a name in a path has at most {MOST_NAME_BYTES} bytes")
+    return _whole(value) if kind is int else convert(kind, [value])
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    """What a number or a path may be; nothing for any other kind."""
+    parts = get_args(kind) or (kind,)
+    if int in parts:
+        yield "a whole number"
+        yield from (f'"{word}"' for part in parts for word in get_args(part))
+    if Path in parts:
+        yield f"a path whose names have at most {MOST_NAME_BYTES} bytes"
+
+
+def _whole(value: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]+", value.strip()):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def mm(_kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+    """Lengths: ``1x1x2.5``, ``1,1,2.5``, ``"1 1 2.5"``, or the items of a TOML list."""
+    return tuple(float(part) for part in _parts(tokens))
+
+
+def voxels(_kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """Numbers of voxels, written likewise."""
+    return tuple(_whole(part) for part in _parts(tokens))
+
+
+def _parts(tokens: Sequence[Token]) -> Iterator[str]:
+    for token in tokens:
+        yield from re.split(r"\s*[x×,]\s*|\s+", token.value.strip().lower())
+
+
+def sizes_joined(words: Sequence[str]) -> list[str]:
+    """The words with sizes that were said as several, ``--patch 40 56``, in one: ``--patch 40x56``."""
+    joined: list[str] = []
+    rest = list(words)
+    while rest:
+        joined.append(rest.pop(0))
+        if joined[-1] in SIZES:
+            n_axes = next((at for at, word in enumerate(rest[:MOST_AXES]) if not _NUMBER.fullmatch(word)), MOST_AXES)
+            size, rest = rest[:n_axes], rest[n_axes:]
+            joined += ["x".join(size)] if size else []
+    return joined
