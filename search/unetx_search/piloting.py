@@ -19,7 +19,7 @@ from unetx_evaluators.pilot import Limits, Pilot, PilotJob, settle
 from unetx_evaluators.tasks.cache import read_json, usable
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_space.architecture import Architecture
-from unetx_space.errors import UnetxError
+from unetx_space.errors import Interrupted, UnetxError
 from unetx_space.files import write_whole
 from unetx_space.presets import PRESETS
 
@@ -165,6 +165,11 @@ class RoundBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(
+                f"stopped in the pilot with {self._n_done} of {len(self._budgets)} trainings of its round done; the "
+                "prepared data are kept, and the same command begins the pilot anew"
+            ) from error
 
     def on_step(self, trial: int, step: int) -> None:
         """A training has come so far; from the beginning again where its worker was lost."""
