@@ -274,7 +274,7 @@ def _tables(data: DatasetFacts) -> Iterator[str]:
 
 def _pilot_blocks(pilot: PilotFacts) -> Iterator[str]:
     heads, rows = pilot.table()
-    yield f"pilot: {pilot.origin}"
+    yield fill(f"pilot: short trainings of the U-Net, Dice on the original voxels; {pilot.origin}", LINE)
     yield _aligned([heads, *rows])
     yield _aligned([(choice.what, choice.sentence) for choice in pilot.settled])
     if pilot.advice:
