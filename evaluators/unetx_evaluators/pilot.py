@@ -113,6 +113,19 @@ class Pilot:
     """What the last doubling of the steps gained, where time ended the growth; scores are then of half-trained
     networks."""
 
+    def choices(self, planned: Mapping[str, Any]) -> dict[str, Any]:
+        """A task's choices with what this settled, value and reason, in the place of what was planned."""
+        recipe = self.budget.recipe
+        values = {
+            "learning_rate": recipe.learning_rate,
+            "background_weight": recipe.background_weight,
+            "steps": self.budget.steps,
+            "spacing": self.spacing,
+        }
+        settled = {name: {"value": values[name], "reason": reason} for name, reason in self.reasons.items()}
+        decided = {"alternatives"} if "spacing" in settled else set()
+        return {**{name: choice for name, choice in planned.items() if name not in decided}, **settled}
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from unetx_evaluators.evaluation import said_once
+from unetx_evaluators.pilot import Pilot
 from unetx_evaluators.tasks.examination import Basis, Examination
-from unetx_evaluators.tasks.preprocessing import apply
+from unetx_evaluators.tasks.preprocessing import apply, in_mm
 from unetx_studies.sheet import (
     PARTS,
     CaseGrid,
@@ -18,6 +19,8 @@ from unetx_studies.sheet import (
     Intensities,
     Part,
     Picture,
+    PilotFacts,
+    Training,
     coarsest_axis,
     make_picture,
 )
@@ -27,8 +30,8 @@ SLICES_FIRST = 0
 """The axis of a stacked task's arrays that counts its slices."""
 
 
-def dataset_facts(found: Examination) -> DatasetFacts:
-    """Everything about the data but their voxels."""
+def dataset_facts(found: Examination, pilot: PilotFacts | None = None) -> DatasetFacts:
+    """Everything about the data but their voxels, and what their pilot has settled."""
     source, basis = found.source, found.basis
     part_of: Mapping[str, Part] = {name: part for part in PARTS for name in getattr(found.splits, part, ())}
     if basis is None:
@@ -49,7 +52,27 @@ def dataset_facts(found: Examination) -> DatasetFacts:
         problems=tuple(said_once(found.problems)),
         warnings=found.warnings,
         cache_bytes=found.n_bytes,
+        pilot=pilot,
     )
+
+
+def pilot_facts(pilot: Pilot, *, was_kept: bool) -> PilotFacts:
+    """A pilot's trainings in the order in which they were asked for, and what came of them."""
+    trainings = [
+        Training(
+            round=run.job.round,
+            steps=run.job.budget.steps,
+            learning_rate=run.job.budget.recipe.learning_rate,
+            background_weight=run.job.budget.recipe.background_weight,
+            voxels="" if run.job.spacing is None else in_mm(run.job.spacing),
+            outcome=str(run.outcome),
+            dice=run.score,
+            seconds=run.seconds,
+            curve=tuple((step, score) for step, score, _ in run.curve),
+        )
+        for run in pilot.runs
+    ]
+    return PilotFacts(tuple(trainings), tuple(_choices(pilot.choices({}))), pilot.still_gaining, was_kept)
 
 
 def _class_sizes(classes: tuple[str, ...], basis: Basis) -> tuple[ClassSize, ...]:
@@ -76,7 +99,8 @@ def _intensities(channels: tuple[str, ...], part_of: Mapping[str, Part], basis: 
 
 def _choices(choices: Mapping[str, Mapping[str, Any]]) -> Iterator[Choice]:
     """A reason is a sentence; it mostly begins with the value: ``1x1x1 mm: median of 156 training cases``."""
-    for what, chosen in choices.items():
+    for name, chosen in choices.items():
+        what = name.replace("_", " ")
         value, colon, why = str(chosen["reason"]).partition(": ")
         is_value = bool(colon) and value[0].isdigit()
         yield Choice(what, value, why) if is_value else Choice(what, "", str(chosen["reason"]))

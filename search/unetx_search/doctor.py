@@ -6,26 +6,38 @@ import json
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from textwrap import TextWrapper
-from typing import TYPE_CHECKING, Literal
+from textwrap import TextWrapper, fill
+from typing import TYPE_CHECKING
 
 from unetx_evaluators.evaluation import DataError, DataErrors, said_once
 from unetx_evaluators.host_cores import usable_cores
+from unetx_evaluators.tasks import Kept, kept, prepare
 from unetx_evaluators.tasks.examination import Examination, examine
 from unetx_search.caches import CacheFacts, cache_facts, caches_text
+from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.dataset import dataset_facts, pictures
-from unetx_search.executors.slots import GpuProbe, make_slots, nvidia_smi_probe
-from unetx_search.preparing import PreparationBars
+from unetx_search.dataset import dataset_facts, pictures, pilot_facts
+from unetx_search.executors.engines import LOGS, check_torch, proxy_evaluator
+from unetx_search.executors.local import LocalExecutor
+from unetx_search.executors.slots import GpuProbe, Slot, make_slots, nvidia_smi_probe
+from unetx_search.piloting import FOLDER, PilotFailed
+from unetx_search.preparing import PreparationBars, no_empty_folders
+from unetx_search.settling import kept_pilot, moved_to, trained_on
 from unetx_space.errors import RequestError
 from unetx_space.files import write_whole
-from unetx_studies.sheet import PARTS, DatasetFacts, axis_ranges, number_words, sheet_html, size_words
+from unetx_studies.full import full_disk_explained
+from unetx_studies.sheet import PARTS, DatasetFacts, PilotFacts, axis_ranges, number_words, sheet_html, size_words
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from unetx_evaluators.evaluation import Evaluator
+    from unetx_evaluators.pilot import Pilot, Spacing
+    from unetx_evaluators.tasks import Task
+    from unetx_search.executors.base import Executor
 
 PACKAGES = ("unetx-search", "torch", "optuna", "optuna-dashboard", "monai", "sqlalchemy", "numpy", "nibabel")
 LINE = 120
@@ -56,26 +68,38 @@ class Findings:
 
 
 def look(
-    choices: DataChoices, *, console: Console, sheet: Path | None = None, probe: GpuProbe = nvidia_smi_probe
+    choices: DataChoices,
+    *,
+    console: Console,
+    sheet: Path | None = None,
+    pilot: bool = False,
+    probe: GpuProbe = nvidia_smi_probe,
+    evaluator: Evaluator | None = None,
 ) -> Findings:
     """Look at the machine, the cache and, where one is named, every case of a dataset.
 
-    ``sheet`` is where the picture sheet goes; nothing else is written. Raises RequestError when it cannot be.
+    ``sheet`` is where the picture sheet goes; nothing else is written. Raises RequestError when it cannot be. With
+    ``pilot`` the data are prepared, too, and their pilot is run, as a search would; ``evaluator`` takes the trainer's
+    place in tests.
     """
-    if sheet is not None and choices.data is None:
-        raise RequestError("--sheet shows a dataset: name one with --data PATH")
+    for option, is_asked, does in (("sheet", sheet is not None, "shows"), ("pilot", pilot, "trains on")):
+        if is_asked and choices.data is None:
+            raise RequestError(f"--{option} {does} a dataset: name one with --data PATH")
     slots = make_slots("all", probe=probe)
     facts: DatasetFacts | None = None
     problems: tuple[str, ...] = ()
     if choices.data is not None:
+        if pilot and evaluator is None:
+            check_torch(slots)
+        dataset = _Dataset(choices, slots, console, evaluator)
         try:
-            found = _examined(choices, slots[0].device, console)
+            found = dataset.examined()
         except DataErrors as several:
             problems = tuple(said_once(several.errors))
         except DataError as error:
             problems = (str(error),)
         else:
-            facts = dataset_facts(found)
+            found, facts = dataset.piloted(found, is_asked=pilot)
             problems = facts.problems
             if sheet is not None:
                 _write_sheet(sheet, facts, found, choices, console)
@@ -83,10 +107,71 @@ def look(
     return Findings(_machine(), workers, _packages(), facts, problems, cache_facts(choices.cache_folder))
 
 
-def _examined(choices: DataChoices, device: Literal["cpu", "cuda"], console: Console) -> Examination:
-    source = choices.source()
-    with PreparationBars(source.name, console) as bars:
-        return examine(source, choices.task_options(device), watcher=bars)
+class _Dataset:
+    """The dataset of a request, and the cache that a search of it with no further options would use."""
+
+    def __init__(
+        self, choices: DataChoices, slots: Sequence[Slot], console: Console, evaluator: Evaluator | None
+    ) -> None:
+        self._source = choices.source()
+        self._options = choices.task_options(slots[0].device)
+        self._config = SearchConfig(**{field.name: getattr(choices, field.name) for field in fields(DataChoices)})
+        self._slots = slots
+        self._console = console
+        self._evaluator = evaluator or proxy_evaluator(self._config, slots)
+
+    def examined(self) -> Examination:
+        with PreparationBars(self._source.name, self._console) as bars:
+            return examine(self._source, self._options, watcher=bars)
+
+    def piloted(self, found: Examination, *, is_asked: bool) -> tuple[Examination, DatasetFacts]:
+        """The examination with what a pilot has settled, one that is kept or one run now, and all as facts."""
+        if found.problems:
+            return found, dataset_facts(found)
+        pilot = self._kept_pilot()
+        was_kept = pilot is not None
+        if is_asked and not was_kept:
+            try:
+                pilot = self._run_pilot()
+            except (DataError, PilotFailed) as error:
+                facts = dataset_facts(found)
+                errors = error.errors if isinstance(error, DataErrors) else (error,)
+                return found, replace(facts, problems=tuple(map(str, errors)))
+        if pilot is None:
+            return found, dataset_facts(found)
+        found = self._settled(found, pilot)
+        return found, dataset_facts(found, pilot_facts(pilot, was_kept=was_kept))
+
+    def _kept(self, spacing: Spacing | None = None) -> Kept | None:
+        options = self._options if spacing is None else replace(self._options, spacing=spacing)
+        return kept(self._source, self._config.cache_folder, options)
+
+    def _kept_pilot(self) -> Pilot | None:
+        prepared = self._kept()
+        return None if prepared is None else kept_pilot(self._config, prepared.task)
+
+    def _run_pilot(self) -> Pilot | None:
+        cache = self._config.cache_folder
+        with no_empty_folders(cache), full_disk_explained(cache):
+            return trained_on(self._config, self._prepared, self._executor, self._console)[2]
+
+    def _prepared(self, spacing: Spacing | None) -> Task:
+        options = self._options if spacing is None else replace(self._options, spacing=spacing)
+        with PreparationBars(self._source.name, self._console) as bars:
+            return prepare(self._source, self._config.cache_folder, options, watcher=bars)
+
+    def _executor(self, task: Task) -> Executor:
+        return LocalExecutor(self._evaluator, task, self._slots, log_folder=task.folder / FOLDER / LOGS)
+
+    def _settled(self, found: Examination, pilot: Pilot) -> Examination:
+        """As a search would have it: network and grid at the voxel size that the pilot chose."""
+        planned = self._kept()
+        spacing = None if planned is None else moved_to(planned.task, pilot)
+        moved = None if spacing is None else self._kept(spacing)
+        if moved is not None:
+            there = moved.examination
+            found = replace(found, basis=there.basis, plan=there.plan, choices=there.choices)
+        return replace(found, choices=pilot.choices(found.choices))
 
 
 def _write_sheet(sheet: Path, facts: DatasetFacts, found: Examination, choices: DataChoices, console: Console) -> None:
@@ -183,6 +268,17 @@ def _tables(data: DatasetFacts) -> Iterator[str]:
         yield _aligned([("channel (foreground)", "0.5 %", "median", "99.5 %", "mean", "std"), *numbers])
     if data.choices:
         yield _aligned([(choice.what, choice.sentence) for choice in data.choices])
+    if data.pilot is not None:
+        yield from _pilot_blocks(data.pilot)
+
+
+def _pilot_blocks(pilot: PilotFacts) -> Iterator[str]:
+    heads, rows = pilot.table()
+    yield fill(f"pilot: short trainings of the U-Net, Dice on the original voxels; {pilot.origin}", LINE)
+    yield _aligned([heads, *rows])
+    yield _aligned([(choice.what, choice.sentence) for choice in pilot.settled])
+    if pilot.advice:
+        yield fill(pilot.advice, LINE)
 
 
 def _told(noun: str, note: str, findings: Sequence[str]) -> Iterator[str]:

@@ -7,15 +7,19 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.pilot import Limits, Pilot, PilotJob, settle
 from unetx_evaluators.tasks.cache import read_json, usable
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_space.architecture import Architecture
-from unetx_space.errors import UnetxError
+from unetx_space.errors import Interrupted, UnetxError
 from unetx_space.files import write_whole
 from unetx_space.presets import PRESETS
 
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 FORMAT = 3
 """Raised whenever the same question would be answered differently."""
 FOLDER = "pilots"
-"""In a task's folder."""
+"""In a task's folder, and in the package, where the answer for the built-in demo lies."""
 PRESET = "u-net"
 SEED = 0
 """Of all trainings of a pilot: apart from --seed, since its answer is of the dataset."""
@@ -57,17 +61,23 @@ class PilotFile:
         return cls(task.folder / FOLDER / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
 
     def read(self) -> Pilot | None:
-        """None where there is none, or none that can be used."""
-        data = read_json(self.path)
-        try:
-            return None if data is None else Pilot.from_json(data)
-        except (KeyError, TypeError, ValueError):
-            return None
+        """The answer kept with the task, or stored with the package; None where there is none that can be used."""
+        with as_file(files("unetx_evaluators") / FOLDER / self.path.name) as packaged:
+            answers = map(_pilot_in, (self.path, packaged))
+            return next((pilot for pilot in answers if pilot is not None), None)
 
     def write(self, pilot: Pilot) -> None:
         with usable(self.path.parent):
             self.path.parent.mkdir(exist_ok=True)
             write_whole(self.path, json.dumps(pilot.to_json(), indent=2) + "\n")
+
+
+def _pilot_in(file: Path) -> Pilot | None:
+    data = read_json(file)
+    try:
+        return None if data is None else Pilot.from_json(data)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def piloted(
@@ -100,7 +110,8 @@ class _Pilot:
         try:
             jobs = next(rounds)
             while True:
-                answers = self._answered(jobs)
+                with RoundBar(jobs, self._console) as bar:
+                    answers = self._answered(jobs, bar)
                 if not any(answer.outcome is Outcome.COMPLETE for answer in answers):
                     raise PilotFailed(_why_failed(jobs[0], answers[0]))
                 for job, answer in zip(jobs, answers, strict=True):
@@ -113,7 +124,7 @@ class _Pilot:
             self._say(f"  {reason}")
         return pilot
 
-    def _answered(self, jobs: Sequence[PilotJob]) -> list[Evaluation]:
+    def _answered(self, jobs: Sequence[PilotJob], bar: RoundBar) -> list[Evaluation]:
         """In the order of the jobs; those of one voxel size run together."""
         answers: dict[int, Evaluation] = {}
         for spacing in dict.fromkeys(job.spacing for job in jobs):
@@ -126,17 +137,56 @@ class _Pilot:
                 jobs_there = [
                     Job(n, architecture, job.budget, SEED, diagnosed_above=math.inf) for n, job in numbered.items()
                 ]
-                answers |= Answers().of(executor, jobs_there)
+                answers |= Answers(bar).of(executor, jobs_there)
         return [answers[n] for n in range(len(jobs))]
 
     def _say(self, words: str) -> None:
         self._console.print(words, markup=False, soft_wrap=True)
 
 
+class RoundBar:
+    """Shows on a terminal how a round gets on, in steps and trainings; elsewhere its lines at the end do."""
+
+    def __init__(self, jobs: Sequence[PilotJob], console: Console) -> None:
+        trainings = TextColumn("{task.fields[n_done]} of {task.fields[n_jobs]} trainings")
+        steps = TextColumn("{task.completed:.0f} of {task.total:.0f} steps")
+        columns = (TextColumn("pilot: {task.description}"), BarColumn(), trainings, steps, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._budgets = [job.budget.steps for job in jobs]
+        self._steps = [0] * len(jobs)
+        self._n_done = 0
+        self._task = self._progress.add_task(jobs[0].round, total=sum(self._budgets), n_done=0, n_jobs=len(jobs))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(
+                f"stopped in the pilot with {self._n_done} of {len(self._budgets)} trainings of its round done; the "
+                "prepared data are kept, and the same command begins the pilot anew"
+            ) from error
+
+    def on_step(self, trial: int, step: int) -> None:
+        """A training has come so far; from the beginning again where its worker was lost."""
+        self._steps[trial] = step
+        self._progress.update(self._task, completed=sum(self._steps), n_done=self._n_done)
+
+    def on_end(self, trial: int) -> None:
+        """A training is over, however it ended."""
+        self._n_done += 1
+        self.on_step(trial, self._budgets[trial])
+
+
 @dataclass(slots=True)
 class Answers:
     """Collects the evaluations of a few jobs; an executor's Handler."""
 
+    bar: RoundBar
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
     _waiting: list[Job] = field(default_factory=list)
     _jobs: dict[int, Job] = field(default_factory=dict)
@@ -153,22 +203,27 @@ class Answers:
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None: ...
 
-    def on_step(self, trial: int, step: int) -> None: ...
+    def on_step(self, trial: int, step: int) -> None:
+        self.bar.on_step(trial, step)
 
     def on_rung(self, trial: int, point: CurvePoint) -> bool:
         return False
 
     def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        self.evaluations[trial] = evaluation
+        self._end(trial, evaluation)
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        self.evaluations[trial] = evaluation
+        self._end(trial, evaluation)
 
     def on_displaced(self, trial: int, reason: str) -> None:
         self._waiting.append(self._jobs[trial])
 
     def on_interrupted(self, trial: int) -> None:
-        self.evaluations[trial] = failed_evaluation(Outcome.CRASHED, "interrupted")
+        self._end(trial, failed_evaluation(Outcome.CRASHED, "interrupted"))
+
+    def _end(self, trial: int, evaluation: Evaluation) -> None:
+        self.evaluations[trial] = evaluation
+        self.bar.on_end(trial)
 
 
 def _told(answer: Evaluation) -> str:

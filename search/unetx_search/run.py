@@ -9,20 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import optuna
 
-from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.cache import using
 from unetx_search.best import save_best, whereabouts
 from unetx_search.book import Book, lease, new_run, open_book, showing_life, utc_now
 from unetx_search.config import SearchConfig, check_stated, read_begun
 from unetx_search.coordinator import Coordinator, Terms
-from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine
+from unetx_search.executors.engines import CHECKPOINTS, Engine, check_torch, open_engine, proxy_evaluator
 from unetx_search.executors.slots import GpuProbe, Slot, nvidia_smi_probe
 from unetx_search.ground import Ground
 from unetx_search.preparing import keep_beside, no_empty_folders, split_warnings
@@ -135,7 +133,7 @@ def search(
     with open_engine(config, probe=probe) as engine:
         slots = engine.slots[: config.deterministic]
         if evaluator is None:
-            _check_torch(slots)
+            check_torch(slots)
         check_stated(config, config.folder / SETTINGS)
         place = settle_place(config.folder, config.study_name, config.storage)
         check_writable(place)
@@ -159,7 +157,7 @@ def _asked(config: SearchConfig, engine: Engine, slots: Sequence[Slot], console:
     """What the request comes to; where the study has begun, by what it was begun with."""
 
     def executor_of(task: Task) -> Executor:
-        return engine.executor(given.evaluator or _evaluator(config, slots), task, slots)
+        return engine.executor(given.evaluator or proxy_evaluator(config, slots), task, slots)
 
     settings = config.folder / SETTINGS
     begun = read_begun(settings) if settings.exists() else None
@@ -204,12 +202,12 @@ def _search(
         if n_missing > 0:
             if config.workers_per_gpu == "auto":
                 ground = _ground(config, task, space, budget)
-                measured_with = evaluator or _evaluator(config, slots)
+                measured_with = evaluator or proxy_evaluator(config, slots)
                 with showing_life(claim.store.url, claim.run):
                     slots = seats_that_pay(config, slots, measured_with, task, ground, n_missing, console)
                 n_seats = len(slots)
                 book.write(lambda: book.ledger.seat(claim.run, n_seats))
-            chosen = evaluator or _evaluator(config, slots)
+            chosen = evaluator or proxy_evaluator(config, slots)
             with engine.executor(chosen, task, slots) as executor:
                 coordinator = _run(config, book, task, space, budget, executor, console)
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
@@ -229,25 +227,8 @@ def _search(
         )
 
 
-def _evaluator(config: SearchConfig, slots: Sequence[Slot]) -> Evaluator:
-    return ProxyEvaluator(
-        device=slots[0].device,
-        n_threads=slots[0].n_threads,
-        robustness=config.robustness,
-    )
-
-
 def _ground(config: SearchConfig, task: Task, space: DesignSpace, budget: Budget) -> Ground:
     return Ground(task.backbone(), task.patch, space, budget, config.seed, config.max_cost)
-
-
-def _check_torch(slots: Sequence[Slot]) -> None:
-    """GPU workers need a torch that was built for them; its version tells without the seconds of an import."""
-    if any(slot.device != "cpu" for slot in slots) and version("torch").endswith("+cpu"):
-        raise RequestError(
-            f"{len(slots)} GPU worker(s) were asked for, but the installed torch {version('torch')} was built for CPUs "
-            "only; install a CUDA build of torch, or use --gpus 0 for CPU workers"
-        )
 
 
 @dataclass(slots=True)

@@ -5,15 +5,16 @@ A study that has begun keeps what it was begun with. For a new one the dataset's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.budgets import check_rankable, default_budget
 from unetx_evaluators.evaluation import Budget
-from unetx_evaluators.pilot import BACKGROUND_WEIGHTS, LEARNING_RATES, Limits, Pilot, with_steps
+from unetx_evaluators.pilot import BACKGROUND_WEIGHTS, LEARNING_RATES, Limits, Pilot, Spacing, with_steps
+from unetx_evaluators.tasks.cache import using
 from unetx_search.config import SearchConfig, Settled
-from unetx_search.piloting import ExecutorOf, piloted
+from unetx_search.piloting import ExecutorOf, PilotFile, piloted
 from unetx_search.preparing import prepared_task
 from unetx_search.pruners import with_rungs_for
 
@@ -50,31 +51,52 @@ def asked(
     ``executor_of`` opens an executor of the search's workers on a task, for the pilot.
     """
 
-    def prepared(spacing: tuple[float, ...] | None) -> Task:
+    def prepared(spacing: Spacing | None) -> Task:
         options = config.task_options(machine)
         options = options if spacing is None else replace(options, spacing=spacing)
         return prepared_task(config.folder, source, config.cache_folder, options, console)
 
-    pilot = None
     if begun is not None:
         voxels = None if config.spacing is not None else begun.get("pilot_spacing")
         spacing = None if voxels is None else tuple(voxels)
-        task, budget = prepared(spacing), Budget.from_json(begun["budget"])
+        task, budget, pilot = prepared(spacing), Budget.from_json(begun["budget"]), None
     else:
-        task = prepared(None)
-        budget, limits = unpiloted_budget(config, task), pilot_limits(config, task)
-        check_rankable(task, budget)
-        if config.pilot and limits.leave_questions:
-            pilot = piloted(task, budget, limits, executor_of, prepared, console)
-            budget = pilot.budget
-        spacing = None if pilot is None or pilot.spacing in (None, *task.alternatives[-1:]) else pilot.spacing
+        task, budget, pilot = trained_on(config, prepared, executor_of, console)
+        spacing = None if pilot is None else moved_to(task, pilot)
         task = task if spacing is None else prepared(spacing)
         budget = with_rungs_for(config.pruner, budget)
     if pilot is not None:
-        told = {name: {"value": None, "reason": reason} for name, reason in pilot.reasons.items()}
-        task = replace(task, choices={**task.choices, **told})
+        task = replace(task, choices=pilot.choices(task.choices))
     space = config.design_space(len(task.strides))
     return Asked(task, space, budget, Settled.of(config, task, space, budget, pilot_spacing=spacing), pilot)
+
+
+def trained_on(
+    config: SearchConfig, prepared: Callable[[Spacing | None], Task], executor_of: ExecutorOf, console: Console
+) -> tuple[Task, Budget, Pilot | None]:
+    """The task as planned, how it is trained on, and the pilot that settled that, where one was asked.
+
+    ``prepared`` gives the task at a voxel size, None for the planned one. Raises DataError where no design could be
+    ranked, and what ``piloted`` raises.
+    """
+    task = prepared(None)
+    budget, limits = unpiloted_budget(config, task), pilot_limits(config, task)
+    check_rankable(task, budget)
+    if not config.pilot or not limits.leave_questions:
+        return task, budget, None
+    with using(task):
+        pilot = piloted(task, budget, limits, executor_of, prepared, console)
+    return task, pilot.budget, pilot
+
+
+def kept_pilot(config: SearchConfig, task: Task) -> Pilot | None:
+    """What a pilot has settled for such a search already; None where it would have to be run."""
+    return PilotFile.of(task, unpiloted_budget(config, task), pilot_limits(config, task)).read()
+
+
+def moved_to(task: Task, pilot: Pilot) -> Spacing | None:
+    """The voxel size that a pilot has chosen in the place of the task's own; None where it keeps that."""
+    return None if pilot.spacing in (None, *task.alternatives[-1:]) else pilot.spacing
 
 
 def unpiloted_budget(config: SearchConfig, task: Task) -> Budget:

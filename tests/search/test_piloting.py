@@ -12,19 +12,24 @@ from typing import Any
 import pytest
 from executor_helpers import TASK
 from rich.console import Console
+from rich.text import Text
 
+import unetx_evaluators.pilot
 from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_evaluators.pilot import Limits, Pilot
-from unetx_evaluators.tasks import DemoSource, Task
+from unetx_evaluators.pilot import Limits, Pilot, PilotJob
+from unetx_evaluators.tasks import DemoSource, Task, prepare
 from unetx_search.config import SearchConfig
 from unetx_search.executors.inline import InlineExecutor
-from unetx_search.piloting import FOLDER, PilotFailed, piloted
+from unetx_search.piloting import FOLDER, PilotFailed, PilotFile, RoundBar, piloted
 from unetx_search.run import Summary, search
+from unetx_search.settling import kept_pilot, pilot_limits, unpiloted_budget
 from unetx_space.errors import RequestError
 
 SOURCE = DemoSource(n_cases=6)
+(DEMO_FILE,) = (Path(unetx_evaluators.pilot.__file__).parent / FOLDER).iterdir()
+"""The answer for the built-in demo, stored with the package."""
 LIMITS = Limits(max_steps=8)
 
 
@@ -100,6 +105,43 @@ def test_a_round_that_comes_to_nothing_ends_it(task: Task) -> None:
     with pytest.raises(PilotFailed, match=r"learning rate 0\.01, background weight 1 ended as diverged"):
         pilot(task, FakeEvaluator(acts_by_seed={0: Outcome.DIVERGED}))
     assert not (task.folder / FOLDER).exists(), "nothing was settled"
+
+
+def test_on_a_terminal_a_bar_tells_trainings_and_steps_of_the_round() -> None:
+    shown = []
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=is_terminal, width=120)
+        jobs = [PilotJob("recipe", replace(default_budget(TASK), steps=8, rungs=(8,)))] * 2
+        with RoundBar(jobs, console) as bar:
+            bar.on_step(0, 3)
+            bar.on_step(1, 5)
+            bar.on_end(1)
+        assert isinstance(console.file, io.StringIO)
+        shown.append(Text.from_ansi(console.file.getvalue()).plain)
+    assert "pilot: recipe" in shown[0]
+    assert "1 of 2 trainings" in shown[0]
+    assert "11 of 16 steps" in shown[0], "3 of the one, all 8 of the other"
+    assert shown[1] == ""
+
+
+def test_what_the_cache_has_is_taken_before_what_comes_with_the_package(task: Task, evaluator: FakeEvaluator) -> None:
+    kept = PilotFile(task.folder / FOLDER / DEMO_FILE.name)
+    packaged = kept.read()
+    assert packaged == PilotFile(DEMO_FILE).read() is not None
+    other, _ = pilot(task, evaluator)
+    kept.write(other)
+    assert kept.read() == other != packaged
+
+
+def test_the_built_in_demo_asks_no_pilot(tmp_path: Path) -> None:
+    config = SearchConfig(gpus=0)
+    prepared = prepare(DemoSource(), tmp_path, config.task_options("cpu"))
+    found = PilotFile.of(prepared, unpiloted_budget(config, prepared), pilot_limits(config, prepared))
+    remedy = "the demo's pilot is stale: run `python benchmarks/make_demo_pilot.py` and commit what it writes"
+    assert found.path.name == DEMO_FILE.name, remedy
+    answer = kept_pilot(config, prepared)
+    assert answer is not None, remedy
+    assert answer.reasons.keys() == {"learning_rate", "background_weight", "steps"}
 
 
 def run(out: Path, evaluator: FakeEvaluator, **changes: Any) -> Summary:

@@ -23,10 +23,13 @@ from unetx_studies.sheet import (
     ClassSize,
     DatasetFacts,
     Intensities,
+    PilotFacts,
+    Training,
     coarsest_axis,
     make_picture,
     sheet_html,
 )
+from unetx_studies.sheet.curves import APART, HEIGHT, WIDTH, curves_svg
 from unetx_studies.sheet.facts import axis_ranges, number_words, size_words
 from unetx_studies.sheet.pictures import MAX_SIDE, fullest_slice, outline
 from unetx_studies.sheet.style import COLOURS, class_style
@@ -218,6 +221,7 @@ def test_names_are_text_and_never_markup() -> None:
             cases=(CaseGrid(EVIL, (8, 8), (1.0, 1.0), "train"),),
             intensities=(Intensities(EVIL, 0, 1, 0, 0, 1, 0, 1),),
             choices=(Choice(EVIL, EVIL, EVIL),),
+            pilot=PilotFacts((training(0, voxels=EVIL, outcome=EVIL, round=EVIL),), (Choice(EVIL, EVIL, EVIL),)),
             problems=(EVIL,),
             warnings=(EVIL,),
         ),
@@ -268,3 +272,53 @@ def test_numbers_in_words() -> None:
         "0", "0.1235", "12", "-1024", "306100", "2e+12",
     ]  # fmt: skip
     assert list(axis_ranges([(1, 5), (3, 4), (2, 9)])) == [(1, 2, 3), (4, 5, 9)]
+
+
+def training(number: int, dice: float | None = 0.8, *, steps: int = 300, **changes: object) -> Training:
+    """The n-th of a pilot, which has climbed to its Dice at three rungs."""
+    curve = () if dice is None else tuple((steps * n // 3, dice * n / 3) for n in (1, 2, 3))
+    one = Training("recipe", steps, (1e-2, 3e-3)[number % 2], 1.0, "", "complete", dice, 12.4, curve)
+    return replace(one, **changes)  # type: ignore[arg-type]
+
+
+def test_every_training_of_a_pilot_is_a_row_and_a_line_that_ends_in_its_number() -> None:
+    trainings = (*map(training, range(4)), training(4, 0.9, steps=600), training(5, None, outcome="diverged"))
+    settled = (Choice("steps", "300", "twice as many gained too little"),)
+    page = sheet_html(facts(pilot=PilotFacts(trainings, settled, still_gaining=0.0312)))
+    found = parsed(page)
+    assert "twice as many gained too little" in found.text
+    assert "the last doubling of the steps gained +0.0312 Dice" in found.text
+    assert "--seconds" in found.text
+    numbers = re.findall(r'<text class="number" x="([\d.]+)" y="([\d.]+)">(\d)</text>', page)
+    assert sorted(number for *_, number in numbers) == ["1", "2", "3", "4", "5"], "the sixth has reached no rung"
+    heights = sorted(float(y) for _, y, number in numbers if number != "5")
+    assert np.diff(heights).min() >= APART, "four lines end at one point, their numbers do not"
+    assert page.count("<td>diverged</td>") == 1
+    assert page.count("<circle ") == 3 * 5
+    assert "<th>voxels</th>" not in page
+
+
+def test_curves_stay_within_their_axes_whose_ticks_are_round() -> None:
+    one = training(0, curve=((117, 0.612), (233, 0.7), (349, 0.8463)))
+    drawing = curves_svg(PilotFacts((one, training(1, curve=((349, float("nan")),))), ()))
+    assert re.findall(r">([\d.]+)</text>", drawing)[:-1] == [
+        *("0.6", "0.7", "0.8", "0.9"), *("0", "100", "200", "300", "400"),
+    ]  # fmt: skip
+    places = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawing)]
+    assert [x for x, _ in places] == sorted(x for x, _ in places)
+    assert [y for _, y in places] == sorted((y for _, y in places), reverse=True), "up is better"
+    assert all(0 < x < WIDTH and 0 < y < HEIGHT for x, y in places)
+    assert curves_svg(PilotFacts((training(0, None),), ())) == ""
+
+
+def test_a_pilot_of_one_point_or_of_equal_scores_is_drawn_all_the_same() -> None:
+    for curve in (((1, 0.0),), ((1, 0.5), (2, 0.5))):
+        drawing = curves_svg(PilotFacts((training(0, curve=curve),), ()))
+        assert drawing.count("<circle ") == len(curve)
+        assert "nan" not in drawing
+
+
+def test_voxel_sizes_have_a_column_where_they_were_in_question() -> None:
+    heads, rows = PilotFacts((training(0, voxels="1x1x2 mm"), training(1)), ()).table()
+    assert dict(zip(heads, rows[0], strict=True))["voxels"] == "1x1x2 mm"
+    assert dict(zip(heads, rows[1], strict=True))["Dice"] == "0.8000"

@@ -9,6 +9,8 @@ from unetx_evaluators.tasks.housekeeping import CacheState as CacheState
 from unetx_evaluators.tasks.housekeeping import cached as cached
 from unetx_evaluators.tasks.housekeeping import remove as remove
 from unetx_evaluators.tasks.options import TaskOptions as TaskOptions
+from unetx_evaluators.tasks.prepare import Kept as Kept
+from unetx_evaluators.tasks.prepare import kept as kept
 from unetx_evaluators.tasks.prepare import prepare as prepare
 from unetx_evaluators.tasks.sources import RawCase as RawCase
 from unetx_evaluators.tasks.sources import Reading as Reading

@@ -95,6 +95,37 @@ def prepare(
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What an earlier preparation has left in a cache."""
+
+    task: Task
+    examination: Examination
+
+
+def kept(source: Source, cache: Path | str, options: TaskOptions) -> Kept | None:
+    """What ``prepare`` would find in the cache, arrays unchecked; None where it would have to work.
+
+    Nothing is read but the listing and the manifest, and nothing is written.
+    """
+    request = Request.of(source, options)
+    if request.problems:
+        return None
+    key = _key(request)
+    place = Place.of(Path(cache), source.name, key)
+    manifest = _complete(place, key)
+    examination = None if manifest is None else concluded(request, manifest.basis)
+    if manifest is None or examination is None or examination.problems:
+        return None
+    return Kept(_task(place, manifest, examination, options), examination)
+
+
+def _complete(place: Place, key: str) -> Manifest | None:
+    """The manifest of a folder that is complete and of that key."""
+    manifest = Manifest.read(place.folder) if is_ours(place.folder) else None
+    return manifest if manifest is not None and manifest.key == key else None
+
+
+@dataclass(frozen=True, slots=True)
 class _Preparing:
     """One preparation, alone with its folder."""
 
@@ -106,8 +137,8 @@ class _Preparing:
 
     def run(self) -> tuple[Manifest, Examination]:
         folder = self.place.folder
-        manifest = Manifest.read(folder) if is_ours(folder) else None
-        if manifest is not None and manifest.key == self.key:
+        manifest = _complete(self.place, self.key)
+        if manifest is not None:
             examination = concluded(self.request, manifest.basis)
             Problems(list(examination.problems)).raise_all()
             if self._mend(manifest):

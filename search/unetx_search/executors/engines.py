@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.ray.cluster import cluster_slots, connected
 from unetx_search.executors.slots import GpuProbe, Slot, make_slots
+from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import Evaluator
@@ -44,6 +47,20 @@ def open_engine(config: SearchConfig, *, probe: GpuProbe) -> Iterator[Engine]:
             slots,
             lambda evaluator, task, chosen: LocalExecutor(evaluator, task, chosen, log_folder=config.folder / LOGS),
         )
+
+
+def check_torch(slots: Sequence[Slot]) -> None:
+    """GPU workers need a torch that was built for them; its version tells without the seconds of an import."""
+    if any(slot.device != "cpu" for slot in slots) and version("torch").endswith("+cpu"):
+        raise RequestError(
+            f"{len(slots)} GPU worker(s) were asked for, but the installed torch {version('torch')} was built for CPUs "
+            "only; install a CUDA build of torch, or use --gpus 0 for CPU workers"
+        )
+
+
+def proxy_evaluator(config: SearchConfig, slots: Sequence[Slot]) -> Evaluator:
+    """The trainer as it runs in these slots."""
+    return ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads, robustness=config.robustness)
 
 
 def _on_ray(

@@ -68,6 +68,83 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """One training of a pilot."""
+
+    round: str
+    """What it was to settle: the recipe, the voxel size or the steps."""
+    steps: int
+    learning_rate: float
+    background_weight: float
+    voxels: str
+    """Their size, such as ``1x1x2 mm``; empty where that was not in question."""
+    outcome: str
+    """``complete``, or how it ended otherwise."""
+    dice: float | None
+    """On the original voxels."""
+    seconds: float
+    curve: tuple[tuple[int, float], ...] = ()
+    """Steps and Dice at every rung, on the prepared voxels, and before the last on a part of the cases."""
+
+    @property
+    def result(self) -> str:
+        """The score of one that was completed, the outcome of any other."""
+        return f"{self.dice:.4f}" if self.outcome == "complete" and self.dice is not None else self.outcome
+
+
+@dataclass(frozen=True, slots=True)
+class PilotFacts:
+    """What a dataset's pilot has trained and settled."""
+
+    trainings: tuple[Training, ...]
+    """In their order."""
+    settled: tuple[Choice, ...]
+    still_gaining: float | None = None
+    """Dice that the last doubling of the steps gained, where time ended the growth."""
+    was_kept: bool = False
+    """Found in the cache, where an earlier run had left it."""
+
+    @property
+    def origin(self) -> str:
+        """A sentence on where it comes from."""
+        return (
+            "kept in the cache from an earlier run, so it was not run again"
+            if self.was_kept
+            else "run now, and kept with the prepared data: a search finds it there and asks nothing again"
+        )
+
+    @property
+    def advice(self) -> str:
+        """What to do about scores that still rise; empty where they do not."""
+        if self.still_gaining is None:
+            return ""
+        return (
+            f"Scores still rise with training: the last doubling of the steps gained {self.still_gaining:+.4f} Dice, "
+            "and the time target ended it there. A higher --seconds allows more steps."
+        )
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Heads and rows, one a training; voxel sizes where they were in question."""
+        has_voxels = any(training.voxels for training in self.trainings)
+        voxels = ("voxels",) if has_voxels else ()
+        heads = ("no.", "round", "steps", "learning rate", "background weight", *voxels, "Dice", "seconds")
+        rows = [
+            (
+                str(number),
+                training.round,
+                str(training.steps),
+                f"{training.learning_rate:g}",
+                f"{training.background_weight:g}",
+                *((training.voxels,) if has_voxels else ()),
+                training.result,
+                f"{training.seconds:.0f}",
+            )
+            for number, training in enumerate(self.trainings, start=1)
+        ]
+        return heads, rows
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetFacts:
     """A dataset as ``doctor`` sees it."""
 
@@ -91,6 +168,8 @@ class DatasetFacts:
     warnings: tuple[str, ...] = ()
     cache_bytes: int | None = None
     """What the prepared arrays would take; None where it cannot be told."""
+    pilot: PilotFacts | None = None
+    """None where none was asked and the cache has none."""
 
     def names(self, part: Part) -> tuple[str, ...]:
         """The cases of a part."""

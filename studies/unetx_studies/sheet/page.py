@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from unetx_studies.sheet.curves import curve_class, curves_svg, sample_svg
 from unetx_studies.sheet.facts import (
     PARTS,
     Choice,
     ClassSize,
     DatasetFacts,
     Intensities,
+    PilotFacts,
     axis_ranges,
     number_words,
     size_words,
@@ -32,6 +34,7 @@ def sheet_html(facts: DatasetFacts, pictures: Sequence[Picture] = (), *, why_no_
         _intensities(facts.intensities),
         _grids(facts),
         _choices(facts.choices),
+        _pilot(facts.pilot),
         _split(facts),
     )
     return (
@@ -192,6 +195,24 @@ def _choices(choices: Sequence[Choice]) -> str:
 def _decision(choice: Choice) -> str:
     value = f"<b>{escape(choice.value)}</b><br>" if choice.value else ""
     return f"{value}{escape(choice.reason)}"
+
+
+def _pilot(pilot: PilotFacts | None) -> str:
+    if pilot is None:
+        return ""
+    heads, rows = pilot.table()
+    lines = zip(rows, pilot.trainings, strict=True)
+    cells = [[f"{sample_svg(curve_class(pilot, one))}{row[0]}", *map(escape, row[1:])] for row, one in lines]
+    settled = [[escape(choice.what), _decision(choice)] for choice in pilot.settled]
+    advice = f"<p>{escape(pilot.advice)}</p>" if pilot.advice else ""
+    note = f"short trainings of the U-Net that settle how this dataset is trained; {pilot.origin}"
+    body = (
+        f"{_table(heads, cells, 'numbers pilot')}<p class='muted'>Dice in the table: on the original voxels of the "
+        "selection cases. Curves: at rungs, on the prepared voxels, before the last rung on a part of the cases; a "
+        f"line's number is its row, lines of one learning rate and background weight look alike.</p>"
+        f"{curves_svg(pilot)}{_table(('', ''), settled, 'choices')}{advice}"
+    )
+    return _section("Pilot", note, body)
 
 
 def _split(facts: DatasetFacts) -> str:
