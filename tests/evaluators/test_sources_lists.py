@@ -58,12 +58,14 @@ def test_classes_of_a_list_are_named_by_its_labels_or_by_the_user(tmp_path: Path
     assert open_source(folder, labels={"spleen": 1}).classes == ("background", "spleen")
 
 
-@pytest.mark.parametrize("option", [{"mask_suffix": "_x"}, {"several_masks": "union"}, {"images": "imagesTr"}])
-def test_a_list_names_its_files_itself(tmp_path: Path, option: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "reading", [Reading(mask_suffix="_x"), Reading(several_masks="union"), Reading(images="imagesTr")]
+)
+def test_a_list_names_its_files_itself(tmp_path: Path, reading: Reading) -> None:
     file = list_folder(tmp_path) / "dataset_0.json"
-    flag = next(iter(option)).replace("_", "-")
+    flag = next(iter(reading.stated)).replace("_", "-")
     with pytest.raises(DataError, match=rf"its dataset_0\.json already names the files; leave --{flag} out, or give"):
-        open_source(file, reading=Reading(**option))
+        open_source(file, reading=reading)
 
 
 def test_a_list_without_classes_takes_a_threshold(tmp_path: Path) -> None:

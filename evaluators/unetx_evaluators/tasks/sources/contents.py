@@ -81,9 +81,7 @@ def refuse_other_contents(file: Path, first: bytes, *, expected: str) -> None:
     if kind is None or kind.name == expected:
         return
     if kind.name == NIFTI and expected == GZIP:
-        raise DataError(
-            f"{file}: is not compressed, though its name ends in .gz; rename it to end in {Path(file.stem).suffix}"
-        )
+        raise DataError(f"{file}: is not compressed, though its name ends in .gz; rename it to end in .nii")
     if kind.name == GZIP:
         remedy = "rename it to end in .nii.gz" if _holds_nifti(first) else _UNPACK
         raise DataError(f"{file}: is compressed (gzip), though its name does not say so; {remedy}")
