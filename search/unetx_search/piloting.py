@@ -106,7 +106,7 @@ class _Pilot:
 
     def run(self, budget: Budget, limits: Limits) -> Pilot:
         self._say("pilot: short trainings of the U-Net settle how this dataset is trained (once; --no-pilot spares it)")
-        rounds, told = settle(budget, limits), 0
+        rounds = settle(budget, limits)
         try:
             jobs = next(rounds)
             while True:
@@ -115,7 +115,6 @@ class _Pilot:
                 if not any(answer.outcome is Outcome.COMPLETE for answer in answers):
                     raise PilotFailed(_why_failed(jobs[0], answers[0]))
                 for job, answer in zip(jobs, answers, strict=True):
-                    told += 1
                     self._say(f"  {job.words}: {_told(answer)}")
                 jobs = rounds.send(answers)
         except StopIteration as end:
