@@ -46,7 +46,7 @@ PreparedAt = Callable[[tuple[float, ...]], "Task"]
 
 
 class PilotFailed(UnetxError):
-    """Not one training of a pilot's round was completed. CLI exit code 1."""
+    """Not one training of a pilot's first round was completed. CLI exit code 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def piloted(
 ) -> Pilot:
     """What the pilot of a task settles about a budget: found with the task, or run now.
 
-    Raises PilotFailed when a whole round comes to nothing, and what executors raise.
+    Raises PilotFailed when the whole first round comes to nothing, and what executors raise.
     """
     kept = PilotFile.of(task, budget, limits)
     pilot = kept.read()
@@ -106,13 +106,14 @@ class _Pilot:
 
     def run(self, budget: Budget, limits: Limits) -> Pilot:
         self._say("pilot: short trainings of the U-Net settle how this dataset is trained (once; --no-pilot spares it)")
-        rounds = settle(budget, limits)
+        rounds, is_any_complete = settle(budget, limits), False
         try:
             jobs = next(rounds)
             while True:
                 with RoundBar(jobs, self._console) as bar:
                     answers = self._answered(jobs, bar)
-                if not any(answer.outcome is Outcome.COMPLETE for answer in answers):
+                is_any_complete |= any(answer.outcome is Outcome.COMPLETE for answer in answers)
+                if not is_any_complete:
                     raise PilotFailed(_why_failed(jobs[0], answers[0]))
                 for job, answer in zip(jobs, answers, strict=True):
                     self._say(f"  {job.words}: {_told(answer)}")

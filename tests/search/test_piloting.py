@@ -144,6 +144,13 @@ def test_the_built_in_demo_asks_no_pilot(tmp_path: Path) -> None:
     assert answer.reasons.keys() == {"learning_rate", "background_weight", "steps"}
 
 
+def test_a_longest_training_that_fails_leaves_the_shorter_ones(task: Task, tmp_path: Path) -> None:
+    seventh = FakeEvaluator(calls_folder=tmp_path / "calls", acts_by_call={6: Outcome.DIVERGED})
+    found, said = pilot(task, seventh)
+    assert found.budget.steps == 2
+    assert "8 steps, learning rate 0.01, background weight 1: diverged" in said
+
+
 def run(out: Path, evaluator: FakeEvaluator, **changes: Any) -> Summary:
     settings: dict[str, Any] = {"trials": 1, "gpus": 0, "cpu_workers": 2, "study": "s", **changes}
     quiet = Console(stderr=True, quiet=True)
