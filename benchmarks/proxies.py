@@ -44,7 +44,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from noise import designs
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -61,7 +60,8 @@ from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import make_slots
 from unetx_search.settling import asked
 from unetx_space.architecture import Architecture
-from unetx_space.canonical import canonical
+from unetx_space.canonical import canonical, key
+from unetx_space.cost import cost
 from unetx_space.design_space import design_space
 from unetx_space.presets import PRESETS
 from unetx_space.validity import faults
@@ -75,6 +75,9 @@ SETS = (*SETS_2D, "acdc_cardiac", "hippocampus_msd")
 SEEDS, REFERENCE_SEEDS = (0, 1), (100, 101)
 PARENT_SEED = 1000
 LONGER, PARENT_LENGTH, FOUR = 8, 3, 4
+N_DESIGNS = 12
+MAX_COST = 1.5
+"""Times the U-Net's multiply-adds."""
 FACTORS = (1.0, 1.5, 2.0, 3.0)
 """Of coarser voxels."""
 PROXIES = ("scratch", "encoder", "all", "shared", "four times longer")
@@ -106,7 +109,7 @@ def runs(part: str, dataset: str) -> Iterator[Run]:
     if part == "voxels":
         yield from (Run(part, dataset, f"{factor:g} times coarser", "u-net", 0) for factor in FACTORS)
         return
-    dozen = [str(number) for number in range(12)]
+    dozen = [str(number) for number in range(N_DESIGNS)]
     if part == "spread":
         yield from (Run(part, dataset, "default", design, seed) for seed in SEEDS for design in dozen)
         return
@@ -149,6 +152,19 @@ def coarser(dataset: str, factor: float, data: Path, out: Path) -> tuple[Task, B
     source, options = open_source(data / dataset), TaskOptions(group_by=GROUPS.get(dataset), spacing=spacing)
     task = prepare(source, out / ".cache", options)
     return task, replace(default_budget(task), recipe=Recipe(learning_rate=3e-3, background_weight=1.0))
+
+
+def designs(task: Task) -> list[Architecture]:
+    """The seeded dozen, no two alike."""
+    backbone, rng = task.backbone(), random.Random(0)
+    space = design_space("default", backbone.n_levels)
+    limit = MAX_COST * cost(Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels)), task.patch).macs
+    found: dict[str, Architecture] = {}
+    while len(found) < N_DESIGNS:
+        architecture = Architecture(backbone, canonical(space.sample(rng)))
+        if not faults(architecture, task.patch) and cost(architecture, task.patch).macs <= limit:
+            found.setdefault(key(architecture), architecture)
+    return list(found.values())
 
 
 def architecture(task: Task, design: str) -> Architecture:

@@ -8,7 +8,8 @@ core. A class counts as unlearned where its Dice is below half of that after lon
 
 **voxels**: the same on coarser voxels, with the share of the median image that the patch shows.
 
-**spread**: standard deviations of designs and seeds and the intraclass correlation of one score, as in noise_report.py.
+**spread**: for a table of designs by seeds the standard deviations of both and the intraclass correlation ICC(3,1) of
+Shrout and Fleiss (Psychological Bulletin 86(2), 420-428, 1979), two-way with the seeds' main effect removed.
 
 **agreement**: Kendall's tau of one seed's scores with the references' means, averaged over the seeds, with its 5th and
 95th percentile over resampled designs; over all designs, and over the random ones alone. ``seeds SD`` is the standard
@@ -28,18 +29,62 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from noise_report import agreement, icc, interval, reliability, seed_deviation, table
+import numpy.typing as npt
 from scipy.stats import kendalltau
 
 RESULTS = Path(__file__).parent / "results"
 UNLEARNED = 0.5
 
 Row = dict[str, Any]
+Table = npt.NDArray[np.float64]
+
+N_BOOTSTRAP = 1000
 
 
 def dice(row: Row) -> float:
     """On the original voxels."""
     return float(row["original_dice"] if row["original_dice"] is not None else row["dice"])
+
+
+def table(rows: list[Row], score: Callable[[Row], float]) -> Table:
+    """``[designs, seeds]`` of the designs that have every seed, in order of their names."""
+    seeds, by_run = sorted({row["seed"] for row in rows}), {(row["design"], row["seed"]): score(row) for row in rows}
+    whole = [name for name in sorted({row["design"] for row in rows}) if all((name, seed) in by_run for seed in seeds)]
+    return np.array([[by_run[name, seed] for seed in seeds] for name in whole]).reshape(len(whole), len(seeds))
+
+
+def icc(scores: Table) -> float:
+    """ICC(3,1) = (MS_designs - MS_error) / (MS_designs + (k - 1) MS_error)."""
+    n, k = scores.shape
+    residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    between = k * ((scores.mean(1) - scores.mean()) ** 2).sum() / (n - 1)
+    error = (residual**2).sum() / ((n - 1) * (k - 1))
+    return float((between - error) / (between + (k - 1) * error))
+
+
+def reliability(scores: Table) -> float:
+    """Of the designs' means over the seeds: the ICC stepped up by Spearman and Brown, and no less than 0."""
+    single, k = max(0.0, icc(scores)), scores.shape[1]
+    return k * single / (1 + (k - 1) * single)
+
+
+def seed_deviation(scores: Table) -> float:
+    n, k = scores.shape
+    residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    return float(np.sqrt((residual**2).sum() / ((n - 1) * (k - 1))))
+
+
+def agreement(scores: Table, reference: Table, measure: Callable[..., Any]) -> float:
+    """Rank correlation of one seed's scores with the references' means, averaged over seeds."""
+    return float(np.mean([measure(column, reference.mean(1)).statistic for column in scores.T]))
+
+
+def interval(n: int, statistic: Callable[[npt.NDArray[np.intp]], float]) -> tuple[float, float]:
+    """5th and 95th percentile over resampled designs."""
+    rng = np.random.default_rng(0)
+    draws = [statistic(rng.integers(0, n, n)) for _ in range(N_BOOTSTRAP)]
+    low, high = np.nanpercentile(draws, (5, 95))
+    return float(low), float(high)
 
 
 def score_table(by_set: dict[str, list[Row]]) -> Iterator[str]:
