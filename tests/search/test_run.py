@@ -138,7 +138,7 @@ def test_a_refused_request_leaves_nothing(tmp_path: Path) -> None:
 def test_gpus_with_a_torch_that_was_built_for_cpus_are_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unetx_search.run.version", lambda package: "2.13.0+cpu")
+    monkeypatch.setattr("unetx_search.executors.engines.version", lambda package: "2.13.0+cpu")
     gpu = Gpu(index=0, uuid="GPU-0", name="pretended", memory_mib=1000)
     config = SearchConfig(trials=1, out=tmp_path / "runs")
     with pytest.raises(RequestError, match="built for CPUs only"):
