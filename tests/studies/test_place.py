@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,3 +100,12 @@ def test_a_damaged_note_is_a_request_error(tmp_path: Path, content: str) -> None
     (tmp_path / "storage.json").write_text(content, encoding="utf-8")
     with pytest.raises(RequestError):
         find_place(tmp_path)
+
+
+def test_a_file_whose_tables_are_only_being_made_holds_no_study_yet(tmp_path: Path) -> None:
+    """Another search that began at the same moment has switched its journal on, and made no table so far."""
+    with sqlite3.connect(tmp_path / "study.db") as db:
+        db.execute("pragma journal_mode=wal")
+        db.execute("pragma user_version=1")
+    assert (tmp_path / "study.db").stat().st_size > 0
+    assert settle_place(tmp_path, "mine", None).study == "mine"

@@ -141,12 +141,16 @@ def study_url(folder: Path | str) -> str:
     return URL.create("sqlite", database=path.as_posix()).render_as_string()
 
 
+class NoStudy(RequestError):
+    """The database is there and holds none of our tables: another's, or one whose tables are being made just now."""
+
+
 def open_store(url: str, *, create: bool, read_only: bool = False, patience: Patience | None = None) -> Store:
     """Our tables in the database at ``url``, created there when they are missing and ``create`` says so.
 
     Tables of an older version are brought to that of today, except to read: what was there then is read as it is.
     ``patience`` is for later: a server that does not answer now is a wrong request. Raises RequestError when there is
-    no database, when it holds none of our tables, when it is damaged, and when a newer version of this project has
+    no database, when it holds none of our tables (NoStudy), when it is damaged, and when a newer version of this project has
     written it.
     """
     if create and read_only:
@@ -212,7 +216,7 @@ def _check_schema(connection: Connection, *, create: bool, read_only: bool) -> N
     shown = without_secrets(connection.engine.url)
     if not inspect(connection).has_table(MetaRow.__tablename__):
         if not create:
-            raise RequestError(f"{shown} holds no unetx-search study; name the folder that a search wrote")
+            raise NoStudy(f"{shown} holds no unetx-search study; name the folder that a search wrote")
         _create_schema(connection)
     version = connection.scalar(select(MetaRow.value).where(MetaRow.key == "schema_version"))
     if version is None or not version.isdigit() or not OLDEST_VERSION <= int(version) <= SCHEMA_VERSION:

@@ -16,7 +16,7 @@ from unetx_space.errors import RequestError, command
 from unetx_space.files import read_object, write_whole
 from unetx_studies.neighbours import BEST, DATABASE, STORAGE
 from unetx_studies.store.ledger import Ledger
-from unetx_studies.store.open import open_store, study_url
+from unetx_studies.store.open import NoStudy, open_store, study_url
 from unetx_studies.store.records import Records
 from unetx_studies.store.server import is_server, parse_url, without_secrets
 
@@ -113,8 +113,11 @@ def _study_in(place: Place, study: str) -> str:
     """The name of the one study in a folder's file; ``study`` where there is none yet, or that is one of several."""
     if not is_begun(place):
         return study
-    with open_store(place.url, create=False, read_only=True) as store:
-        names = Records.studies(store) or Ledger.studies(store)
+    try:
+        with open_store(place.url, create=False, read_only=True) as store:
+            names = Records.studies(store) or Ledger.studies(store)
+    except NoStudy:  # another search that began at the same moment has not made its tables yet
+        return study
     if len(names) > 1 and study not in names:
         raise RequestError(
             f"{place.shown} holds the studies {', '.join(names)}, and none is called {study!r}; give the folder one of "
