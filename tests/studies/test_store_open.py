@@ -18,7 +18,7 @@ from sqlalchemy import inspect, text
 
 from unetx_space.errors import RequestError
 from unetx_studies.store import Store, open_store, optuna_storage, study_url
-from unetx_studies.store.sqlite import filesystem_of, journal_mode
+from unetx_studies.store.sqlite import filesystem_of, journal_mode, set_journal_mode
 from unetx_studies.tables import SCHEMA_VERSION, Base
 
 ODD_NAMES = ["with space", "naïve-肝臓", "a#b", "a?b", "100%", "50%25", "{braces}", "a@b:c", "a&b=c;d", "quote'\""]
@@ -220,6 +220,32 @@ def test_a_writer_waits_for_another_writer_instead_of_failing(tmp_path: Path) ->
         thread.join()
     with store.engine.connect() as connection:
         assert connection.scalar(text("SELECT COUNT(*) FROM unetx_meta WHERE key IN ('first', 'second')")) == 2
+
+
+class Busy:
+    """A connection that is busy a few times, as two are that switch one file's journal at the same moment."""
+
+    def __init__(self, code: int) -> None:
+        self.n_asked = 0
+        self._code = code
+
+    def execute(self, words: str) -> sqlite3.Cursor:
+        self.n_asked += 1
+        if self.n_asked < 3:
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self._code
+            raise error
+        return sqlite3.connect(":memory:").execute(words)
+
+
+def test_two_that_switch_the_journal_at_once_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does not wait there: two that hold a lock each, and wait for the other, would wait forever."""
+    monkeypatch.setattr("unetx_studies.store.sqlite.BUSY_PAUSE_S", 0.0)
+    busy = Busy(sqlite3.SQLITE_BUSY)
+    set_journal_mode(busy, "WAL")  # type: ignore[arg-type]
+    assert busy.n_asked == 3
+    with pytest.raises(sqlite3.OperationalError):
+        set_journal_mode(Busy(sqlite3.SQLITE_READONLY), "WAL")  # type: ignore[arg-type]
 
 
 def test_another_process_that_comes_and_goes_leaves_the_log_to_those_who_use_it(tmp_path: Path) -> None:

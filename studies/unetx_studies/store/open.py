@@ -150,8 +150,8 @@ def open_store(url: str, *, create: bool, read_only: bool = False, patience: Pat
 
     Tables of an older version are brought to that of today, except to read: what was there then is read as it is.
     ``patience`` is for later: a server that does not answer now is a wrong request. Raises RequestError when there is
-    no database, when it holds none of our tables (NoStudy), when it is damaged, and when a newer version of this project has
-    written it.
+    no database, when it is damaged, and when a newer version of this project has written it; NoStudy when it holds none
+    of our tables.
     """
     if create and read_only:
         raise ValueError("what is opened read-only cannot be created")

@@ -10,6 +10,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from sqlalchemy import URL, NullPool
 from unetx_space.errors import RequestError
 
 BUSY_TIMEOUT_S = 60.0
+BUSY_PAUSE_S = 0.05
 MAGIC = b"SQLite format 3\x00"
 WAL_MODE = b"\x02\x02"
 """Bytes 18 and 19 of a database in WAL mode (https://sqlite.org/fileformat.html, section 1.3)."""
@@ -57,10 +59,24 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
         _remember(path, mode)
     connection = _connect(path, "rwc")
     connection.isolation_level = "IMMEDIATE"
-    connection.execute(f"PRAGMA journal_mode = {mode}").close()
+    set_journal_mode(connection, mode)
     connection.execute("PRAGMA synchronous = NORMAL").close()
     _remember(path, mode)
     return connection
+
+
+def set_journal_mode(connection: sqlite3.Connection, mode: str) -> None:
+    """SQLite does not wait here, although a timeout is set, while another connection switches the mode."""
+    until_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute(f"PRAGMA journal_mode = {mode}").close()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(BUSY_PAUSE_S)
+        else:
+            return
 
 
 def _remember(path: Path, mode: str) -> None:
