@@ -241,12 +241,17 @@ class Steps:
 
 
 def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, standing: Standing) -> Text:
-    """``[8/20] trial 7 complete Dice 0.8120 31 s random``, and the reason below where there is one."""
+    """``[8/20] trial 7 complete Dice 0.8120 31 s random``, and the reason below where there is one.
+
+    Of a pruned trial the step: its Dice is of a few cases only, and would look like a score.
+    """
     done = f"[{standing.n_done}/{standing.n_trials}]"
     width = 2 * len(str(standing.n_trials)) + 3
-    score = f"Dice {evaluation.score:.4f}" if evaluation.score is not None else " " * 11
+    score = "" if evaluation.score is None else f"Dice {evaluation.score:.4f}"
+    if evaluation.outcome is Outcome.PRUNED and evaluation.curve:
+        score = f"step {evaluation.curve[-1].step}"
     line = Text(
-        f"{done:>{width}} trial {trial:>3}  {evaluation.outcome:<13} {score} {evaluation.seconds:>5.0f} s  {origin}"
+        f"{done:>{width}} trial {trial:>3}  {evaluation.outcome:<13} {score:<11} {evaluation.seconds:>5.0f} s  {origin}"
     )
     if is_best:
         line.append("  best so far", style="bold green")
