@@ -44,7 +44,7 @@ def test_a_pruned_trial_tells_its_step_and_no_dice_of_a_few_cases() -> None:
     lines.trial_started(3, 0, "CPU 0", "random")
     curve = (CurvePoint(50, 0.9, 0.4, 10.0), CurvePoint(100, 0.94, 0.3, 20.0))
     lines.trial_finished(3, Evaluation(Outcome.PRUNED, "behind", score=0.94, curve=curve, seconds=20.0), is_best=False)
-    assert text_of(console).split() == "[1/10] trial 3 pruned step 100 20 s random".split()
+    assert text_of(console).split() == ["[1/10]", "trial", "3", "pruned", "step", "100", "20", "s", "random"]
 
 
 def test_the_panel_tells_progress_best_time_left_and_every_worker() -> None:
