@@ -8,7 +8,8 @@ In rounds, so that its course depends on the answers alone and not on how many w
   the original voxels. Coarser voxels must be clearly better than finer ones, because what skips are worth shows in fine
   structures, and because they learn faster;
 - **steps**: the fewest, among a quarter, half and all of those that time allows, than which no longer training is
-  better by ``min_gain`` a doubling.
+  better by ``min_gain`` a doubling, and after which another seed ends within ``min_gain``: scores that jump from seed
+  to seed rank nothing.
 
 What the user has set is not tried. All of it is scored on selection cases, as a search is; held-out cases are not read.
 No torch here, and nobody is waited for: ``settle`` is a generator that hands out rounds and takes their answers.
@@ -69,12 +70,14 @@ class PilotJob:
     budget: Budget
     spacing: Spacing | None = None
     """mm along the source's axes; None: the planned one, where that is not in question."""
+    seed: int = 0
 
     @property
     def words(self) -> str:
         """What it tries, for people."""
         recipe = self.budget.recipe
         at = f", voxels of {_mm(self.spacing)}" if self.round == "voxel size" else ""
+        at += f", seed {self.seed}" if self.seed else ""
         return (
             f"{self.budget.steps} steps, learning rate {recipe.learning_rate:g}, background weight "
             f"{recipe.background_weight:g}{at}"
@@ -136,7 +139,12 @@ class Pilot:
 
         runs = tuple(
             PilotRun(
-                PilotJob(run["job"]["round"], Budget.from_json(run["job"]["budget"]), spacing(run["job"]["spacing"])),
+                PilotJob(
+                    run["job"]["round"],
+                    Budget.from_json(run["job"]["budget"]),
+                    spacing(run["job"]["spacing"]),
+                    run["job"]["seed"],
+                ),
                 Outcome(run["outcome"]),
                 run["score"],
                 tuple((step, score, loss) for step, score, loss in run["curve"]),
@@ -235,34 +243,39 @@ class _Settling:
         runs = yield from self._round("steps", [(recipe, spacing, steps) for steps in lengths])
         told = ", ".join(f"{_dice(run.score)} after {steps}" for run, steps in zip(runs, lengths, strict=True))
         for n, (run, steps) in enumerate(zip(runs[:-1], lengths, strict=False)):
-            if all(longer.worth - run.worth < min_gain * more for more, longer in enumerate(runs[n + 1 :], start=1)):
+            if any(longer.worth - run.worth >= min_gain * more for more, longer in enumerate(runs[n + 1 :], start=1)):
+                continue
+            (again,) = yield from self._round("another seed", [(recipe, spacing, steps)], seed=1)
+            told += f", {_dice(again.score)} after {steps} with another seed"
+            if abs(again.worth - run.worth) < min_gain:
                 self._reasons["steps"] = (
-                    f"{steps}: twice as many, or four times, gain less than {min_gain:g} Dice a doubling in the pilot "
-                    f"({told})"
+                    f"{steps}: twice as many, or four times, gain less than {min_gain:g} Dice a doubling in the pilot, "
+                    f"and another seed differs by less ({told})"
                 )
                 return steps, None
-        gain = runs[-1].worth - runs[-2].worth if len(runs) > 1 else None
-        rises = (
-            "" if gain is None else f"; the last doubling gained {gain:+.4f} Dice, so scores still rise with training"
+        gain = runs[-1].worth - runs[-2].worth if len(runs) > 1 else 0.0
+        rises = f"; the last doubling gained {gain:+.4f} Dice, so scores still rise with training"
+        is_rising = gain >= min_gain
+        self._reasons["steps"] = (
+            f"{lengths[-1]}: as many as the time target allows ({told}){rises if is_rising else ''}"
         )
-        self._reasons["steps"] = f"{lengths[-1]}: as many as the time target allows ({told}){rises}"
-        return lengths[-1], gain
+        return lengths[-1], gain if is_rising else None
 
     def _round(
-        self, name: str, tried: Sequence[tuple[Recipe, Spacing | None, int]]
+        self, name: str, tried: Sequence[tuple[Recipe, Spacing | None, int]], seed: int = 0
     ) -> Generator[list[PilotJob], list[Evaluation], list[PilotRun]]:
         """What was trained before is not trained again."""
         asked = [
-            PilotJob(name, replace(with_steps(self._budget, steps), recipe=recipe), spacing)
+            PilotJob(name, replace(with_steps(self._budget, steps), recipe=recipe), spacing, seed)
             for recipe, spacing, steps in tried
         ]
-        known = {(run.job.budget, run.job.spacing): run for run in self._runs}
-        jobs = [job for job in asked if (job.budget, job.spacing) not in known]
+        known = {(run.job.budget, run.job.spacing, run.job.seed): run for run in self._runs}
+        jobs = [job for job in asked if (job.budget, job.spacing, job.seed) not in known]
         answers = (yield jobs) if jobs else []
         for job, answer in zip(jobs, answers, strict=True):
-            known[job.budget, job.spacing] = run = _run(job, answer)
+            known[job.budget, job.spacing, job.seed] = run = _run(job, answer)
             self._runs.append(run)
-        return [known[job.budget, job.spacing] for job in asked]
+        return [known[job.budget, job.spacing, job.seed] for job in asked]
 
 
 def _run(job: PilotJob, answer: Evaluation) -> PilotRun:

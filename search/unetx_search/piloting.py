@@ -31,14 +31,11 @@ if TYPE_CHECKING:
     from unetx_search.executors.base import Executor
     from unetx_studies.processes import ProcessIdentity
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever the same question would be answered differently."""
 FOLDER = "pilots"
 """In a task's folder, and in the package, where the answer for the built-in demo lies."""
 PRESET = "u-net"
-SEED = 0
-"""Of all trainings of a pilot: apart from --seed, since its answer is of the dataset."""
-
 ExecutorOf = Callable[["Task"], "Executor"]
 """Opens an executor of the search's workers on a task."""
 PreparedAt = Callable[[tuple[float, ...]], "Task"]
@@ -135,7 +132,7 @@ class _Pilot:
             numbered = {n: job for n, job in enumerate(jobs) if job.spacing == spacing}
             with self._executor_of(task) as executor:
                 jobs_there = [
-                    Job(n, architecture, job.budget, SEED, diagnosed_above=math.inf) for n, job in numbered.items()
+                    Job(n, architecture, job.budget, job.seed, diagnosed_above=math.inf) for n, job in numbered.items()
                 ]
                 answers |= Answers(bar).of(executor, jobs_there)
         return [answers[n] for n in range(len(jobs))]

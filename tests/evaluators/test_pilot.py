@@ -68,15 +68,30 @@ def test_every_round_has_twice_the_steps_of_the_one_before(max_steps: int) -> No
 
 def test_steps_that_gain_less_than_asked_are_not_taken() -> None:
     pilot, rounds = run(saturating, replace(LIMITS, min_gain=0.03))
-    assert steps_of(rounds) == [[200] * 4, [400] * 2, [800]]
+    assert steps_of(rounds) == [[200] * 4, [400] * 2, [800], [400]]
+    assert [job.seed for job in rounds[-1]] == [1]
     assert pilot.budget.steps == 400
     assert pilot.budget.rungs == (134, 266, 400)
     assert pilot.still_gaining is None
     assert pilot.reasons["steps"] == (
-        "400: twice as many, or four times, gain less than 0.03 Dice a doubling in the pilot (0.6200 after 200, 0.6700 "
-        "after 400, 0.6950 after 800)"
+        "400: twice as many, or four times, gain less than 0.03 Dice a doubling in the pilot, and another seed differs "
+        "by less (0.6200 after 200, 0.6700 after 400, 0.6950 after 800, 0.6700 after 400 with another seed)"
     )
     assert run(saturating, replace(LIMITS, min_gain=0.06))[0].budget.steps == 200
+
+
+def test_scores_that_jump_from_seed_to_seed_need_longer_training() -> None:
+    """As on nuclei, where half of the steps gave 0.9258 with one seed and 0.8988 with the next."""
+
+    def jumping(job: PilotJob) -> float:
+        return 0.93 - (0.03 if job.seed == 1 and job.budget.steps < 800 else 0.0)
+
+    pilot, rounds = run(jumping)
+    assert steps_of(rounds) == [[200] * 4, [400] * 2, [800], [200], [400]]
+    assert pilot.budget.steps == 800
+    assert pilot.still_gaining is None
+    assert "0.9000 after 400 with another seed" in pilot.reasons["steps"]
+    assert "still rise" not in pilot.reasons["steps"]
 
 
 def test_a_chance_that_makes_one_doubling_look_useless_does_not_end_the_growth() -> None:
@@ -154,7 +169,7 @@ def test_a_pilot_costs_at_most_five_evaluations_of_all_the_steps_that_time_allow
 ) -> None:
     """A tenth of 100 trials is ten; an average design costs about twice the U-Net."""
     _, rounds = run(saturating, Limits(max_steps=1600, min_gain=min_gain, alternatives=alternatives))
-    assert sum(job.budget.steps for jobs in rounds for job in jobs) <= (5 if alternatives else 3) * 1600
+    assert sum(job.budget.steps for jobs in rounds for job in jobs) <= (5 if alternatives else 4) * 1600
 
 
 def test_a_pilot_survives_json() -> None:
