@@ -68,7 +68,7 @@ def test_every_training_is_a_row_and_what_was_settled_has_its_reasons(
     pilot = findings.data.pilot
     assert pilot is not None
     text = findings_text(findings)
-    rows = re.findall(r"^ *\d+ +(recipe|steps) +\d+ +0\.0\d+ +[\d.]+ +0\.8\d{3} +\d+$", text, re.MULTILINE)
+    rows = re.findall(r"^ *\d+ +(recipe|steps|another seed) +\d+ +0\.0\d+ +[\d.]+ +0\.8\d{3} +\d+$", text, re.MULTILINE)
     assert len(rows) == len(pilot.trainings) == n_calls(evaluator)
     assert rows[:6] == ["recipe"] * 6, "four recipes, then the two best"
     assert "run now" in text
