@@ -55,8 +55,8 @@ def _show(source: Source) -> None:
     for name, thickness in zip(source.classes, seen.thickness, strict=True):
         if thickness is not None:
             print(f"  {name}: typically {thickness.typical:.3g} mm thick, the finest {thickness.finest:.3g} mm")
-    limit, harm = coarsest_voxel(seen, source.classes)
-    print(f"  voxels may be up to {limit:.3g} mm; coarser ones would {harm}")
+    limit = coarsest_voxel(seen, source.classes)
+    print(f"  voxels may be up to {limit.mm:.3g} mm; coarser ones would {limit.harm}")
     for machine, words in MACHINES.items():
         _plans(source, facts, seen, TaskOptions(machine=machine), words)
     print()
