@@ -314,13 +314,14 @@ def _described(sizing: _Sizing, patch: tuple[int, ...], strides: Strides, shape:
     widths, options = sizing.widths(len(strides)), sizing.options
     base = "set by the user" if options.base_width is not None else "as in nnU-Net"
     n_patches, worker = budgets.BATCH_SIZE[sizing.dims], _WORKER[options.machine]
+    patches = "1 patch" if n_patches == 1 else f"{n_patches} patches"
     default_steps = budgets.STEPS[sizing.dims]
     reasons = {
         "patch": f"{_by(patch)} voxels: {_why_patch(sizing, patch, seconds, shape)}",
         "levels": f"{len(strides)}: {_why_levels(sizing, patch, strides)}",
         "strides": _why_strides(sizing.spacing, strides),
         "widths": f"{', '.join(map(str, widths))}: doubled from {widths[0]} ({base}), at most {sizing.widest}",
-        "memory": f"about {memory_gib:.3g} GiB to train the full-size U-Net on {n_patches} patches at a time; at most "
+        "memory": f"about {memory_gib:.3g} GiB to train the full-size U-Net on {patches} at a time; at most "
         f"{options.memory_gib:g} GiB were wanted",
         "seconds": f"about {seconds:.3g} s to train one proxy of the U-Net for {default_steps} steps on {worker}, "
         f"scoring apart; at most {sizing.max_seconds:g} s were wanted",
