@@ -24,6 +24,7 @@ from itertools import product
 from typing import Any, Self
 
 from unetx_evaluators.evaluation import Budget, Evaluation, Outcome
+from unetx_evaluators.tasks.preprocessing import in_mm
 from unetx_evaluators.training.recipe import Recipe
 
 LEARNING_RATES = (1e-2, 3e-3)
@@ -76,7 +77,7 @@ class PilotJob:
     def words(self) -> str:
         """What it tries, for people."""
         recipe = self.budget.recipe
-        at = f", voxels of {_mm(self.spacing)}" if self.round == "voxel size" else ""
+        at = f", voxels of {in_mm(self.spacing or ())}" if self.round == "voxel size" else ""
         at += f", seed {self.seed}" if self.seed else ""
         return (
             f"{self.budget.steps} steps, learning rate {recipe.learning_rate:g}, background weight "
@@ -226,10 +227,10 @@ class _Settling:
         for run in coarser:
             if run.worth >= best.worth + COARSER_GAIN:
                 best = run
-        told = ", ".join(f"{_dice(run.score)} at {_mm(run.job.spacing)}" for run in runs)
+        told = ", ".join(f"{_dice(run.score)} at {in_mm(run.job.spacing or ())}" for run in runs)
         self._reasons["spacing"] = (
-            f"{_mm(best.job.spacing)}: by Dice on the original voxels in the pilot ({told}); coarser voxels must gain "
-            f"{COARSER_GAIN:g} over finer ones"
+            f"{in_mm(best.job.spacing or ())}: by Dice on the original voxels in the pilot ({told}); coarser voxels "
+            f"must gain {COARSER_GAIN:g} over finer ones"
         )
         return best.job.spacing
 
@@ -288,10 +289,6 @@ def _why(chosen: str, values: Sequence[float], tried: Sequence[str]) -> str:
     return (
         f"{chosen}: set by the user" if len(values) == 1 else f"{chosen}: the best of {', '.join(tried)} in the pilot"
     )
-
-
-def _mm(spacing: Spacing | None) -> str:
-    return "x".join(f"{mm:.4g}" for mm in spacing or ()) + " mm"
 
 
 def _dice(score: float | None) -> str:

@@ -25,6 +25,7 @@ from unetx_evaluators.tasks.preprocessing import (
     Preparation,
     changes_grid,
     choose_preparation,
+    in_mm,
     original_shape,
     original_spacing,
     prepared_shape,
@@ -200,10 +201,10 @@ def no_memory(source: Source, basis: Basis, name: str, how_much: str) -> DataErr
     facts, preparation = basis.facts[name], basis.preparation
     told = source.real_names[name] if isinstance(source, Pseudonymous) else name
     return DataError(
-        f"case {told}: its {by(facts.shape)} voxels of {_mm(facts.spacing)} become "
-        f"{by(prepared_shape(facts, preparation))} at the spacing {_mm(preparation.spacing)}, and the memory does not "
-        f"hold them ({how_much}); correct the spacing in its header if it is wrong, remove the case, choose a coarser "
-        "--spacing, or free memory"
+        f"case {told}: its {by(facts.shape)} voxels of {in_mm(facts.spacing)} become "
+        f"{by(prepared_shape(facts, preparation))} at the spacing {in_mm(preparation.spacing)}, and the memory does "
+        f"not hold them ({how_much}); correct the spacing in its header if it is wrong, remove the case, choose a "
+        "coarser --spacing, or free memory"
     )
 
 
@@ -213,10 +214,6 @@ def _working_bytes(facts: CaseFacts, preparation: Preparation, n_channels: int) 
     That is its channels twice, or once beside what the label map takes on its way.
     """
     return math.prod(prepared_shape(facts, preparation)) * max(8 * n_channels, 4 * n_channels + 14)
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    return f"{by([f'{mm:.4g}' for mm in spacing])} mm"
 
 
 def _choices(

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from unetx_evaluators.tasks.fingerprint import CaseFacts
-from unetx_evaluators.tasks.sources.base import by, listed
+from unetx_evaluators.tasks.preprocessing import in_mm
+from unetx_evaluators.tasks.sources.base import listed
 
 FAR = 5.0
 """From the median spacing along an axis, as a factor either way."""
@@ -52,9 +53,9 @@ def _far_spacings(facts: Mapping[str, CaseFacts]) -> Iterator[str]:
         words = f"{factor:.4g} times" if factor > 1 else f"1/{1 / factor:.4g} of"
         others = "" if len(far) == 1 else f"; likewise {listed(far[1:], 'case')}"
         yield (
-            f"case {first}: its header gives voxels of {_mm(facts[first].spacing)}, along an axis {words} the median "
-            f"({_mm(usual)}){others}; if that is wrong, correct the headers of image and mask, or remove the case: it "
-            "is resampled to the others' spacing"
+            f"case {first}: its header gives voxels of {in_mm(facts[first].spacing)}, along an axis {words} the median "
+            f"({in_mm(usual)}){others}; if that is wrong, correct the headers of image and mask, or remove the case: "
+            "it is resampled to the others' spacing"
         )
 
 
@@ -85,7 +86,3 @@ def _constant_images(channels: Sequence[str], facts: Mapping[str, CaseFacts]) ->
                 f"channel {channel!r} has one value everywhere in {listed(flat, 'case')}; there is nothing to learn "
                 "from it: export the images anew, or remove the cases"
             )
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    return f"{by([f'{mm:.4g}' for mm in spacing])} mm"

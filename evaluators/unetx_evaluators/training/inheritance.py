@@ -14,15 +14,14 @@ from safetensors.torch import load, save
 from torch import nn
 
 from unetx_evaluators.evaluation import DataError, Parent
+from unetx_space.files import write_whole
 
 
 def save_weights(network: nn.Module, file: Path) -> None:
     """Write the parameters and buffers of a network into ``file`` (safetensors); whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.part")
-    aside.write_bytes(save(tensors))
-    aside.replace(file)
+    write_whole(file, save(tensors))
 
 
 @torch.no_grad()
