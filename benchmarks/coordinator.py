@@ -62,7 +62,7 @@ WINDOW = 40
 """Results before each mark whose times are told."""
 ALLOWED_MS = 30.0
 ALLOWED_GROWTH = 2.0
-BUDGET = Budget(steps=200, batch_size=8, width_factor=0.25, rungs=(67, 133, 200), selection_cases=24)
+BUDGET = Budget(steps=200, batch_size=8, width_factor=0.25, rungs=(67, 133, 200), validation_cases=24)
 TASK = Task(
     folder=Path("nowhere"),
     name="simulated",
@@ -74,7 +74,7 @@ TASK = Task(
     patch=(128, 128),
     strides=((1, 1), *[(2, 2)] * 4),
     widths=(32, 64, 128, 256, 512),
-    splits=Splits(train=("a",), selection=tuple(f"case {n}" for n in range(24)), held_out=("b",)),
+    splits=Splits(train=("a",), validation=tuple(f"case {n}" for n in range(24)), test=("b",)),
     digest="0",
 )
 
@@ -162,7 +162,7 @@ class Simulated(Executor):
                 outcome = Outcome.PRUNED
                 break
         self.events.append(time.thread_time() - began)
-        scores = tuple(CaseScore(case, name, final) for case in TASK.splits.selection for name in TASK.classes[1:])
+        scores = tuple(CaseScore(case, name, final) for case in TASK.splits.validation for name in TASK.classes[1:])
         evaluation = Evaluation(
             outcome,
             score=curve[-1].score,
@@ -356,7 +356,7 @@ def main() -> int:
         with study_place(arguments.storage, is_on_server=arguments.server) as url:
             backend = without_secrets(parse_url(url)).partition(":")[0]
             print(f"\n{backend}, {sampler}, proposing {when}: {arguments.trials} trials, ", end="")
-            print(f"{len(TASK.splits.selection)} cases each")
+            print(f"{len(TASK.splits.validation)} cases each")
             table, began = Table(), time.perf_counter()
             with watched(url, arguments.page) as answers:
                 run(url, sampler, arguments.trials, arguments.throughout, table)

@@ -39,7 +39,7 @@ TASK = Task(
     patch=(64, 64),
     strides=((1, 1), (2, 2), (2, 2), (2, 2), (2, 2)),
     widths=(32, 64, 128, 256, 512),
-    splits=Splits(train=("a",), selection=("b",), held_out=("c",)),
+    splits=Splits(train=("a",), validation=("b",), test=("c",)),
     digest="0",
 )
 
@@ -70,7 +70,7 @@ class Counting(Handler):
 
 def jobs() -> Sequence[Job]:
     architecture = Architecture(isotropic_backbone(2, n_levels=N_LEVELS), PRESETS["u-net"].genome(N_LEVELS))
-    budget = Budget(BUDGET_STEPS, 1, 0.25, rungs=tuple(range(1, BUDGET_STEPS + 1)), selection_cases=1)
+    budget = Budget(BUDGET_STEPS, 1, 0.25, rungs=tuple(range(1, BUDGET_STEPS + 1)), validation_cases=1)
     return [Job(trial, architecture, budget, 0) for trial in range(N_WARM + N_JOBS)]
 
 

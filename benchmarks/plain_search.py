@@ -54,7 +54,7 @@ class Description:
     """A task as plain facts."""
 
     train: list[dict[str, str]]
-    selection: list[dict[str, str]]
+    validation: list[dict[str, str]]
     patch: list[int]
     n_classes: int
     label_values: list[int]
@@ -93,8 +93,8 @@ class Search:
     def __init__(self, task: Description) -> None:
         self.task = task
         self.train_data = CacheDataset(task.train, transforms(task, training=True), num_workers=2, progress=False)
-        self.selection_data = CacheDataset(
-            task.selection, transforms(task, training=False), num_workers=2, progress=False
+        self.validation_data = CacheDataset(
+            task.validation, transforms(task, training=False), num_workers=2, progress=False
         )
 
     def objective(self, trial: optuna.Trial) -> float:
@@ -123,12 +123,12 @@ class Search:
 
     @torch.no_grad()
     def validate(self, network: torch.nn.Module) -> float:
-        """Mean Dice over foreground classes and selection cases."""
+        """Mean Dice over foreground classes and validation cases."""
         network.eval()
         n = self.task.n_classes
         metric = DiceMetric(include_background=False)
         to_prediction, to_truth = AsDiscrete(argmax=True, to_onehot=n), AsDiscrete(to_onehot=n)
-        for batch in DataLoader(self.selection_data, batch_size=1):
+        for batch in DataLoader(self.validation_data, batch_size=1):
             logits = sliding_window_inference(batch["image"], self.task.patch, 4, network, overlap=0.25)
             metric(
                 y_pred=[to_prediction(one) for one in decollate_batch(logits)],

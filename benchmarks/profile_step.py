@@ -143,7 +143,7 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
     plain, timed, trained = (architecture.build(seed=0).to(device.device) for _ in range(3))
     for network in (plain, timed, trained):
         network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
-    cases = open_cases(task, device, budget.selection_cases)
+    cases = open_cases(task, device, budget.validation_cases)
     batches = BatchStream(cases.train, task.patch, budget.batch_size, 0, recipe, device.device, cases.resident)
     batch = batches.batch(1)
     steps = iter(range(1, 10**9))
@@ -164,7 +164,7 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
             },
             device.device,
         )
-        scorer = Scorer(task, cases.selection[:4], device, lambda: None)
+        scorer = Scorer(task, cases.validation[:4], device, lambda: None)
         scoring = least_ms({"4 cases": lambda: scorer.dice(timed)}, device.device)
     print(f"\n{task.dims}D, {budget.batch_size} patches of {'x'.join(map(str, task.patch))}, base width 8, ms")
     print("  " + "  ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
@@ -172,7 +172,7 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
     for bare in ("bare step", "bare step of the plain module"):
         print(f"  our step / {bare} {times['our step'] / times[bare]:.3f}", end="; ")
         print(f"with the making of its batch {whole / times[bare]:.3f}")
-    print(f"  scoring a case of {'x'.join(map(str, cases.selection[0].label.shape))} {scoring['4 cases'] / 4:.1f}")
+    print(f"  scoring a case of {'x'.join(map(str, cases.validation[0].label.shape))} {scoring['4 cases'] / 4:.1f}")
 
 
 def main() -> None:

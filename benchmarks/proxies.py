@@ -311,7 +311,7 @@ def described(source: FileSource, task: Task, name: str, budget: Budget) -> dict
 
     return {
         "train": pairs(task.splits.train),
-        "selection": pairs(task.splits.selection[: budget.selection_cases]),
+        "validation": pairs(task.splits.validation[: budget.validation_cases]),
         "patch": list(task.patch),
         "n_classes": len(task.classes),
         "label_values": list(class_map.values),

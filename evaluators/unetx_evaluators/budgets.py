@@ -17,20 +17,20 @@ STEPS = {2: 800, 3: 480}
 """Of a plan, and of an evaluation where no pilot has found fewer to be enough."""
 BATCH_SIZE = {2: 2, 3: 1}
 """Small: at equal cost many steps on few patches teach a proxy more than few steps on many."""
-SELECTION_CASES = {2: 24, 3: 12}
+VALIDATION_CASES = {2: 24, 3: 12}
 """By dimensions."""
 
 
 def check_rankable(task: Task, budget: Budget) -> None:
-    """Raises DataError where none of the selection cases that are scored shows any foreground: all designs would get 0.
+    """Raises DataError where no validation case that is scored shows any foreground: all designs would get 0.
 
     Small structures may vanish on the way into the task, and fewer cases may be scored than there are.
     """
-    scored = task.splits.selection[: budget.selection_cases]
+    scored = task.splits.validation[: budget.validation_cases]
     if not any(((label := task.label(name)) > 0).any() and (label[label > 0] != IGNORED).any() for name in scored):
         raise DataError(
-            f"none of the {len(scored)} selection cases that are scored shows any foreground, so that no design could "
-            f"be ranked; score more of the {len(task.splits.selection)} there are (--selection-cases), try another "
+            f"none of the {len(scored)} validation cases that are scored shows any foreground, so that no design could "
+            f"be ranked; score more of the {len(task.splits.validation)} there are (--validation-cases), try another "
             "--split-seed, or add cases that show some"
         )
 
@@ -43,5 +43,5 @@ def default_budget(task: Task) -> Budget:
         batch_size=BATCH_SIZE[task.dims],
         width_factor=WIDTH_FACTOR,
         rungs=(round(steps / 3), round(2 * steps / 3), steps),
-        selection_cases=SELECTION_CASES[task.dims],
+        validation_cases=VALIDATION_CASES[task.dims],
     )

@@ -111,9 +111,9 @@ class Budget:
     width_factor: float
     """Every width of the full-size backbone is multiplied by this for training."""
     rungs: tuple[int, ...]
-    """Steps after which the selection score is reported, ascending; the last equals ``steps``."""
-    selection_cases: int
-    """How many selection cases (the first in the split's order) are scored at most; a part of them at early rungs
+    """Steps after which the validation score is reported, ascending; the last equals ``steps``."""
+    validation_cases: int
+    """How many validation cases (the first in the split's order) are scored at most; a part of them at early rungs
     (``training.cases.early_cases``)."""
     max_seconds: float = 3600.0
     """An evaluation that runs longer ends as timed-out."""

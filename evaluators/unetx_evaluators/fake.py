@@ -170,8 +170,8 @@ def learning_curve(progress: float) -> float:
 
 
 def case_scores(task: Task, budget: Budget, mean: float) -> tuple[CaseScore, ...]:
-    """Dice per foreground class and selection case with the given mean in every class."""
-    cases = task.splits.selection[: budget.selection_cases]
+    """Dice per foreground class and validation case with the given mean in every class."""
+    cases = task.splits.validation[: budget.validation_cases]
     half = (len(cases) - 1) / 2
     spread = CASE_SPREAD / half if half else 0.0
     return tuple(

@@ -11,7 +11,7 @@ In rounds, so that its course depends on the answers alone and not on how many w
   better by ``min_gain`` a doubling, and after which another seed ends within ``min_gain``: scores that jump from seed
   to seed rank nothing.
 
-What the user has set is not tried. All of it is scored on selection cases, as a search is; held-out cases are not read.
+What the user has set is not tried. All of it is scored on validation cases, as a search is; test cases are not read.
 No torch here, and nobody is waited for: ``settle`` is a generator that hands out rounds and takes their answers.
 """
 

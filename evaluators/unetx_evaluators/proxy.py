@@ -36,7 +36,7 @@ class _Files:
 
 @dataclass(frozen=True, slots=True)
 class ProxyEvaluator:
-    """Trains the architecture, its widths scaled by the budget, and scores it on the task's selection cases.
+    """Trains the architecture, its widths scaled by the budget, and scores it on the task's validation cases.
 
     On a CPU the same architecture, task, budget, seed and number of threads give the same bits. Not thread-safe: it
     sets torch's number of threads while it works. Each process keeps the cases of the last task open.
@@ -118,7 +118,7 @@ class ProxyEvaluator:
         if problems := [*map(str, faults(architecture, task.patch)), *_misfits(architecture.backbone, task)]:
             raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(problems))
         profile = trusted(profile, architecture.backbone.sizes(task.patch))
-        cases = open_cases(task, profile, budget.selection_cases)
+        cases = open_cases(task, profile, budget.validation_cases)
         trained = self._as_trained(architecture, budget)
         start = partial(_at_its_start, trained, budget, seed, task, profile)
         network = start()
@@ -138,7 +138,7 @@ class ProxyEvaluator:
         with computed_fast(network, profile):
             train(network, cases, task, budget, seed, profile, observer, progress, kept, gradients_at=halfway)
             if self.robustness:
-                progress.robustness = Scorer(task, cases.selection, profile, progress.check_time).robustness(network)
+                progress.robustness = Scorer(task, cases.validation, profile, progress.check_time).robustness(network)
         if files.weights is not None:
             save_weights(network, files.weights)
         if progress.curve[-1].score > diagnosed_above:

@@ -26,7 +26,7 @@ def save_best(records: Records, study: optuna.Study, task: Task, folder: Path) -
         records.architecture(record.key),
         score={
             "dice": record.score,
-            "metric": "mean over foreground classes of the mean Dice over selection cases",
+            "metric": "mean over foreground classes of the mean Dice over validation cases",
             "original_dice": records.original_dice().get(record.trial_number),
             "budget": asdict(record.budget),
             "seed": record.seed,

@@ -91,7 +91,7 @@ class SearchConfig(DataChoices, Choices):
     """Patches per training step. Chosen from the task by default."""
     width_factor: float | None = None
     """Part of the full-size network's widths that an evaluation trains, such as 0.25."""
-    selection_cases: int | None = None
+    validation_cases: int | None = None
     """Cases scored at every rung, at most."""
     learning_rate: float | None = None
     """Of the training, at the end of its warm-up. Found by the pilot by default."""
@@ -168,8 +168,8 @@ class SearchConfig(DataChoices, Choices):
         yield "learning-rate", rate, "above 0 and at most 1", rate is None or 0 < rate <= 1
         yield "background-weight", weight, "above 0 and at most 100", weight is None or 0 < weight <= 100
         yield "pilot-gain", self.pilot_gain, "0 or more", self.pilot_gain >= 0
-        n_cases = self.selection_cases
-        yield "selection-cases", n_cases, "at least 1", n_cases is None or n_cases >= 1
+        n_cases = self.validation_cases
+        yield "validation-cases", n_cases, "at least 1", n_cases is None or n_cases >= 1
         yield "max-cost", self.max_cost, "at least 1 (the U-Net itself costs 1)", self.max_cost >= 1
 
     def design_space(self, n_levels: int) -> DesignSpace:
@@ -262,7 +262,7 @@ _RESTORE = (
 PARTS_OF_DATA = {
     "images": "other voxels than it was begun with (other files, or prepared in another way)",
     "masks": "other voxels than it was begun with (other files, or other --labels)",
-    "split": "other cases train, are for selection or are held out than in the beginning",
+    "split": "other cases train, validate or test than in the beginning",
 }
 
 
@@ -279,7 +279,7 @@ def check_stated(config: SearchConfig, path: Path) -> None:
         **{name: getattr(config, name) for name in ("seed", "sampler", "pruner", "max_cost")},
         "task": {"dims": config.dims, "patch": config.patch},
         "budget": {
-            **{name: getattr(config, name) for name in ("steps", "batch_size", "width_factor", "selection_cases")},
+            **{name: getattr(config, name) for name in ("steps", "batch_size", "width_factor", "validation_cases")},
             "recipe": {name: getattr(config, name) for name in ("learning_rate", "background_weight")},
         },
     }

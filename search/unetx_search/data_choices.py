@@ -82,17 +82,17 @@ class DataChoices:
     seconds: Annotated[float | None, Data] = None
     """Time that one evaluation of the U-Net should take on one worker; decides the patch."""
     split_seed: Annotated[int, Data] = 0
-    """Decides which cases train, are for selection and are held out. Apart from --seed, so that all studies of a
-    dataset are judged on the same held-out cases."""
+    """Decides which cases train, validate and test. Apart from --seed, so that all studies of a
+    dataset are judged on the same test cases."""
     folds: Annotated[int | None, Data] = None
-    """Divide what is not held out into so many folds: one is for selection, the others train."""
+    """Divide what are not test cases into so many folds: one validates, the others train."""
     fold: Annotated[int, Data] = 0
-    """Which fold is for selection, from 0."""
+    """Which fold validates, from 0."""
     group_by: Annotated[str | None, Data] = None
     """Keep cases together, a patient's say: a regular expression on case names, whose first group is the patient, or
     FILE.csv:COLUMN."""
     split: Annotated[Path | None, Data] = None
-    """A split of your own: JSON with the case names of train, selection and held_out."""
+    """A split of your own: JSON with the case names of train, validation and test."""
     pseudonyms: Annotated[bool, Data] = False
     """Give cases neutral names in everything that is written outside the cache."""
     no_images: Annotated[bool, Data] = False

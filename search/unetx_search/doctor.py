@@ -236,7 +236,7 @@ def _data_rows(data: DatasetFacts) -> Iterator[tuple[str, str]]:
     yield "dims", str(data.dims)
     yield "channels", ", ".join(data.channels)
     yield "classes", ", ".join(data.classes)
-    parts = ", ".join(f"{words} {len(data.names(part))}" for part, words in PARTS.items())
+    parts = ", ".join(f"{part} {len(data.names(part))}" for part in PARTS)
     yield "cases", f"{len(data.cases)} ({parts})"
     training = data.training_grids
     if training:

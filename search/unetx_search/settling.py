@@ -111,7 +111,7 @@ def unpiloted_budget(config: SearchConfig, task: Task) -> Budget:
         with_steps(budget, config.steps or budget.steps),
         batch_size=config.batch_size or budget.batch_size,
         width_factor=config.width_factor or budget.width_factor,
-        selection_cases=config.selection_cases or budget.selection_cases,
+        validation_cases=config.validation_cases or budget.validation_cases,
         recipe=recipe,
     )
 

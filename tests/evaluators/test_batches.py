@@ -238,5 +238,5 @@ def test_a_label_value_without_a_class_is_a_data_error() -> None:
 def test_cases_stay_open_for_the_next_evaluation_of_the_same_task(tmp_path: Path) -> None:
     task = write_tiny_task(tmp_path)
     first = open_cases(task, profile("cpu"), 2)
-    assert [one.name for one in first.selection] == ["selection0", "selection1"]
+    assert [one.name for one in first.validation] == ["selection0", "selection1"]
     assert open_cases(replace(task, choices={}), profile("cpu"), 2) is first

@@ -45,7 +45,7 @@ def test_a_damaged_file_is_noticed_named_and_prepared_again_alone(
 ) -> None:
     source, options = replace(SOURCE, reads=tmp_path / "reads"), TaskOptions(spacing=(2.0, 2.0))
     task = prepare(source, tmp_path / "cache", options)
-    damaged, other = task.splits.selection
+    damaged, other = task.splits.validation
     file = task.folder / part / f"{damaged}.npy"
     expected = file.read_bytes()
     others = file.with_stem(other).stat().st_mtime_ns

@@ -20,7 +20,7 @@ from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder
 
-BUDGET = Budget(steps=8, batch_size=1, width_factor=1.0, rungs=(2, 4, 8), selection_cases=3)
+BUDGET = Budget(steps=8, batch_size=1, width_factor=1.0, rungs=(2, 4, 8), validation_cases=3)
 TASK = Task(
     folder=Path("nowhere"),
     name="none",
@@ -32,7 +32,7 @@ TASK = Task(
     patch=(32, 32),
     strides=((1, 1), (2, 2), (2, 2)),
     widths=(32, 64, 128),
-    splits=Splits(train=("a",), selection=("b", "c", "d", "e"), held_out=("f",)),
+    splits=Splits(train=("a",), validation=("b", "c", "d", "e"), test=("f",)),
     digest="0",
 )
 D1 = DecoderNode(decoder(1), encoder(2))
@@ -127,7 +127,7 @@ def test_the_mean_over_classes_of_the_mean_over_cases_is_the_score() -> None:
 
 
 def test_a_single_selection_case_scores_exactly_the_mean() -> None:
-    answer = FakeEvaluator().evaluate(U_NET, TASK, replace(BUDGET, selection_cases=1), 0, NullObserver())
+    answer = FakeEvaluator().evaluate(U_NET, TASK, replace(BUDGET, validation_cases=1), 0, NullObserver())
     assert [score.dice for score in answer.case_scores] == [answer.score] * 2
 
 

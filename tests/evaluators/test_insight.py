@@ -48,7 +48,7 @@ def test_the_last_rung_has_every_score_per_case_and_class(task: Task) -> None:
     longer = replace(TINY_BUDGET, steps=80, rungs=(40, 80))
     scores = ProxyEvaluator().evaluate(tiny_architecture(task), task, longer, 0, NullObserver()).case_scores
     assert [(score.case, score.class_name) for score in scores] == [
-        (case, name) for case in task.splits.selection[:2] for name in ("bright", "dark")
+        (case, name) for case in task.splits.validation[:2] for name in ("bright", "dark")
     ]
     for score in scores:
         assert score.hd95_mm is not None

@@ -12,7 +12,7 @@ import pytest
 from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Outcome
 from unetx_evaluators.pilot import Limits, Pilot, PilotJob, settle, with_steps
 
-BUDGET = Budget(steps=800, batch_size=2, width_factor=0.25, rungs=(267, 533, 800), selection_cases=24)
+BUDGET = Budget(steps=800, batch_size=2, width_factor=0.25, rungs=(267, 533, 800), validation_cases=24)
 LIMITS = Limits(max_steps=800)
 FINE, COARSE, COARSEST = (1.0, 1.0), (2.0, 2.0), (3.0, 3.0)
 

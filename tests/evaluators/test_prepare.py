@@ -49,7 +49,7 @@ def test_every_choice_is_recorded_with_its_reason(tmp_path: Path) -> None:
     assert {"dims", "spacing", "normalisation", "patch", "strides", "widths", "split"} <= set(choices)
     assert all(set(choice) == {"value", "reason"} and choice["reason"] for choice in choices.values())
     assert choices["split"] == {
-        "value": {"train": 4, "selection": 2, "held_out": 2},
+        "value": {"train": 4, "validation": 2, "test": 2},
         "reason": "drawn with seed 0, fold 1 of 3",
     }
     json.dumps(choices)
@@ -57,7 +57,7 @@ def test_every_choice_is_recorded_with_its_reason(tmp_path: Path) -> None:
 
 def test_of_scored_cases_on_another_grid_the_label_map_is_kept_as_it_was_drawn(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, TaskOptions(spacing=(2.0, 2.0)))
-    scored = (*task.splits.selection, *task.splits.held_out)
+    scored = (*task.splits.validation, *task.splits.test)
     assert task.originals == dict.fromkeys(scored, (1.0, 1.0))
     for name in scored:
         original = task.original_label(name)
@@ -72,13 +72,13 @@ def test_of_scored_cases_on_another_grid_the_label_map_is_kept_as_it_was_drawn(t
 def test_where_no_grid_changes_no_label_map_is_kept_twice(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
     assert task.originals == {}
-    assert task.original_label(task.splits.selection[0]) is None
+    assert task.original_label(task.splits.validation[0]) is None
 
 
 def test_of_volumes_seen_slice_by_slice_the_original_labels_have_their_slices_first(tmp_path: Path) -> None:
     source = open_source(nnunet_folder(tmp_path / "ct"))  # slices along the last axis, 0.8 x 0.8 x 5 mm
     task = prepare(source, tmp_path / "cache", TaskOptions(dims=2, spacing=(3.2, 0.8, 5.0)))
-    (name,) = task.splits.held_out[:1]
+    (name,) = task.splits.test[:1]
     assert task.originals[name] == pytest.approx((5.0, 0.8, 0.8))
     original = task.original_label(name)
     assert original is not None
@@ -175,7 +175,7 @@ def test_large_images_get_coarser_voxels_and_are_scored_on_their_own(tmp_path: P
     assert task.spacing[0] == task.spacing[1] > 1
     assert "coarser than 1x1 mm" in task.choices["spacing"]["reason"]
     assert task.alternatives == ((1.0, 1.0), task.spacing)
-    assert task.originals == dict.fromkeys((*task.splits.selection, *task.splits.held_out), (1.0, 1.0))
+    assert task.originals == dict.fromkeys((*task.splits.validation, *task.splits.test), (1.0, 1.0))
     for name in task.originals:
         np.testing.assert_array_equal(task.original_label(name), source.read(name).label)
     found = examine(source, options)
@@ -253,8 +253,8 @@ def test_a_class_that_no_training_case_holds_is_refused(tmp_path: Path) -> None:
 
 def test_a_class_that_cannot_be_judged_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     splits = choose_splits(SOURCE.case_names, OPTIONS)
-    source = replace(SOURCE, plain=splits.held_out)
-    expected = "class 'dark' occurs in none of the 2 held-out cases"
+    source = replace(SOURCE, plain=splits.test)
+    expected = "class 'dark' occurs in none of the 2 test cases"
     assert [expected in warning for warning in examine(source, OPTIONS).warnings] == [True]
     with caplog.at_level(logging.WARNING):
         prepare(source, tmp_path, OPTIONS)
@@ -314,8 +314,8 @@ def test_a_place_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
 def test_the_real_hippocampus_survives_preparation(test_data: Path, tmp_path: Path) -> None:
     source = open_source(test_data / "hippocampus_msd")
     task = prepare(source, tmp_path, OPTIONS, n_workers=1)
-    assert [len(part) for part in (task.splits.train, task.splits.selection, task.splits.held_out)] == [72, 24, 24]
-    for name in task.splits.held_out[:3]:
+    assert [len(part) for part in (task.splits.train, task.splits.validation, task.splits.test)] == [72, 24, 24]
+    for name in task.splits.test[:3]:
         raw = source.read(name)
         values = raw.image.astype(np.float64)
         np.testing.assert_allclose(task.image(name), (values - values.mean()) / values.std(), rtol=1e-4, atol=1e-5)

@@ -41,7 +41,7 @@ def test_the_cases_are_the_same_under_other_names(tmp_path: Path) -> None:
 
 def test_nothing_that_leaves_the_cache_holds_a_real_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     splits = choose_splits(SOURCE.case_names, OPTIONS)
-    source = replace(SOURCE, plain=splits.held_out)  # for a warning
+    source = replace(SOURCE, plain=splits.test)  # for a warning
     with caplog.at_level("DEBUG"):
         task = prepare(source, tmp_path / "cache", OPTIONS)
         (task.folder / "images" / "case_0003.npy").unlink()  # for another
@@ -56,7 +56,7 @@ def test_nothing_that_leaves_the_cache_holds_a_real_name(tmp_path: Path, caplog:
         repr((found.splits, found.choices, found.warnings, found.basis)),
         repr([entry.name for entry in task.folder.rglob("*")]),
     ]
-    assert "held-out" in caplog.text
+    assert "test cases" in caplog.text
     assert "case_0003 is damaged" in caplog.text
     assert [text for text in leaving if "smith" in text] == []
 
@@ -69,7 +69,7 @@ def test_groups_and_split_files_speak_of_real_names(tmp_path: Path) -> None:
     write_splits(tmp_path / "mine.json", choose_splits(SOURCE.case_names, TaskOptions(split_seed=9)))
     neutral = prepare(SOURCE, tmp_path, TaskOptions(split=tmp_path / "mine.json", pseudonyms=True))
     expected = choose_splits(SOURCE.case_names, TaskOptions(split_seed=9))
-    assert [names[case] for case in neutral.splits.held_out] == list(expected.held_out)
+    assert [names[case] for case in neutral.splits.test] == list(expected.test)
 
 
 def test_errors_name_the_files_that_have_to_be_mended(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ CPU = profile("cpu")
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    return replace(write_tiny_task(tmp_path, n_selection=12), classes=("background", "bright"))
+    return replace(write_tiny_task(tmp_path, n_validation=12), classes=("background", "bright"))
 
 
 class Says(nn.Module):
@@ -64,13 +64,13 @@ def test_every_class_that_a_case_shows_is_among_the_early_ones() -> None:
 
 
 def test_a_pruned_evaluation_was_scored_on_the_early_cases_and_a_complete_one_on_all(tmp_path: Path) -> None:
-    task = write_tiny_task(tmp_path, n_selection=12)
-    asked = (tiny_architecture(task), task, replace(TINY_BUDGET, selection_cases=12), 0)
+    task = write_tiny_task(tmp_path, n_validation=12)
+    asked = (tiny_architecture(task), task, replace(TINY_BUDGET, validation_cases=12), 0)
     pruned = ProxyEvaluator().evaluate(*asked, Recorder(stop_at=2))
     complete = ProxyEvaluator().evaluate(*asked, NullObserver())
     assert pruned.outcome is Outcome.PRUNED
-    assert [score.case for score in pruned.case_scores[::2]] == [f"selection{n}" for n in (0, 3, 6, 9)]
-    assert [score.case for score in complete.case_scores[::2]] == list(task.splits.selection)
+    assert [score.case for score in pruned.case_scores[::2]] == [f"validation{n}" for n in (0, 3, 6, 9)]
+    assert [score.case for score in complete.case_scores[::2]] == list(task.splits.validation)
     assert pruned.curve[0].score == complete.curve[0].score
 
 

@@ -17,7 +17,7 @@ NAMES = [f"case_{number:02d}" for number in range(40)]
 
 
 def parts(splits: Splits) -> tuple[Sequence[str], ...]:
-    return splits.train, splits.selection, splits.held_out
+    return splits.train, splits.validation, splits.test
 
 
 @settings(max_examples=50, deadline=None)
@@ -36,12 +36,12 @@ def test_the_order_of_the_names_makes_no_difference() -> None:
 
 def test_another_seed_gives_another_split_and_another_order() -> None:
     one, other = split_cases(NAMES, seed=1), split_cases(NAMES, seed=2)
-    assert set(one.held_out) != set(other.held_out)
+    assert set(one.test) != set(other.test)
     assert list(one.train) != sorted(one.train)
 
 
 def test_the_split_of_a_seed_never_changes() -> None:
-    # Held here by hand: a search continued next year must find the same held-out cases.
+    # Held here by hand: a search continued next year must find the same test cases.
     split = split_cases(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"], seed=0)
     assert parts(split) == ((*"fjcdia",), (*"gb",), (*"eh",))
 
@@ -98,10 +98,10 @@ def test_two_groups_are_refused_however_many_cases_they_hold() -> None:
 
 def test_folds_hold_out_the_same_cases_and_each_other_case_is_selection_once() -> None:
     folds = [split_cases(NAMES, seed=7, folds=5, fold=fold) for fold in range(5)]
-    assert {split.held_out for split in folds} == {split_cases(NAMES, seed=7).held_out}
-    selections = [name for split in folds for name in split.selection]
-    assert sorted(selections) == sorted(set(NAMES) - set(folds[0].held_out))
-    assert [len(split.selection) for split in folds] == [7, 7, 6, 6, 6]
+    assert {split.test for split in folds} == {split_cases(NAMES, seed=7).test}
+    selections = [name for split in folds for name in split.validation]
+    assert sorted(selections) == sorted(set(NAMES) - set(folds[0].test))
+    assert [len(split.validation) for split in folds] == [7, 7, 6, 6, 6]
     for split in folds:
         assert sorted(name for part in parts(split) for name in part) == NAMES
 
@@ -109,9 +109,9 @@ def test_folds_hold_out_the_same_cases_and_each_other_case_is_selection_once() -
 def test_folds_keep_groups_together_and_even_out_their_cases() -> None:
     groups = {name: f"patient_{number % 9}" for number, name in enumerate(NAMES)}
     folds = [split_cases(NAMES, seed=0, groups=groups, folds=3, fold=fold) for fold in range(3)]
-    patients = [{groups[name] for name in split.selection} for split in folds]
+    patients = [{groups[name] for name in split.validation} for split in folds]
     assert sum(len(some) for some in patients) == len(set.union(*patients))
-    sizes = [len(split.selection) for split in folds]
+    sizes = [len(split.validation) for split in folds]
     assert max(sizes) - min(sizes) <= 5  # a patient has 4 or 5 cases
 
 

@@ -38,12 +38,12 @@ def test_what_was_written_beside_a_study_is_a_split_of_the_users_own(tmp_path: P
     [
         ({"train": ["a"]}, r"1 case \(d\) in no part"),
         ({"train": ["a", "d", "e"]}, r"1 case \(e\) not in the dataset"),
-        ({"selection": ["a", "b"]}, r"1 case \(a\) named more than once"),
+        ({"validation": ["a", "b"]}, r"1 case \(a\) named more than once"),
         ({"train": ["a", "a", "x"]}, r"\(a\) named more than once; .*\(x\) not in the dataset; .*\(d\) in no part"),
-        ({"held_out": []}, "held_out needs a case at least"),
+        ({"test": []}, "test needs a case at least"),
         ({"train": "a"}, "train needs a case at least, and is a list"),
         ({"train": [1, 2]}, "train needs a case at least, and is a list"),
-        ({"test": ["c"]}, r"got 4 fields \(held_out, selection, test, train\)"),
+        ({"held_out": ["c"]}, r"got 4 fields \(held_out, test, train, validation\)"),
     ],
 )
 def test_a_split_that_names_not_every_case_once_is_refused_by_name(
@@ -83,7 +83,7 @@ def test_a_split_is_written_once_and_agreed_to_afterwards(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (Splits(("d", "a"), ("c",), ("b",)), r"selection gains 1 case \(c\) and loses 1 case \(b\); held_out gains"),
+        (Splits(("d", "a"), ("c",), ("b",)), r"validation gains 1 case \(c\) and loses 1 case \(b\); test gains"),
         (Splits(("a", "d"), ("b",), ("c",)), "train has another order"),
         (Splits(("d", "a", "e"), ("b",), ("c",)), r"train gains 1 case \(e\); give the options"),
     ],

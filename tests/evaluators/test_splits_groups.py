@@ -78,7 +78,7 @@ def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_patient_stays_on_one_side() -> None:
     names = [f"p{number // 4}_{number % 4}" for number in range(40)]
     splits = choose_splits(names, TaskOptions(group_by="(p[0-9])"))
-    patients = [{name[:2] for name in part} for part in (splits.train, splits.selection, splits.held_out)]
+    patients = [{name[:2] for name in part} for part in (splits.train, splits.validation, splits.test)]
     assert sum(len(some) for some in patients) == 10
     assert [len(some) for some in patients] == [6, 2, 2]
 

@@ -105,7 +105,7 @@ def test_selection_cases_without_foreground_are_refused_with_the_remedy(tmp_path
     training = tuple(numbers[name] for name in splits.train)
     problems, _ = texts(look(ShownIn(shown=training)))
     assert (
-        f"none of the 2 selection cases shows any foreground, so that no design could be ranked; {len(training)}"
+        f"none of the 2 validation cases shows any foreground, so that no design could be ranked; {len(training)}"
         in (problems)
     )
     assert "try another --split-seed" in problems
@@ -113,19 +113,19 @@ def test_selection_cases_without_foreground_are_refused_with_the_remedy(tmp_path
         prepare(ShownIn(shown=training), tmp_path, TaskOptions(), n_workers=1)
     problems, _ = texts(look(ShownIn(shown=training[:1])))
     assert "1 of all 8 cases shows some: add cases that show some" in problems
-    assert "any foreground" not in texts(look(ShownIn(shown=(*training, numbers[splits.selection[1]]))))[0]
+    assert "any foreground" not in texts(look(ShownIn(shown=(*training, numbers[splits.validation[1]]))))[0]
 
 
 def test_selection_cases_that_are_scored_show_foreground(tmp_path: Path) -> None:
     found = look(PaintedSource())
     assert found.splits is not None
     numbers = {name: number for number, name in enumerate(PaintedSource().case_names)}
-    shown = tuple(numbers[name] for name in (*found.splits.train, found.splits.selection[1]))
+    shown = tuple(numbers[name] for name in (*found.splits.train, found.splits.validation[1]))
     task = prepare(ShownIn(shown=shown), tmp_path, TaskOptions(), n_workers=1)
     budget = default_budget(task)
     check_rankable(task, budget)
-    with pytest.raises(DataError, match=r"none of the 1 selection cases that are scored .* more of the 2 there are"):
-        check_rankable(task, replace(budget, selection_cases=1))
+    with pytest.raises(DataError, match=r"none of the 1 validation cases that are scored .* more of the 2 there are"):
+        check_rankable(task, replace(budget, validation_cases=1))
 
 
 def test_a_case_that_no_memory_holds_is_refused_before_anything_is_prepared(

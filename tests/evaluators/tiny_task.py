@@ -15,17 +15,17 @@ from unetx_space.presets import preset
 SIZES = ((24, 31), (16, 16), (11, 40), (29, 18))
 """Of cases, in turn; the third is smaller than the patch along an axis, and none is a multiple of it."""
 
-TINY_BUDGET = Budget(steps=6, batch_size=2, width_factor=0.5, rungs=(2, 4, 6), selection_cases=2)
+TINY_BUDGET = Budget(steps=6, batch_size=2, width_factor=0.5, rungs=(2, 4, 6), validation_cases=2)
 
 
-def write_tiny_task(folder: Path, *, n_train: int = 6, n_selection: int = 3, seed: int = 0) -> Task:
+def write_tiny_task(folder: Path, *, n_train: int = 6, n_validation: int = 3, seed: int = 0) -> Task:
     """Prepared arrays in ``folder``; 16x16 patch, three levels, classes bright and dark."""
     train = tuple(f"train{i}" for i in range(n_train))
-    selection = tuple(f"selection{i}" for i in range(n_selection))
+    validation = tuple(f"validation{i}" for i in range(n_validation))
     for part in ("images", "labels"):
         (folder / part).mkdir(parents=True)
     rng = np.random.default_rng(seed)
-    for index, name in enumerate((*train, *selection)):
+    for index, name in enumerate((*train, *validation)):
         label = _label(SIZES[index % len(SIZES)], rng)
         image = np.choose(label, (0.0, 2.0, -2.0)) + rng.normal(0, 0.3, label.shape)
         np.save(folder / "images" / f"{name}.npy", image[None].astype(np.float32))
@@ -41,8 +41,8 @@ def write_tiny_task(folder: Path, *, n_train: int = 6, n_selection: int = 3, see
         patch=(16, 16),
         strides=((1, 1), (2, 2), (2, 2)),
         widths=(32, 64, 128),
-        splits=Splits(train, selection, ()),
-        digest=f"tiny-{n_train}-{n_selection}-{seed}",
+        splits=Splits(train, validation, ()),
+        digest=f"tiny-{n_train}-{n_validation}-{seed}",
     )
 
 

@@ -24,7 +24,7 @@ from unetx_space.design_space import DesignSpace
 from unetx_studies.evidence import Evidence
 from unetx_studies.store import Patience, Records, open_store, study_url
 
-BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(2, 4, 6), selection_cases=3)
+BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(2, 4, 6), validation_cases=3)
 BACKBONE = TASK.backbone()
 GROUND = Ground(BACKBONE, TASK.patch, DesignSpace(BACKBONE.n_levels), BUDGET, seed=0, max_cost=4.0)
 

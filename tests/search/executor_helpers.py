@@ -19,8 +19,8 @@ from unetx_studies.processes import ProcessIdentity
 DEADLINE_S = 60.0
 """Far beyond what any of these tests needs; only a deadlock reaches it."""
 
-BUDGET = Budget(steps=6, batch_size=1, width_factor=1.0, rungs=(2, 4, 6), selection_cases=3)
-LONG = Budget(steps=10**9, batch_size=1, width_factor=1.0, rungs=(10**9,), selection_cases=3)
+BUDGET = Budget(steps=6, batch_size=1, width_factor=1.0, rungs=(2, 4, 6), validation_cases=3)
+LONG = Budget(steps=10**9, batch_size=1, width_factor=1.0, rungs=(10**9,), validation_cases=3)
 """Ends only when something ends it."""
 
 TASK = Task(
@@ -34,7 +34,7 @@ TASK = Task(
     patch=(32, 32),
     strides=((1, 1), (2, 2), (2, 2)),
     widths=(32, 64, 128),
-    splits=Splits(train=("a",), selection=("b", "c", "d", "e"), held_out=("f",)),
+    splits=Splits(train=("a",), validation=("b", "c", "d", "e"), test=("f",)),
     digest="0",
 )
 

@@ -28,7 +28,7 @@ from unetx_space.errors import RequestError
         ({"width_factor": 0.0}, "--width-factor"),
         ({"width_factor": 1.5}, "--width-factor"),
         ({"width_factor": float("nan")}, "--width-factor"),
-        ({"selection_cases": 0}, "--selection-cases"),
+        ({"validation_cases": 0}, "--validation-cases"),
         ({"max_cost": 0.5}, "--max-cost"),
         ({"max_cost": float("nan")}, "--max-cost"),
         ({"spacing": (1.0,)}, "--spacing"),

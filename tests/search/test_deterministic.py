@@ -29,7 +29,7 @@ LAG = 4
 def run(folder: Path, n_slots: int, order: int, lag: int | None = LAG, pruner: str = "median") -> tuple[Bench, int]:
     """A study; the most jobs that were under way at once."""
     bench = Bench(folder)
-    budget = with_rungs_for(pruner, Budget(18, 1, 0.25, (6, 12, 18), selection_cases=3))
+    budget = with_rungs_for(pruner, Budget(18, 1, 0.25, (6, 12, 18), validation_cases=3))
     bench.ground = replace(bench.ground, budget=budget)
     bench.pruner = lambda: PRUNERS[pruner](budget)
     executor = ShuffledExecutor(n_slots, order)

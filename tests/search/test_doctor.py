@@ -78,8 +78,8 @@ def test_the_same_facts_as_text_and_as_json(run: Run, tmp_path: Path) -> None:
         assert " ".join(choice["reason"].split()) in words
     assert {choice["what"] for choice in data["choices"]} >= {"spacing", "normalisation", "patch", "levels", "split"}
     parts = [case["part"] for case in data["cases"]]
-    assert (parts.count("train"), parts.count("selection"), parts.count("held_out")) == (6, 2, 2)
-    assert "train 6, selection 2, held out 2" in out
+    assert (parts.count("train"), parts.count("validation"), parts.count("test")) == (6, 2, 2)
+    assert "train 6, validation 2, test 2" in out
     n_voxels = 10 * 16 * 18 * 12
     assert data["cache_bytes"] == 5 * n_voxels
 
@@ -130,7 +130,7 @@ def test_what_is_known_is_told_where_no_network_fits_or_no_split_can_be(run: Run
     folder, sheet = msd_folder(tmp_path / "data"), tmp_path / "sheet.html"
     code, out, _ = run("doctor", "--data", folder, "--levels", 9, "--sheet", sheet)
     assert code == 2
-    assert "5 (train 3, selection 1, held out 1)" in out
+    assert "5 (train 3, validation 1, test 1)" in out
     assert "1 problem" in out
     assert sheet.read_text(encoding="utf-8").count("<image ") == 3
     code, out, _ = run("doctor", "--data", folder, "--group-by", "absent.csv:patient", "--sheet", sheet)

@@ -118,7 +118,7 @@ def test_a_seat_is_free_again_only_when_its_memory_is(misdeed: Misdeed) -> None:
 
     evaluator = FakeEvaluator(acts_by_seed={1: misdeed})
     told = Recorder()
-    hasty = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), selection_cases=1, max_seconds=0.05)
+    hasty = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), validation_cases=1, max_seconds=0.05)
     with LocalExecutor(evaluator, TASK, slots(), overtime_s=0.1, free_memory=probe) as executor:
         executor.submit(job(0, seed=1, budget=hasty))
         free = {"GPU-0": 100}

@@ -227,7 +227,7 @@ def test_a_worker_that_dies_after_an_interrupt_leaves_its_job_to_be_run_again() 
 
 @pytest.mark.parametrize("misdeed", [Misdeed.HANG, Misdeed.HANG_IN_C])
 def test_a_worker_that_hangs_past_its_limit_is_timed_out_and_replaced(misdeed: Misdeed) -> None:
-    impatient = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), selection_cases=1, max_seconds=0.05)
+    impatient = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), validation_cases=1, max_seconds=0.05)
     with LocalExecutor(FakeEvaluator(acts_by_seed={1: misdeed}), TASK, cpu_slots(1), overtime_s=0.1) as executor:
         told = run_all(executor, [job(0, budget=impatient, seed=1)])
         run_all(executor, [job(1)], told)

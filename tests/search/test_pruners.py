@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from unetx_evaluators.evaluation import Budget
 from unetx_search.pruners import PRUNERS, StoppingHyperband, with_rungs_for
 
-BUDGET = Budget(steps=200, batch_size=8, width_factor=0.25, rungs=(67, 133, 200), selection_cases=24)
+BUDGET = Budget(steps=200, batch_size=8, width_factor=0.25, rungs=(67, 133, 200), validation_cases=24)
 
 
 @pytest.mark.parametrize("pruner", ["median", "none"])
@@ -23,7 +23,7 @@ def test_pruners_that_do_not_halve_keep_the_rungs(pruner: str) -> None:
     [(200, (22, 66, 200)), (240, (26, 78, 240)), (9, (1, 3, 9)), (5, (1, 3, 5)), (3, (1, 3)), (2, (1, 2)), (1, (1,))],
 )
 def test_rungs_of_pruners_that_halve_grow_threefold(pruner: str, steps: int, rungs: tuple[int, ...]) -> None:
-    budget = Budget(steps, 8, 0.25, (steps,), selection_cases=24)
+    budget = Budget(steps, 8, 0.25, (steps,), validation_cases=24)
     assert with_rungs_for(pruner, budget).rungs == rungs
 
 

@@ -106,7 +106,7 @@ def test_a_worker_that_dies_under_a_job_loses_it_with_the_same_words_as_on_one_m
 
 @pytest.mark.parametrize("misdeed", [Misdeed.HANG_IN_C, pytest.param(Misdeed.HANG, marks=pytest.mark.slow)])
 def test_a_worker_that_hangs_past_its_limit_is_timed_out_and_replaced(two_nodes: Any, misdeed: Misdeed) -> None:
-    impatient = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), selection_cases=1, max_seconds=0.05)
+    impatient = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), validation_cases=1, max_seconds=0.05)
     evaluator = FakeEvaluator(acts_by_seed={1: misdeed})
     with RayExecutor(evaluator, TASK, cpu_seats(1), overtime_s=0.1) as executor:
         told = run_all(executor, [job(0, budget=impatient, seed=1), job(1)])

@@ -78,7 +78,7 @@ def test_two_hundred_trials_on_four_pretended_gpus_of_two_nodes_run_exactly_once
 
 
 def test_a_real_search_of_eight_trials_on_the_demo_task(two_nodes: Any, tmp_path: Path) -> None:
-    words = "--trials 8 --gpus 0 --cpu-workers 2 --steps 4 --batch-size 2 --width-factor 0.25 --selection-cases 2"
+    words = "--trials 8 --gpus 0 --cpu-workers 2 --steps 4 --batch-size 2 --width-factor 0.25 --validation-cases 2"
     words += " --diagnosis none --no-pilot --json"
     command = [sys.executable, "-m", "unetx_search.cli", *words.split()]
     done = subprocess.run(

@@ -23,7 +23,7 @@ def prepared(folder: Path, content: bytes = b"voxels") -> Task:
     """A task whose arrays are there, whatever is in them."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
-        for case in (*TASK.splits.train, *TASK.splits.selection):
+        for case in (*TASK.splits.train, *TASK.splits.validation):
             (folder / kind / f"{case}.npy").write_bytes(content)
     return replace(TASK, folder=folder)
 
@@ -39,7 +39,7 @@ def test_a_worker_that_sees_the_same_has_no_problem_and_its_word_arrives(tmp_pat
 
 def test_original_label_maps_of_selection_cases_are_read_too(tmp_path: Path) -> None:
     task = prepared(tmp_path / "task")
-    case = task.splits.selection[0]
+    case = task.splits.validation[0]
     (task.folder / "originals").mkdir()
     (task.folder / "originals" / f"{case}.npy").write_bytes(b"voxels")
     reach = Reach.of(replace(task, originals={case: (1.0, 1.0)}), tmp_path / "checkpoints")

@@ -254,6 +254,6 @@ def test_steps_move_the_rungs_along() -> None:
     from executor_helpers import TASK
 
     assert unpiloted_budget(SearchConfig(), TASK).rungs[-1] == unpiloted_budget(SearchConfig(), TASK).steps
-    budget: Budget = unpiloted_budget(SearchConfig(steps=2, batch_size=3, width_factor=0.5, selection_cases=1), TASK)
+    budget: Budget = unpiloted_budget(SearchConfig(steps=2, batch_size=3, width_factor=0.5, validation_cases=1), TASK)
     assert (budget.steps, budget.rungs[-1]) == (2, 2)
-    assert (budget.batch_size, budget.width_factor, budget.selection_cases) == (3, 0.5, 1)
+    assert (budget.batch_size, budget.width_factor, budget.validation_cases) == (3, 0.5, 1)

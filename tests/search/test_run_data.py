@@ -89,7 +89,7 @@ def test_patients_that_the_split_tears_apart_stand_beside_the_result(tmp_path: P
 
 def test_a_split_of_ones_own_that_tears_patients_apart_is_told(tmp_path: Path) -> None:
     names = Visits().case_names
-    parts = {"train": names[:5], "selection": names[5:8], "held_out": names[8:]}
+    parts = {"train": names[:5], "validation": names[5:8], "test": names[8:]}
     (tmp_path / "own.json").write_text(json.dumps(parts), encoding="utf-8")
     (warning,) = run(tmp_path, Visits(), split=tmp_path / "own.json").warnings
     assert "puts cases of 1 of them on several sides" in warning

@@ -119,7 +119,7 @@ def test_real_trainings_on_cpu_workers_are_measured_with_their_memory(tmp_path: 
     task = prepare(DemoSource(n_cases=6), tmp_path / "cache", TaskOptions())
     backbone = replace(task.backbone(), widths=(8, 16, 32, 64, 128))
     design = Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels))
-    budget = Budget(steps=200, batch_size=1, width_factor=0.5, rungs=(200,), selection_cases=2)
+    budget = Budget(steps=200, batch_size=1, width_factor=0.5, rungs=(200,), validation_cases=2)
     with Workbench(ProxyEvaluator(), task, cpu_slots(2), design, budget, resident) as measure:
         seen = measured(measure, Room(free_mib=10**9, at_most=2))
     assert [sample.trouble for sample in seen] == [""] * len(seen)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from unetx_evaluators.evaluation import Budget, Outcome
 from unetx_studies.store import EvaluationRecord
 
-BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(6,), selection_cases=3)
+BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(6,), validation_cases=3)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 

@@ -25,7 +25,7 @@ from unetx_studies.store import Records, Store, open_store, study_url
 from unetx_studies.tables import EvaluationRow
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-BUDGET = Budget(steps=40, batch_size=4, width_factor=0.25, rungs=(10, 20, 40), selection_cases=3, max_seconds=90.5)
+BUDGET = Budget(steps=40, batch_size=4, width_factor=0.25, rungs=(10, 20, 40), validation_cases=3, max_seconds=90.5)
 UNET = Architecture(isotropic_backbone(2, n_levels=4), unet(4), score={"dice": 0.5}, provenance={"study": "s"})
 NO_SKIP = Architecture(isotropic_backbone(3, n_levels=3), no_skip(3))
 EVALUATION = Evaluation(

@@ -48,7 +48,7 @@ def facts(**changes: object) -> DatasetFacts:
         cases=(
             CaseGrid("a", (10, 12, 8), (1.0, 1.0, 3.0), "train"),
             CaseGrid("b", (14, 12, 6), (1.0, 1.0, 5.0), "train"),
-            CaseGrid("c", (9, 9, 9), (1.0, 1.0, 1.0), "held_out"),
+            CaseGrid("c", (9, 9, 9), (1.0, 1.0, 1.0), "test"),
         ),
         class_sizes=(ClassSize("organ", 0.2, 2), ClassSize("tumour", 0.001, 1)),
         intensities=(Intensities("CT", 50.5, 20.0, -10.0, 48.0, 130.0, -1024.0, 3000.0),),

@@ -51,7 +51,7 @@ class Basis:
     fingerprint: Fingerprint
     preparation: Preparation
     scored: tuple[str, ...]
-    """The cases that no network trains on: selection and held-out."""
+    """The cases that no network trains on: validation and test."""
 
     @property
     def originals(self) -> dict[str, tuple[float, ...]]:
@@ -175,7 +175,7 @@ def concluded(request: Request, basis: Basis) -> Examination:
     network = plan(basis.fingerprint, basis.preparation, len(source.channels), len(source.classes), request.options)
     problems = _unrankable(basis.facts, splits)
     warnings = [*request.warnings, *suspicions(source.classes, source.channels, basis.facts)]
-    warnings += _unjudged(source.classes, basis.facts, splits, ("held-out",) if problems else ("selection", "held-out"))
+    warnings += _unjudged(source.classes, basis.facts, splits, ("test",) if problems else ("validation", "test"))
     choices = _choices(request.options, splits, basis.preparation, network)
     if request.torn:
         choices["split"]["warning"] = request.torn
@@ -308,9 +308,9 @@ def _unlearnable(classes: Sequence[str], facts: Mapping[str, CaseFacts], splits:
 
 
 def _unrankable(facts: Mapping[str, CaseFacts], splits: Splits) -> list[DataError]:
-    """Selection cases without any foreground rank nothing: whatever a design predicts there, it scores 0."""
-    selection = [name for name in splits.selection if name in facts]
-    if not selection or any(sum(facts[name].class_voxels[1:]) for name in selection):
+    """Validation cases without any foreground rank nothing: whatever a design predicts there, it scores 0."""
+    validation = [name for name in splits.validation if name in facts]
+    if not validation or any(sum(facts[name].class_voxels[1:]) for name in validation):
         return []
     n_shown = sum(any(case.class_voxels[1:]) for case in facts.values())
     remedy = (
@@ -320,7 +320,7 @@ def _unrankable(facts: Mapping[str, CaseFacts], splits: Splits) -> list[DataErro
     )
     return [
         DataError(
-            f"none of the {len(selection)} selection cases shows any foreground, so that no design could be ranked; "
+            f"none of the {len(validation)} validation cases shows any foreground, so that no design could be ranked; "
             f"{n_shown} of all {len(facts)} cases {'shows' if n_shown == 1 else 'show'} some: {remedy}"
         )
     ]
@@ -329,10 +329,10 @@ def _unrankable(facts: Mapping[str, CaseFacts], splits: Splits) -> list[DataErro
 def _unjudged(
     classes: Sequence[str], facts: Mapping[str, CaseFacts], splits: Splits, parts: Sequence[str]
 ) -> list[str]:
-    """Classes that selection or held-out cannot judge."""
+    """Classes that validation or test cannot judge."""
     warnings = []
     for part in parts:
-        cases = [facts[name] for name in getattr(splits, part.replace("-", "_")) if name in facts]
+        cases = [facts[name] for name in getattr(splits, part) if name in facts]
         for index, name in enumerate(classes[1:], start=1):
             if cases and not any(case.class_voxels[index] for case in cases):
                 warnings.append(
@@ -354,7 +354,7 @@ def _patients(names: Sequence[str], splits: Splits | None, options: TaskOptions)
         "" if options.pseudonyms else f", {stem} ({', '.join(members[:3])}{', ...' if members[3:] else ''}) for one"
     )
     told = f"names look like {len(shared)} patients with several cases each{example}"
-    torn = [] if splits is None else patients.torn((splits.train, splits.selection, splits.held_out))
+    torn = [] if splits is None else patients.torn((splits.train, splits.validation, splits.test))
     if torn:
         remedy = (
             f"keep them together with {patients.flag}"

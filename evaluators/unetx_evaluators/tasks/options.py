@@ -35,12 +35,12 @@ class TaskOptions:
 
     split_seed: int = 0
     folds: int | None = None
-    """Divide what is not held out into so many folds; fold ``fold`` is selection, the others train."""
+    """Divide what are not test cases into so many folds; fold ``fold`` validates, the others train."""
     fold: int = 0
     group_by: str | None = None
     """A regular expression on case names (its first group, or the whole match), or ``FILE.csv:COLUMN``."""
     split: Path | None = None
-    """JSON with ``train``, ``selection`` and ``held_out``: case names, every case once."""
+    """JSON with ``train``, ``validation`` and ``test``: case names, every case once."""
 
     pseudonyms: bool = False
     """Cases get neutral names in everything but the source."""

@@ -69,7 +69,7 @@ def _difference(part: str, kept: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _read(file: Path) -> Splits:
-    way_out = 'it is a JSON object like {"train": ["a", ...], "selection": [...], "held_out": [...]}'
+    way_out = 'it is a JSON object like {"train": ["a", ...], "validation": [...], "test": [...]}'
     try:
         data = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

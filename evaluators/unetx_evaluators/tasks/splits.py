@@ -17,8 +17,8 @@ from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.split_file import read_splits
 from unetx_evaluators.tasks.task import Splits
 
-HELD_OUT_SHARE = 0.2
-SELECTION_SHARE = 0.2
+TEST_SHARE = 0.2
+VALIDATION_SHARE = 0.2
 MIN_GROUPS = 3
 
 
@@ -45,31 +45,31 @@ def split_cases(
     folds: int | None = None,
     fold: int = 0,
 ) -> Splits:
-    """Held-out and selection get a fifth of the cases each, as near as groups allow, train the rest; none is empty.
+    """Test and validation get a fifth of the cases each, as near as groups allow, train the rest; none is empty.
 
     ``groups`` names the group of every case (a patient, say); cases of one group stay together. With ``folds``, what
-    is not held out is dealt into so many parts, of which number ``fold`` (from 0) is selection. Inside each part the
+    are not test cases are dealt into so many parts, of which number ``fold`` (from 0) validates. Inside each part the
     cases stand in a seeded order, so that its first n are a fair sample. Raises DataError below three groups.
     """
     members = _members(sorted(set(names)), groups)
     what = "cases" if groups is None else "groups of cases"
     if len(members) < MIN_GROUPS:
         raise DataError(
-            f"train, selection and held-out need at least {MIN_GROUPS} {what}, got {len(members)} "
+            f"train, validation and test need at least {MIN_GROUPS} {what}, got {len(members)} "
             f"({', '.join(sorted(members)) or 'none'}); add data"
         )
     sizes = {group: len(cases) for group, cases in members.items()}
     waiting = _shuffled(members, f"{seed}/group")
     n_cases = sum(sizes.values())
-    held_out = _take(waiting, sizes, max(1, round(HELD_OUT_SHARE * n_cases)), leave=2)
-    waiting = [group for group in waiting if group not in held_out]
+    test = _take(waiting, sizes, max(1, round(TEST_SHARE * n_cases)), leave=2)
+    waiting = [group for group in waiting if group not in test]
     if folds is None:
-        selection = _take(waiting, sizes, max(1, round(SELECTION_SHARE * n_cases)), leave=1)
+        validation = _take(waiting, sizes, max(1, round(VALIDATION_SHARE * n_cases)), leave=1)
     else:
         _check_folds(folds, fold, len(waiting), what)
-        selection = _dealt(waiting, sizes, folds)[fold]
-    train = [group for group in waiting if group not in selection]
-    return Splits(*(_cases(part, members, seed) for part in (train, selection, held_out)))
+        validation = _dealt(waiting, sizes, folds)[fold]
+    train = [group for group in waiting if group not in validation]
+    return Splits(*(_cases(part, members, seed) for part in (train, validation, test)))
 
 
 def _members(names: Sequence[str], groups: Mapping[str, str] | None) -> dict[str, list[str]]:
@@ -94,7 +94,7 @@ def _take(waiting: Sequence[str], sizes: Mapping[str, int], target: int, *, leav
 def _check_folds(folds: int, fold: int, n_groups: int, what: str) -> None:
     if not 2 <= folds <= n_groups:
         raise DataError(
-            f"there are at least 2 folds, and at most one for each of the {n_groups} {what} that are not held out; got "
+            f"there are at least 2 folds, and at most one for each of the {n_groups} {what} that are not for test; got "
             f"--folds {folds}"
         )
     if not 0 <= fold < folds:

@@ -33,11 +33,11 @@ Label = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Case names. A search reads train and selection; the verdict is spoken on held-out."""
+    """Case names. A search reads train and validation; the verdict is spoken on test cases."""
 
     train: tuple[str, ...]
-    selection: tuple[str, ...]
-    held_out: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Task:
     no_images: bool = False
     """Whether the user wants no image content in artifacts and reports."""
     originals: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
-    """The cases whose original label map is kept, and its mm per voxel and axis; of selection and held-out those whose
-    grid preparing changed."""
+    """The cases whose original label map is kept, and its mm per voxel and axis; of validation and test cases those
+    whose grid preparing changed."""
 
     @property
     def stacked(self) -> bool:

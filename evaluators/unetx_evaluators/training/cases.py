@@ -21,7 +21,7 @@ MAX_VOXELS_PER_CLASS = 10_000
 """Foreground voxels remembered per case and class for sampling, as in nnU-Net."""
 EARLY_SHARE = 3
 FEWEST_EARLY = 4
-"""One selection case in so many is scored at early rungs, but no fewer than FEWEST_EARLY where there are so many."""
+"""One validation case in so many is scored at early rungs, but no fewer than FEWEST_EARLY where there are so many."""
 
 
 @dataclass
@@ -116,34 +116,34 @@ class ResidentCases:
 
 @dataclass(frozen=True)
 class Cases:
-    """What an evaluation reads; the held-out cases are not among it."""
+    """What an evaluation reads; the test cases are not among it."""
 
     train: tuple[Case, ...]
-    selection: tuple[Case, ...]
+    validation: tuple[Case, ...]
     early: tuple[Case, ...]
-    """Those of the selection cases that are scored at rungs before the last."""
+    """Those of the validation cases that are scored at rungs before the last."""
     resident: ResidentCases | None = None
     """The training cases side by side on the device, where they fit and it is no CPU."""
 
 
 @lru_cache(maxsize=1)  # a worker evaluates one task; another one takes its place
-def open_cases(task: Task, device: DeviceProfile, n_selection: int) -> Cases:
-    """The training cases and the first ``n_selection`` selection cases.
+def open_cases(task: Task, device: DeviceProfile, n_validation: int) -> Cases:
+    """The training cases and the first ``n_validation`` validation cases.
 
     Kept for the next call with the same arguments. Raises DataError when an array is missing or damaged.
     """
     train = [_open(task, name) for name in task.splits.train]
-    selection = [_open(task, name) for name in task.splits.selection[:n_selection]]
-    if not train or not selection:
+    validation = [_open(task, name) for name in task.splits.validation[:n_validation]]
+    if not train or not validation:
         raise DataError(
-            f"task {task.name}: training and selection need a case each, got {len(train)} and {len(selection)}"
+            f"task {task.name}: training and validation need a case each, got {len(train)} and {len(validation)}"
         )
-    cases, early = [*train, *selection], early_cases(selection)
+    cases, early = [*train, *validation], early_cases(validation)
     if device.device.type == "cpu" or not device.holds(sum(_n_bytes(case) for case in cases)):
-        return Cases(tuple(train), tuple(selection), early)
-    for case in selection:
+        return Cases(tuple(train), tuple(validation), early)
+    for case in validation:
         case.image, case.label = case.image.to(device.device), case.label.to(device.device)
-    return Cases(tuple(train), tuple(selection), early, ResidentCases(train, device.device))
+    return Cases(tuple(train), tuple(validation), early, ResidentCases(train, device.device))
 
 
 def early_cases(cases: Sequence[Case]) -> tuple[Case, ...]:

@@ -160,7 +160,7 @@ def train(
     done = training.resume(checkpoint)
     train_step = captured_where_possible(eager, lambda: batches.batch(done + 1))
     losses = LossLog()
-    early, final = (Scorer(task, scored, device, progress.check_time) for scored in (cases.early, cases.selection))
+    early, final = (Scorer(task, scored, device, progress.check_time) for scored in (cases.early, cases.validation))
     for step in range(done + 1, budget.steps + 1):
         progress.check_time()
         losses.add(train_step(batches.batch(step), learning_rate(step, budget.steps, recipe)))

@@ -115,9 +115,9 @@ class Workbench(AbstractContextManager["Workbench"]):
         self._executor = LocalExecutor(evaluator, task, slots)
         self._held_memory = held_memory
         self._clock = clock
-        n_cases = min(SCORED_CASES, budget.selection_cases)
+        n_cases = min(SCORED_CASES, budget.validation_cases)
         self._architecture = architecture
-        self._short = replace(budget, steps=WARM_UP_STEPS, rungs=(WARM_UP_STEPS,), selection_cases=n_cases)
+        self._short = replace(budget, steps=WARM_UP_STEPS, rungs=(WARM_UP_STEPS,), validation_cases=n_cases)
         self._endless = replace(budget, steps=10**9, rungs=(10**9,))
         self._numbers = count()
         self._processes: dict[int, int] = {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-Part = Literal["train", "selection", "held_out"]
-PARTS: Mapping[Part, str] = {"train": "train", "selection": "selection", "held_out": "held out"}
-"""The parts of a split with their names for people."""
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)

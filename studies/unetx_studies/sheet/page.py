@@ -208,7 +208,7 @@ def _pilot(pilot: PilotFacts | None) -> str:
     note = f"short trainings of the U-Net that settle how this dataset is trained; {pilot.origin}"
     body = (
         f"{_table(heads, cells, 'numbers pilot')}<p class='muted'>Dice in the table: on the original voxels of the "
-        "selection cases. Curves: at rungs, on the prepared voxels, before the last rung on a part of the cases; a "
+        "validation cases. Curves: at rungs, on the prepared voxels, before the last rung on a part of the cases; a "
         f"line's number is its row, lines of one learning rate and background weight look alike.</p>"
         f"{curves_svg(pilot)}{_table(('', ''), settled, 'choices')}{advice}"
     )
@@ -218,16 +218,15 @@ def _pilot(pilot: PilotFacts | None) -> str:
 def _split(facts: DatasetFacts) -> str:
     if not any(case.part for case in facts.cases):
         return ""
-    return _section("Split", "a search reads train and selection; held out is for the verdict", "".join(_parts(facts)))
+    return _section("Split", "a search reads train and validation; test is for the verdict", "".join(_parts(facts)))
 
 
 def _parts(facts: DatasetFacts) -> Iterator[str]:
-    for part, words in PARTS.items():
+    for part in PARTS:
         names = facts.names(part)
         listed = ", ".join(escape(name) for name in sorted(names))
         yield (
-            f"<details><summary>{words}: {_counted(len(names), 'case')}</summary>"
-            f'<p class="names">{listed}</p></details>'
+            f'<details><summary>{part}: {_counted(len(names), "case")}</summary><p class="names">{listed}</p></details>'
         )
 
 

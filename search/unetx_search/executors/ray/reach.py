@@ -123,9 +123,9 @@ class Reach:
 
 def _arrays(task: Task) -> dict[str, Path]:
     """What a search reads, by its path below the task's folder."""
-    cases = (*task.splits.train, *task.splits.selection)
+    cases = (*task.splits.train, *task.splits.validation)
     names = [f"{kind}/{case}.npy" for kind in ("images", "labels") for case in cases]
-    names += [f"originals/{case}.npy" for case in task.splits.selection if case in task.originals]
+    names += [f"originals/{case}.npy" for case in task.splits.validation if case in task.originals]
     return {name: task.folder / name for name in names}
 
 
