@@ -17,9 +17,9 @@ from unittest.mock import patch
 
 import torch
 
-from unetx_space.initial import initialise
-from unetx_space.operators import upsampling
-from unetx_space.operators.sampling import FEWEST_FOR_BAGS, bag_sampled, grid_sampled
+from unetx_space.initial_values import initialise
+from unetx_space.operators import dynamic_upsampling as upsampling
+from unetx_space.operators.deformable_sampling import FEWEST_FOR_BAGS, bag_sampled, grid_sampled
 
 WAYS = {"grid": grid_sampled, "bags": bag_sampled}
 TURNS = 7

@@ -26,6 +26,7 @@ from unetx_space.canonical import canonical
 from unetx_space.cost import cost
 from unetx_space.design_space import design_space
 from unetx_space.genome import Genome
+from unetx_space.network import build
 from unetx_space.presets import preset
 
 TURNS = 9
@@ -68,7 +69,7 @@ def designs(dims: int, patch: tuple[int, ...], n_levels: int) -> Iterator[tuple[
 
 def least_ms(architecture: Architecture, patch: tuple[int, ...], batch_size: int) -> dict[str, float]:
     layout = memory_format(len(patch))
-    network = architecture.build(seed=0).to(memory_format=layout)  # type: ignore[call-overload]  # not in torch's stubs
+    network = build(architecture).to(memory_format=layout)  # type: ignore[call-overload]  # not in torch's stubs
     images = torch.randn(batch_size, 1, *patch, generator=torch.Generator().manual_seed(0)).contiguous(
         memory_format=layout
     )

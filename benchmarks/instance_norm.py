@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unetx_evaluators.training.fast_cpu import fast_on_cpu
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
+from unetx_space.network import build
 from unetx_space.operators.blocks import InstanceNorm2d, InstanceNorm3d
 from unetx_space.presets import PRESETS
 
@@ -59,7 +60,7 @@ WAYS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
 def network(dims: int, n_levels: int, way: Callable[[Tensor, Tensor, Tensor], Tensor] | None) -> nn.Module:
     """A U-Net of base width 8 whose instance normalisations compute ``way``."""
     backbone = isotropic_backbone(dims, n_levels=n_levels, base_width=8, in_channels=1, out_channels=3)
-    built = Architecture(backbone, PRESETS["u-net"].genome(n_levels)).build(seed=0)
+    built = build(Architecture(backbone, PRESETS["u-net"].genome(n_levels)))
     for module in built.modules():
         if way is not None and isinstance(module, InstanceNorm2d | InstanceNorm3d):
             module.forward = lambda x, way=way, of=module: way(x, of.weight, of.bias)  # type: ignore[method-assign]

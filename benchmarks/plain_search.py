@@ -44,6 +44,7 @@ from monai.transforms import (
 from monai.utils import set_determinism
 
 from unetx_space.documents import loads
+from unetx_space.network import build
 
 KEYS = ("image", "label")
 LEARNING_RATE = 1e-3
@@ -104,7 +105,7 @@ class Search:
     def train_and_score(self, document: str, seed: int) -> float:
         """The best mean Dice over the validations of one training."""
         set_determinism(seed)
-        network = loads(document).build(seed=seed)
+        network = build(loads(document), seed=seed)
         loss_function = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
         optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
         loader = DataLoader(self.train_data, batch_size=self.task.batch_size, shuffle=True, drop_last=True)

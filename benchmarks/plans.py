@@ -39,6 +39,7 @@ from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone
 from unetx_space.cost import cost
+from unetx_space.network import build
 from unetx_space.presets import preset
 
 NNUNET = Path(__file__).parent / "results" / "plans_nnunet.json"
@@ -179,7 +180,7 @@ def _trained(architecture: Architecture, patch: tuple[int, ...], n_steps: int) -
     dims, n_classes = len(patch), architecture.backbone.out_channels
     profile = device.trusted(device.profile("cpu"), architecture.backbone.sizes(patch))
     with device.tuned(profile, 1):
-        network = architecture.build(seed=0).to(memory_format=device.memory_format(dims))  # type: ignore[call-overload]
+        network = build(architecture).to(memory_format=device.memory_format(dims))  # type: ignore[call-overload]
         step = EagerStep(network, Recipe(), profile)
         labels = torch.randint(0, n_classes, (budgets.BATCH_SIZE[dims], *patch), dtype=torch.uint8)
         batch = Batch(torch.randn(len(labels), 1, *patch), labels)

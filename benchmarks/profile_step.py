@@ -36,7 +36,7 @@ from unetx_evaluators.training.loss import heads_loss
 from unetx_evaluators.training.recipe import Recipe
 from unetx_evaluators.training.step import EagerStep, captured_where_possible
 from unetx_space.architecture import Architecture
-from unetx_space.network import SkipUNet
+from unetx_space.network import SkipUNet, build
 from unetx_space.presets import PRESETS
 
 TURNS = 15
@@ -140,7 +140,7 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
     recipe = Recipe()
     backbone = task.backbone().scaled(budget.width_factor)
     architecture = Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels))
-    plain, timed, trained = (architecture.build(seed=0).to(device.device) for _ in range(3))
+    plain, timed, trained = (build(architecture).to(device.device) for _ in range(3))
     for network in (plain, timed, trained):
         network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
     cases = open_cases(task, device, budget.validation_cases)

@@ -63,6 +63,7 @@ from unetx_space.architecture import Architecture
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
 from unetx_space.design_space import design_space
+from unetx_space.network import build
 from unetx_space.presets import PRESETS
 from unetx_space.validity import faults
 
@@ -274,7 +275,7 @@ def train_in_turns(task: Task, budget: Budget, path: Path) -> None:
     for step in range(1, budget.steps + 1):
         while faults(sampled := Architecture(backbone, canonical(space.sample(rng))), task.patch):
             pass
-        network = sampled.build(seed=PARENT_SEED).to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]
+        network = build(sampled, seed=PARENT_SEED).to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]
         named = dict(network.named_parameters())
         optimizer = torch.optim.AdamW(
             named.values(), lr=learning_rate(step, budget.steps, recipe), weight_decay=recipe.weight_decay

@@ -38,6 +38,7 @@ from unetx_space.documents import MAX_BYTES, MAX_DEPTH, loads
 from unetx_space.errors import DocumentError
 from unetx_space.genome import Genome
 from unetx_space.graph import wl_features
+from unetx_space.network import build
 from unetx_space.presets import PRESETS
 from unetx_space.references import basic_unet
 from unetx_space.validity import faults
@@ -108,7 +109,7 @@ def building() -> list[str]:
         unet = Architecture(backbone, PRESETS["u-net"].genome(N_LEVELS))
         rng, space = random.Random(0), design_space("default", N_LEVELS)
         others = [Architecture(backbone, space.sample(rng)) for _ in range(20)]
-        unet.build()
+        build(unet)
         unet_ms = 1000 * min(seconds(unet.build) for _ in range(9))  # nearly all of it draws random numbers
         times = sorted(1000 * seconds(other.build) for other in others)
         n_parameters = cost(unet, PATCH[dims]).n_parameters
@@ -148,7 +149,7 @@ def training_steps() -> list[str]:
 
 def _network(dims: int, whose: str) -> nn.Module:
     if whose == "ours":
-        return basic_unet(2 if dims == 2 else 3).build()
+        return build(basic_unet(2 if dims == 2 else 3))
     return BasicUNet(spatial_dims=dims, in_channels=1, out_channels=2)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from node_picture import Gate, Place
 
-from unetx_space.network import ALIGNMENT_MODULES, ATTENTION_MODULES, FUSION_MODULES, UPSAMPLER_MODULES
 from unetx_space.operators.catalogue import (
     ALIGNMENTS,
     ATTENTIONS,
@@ -60,9 +59,6 @@ class Family:
     letters: str
     """Of the equations, beside those that each equation explains."""
     specs: Mapping[str, Spec]
-    modules: Mapping[str, Callable[..., object]]
-    build: Sequence[Any]
-    """Arguments with which any of the modules is built."""
     costs: Callable[[Any], Iterator[CostRow]]
     limits: Callable[[Any], Iterator[str]]
     picture: Callable[[Any], Picture | None]
@@ -165,8 +161,6 @@ FAMILIES: tuple[Family, ...] = (
         r"$\bar x$ the mean of each channel, $\sigma$ the sigmoid, $\ast$ a convolution, $[ ; ]$ channels side by "
         r"side, $N$ the backbone's normalisation, $U$ linear interpolation, $h$ hard swish. The others are learned.",
         specs=ATTENTIONS,
-        modules=ATTENTION_MODULES,
-        build=(AttentionContext(8, (2, 2), 8, 8), "instance"),
         costs=_attention_costs,
         limits=_attention_limits,
         picture=_attention_picture,
@@ -179,8 +173,6 @@ FAMILIES: tuple[Family, ...] = (
         r"$\ast$ is a convolution, $U$ linear interpolation, $\sigma$ the sigmoid, $\bar x$ the mean of each channel. "
         r"$W$, $C$, $E$, $O$, $b$ and kernels $k$ are learned.",
         specs=UPSAMPLERS,
-        modules=UPSAMPLER_MODULES,
-        build=(8, 8, (2, 2)),
         costs=_upsampler_costs,
         limits=_upsampler_limits,
         picture=lambda spec: Picture("upsampler", "The upsampler of a decoder node", ("upsampler",)),
@@ -192,8 +184,6 @@ FAMILIES: tuple[Family, ...] = (
         letters="$x_1$ to $x_n$ are the sources, $u$ the upsampled map, $[ ; ]$ puts channels side by side. "
         "$W$, $b$ and $p$ are learned.",
         specs=FUSIONS,
-        modules=FUSION_MODULES,
-        build=(2, 8),
         costs=_fusion_costs,
         limits=_fusion_limits,
         picture=lambda spec: Picture("fusion", "The fusion of a decoder node", ("fusion",)),
@@ -205,8 +195,6 @@ FAMILIES: tuple[Family, ...] = (
         letters=r"$p$ is a voxel of the node's level, and $f p + q$ the voxel $q$ of its cell in the source, for a "
         r"factor $f$; $\ast$ is a convolution, $[ ]_q$ puts channels side by side. Kernels $k$ and $R$ are learned.",
         specs=ALIGNMENTS,
-        modules=ALIGNMENT_MODULES,
-        build=(8, (2, 2), True),
         costs=_alignment_costs,
         limits=_alignment_limits,
         picture=lambda spec: Picture("alignment", "The alignment of a finer source", ("alignment",)),

@@ -21,6 +21,7 @@ from unetx_space.cost import cost
 from unetx_space.design_space import SPACES
 from unetx_space.documents import schema
 from unetx_space.files import write_whole
+from unetx_space.network import module_of
 from unetx_space.operators.catalogue import Spec
 from unetx_space.presets import PRESETS, Preset
 from unetx_space.references import LEFT_OUT, REFERENCES
@@ -88,8 +89,8 @@ def _page(family: Family, spec: Spec) -> str:
         _costs_table(family.costs(spec)),
         _keeping(spec),
         "## Limits",
-        "\n".join(f"- {limit}" for limit in (f"{_dims(spec)}; {_channels(spec)}.", *family.limits(spec))),
-        *_as_built(family, spec),
+        "\n".join(f"- {limit}" for limit in ("2D and 3D; any number of channels.", *family.limits(spec))),
+        *_as_built(spec),
         *(("## Paper", f"{spec.paper}.") if spec.paper else ()),
     )
 
@@ -126,17 +127,9 @@ def _keeping(spec: Spec) -> str:
     )
 
 
-def _dims(spec: Spec) -> str:
-    return " and ".join(f"{dims}D" for dims in spec.dims)
-
-
-def _channels(spec: Spec) -> str:
-    return "any number of channels" if spec.min_channels == 1 else f"at least {spec.min_channels} channels"
-
-
-def _as_built(family: Family, spec: Spec) -> Iterator[str]:
+def _as_built(spec: Spec) -> Iterator[str]:
     """The words of the module's docstring: what departs from the paper, and how it starts."""
-    module = type(family.modules[spec.name](*family.build))
+    module = module_of(spec)
     if not module.__module__.startswith("unetx_space"):
         return  # torch's own
     yield f"## As built: `{module.__name__}`"

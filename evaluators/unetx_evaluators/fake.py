@@ -31,7 +31,8 @@ from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluatio
 from unetx_evaluators.tasks.task import Task
 from unetx_space.architecture import Architecture
 from unetx_space.files import write_whole
-from unetx_space.genome import DecoderNode, StageRef, encoder
+from unetx_space.genome import NO_ATTENTION, DecoderNode, StageRef, encoder
+from unetx_space.operators.catalogue import PLAIN_FUSION
 
 CASE_SPREAD = 0.03
 
@@ -121,8 +122,8 @@ class FakeEvaluator:
             0.55
             + 0.25 * _share(nodes, lambda node: _own_skip(node) in node.sources)
             + 0.03 * _share(nodes, lambda node: any(source != _own_skip(node) for source in node.sources))
-            + 0.02 * _share(nodes, lambda node: node.attention.type != "none")
-            + 0.01 * _share(nodes, lambda node: node.fusion == "concat")
+            + 0.02 * _share(nodes, lambda node: node.attention != NO_ATTENTION)
+            + 0.01 * _share(nodes, lambda node: node.fusion == PLAIN_FUSION)
             + self.noise * _uniform(architecture, seed)
         )
 

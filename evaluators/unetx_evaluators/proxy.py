@@ -158,7 +158,7 @@ class ProxyEvaluator:
         by what that step took."""
         from unetx_evaluators.training.dry_run import BATCH_SIZE, dry_run
         from unetx_evaluators.training.memory import Demand, check_memory
-        from unetx_space.memory import training_memory
+        from unetx_space.training_memory import training_memory
 
         bytes_per_value = 4 if profile.autocast_dtype is None else 2
         kept = 5 if budget.recipe.averaging else 3  # gradient and two moments; the average and what it stands in for
@@ -196,8 +196,9 @@ def _at_its_start(trained: Architecture, budget: Budget, seed: int, task: Task, 
     """The network on its device, with the values that training starts from."""
     from unetx_evaluators.device import memory_format
     from unetx_evaluators.training.inheritance import inherit
+    from unetx_space.network import build
 
-    network = trained.build(seed=seed)
+    network = build(trained, seed=seed)
     if budget.parent is not None:
         inherit(network, budget.parent, task.folder)
     network.to(profile.device)

@@ -29,11 +29,8 @@ from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.dry_run import LOSS_SCALE
 from unetx_evaluators.training.loss import dice_ce_loss
 from unetx_space.cost import Cost
-from unetx_space.operators.attention import CBAM, ECA, SCSE, CoordinateAttention, SCSEAdd, SimAM, SqueezeExcite
-from unetx_space.operators.dynamic import CARAFE, DySample
-from unetx_space.operators.fusion import Gated
-from unetx_space.operators.gates import AttentionGate, ChannelCrossAttention, GridAttentionGate
-from unetx_space.operators.upsampling import DeformableUpsampling
+from unetx_space.network import module_of
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 
 COUNTED = (
     nn.Conv1d,
@@ -175,24 +172,15 @@ _TRANSPARENT = (
     nn.BatchNorm2d,
     nn.BatchNorm3d,
     nn.GroupNorm,
-    SqueezeExcite,
-    CBAM,
-    ECA,
-    SCSE,
-    SCSEAdd,
-    CoordinateAttention,
-    SimAM,
-    AttentionGate,
-    ChannelCrossAttention,
+    *(module_of(spec) for spec in ATTENTIONS.values() if spec.only_reweights),
 )
 """What synaptic flow passes as it is: normalisations, and attention that does nothing but reweight."""
 
 _DECIDING: Mapping[type[nn.Module], tuple[str, float]] = {
-    GridAttentionGate: ("psi", math.inf),  # open, and the convolutions behind it carry flow
-    CARAFE: ("encoder", 0.0),  # equal weights
-    DySample: ("offset", 0.0),  # its own centre
-    DeformableUpsampling: ("moves", 0.0),  # its own centre, modulation 1
-    Gated: ("gate", 0.0),  # equal shares
+    module_of(spec): spec.decision
+    for family in (ATTENTIONS, UPSAMPLERS, FUSIONS, ALIGNMENTS)
+    for spec in family.values()
+    if spec.decision is not None
 }
 """The layer by which an operator decides, and the logit at which the decision is frozen."""
 

@@ -8,7 +8,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 130
+from unetx_search import INTERRUPTED
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliTokensError
 from cyclopts.config import Dict
 
-from unetx_search.__main__ import INTERRUPTED
+from unetx_search import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.reading_words import as_said, sizes_joined, voxels

@@ -6,14 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unetx_space.backbone import Backbone
 from unetx_space.files import write_whole
 from unetx_space.genome import Genome
-
-if TYPE_CHECKING:
-    from unetx_space.network import SkipUNet
 
 FORMAT = "unetx.architecture"
 VERSION = 1
@@ -29,12 +26,6 @@ class Architecture:
     """What it was worth, with the budget that said so; empty when it was never scored."""
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
     """Where it comes from: study, trial, task, versions."""
-
-    def build(self, *, seed: int = 0) -> SkipUNet:
-        """The network, its initial values drawn from (seed, parameter name). Raises RequestError when it has faults."""
-        from unetx_space.network import SkipUNet  # the only door from the data to torch
-
-        return SkipUNet(self, seed=seed)
 
     @property
     def searched_patch(self) -> tuple[int, ...] | None:

@@ -84,12 +84,16 @@ class Backbone:
         """Channels of the decoder nodes of a level."""
         return self.widths[level] if self.decoder_widths is None else self.decoder_widths[level]
 
+    @property
+    def rounds_up(self) -> bool:
+        """Reducing a map rounds its size up, as strided convolutions do, and not down, as pooling does."""
+        return self.downsampling == "strided-conv"
+
     def sizes(self, patch: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Size of every level's map for an input of ``patch``: a strided convolution rounds up, pooling down."""
-        up = self.downsampling == "strided-conv"
+        """Size of every level's map for an input of ``patch``."""
         sizes, size = [], patch
         for stride in self.strides:
-            size = tuple(-(-n // s) if up else n // s for n, s in zip(size, stride, strict=True))
+            size = tuple(-(-n // s) if self.rounds_up else n // s for n, s in zip(size, stride, strict=True))
             sizes.append(size)
         return tuple(sizes)
 

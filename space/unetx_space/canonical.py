@@ -7,48 +7,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-from unetx_space.genome import NO_ATTENTION, DecoderNode, Genome, StageRef
-from unetx_space.labelling import columns
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from unetx_space.architecture import Architecture
-    from unetx_space.backbone import Backbone
-
-DEFAULT_FUSION = "concat"
-"""What is written where fusion has no effect: a node without sources."""
-DEFAULT_ALIGNMENT = "max"
-"""What is written where alignment has no effect: a node without finer sources."""
+from unetx_space.architecture import Architecture
+from unetx_space.backbone import Backbone
+from unetx_space.canonical_columns import columns
+from unetx_space.genome import NO_ATTENTION, DecoderNode, Genome, StageRef, live_nodes
+from unetx_space.operators.catalogue import PLAIN_ALIGNMENT, PLAIN_FUSION
 
 
 def canonical(genome: Genome) -> Genome:
     """The canonical spelling of a genome without faults; applying it twice changes nothing."""
-    nodes = live_nodes(genome)
+    nodes = effective_nodes(genome)
     names = _names(nodes)
-    renamed = [_renamed(node, names) for node in nodes.values()]
-    return Genome(tuple(sorted(renamed, key=lambda node: (-node.ref.level, node.ref.column))))
+    if any(ref != name for ref, name in names.items()):
+        nodes = {ref: without_idle_genes(node.renamed(names)) for ref, node in nodes.items()}
+    return Genome(tuple(sorted(nodes.values(), key=lambda node: (-node.ref.level, node.ref.column))))
 
 
 def canonical_names(genome: Genome) -> dict[StageRef, StageRef]:
     """What the canonical spelling calls each live decoder node: the way from one twin's weights to another's."""
-    return _names(live_nodes(genome))
+    return _names(effective_nodes(genome))
 
 
-def live_nodes(genome: Genome) -> dict[StageRef, DecoderNode]:
+def effective_nodes(genome: Genome) -> dict[StageRef, DecoderNode]:
     """The nodes from which a path leads to the output, by their own names, with idle genes reset."""
-    live: dict[StageRef, DecoderNode] = {}
-    waiting = [genome.output.ref]
-    while waiting:
-        ref = waiting.pop()
-        if ref not in live:
-            node = genome[ref]
-            live[ref] = without_idle_genes(node)
-            waiting += [read for read in (node.coarser, *node.sources) if read.kind == "D"]
-    return live
+    return {node.ref: without_idle_genes(node) for node in live_nodes(genome)}
 
 
 def without_idle_genes(node: DecoderNode) -> DecoderNode:
@@ -56,7 +41,7 @@ def without_idle_genes(node: DecoderNode) -> DecoderNode:
     level, sources = node.ref.level, node.sources
     if not sources:
         attention = NO_ATTENTION if node.attention.placement == "source" else node.attention
-        return DecoderNode(node.ref, node.coarser, (), attention, node.upsampler, DEFAULT_FUSION, DEFAULT_ALIGNMENT)
+        return DecoderNode(node.ref, node.coarser, (), attention, node.upsampler, PLAIN_FUSION, PLAIN_ALIGNMENT)
     has_finer = any(source.level < level for source in sources)
     return DecoderNode(
         node.ref,
@@ -65,7 +50,7 @@ def without_idle_genes(node: DecoderNode) -> DecoderNode:
         node.attention,
         node.upsampler,
         node.fusion,
-        node.alignment if has_finer else DEFAULT_ALIGNMENT,
+        node.alignment if has_finer else PLAIN_ALIGNMENT,
     )
 
 
@@ -78,21 +63,6 @@ def _names(nodes: Mapping[StageRef, DecoderNode]) -> dict[StageRef, StageRef]:
     if len({ref.level for ref in nodes}) == len(nodes):
         return {ref: StageRef("D", ref.level) for ref in nodes}
     return columns(nodes)
-
-
-def _renamed(node: DecoderNode, names: Mapping[StageRef, StageRef]) -> DecoderNode:
-    ref = names[node.ref]
-    if ref == node.ref and all(names.get(read, read) == read for read in (node.coarser, *node.sources)):
-        return node
-    return DecoderNode(
-        ref,
-        names.get(node.coarser, node.coarser),
-        tuple(sorted((names.get(source, source) for source in node.sources), key=_place)),
-        node.attention,
-        node.upsampler,
-        node.fusion,
-        node.alignment,
-    )
 
 
 def key(architecture: Architecture) -> str:

@@ -11,7 +11,6 @@ from math import prod
 
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone
-from unetx_space.genome import NO_ATTENTION
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS, taps
 from unetx_space.plan import BlockPlan, NodePlan, Plan, SourcePlan, make_plan
 
@@ -145,7 +144,7 @@ def _projection_cost(source: SourcePlan, backbone: Backbone, sites: int, target:
             total = _conv(c_in, c_out, taps(3, backbone.dims), target, bias=bias) + _norm(c_out)
         case "pointwise":
             total = _conv(c_in, c_out, 1, min(sites, target), bias=bias)
-        case "none":
+        case "identity":
             total = FREE
     if source.relation == "coarser":
         c_interpolated = c_in if source.projection == "block" else c_out
@@ -166,7 +165,6 @@ def _attentions_cost(node: NodePlan, size: tuple[int, ...], coarse: tuple[int, .
     """Of all attention in a node of ``size`` whose coarser input has the size ``coarse``."""
     total, places = FREE, [(source.attention, source.c_out) for source in node.sources]
     for name, channels in (*places, (node.fused_attention, node.c_fused), (node.block_attention, node.c_out)):
-        if name != NO_ATTENTION.type:
-            spec, at = ATTENTIONS[name], node.attention_context(channels)
-            total += Cost(spec.n_parameters(at), spec.conv_macs(at, size, coarse), spec.other_macs(at, size, coarse))
+        spec, at = ATTENTIONS[name], node.attention_context(channels)
+        total += Cost(spec.n_parameters(at), spec.conv_macs(at, size, coarse), spec.other_macs(at, size, coarse))
     return total

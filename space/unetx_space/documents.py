@@ -29,7 +29,7 @@ from unetx_space.backbone import (
     Backbone,
 )
 from unetx_space.errors import DocumentError, RequestError, unknown_name
-from unetx_space.genome import Genome
+from unetx_space.genome import Genome, attention_genes
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 from unetx_space.validity import faults
 
@@ -139,12 +139,11 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of an architecture document, its names read from the catalogue."""
     stage = {"type": "string", "pattern": r"^(E([0-9]|[1-9][0-9])|D([0-9]|[1-9][0-9])(\.[1-9][0-9]?)?)$"}
-    attention = ["none", *(f"{name}@{place}" for name, spec in ATTENTIONS.items() for place in spec.placements)]
     node = _object(
         node=stage,
         coarser=stage,
         sources={"type": "array", "items": stage, "maxItems": MAX_NODES, "uniqueItems": True},
-        attention={"enum": attention},
+        attention={"enum": [str(gene) for gene in attention_genes(ATTENTIONS)]},
         upsampler={"enum": list(UPSAMPLERS)},
         fusion={"enum": list(FUSIONS)},
         alignment={"enum": list(ALIGNMENTS)},

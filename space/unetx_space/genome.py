@@ -10,14 +10,23 @@ Nothing here judges a genome: that is ``validity.faults``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-StageKind = Literal["E", "D"]
-Placement = Literal["source", "fused", "block"]
+from unetx_space.operators.catalogue import (
+    ATTENTIONS,
+    PLACEMENTS,
+    PLAIN_ALIGNMENT,
+    PLAIN_ATTENTION,
+    PLAIN_FUSION,
+    PLAIN_UPSAMPLER,
+    Placement,
+)
 
-PLACEMENTS: tuple[Placement, ...] = ("source", "fused", "block")
-"""Where attention sits: on each source before fusion, on the fused map, on the output of the node's block."""
+StageKind = Literal["E", "D"]
+Relation = Literal["same", "finer", "coarser"]
+"""Where a source's level lies as seen from the node that reads it."""
 
 _REF = re.compile(r"([ED])(0|[1-9]\d?)(?:\.([1-9]\d?))?")
 
@@ -53,16 +62,21 @@ def decoder(level: int, column: int = 0) -> StageRef:
     return StageRef("D", level, column)
 
 
+def relation(source: StageRef, node: StageRef) -> Relation:
+    """Where the level of ``source`` lies as seen from ``node``."""
+    return "same" if source.level == node.level else "finer" if source.level < node.level else "coarser"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Attention:
     """One gene: an attention type with its placement, spelt ``none`` or ``se@source``."""
 
-    type: str = "none"
+    type: str = PLAIN_ATTENTION
     placement: Placement | None = None
 
     def __post_init__(self) -> None:
-        if (self.type == "none") != (self.placement is None):
-            raise ValueError(f"attention 'none' has no placement and every other has one, got {self}")
+        if (self.type == PLAIN_ATTENTION) != (self.placement is None):
+            raise ValueError(f"attention {PLAIN_ATTENTION!r} has no placement and every other has one, got {self}")
 
     def __str__(self) -> str:
         return self.type if self.placement is None else f"{self.type}@{self.placement}"
@@ -74,12 +88,23 @@ class Attention:
         for placement in PLACEMENTS:
             if type_ and place == placement:
                 return cls(type_, placement)
-        if text == "none":
+        if text == PLAIN_ATTENTION:
             return cls()
-        raise ValueError(f"expected 'none' or TYPE@PLACEMENT with a placement of {PLACEMENTS}, got {text!r}")
+        raise ValueError(
+            f"expected {PLAIN_ATTENTION!r} or TYPE@PLACEMENT with a placement of {PLACEMENTS}, got {text!r}"
+        )
 
 
 NO_ATTENTION = Attention()
+
+
+def attention_genes(types: Iterable[str]) -> tuple[Attention, ...]:
+    """Every valid (type, placement) pair of the given types."""
+    return tuple(
+        gene
+        for type_ in types
+        for gene in [Attention(type_, place) for place in ATTENTIONS[type_].placements] or [NO_ATTENTION]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +118,20 @@ class DecoderNode:
     sources: tuple[StageRef, ...] = ()
     """Further inputs, of any level; their order carries no meaning."""
     attention: Attention = NO_ATTENTION
-    upsampler: str = "transposed"
-    fusion: str = "concat"
-    alignment: str = "max"
+    upsampler: str = PLAIN_UPSAMPLER
+    fusion: str = PLAIN_FUSION
+    alignment: str = PLAIN_ALIGNMENT
     """How a finer source is brought down to the node's level; a coarser one is always interpolated."""
+
+    @property
+    def reads(self) -> tuple[StageRef, ...]:
+        """All its inputs, the coarser one first."""
+        return (self.coarser, *self.sources)
+
+    def renamed(self, names: Mapping[StageRef, StageRef]) -> Self:
+        """The same node with these names for itself and for what it reads; a stage without one keeps its own."""
+        reads = [names.get(ref, ref) for ref in self.reads]
+        return replace(self, ref=names.get(self.ref, self.ref), coarser=reads[0], sources=tuple(reads[1:]))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -153,6 +188,23 @@ class Genome:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         return cls(tuple(DecoderNode.from_json(node) for node in data["nodes"]))
+
+
+def live_nodes(genome: Genome) -> tuple[DecoderNode, ...]:
+    """The nodes on a path to the output, each after those it reads; the output comes last.
+
+    For a genome whose references exist and lead deeper or to earlier columns, as ``validity`` wants it.
+    """
+    order: dict[StageRef, DecoderNode] = {}
+
+    def visit(node: DecoderNode) -> None:
+        for ref in (node.coarser, *sorted(source for source in node.sources if source.kind == "D")):
+            if ref.kind == "D" and ref not in order:
+                visit(genome[ref])
+        order[node.ref] = node
+
+    visit(genome.output)
+    return tuple(order.values())
 
 
 def plain_coarser(level: int, n_levels: int) -> StageRef:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from unetx_space.canonical import live_nodes
+from unetx_space.canonical import effective_nodes
+from unetx_space.canonical_columns import edges
 from unetx_space.genome import DecoderNode, Genome, StageRef, encoder
-from unetx_space.labelling import edges
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -100,7 +100,7 @@ def wl_features(genome: Genome, n_iterations: int = 2) -> Counter[str]:
 
 def _inputs(genome: Genome) -> tuple[Neighbours, dict[StageRef, str]]:
     """What each living stage reads, and the labels of the stages."""
-    nodes = live_nodes(genome)
+    nodes = effective_nodes(genome)
     inputs: Neighbours = {ref: list(edges(node)) for ref, node in nodes.items()}
     deepest = max(source.level for read in inputs.values() for _, source in read)
     for level in range(deepest + 1):

@@ -1,96 +1,26 @@
-"""SkipUNet: the network of an architecture, and the one mapping from the catalogue's names to torch modules."""
+"""``build`` makes the network of an architecture, a SkipUNet; this is the one way from the data to torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone, EncoderBlock, Norm
+from unetx_space.backbone import Backbone, EncoderBlock
 from unetx_space.errors import RequestError
 from unetx_space.genome import StageRef
-from unetx_space.initial import initialise
-from unetx_space.operators.alignment import (
-    AverageAlignment,
-    MaxAlignment,
-    Source,
-    SpaceToDepthAlignment,
-    StridedConvAlignment,
-)
-from unetx_space.operators.attention import CBAM, ECA, SCSE, CoordinateAttention, SCSEAdd, SimAM, SqueezeExcite
+from unetx_space.initial_values import initialise
+from unetx_space.operators.alignment import Source
 from unetx_space.operators.blocks import NormAct, PlainStage, ResidualStage, ResNetDStage, Style
-from unetx_space.operators.catalogue import ATTENTIONS, UPSAMPLERS, AttentionContext, Gate
-from unetx_space.operators.dynamic import CARAFE, DySample
-from unetx_space.operators.fusion import BiFPN, Concat, Gated, Mean, Sum
-from unetx_space.operators.gates import AttentionGate, ChannelCrossAttention, GridAttentionGate
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS, Gate, Spec
 from unetx_space.operators.nd import conv
-from unetx_space.operators.resampling import (
-    LinearConvUpsampling,
-    NearestConvUpsampling,
-    NearestUpsampling,
-    OverlappingTransposedUpsampling,
-    PixelShuffleECA,
-    TransposedSE,
-)
-from unetx_space.operators.upsampling import (
-    DeformableUpsampling,
-    LinearUpsampling,
-    PixelShuffleUpsampling,
-    TransposedUpsampling,
-    fit,
-)
+from unetx_space.operators.upsampling import fit
 from unetx_space.plan import BlockPlan, NodePlan, SourcePlan, make_plan
 from unetx_space.validity import faults
-
-ATTENTION_MODULES: Mapping[str, Callable[[AttentionContext, Norm], nn.Module]] = {
-    "none": lambda at, norm: nn.Identity(),
-    "se": lambda at, norm: SqueezeExcite(at.channels, at.dims),
-    "cbam": lambda at, norm: CBAM(at.channels, at.dims),
-    "eca": lambda at, norm: ECA(at.channels, at.dims),
-    "scse": lambda at, norm: SCSE(at.channels, at.dims),
-    "scse-add": lambda at, norm: SCSEAdd(at.channels, at.dims),
-    "attention-gate": lambda at, norm: AttentionGate(at.channels, at.c_upsampled, at.dims, norm),
-    "attention-gate-grid": lambda at, norm: GridAttentionGate(at.channels, at.c_coarse, at.stride, norm),
-    "coordinate": lambda at, norm: CoordinateAttention(at.channels, at.dims, norm),
-    "simam": lambda at, norm: SimAM(),
-    "cca": lambda at, norm: ChannelCrossAttention(at.channels, at.c_upsampled, at.dims),
-}
-"""(context, the backbone's norm)"""
-
-UPSAMPLER_MODULES: Mapping[str, Callable[..., nn.Module]] = {
-    "nearest": NearestUpsampling,
-    "linear": LinearUpsampling,
-    "nearest-conv": NearestConvUpsampling,
-    "linear-conv": LinearConvUpsampling,
-    "transposed": TransposedUpsampling,
-    "transposed-k4": OverlappingTransposedUpsampling,
-    "transposed-se": TransposedSE,
-    "pixel-shuffle": PixelShuffleUpsampling,
-    "pixel-shuffle-eca": PixelShuffleECA,
-    "carafe": CARAFE,
-    "dysample": DySample,
-    "deformable": DeformableUpsampling,
-}
-"""(c_in, c_out, stride), and ``bias`` where the catalogue calls it optional"""
-
-FUSION_MODULES: Mapping[str, Callable[[int, int], nn.Module]] = {
-    "concat": Concat,
-    "sum": Sum,
-    "mean": Mean,
-    "bifpn": BiFPN,
-    "gated": Gated,
-}
-"""(n_inputs, channels)"""
-
-ALIGNMENT_MODULES: Mapping[str, Callable[[int, tuple[int, ...], bool], nn.Module]] = {
-    "max": MaxAlignment,
-    "average": AverageAlignment,
-    "strided-conv": StridedConvAlignment,
-    "space-to-depth": SpaceToDepthAlignment,
-}
-"""(channels, factor, ceil)"""
 
 BLOCK_MODULES: Mapping[EncoderBlock, Callable[..., nn.Module]] = {
     "plain": PlainStage,
@@ -98,6 +28,26 @@ BLOCK_MODULES: Mapping[EncoderBlock, Callable[..., nn.Module]] = {
     "resnet-d": ResNetDStage,
 }
 """(c_in, c_out, stride, style, depth, pool)"""
+
+
+def module_of(spec: Spec) -> type[nn.Module]:
+    """The torch class of an operator of the catalogue."""
+    found: type[nn.Module] = resolve_name(spec.module)
+    return found
+
+
+def build(architecture: Architecture, *, seed: int = 0) -> SkipUNet:
+    """The network of an architecture; its initial values depend on the seed and the parameters' names only.
+
+    Raises RequestError, listing the faults, for an architecture that has any.
+    """
+    if found := faults(architecture):
+        raise RequestError("an architecture with faults cannot be built:\n" + "\n".join(map(str, found)))
+    with torch.device("meta"):  # no memory and no torch default values, which would draw from the global generator
+        network = SkipUNet(architecture)
+    network.to_empty(device="cpu")
+    initialise(network, seed)
+    return network
 
 
 def module_name(ref: StageRef) -> str:
@@ -111,12 +61,14 @@ class DecoderNode(nn.Module):
     def __init__(self, plan: NodePlan, backbone: Backbone) -> None:
         super().__init__()
         dims, style = backbone.dims, _style(backbone)
+        upsampler = UPSAMPLERS[plan.upsampler]
+        bias: dict[str, Any] = {"bias": backbone.conv_bias} if upsampler.optional_bias else {}
         self.level = f"E{plan.ref.level}"
         self.coarser = module_name(plan.coarser)
-        self.upsampler = _upsampler(plan, backbone)
+        self.upsampler = module_of(upsampler)(plan.c_coarser, plan.c_upsampled, plan.stride, **bias)
         self.upsampled = NormAct(plan.c_upsampled, dims, style) if backbone.normalise_upsampled else nn.Identity()
         self.sources = nn.ModuleDict({module_name(s.ref): _source(s, plan, backbone) for s in plan.sources})
-        self.fusion = FUSION_MODULES[plan.fusion](len(plan.sources) + 1, plan.c_fused)
+        self.fusion = module_of(FUSIONS[plan.fusion])(len(plan.sources) + 1, plan.c_fused)
         self.fused_attention = _attention(plan.fused_attention, plan.c_fused, plan, backbone)
         self.block = _block(plan.block, style)
         self.block_attention = _attention(plan.block_attention, plan.c_out, plan, backbone)
@@ -135,30 +87,23 @@ class SkipUNet(nn.Module):
     """The network of an architecture: ``x[b, c, *size] -> logits[b, k, *size]`` for any size that leaves every level a
     voxel (instance normalisation needs two at the bottleneck, and ``faults(architecture, patch)`` says so).
 
-    Its initial values depend on the seed and the parameters' names only (see ``initial.py``). Names say where:
+    Made by ``build``, which gives it its initial values. Names say where:
     ``encoder.E1.conv1.weight``, ``decoder.D1.sources.E3.projection.weight``, ``decoder.D1.upsampler...``,
     ``decoder.D1.fused_attention...``, ``decoder.D1.block.norm2.bias``, ``head.weight``; where the backbone has them
     ``stem.conv1.weight``, ``encoder.E1.block2.conv1.weight`` (residual), ``side_heads.D1.weight``.
-
-    Raises RequestError, listing the faults, for an architecture that has any.
     """
 
-    def __init__(self, architecture: Architecture, *, seed: int = 0) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        if found := faults(architecture):
-            raise RequestError("an architecture with faults cannot be built:\n" + "\n".join(map(str, found)))
         self.architecture = architecture
         self.plan = plan = make_plan(architecture)
         self.output = module_name(plan.output)
         backbone, style = architecture.backbone, _style(architecture.backbone)
-        with torch.device("meta"):  # no memory and no torch default values, which would draw from the global generator
-            self.stem = nn.Identity() if plan.stem is None else _block(plan.stem, style)
-            self.encoder = nn.ModuleDict({module_name(stage.ref): _block(stage.block, style) for stage in plan.encoder})
-            self.decoder = nn.ModuleDict({module_name(node.ref): DecoderNode(node, backbone) for node in plan.nodes})
-            self.head = _head(plan.nodes[-1], backbone)
-            self.side_heads = nn.ModuleDict({module_name(node.ref): _head(node, backbone) for node in plan.side_heads})
-        self.to_empty(device="cpu")
-        initialise(self, seed)
+        self.stem = nn.Identity() if plan.stem is None else _block(plan.stem, style)
+        self.encoder = nn.ModuleDict({module_name(stage.ref): _block(stage.block, style) for stage in plan.encoder})
+        self.decoder = nn.ModuleDict({module_name(node.ref): DecoderNode(node, backbone) for node in plan.nodes})
+        self.head = _head(plan.nodes[-1], backbone)
+        self.side_heads = nn.ModuleDict({module_name(node.ref): _head(node, backbone) for node in plan.side_heads})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x)[self.output])  # type: ignore[no-any-return]  # [b, k, *size]
@@ -196,34 +141,25 @@ def _head(plan: NodePlan, backbone: Backbone) -> nn.Module:
     return conv(backbone.dims, plan.c_out, backbone.out_channels, backbone.head_kernel)
 
 
-def _upsampler(plan: NodePlan, backbone: Backbone) -> nn.Module:
-    options = {"bias": backbone.conv_bias} if UPSAMPLERS[plan.upsampler].optional_bias else {}
-    return UPSAMPLER_MODULES[plan.upsampler](plan.c_coarser, plan.c_upsampled, plan.stride, **options)
-
-
 def _attention(name: str, channels: int, node: NodePlan, backbone: Backbone) -> nn.Module:
-    return ATTENTION_MODULES[name](node.attention_context(channels), backbone.norm)
+    return module_of(ATTENTIONS[name])(node.attention_context(channels, backbone.norm))
 
 
 def _source(plan: SourcePlan, node: NodePlan, backbone: Backbone) -> Source:
     alignment: nn.Module = nn.Identity()
     if plan.alignment is not None:
-        ceil = backbone.downsampling == "strided-conv"
-        alignment = ALIGNMENT_MODULES[plan.alignment](plan.c_in, plan.factor, ceil)
+        alignment = module_of(ALIGNMENTS[plan.alignment])(plan.c_in, plan.factor, backbone.rounds_up)
+    match plan.projection:
+        case "identity":
+            projection: nn.Module = nn.Identity()
+        case "pointwise":
+            projection = conv(backbone.dims, plan.c_aligned, plan.c_out, 1, bias=backbone.conv_bias)
+        case "block":
+            projection = PlainStage(plan.c_aligned, plan.c_out, (1,) * backbone.dims, _style(backbone), depth=1)
     return Source(
         alignment,
-        _projection(plan, backbone),
+        projection,
         _attention(plan.attention, plan.c_out, node, backbone),
         gate=ATTENTIONS[plan.attention].gate,
         on_node_grid=plan.projection == "block",
     )
-
-
-def _projection(plan: SourcePlan, backbone: Backbone) -> nn.Module:
-    match plan.projection:
-        case "none":
-            return nn.Identity()
-        case "pointwise":
-            return conv(backbone.dims, plan.c_aligned, plan.c_out, 1, bias=backbone.conv_bias)
-        case "block":
-            return PlainStage(plan.c_aligned, plan.c_out, (1,) * backbone.dims, _style(backbone), depth=1)

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone, EncoderBlock
-from unetx_space.genome import NO_ATTENTION, PLACEMENTS, DecoderNode, Genome, Placement, StageRef, encoder
-from unetx_space.operators.catalogue import ALIGNMENTS, FUSIONS, AttentionContext
+from unetx_space.backbone import Backbone, EncoderBlock, Norm
+from unetx_space.genome import NO_ATTENTION, DecoderNode, Relation, StageRef, encoder, live_nodes, relation
+from unetx_space.operators.catalogue import ALIGNMENTS, FUSIONS, PLACEMENTS, AttentionContext, Placement
 
-Relation = Literal["same", "finer", "coarser"]
-"""Where a source's level lies as seen from the node that reads it."""
-
-Projection = Literal["none", "pointwise", "block"]
+Projection = Literal["identity", "pointwise", "block"]
 """How a source gets the width at which it enters: as it is, by a 1x1 convolution, or by convolution, normalisation and
 activation on the node's grid."""
 
@@ -96,9 +93,9 @@ class NodePlan:
     block: BlockPlan
     block_attention: str
 
-    def attention_context(self, channels: int) -> AttentionContext:
+    def attention_context(self, channels: int, norm: Norm = "instance") -> AttentionContext:
         """What an attention operator on a map of ``channels`` finds in this node."""
-        return AttentionContext(channels, self.stride, self.c_upsampled, self.c_coarser)
+        return AttentionContext(channels, self.stride, self.c_upsampled, self.c_coarser, norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ class Plan:
 def make_plan(architecture: Architecture) -> Plan:
     """The plan of an architecture without faults."""
     backbone, genome = architecture.backbone, architecture.genome
-    nodes = tuple(_node_plan(node, backbone) for node in _in_order(genome))
+    nodes = tuple(_node_plan(node, backbone) for node in live_nodes(genome))
     deepest = max(ref.level for node in nodes for ref in (node.coarser, *(source.ref for source in node.sources)))
     stages = tuple(_stage_plan(backbone, level) for level in range(deepest + 1))
     return Plan(backbone, _stem_plan(backbone), stages, nodes, _side_heads(nodes) if backbone.deep_supervision else ())
@@ -137,20 +134,6 @@ def _side_heads(nodes: tuple[NodePlan, ...]) -> tuple[NodePlan, ...]:
     """All other nodes of level 0 where there are any, as in UNet++; otherwise all other nodes, as in nnU-Net."""
     others = nodes[:-1]
     return tuple(node for node in others if node.ref.level == 0) or others
-
-
-def _in_order(genome: Genome) -> list[DecoderNode]:
-    """The nodes on a path to the output, each after those it reads; the output comes last."""
-    order: dict[StageRef, DecoderNode] = {}
-
-    def visit(node: DecoderNode) -> None:
-        for ref in (node.coarser, *sorted(node.sources)):
-            if ref.kind == "D" and ref not in order:
-                visit(genome[ref])
-        order[node.ref] = node
-
-    visit(genome.output)
-    return list(order.values())
 
 
 def _stage_plan(backbone: Backbone, level: int) -> StagePlan:
@@ -221,27 +204,24 @@ def _node_block(c_fused: int, level: int, backbone: Backbone) -> BlockPlan:
 
 def _source_plan(ref: StageRef, node: DecoderNode, backbone: Backbone, attention: str) -> SourcePlan:
     level, c_in = node.ref.level, _channels(ref, backbone)
-    relation: Relation = "same" if ref.level == level else "finer" if ref.level < level else "coarser"
-    alignment = node.alignment if relation == "finer" else None
+    where = relation(ref, node.ref)
+    alignment = node.alignment if where == "finer" else None
     factor = backbone.factor(min(ref.level, level), max(ref.level, level))
     c_aligned = ALIGNMENTS[alignment].out_channels(c_in, factor) if alignment else c_in
     c_upsampled = backbone.source_width or backbone.decoder_width(level)
-    projection = _projection(relation, c_in != c_upsampled and FUSIONS[node.fusion].equal_widths, backbone)
+    # Same-level sources enter as they are where the fusion allows it; others get the upsampled map's width.
+    must_widen = c_in != c_upsampled and FUSIONS[node.fusion].equal_widths
+    projection: Projection = "pointwise" if must_widen or where != "same" else "identity"
+    if backbone.source_width is not None:
+        projection = "block"
     return SourcePlan(
         ref=ref,
-        relation=relation,
+        relation=where,
         c_in=c_in,
         c_aligned=c_aligned,
-        c_out=c_in if projection == "none" else c_upsampled,
+        c_out=c_in if projection == "identity" else c_upsampled,
         projection=projection,
         alignment=alignment,
         factor=factor,
         attention=attention,
     )
-
-
-def _projection(relation: Relation, must_widen: bool, backbone: Backbone) -> Projection:
-    """Same-level sources enter as they are where the fusion allows it; others get the upsampled map's width."""
-    if backbone.source_width is not None:
-        return "block"
-    return "pointwise" if must_widen or relation != "same" else "none"

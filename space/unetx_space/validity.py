@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from unetx_space.architecture import Architecture
 from unetx_space.backbone import (
     DECODER_BLOCKS,
     DOWNSAMPLINGS,
@@ -25,11 +25,8 @@ from unetx_space.backbone import (
     Backbone,
 )
 from unetx_space.errors import unknown_name
-from unetx_space.genome import PLACEMENTS, Attention, DecoderNode, Genome, StageRef, encoder
-from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
-
-if TYPE_CHECKING:
-    from unetx_space.architecture import Architecture
+from unetx_space.genome import Attention, DecoderNode, Genome, StageRef, encoder, live_nodes
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, PLACEMENTS, UPSAMPLERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +173,7 @@ def _genome_faults(genome: Genome, n_levels: int) -> Iterator[Fault]:
         yield Fault("genome.nodes", "a nested decoder numbers its columns from 1 on every level: no mix of D0 and D0.1")
     if not any(ref.level == 0 for ref in seen):
         yield Fault("genome.nodes", "no node of level 0, so there is no output")
-    elif sound and encoder(n_levels - 1) not in reached(genome):
+    elif sound and not any(encoder(n_levels - 1) in node.reads for node in live_nodes(genome)):
         yield Fault("genome.nodes", f"the bottleneck E{n_levels - 1} does not reach the output")
 
 
@@ -238,18 +235,3 @@ def _placement_problem(attention: Attention) -> str | None:
 
 def _exists(ref: StageRef, genome: Genome, n_levels: int) -> bool:
     return ref in genome if ref.kind == "D" else ref.level < n_levels and ref.column == 0
-
-
-def reached(genome: Genome) -> set[StageRef]:
-    """Every stage from which a path leads to the output: the live part of a genome whose references exist."""
-    live: set[StageRef] = set()
-    waiting = [genome.output.ref]
-    while waiting:
-        ref = waiting.pop()
-        if ref in live:
-            continue
-        live.add(ref)
-        if ref.kind == "D":
-            node = genome[ref]
-            waiting += [node.coarser, *node.sources]
-    return live

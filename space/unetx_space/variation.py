@@ -109,9 +109,9 @@ def _spelled(genome: Genome, space: DesignSpace, rng: random.Random) -> tuple[Pa
     """The genes of the genome, with random operators for the nodes it does not have, and the nodes it has."""
     params, places = space.to_params(genome), space.places(genome)
     for node in space.nodes:
-        if node.slot.ref not in places:
+        if node.candidate.ref not in places:
             params |= {name: rng.choice(space.genes[name]) for name in node.operators}
-    return params, [node for node in space.nodes if node.slot.ref in places]
+    return params, [node for node in space.nodes if node.candidate.ref in places]
 
 
 def _flipped(space: DesignSpace, params: Params, names: list[str]) -> Genome:

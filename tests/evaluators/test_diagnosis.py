@@ -20,7 +20,7 @@ from unetx_evaluators.training.recipe import Recipe
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone, isotropic_backbone
-from unetx_space.network import SkipUNet
+from unetx_space.network import SkipUNet, build
 from unetx_space.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,7 +31,7 @@ BACKBONE = isotropic_backbone(2, n_levels=3, base_width=4)
 
 
 def network_on(backbone: Backbone = BACKBONE, name: str = "u-net") -> SkipUNet:
-    return Architecture(backbone, preset(name).genome(backbone.n_levels)).build(seed=0)
+    return build(Architecture(backbone, preset(name).genome(backbone.n_levels)))
 
 
 def batch_of(size: tuple[int, ...] = (13, 18), *, n_images: int = 2, seed: int = 3) -> Batch:

@@ -17,7 +17,7 @@ from unetx_evaluators.training.dry_run import dry_run
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import NORMS, Backbone, isotropic_backbone
-from unetx_space.network import SkipUNet
+from unetx_space.network import SkipUNet, build
 from unetx_space.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ BACKBONE = isotropic_backbone(2, n_levels=3, base_width=4)
 
 
 def network_on(backbone: Backbone = BACKBONE, preset: str = "u-net") -> SkipUNet:
-    return Architecture(backbone, PRESETS[preset].genome(backbone.n_levels)).build(seed=0)
+    return build(Architecture(backbone, PRESETS[preset].genome(backbone.n_levels)))
 
 
 def faults_of(network: nn.Module, backbone: Backbone = BACKBONE, device: DeviceProfile = FLOAT32) -> tuple[str, ...]:
@@ -128,17 +128,16 @@ def test_an_evaluation_that_fails_its_dry_run_is_infeasible_and_trains_no_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = write_tiny_task(tmp_path / "task")
-    build = Architecture.build
 
-    def broken(self: Architecture, *, seed: int) -> SkipUNet:
-        network = build(self, seed=seed)
+    def broken(architecture: Architecture, *, seed: int) -> SkipUNet:
+        network = build(architecture, seed=seed)
         network.head.get_parameter("weight").data.fill_(torch.nan)
         return network
 
     def trained(*_: object) -> None:
         raise AssertionError("a step was trained")
 
-    monkeypatch.setattr(Architecture, "build", broken)
+    monkeypatch.setattr("unetx_space.network.build", broken)
     monkeypatch.setattr(EagerStep, "__call__", trained)
     result = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     assert (result.outcome, result.reason) == (Outcome.INFEASIBLE, "the untrained network's output is not finite")

@@ -15,7 +15,7 @@ from unetx_evaluators.training.fast_cpu.fused_norm import FusedNorm
 from unetx_evaluators.training.fast_cpu.pointwise import Pointwise
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import EncoderBlock, isotropic_backbone
-from unetx_space.network import SkipUNet
+from unetx_space.network import SkipUNet, build
 from unetx_space.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,7 +103,7 @@ def image_of(shape: tuple[int, ...], *, seed: int = 1) -> Tensor:
 
 def network_of(name: str, dims: Literal[2, 3], block: EncoderBlock = "plain") -> SkipUNet:
     backbone = replace(isotropic_backbone(dims, n_levels=3, base_width=4), encoder_block=block)
-    network = Architecture(backbone, preset(name).genome(3)).build(seed=0)
+    network = build(Architecture(backbone, preset(name).genome(3)))
     return network.to(memory_format=memory_format(dims))  # type: ignore[call-overload, no-any-return]
 
 

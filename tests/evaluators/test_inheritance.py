@@ -16,6 +16,7 @@ from unetx_evaluators.evaluation import DataError, Evaluation, NullObserver, Out
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.inheritance import inherit
+from unetx_space.network import build
 
 FILE = "pilot/u-net.safetensors"
 
@@ -38,7 +39,7 @@ def design(task: Task, name: str, seed: int = 1) -> nn.Module:
     """As the budget trains it, at its initial values."""
     architecture = tiny_architecture(task, name)
     backbone = architecture.backbone.scaled(TINY_BUDGET.width_factor)
-    return replace(architecture, backbone=backbone).build(seed=seed)
+    return build(replace(architecture, backbone=backbone), seed=seed)
 
 
 def test_the_weights_are_those_of_the_plain_network_after_training(task: Task, parent: Parent) -> None:

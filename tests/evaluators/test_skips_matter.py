@@ -14,6 +14,7 @@ from unetx_evaluators.training.recipe import Recipe, learning_rate
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
+from unetx_space.network import build
 from unetx_space.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,7 +40,7 @@ def lines() -> Batch:
 def overfitted_dice(name: str) -> float:
     """Of a preset, on the six images it was trained on."""
     backbone = replace(isotropic_backbone(2, n_levels=N_LEVELS, base_width=WIDTH), widths=(WIDTH,) * N_LEVELS)
-    network = Architecture(backbone, preset(name).genome(N_LEVELS)).build(seed=0)
+    network = build(Architecture(backbone, preset(name).genome(N_LEVELS)))
     recipe, batch = Recipe(), lines()
     step = EagerStep(network, recipe, DeviceProfile(torch.device("cpu"), autocast_dtype=None))
     for number in range(1, N_STEPS + 1):

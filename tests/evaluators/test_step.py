@@ -22,7 +22,7 @@ from unetx_evaluators.training.recipe import Recipe
 from unetx_evaluators.training.step import EagerStep, GraphedStep, Step, captured_where_possible
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
-from unetx_space.network import SkipUNet
+from unetx_space.network import SkipUNet, build
 from unetx_space.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +34,7 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def network(name: str = "u-net", *, norm: str = "instance", deep_supervision: bool = False) -> SkipUNet:
     backbone = isotropic_backbone(2, n_levels=3, base_width=4)
     backbone = replace(backbone, norm=norm, deep_supervision=deep_supervision)  # type: ignore[arg-type]
-    return Architecture(backbone, preset(name).genome(3)).build(seed=0)
+    return build(Architecture(backbone, preset(name).genome(3)))
 
 
 def batch(number: int, device: torch.device = CPU.device) -> Batch:
@@ -218,7 +218,7 @@ def test_deep_supervision_trains_the_side_heads_and_learns(tmp_path: Path, monke
     assert result.outcome is Outcome.COMPLETE
     assert result.score is not None
     assert result.score > 0.5
-    start = trained[0].architecture.build(seed=0).side_heads["D1"].get_parameter("weight")
+    start = build(trained[0].architecture).side_heads["D1"].get_parameter("weight")
     assert not torch.allclose(trained[0].side_heads["D1"].get_parameter("weight"), start)
 
 
@@ -226,13 +226,12 @@ def test_without_deep_supervision_nothing_but_the_output_has_a_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[Architecture] = []
-    build = Architecture.build
 
-    def noting(self: Architecture, *, seed: int) -> SkipUNet:
-        built.append(self)
-        return build(self, seed=seed)
+    def noting(architecture: Architecture, *, seed: int) -> SkipUNet:
+        built.append(architecture)
+        return build(architecture, seed=seed)
 
-    monkeypatch.setattr(Architecture, "build", noting)
+    monkeypatch.setattr("unetx_space.network.build", noting)
     task = write_tiny_task(tmp_path)
     ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     assert not built[0].backbone.deep_supervision

@@ -28,6 +28,7 @@ from unetx_evaluators.training.recipe import Recipe, learning_rate
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.genome import Genome
+from unetx_space.network import build
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_the_budgets_width_factor_scales_what_is_trained(task: Task) -> None:
     result = ProxyEvaluator().evaluate(architecture, task, TINY_BUDGET, 0, NullObserver())
     half = replace(architecture, backbone=architecture.backbone.scaled(0.5))
     assert half.backbone.widths == (4, 8, 16)
-    assert result.n_parameters == sum(p.numel() for p in half.build().parameters())
+    assert result.n_parameters == sum(p.numel() for p in build(half).parameters())
 
 
 def test_two_evaluations_of_the_same_inputs_give_the_same_bits(task: Task) -> None:
@@ -254,7 +255,7 @@ def test_the_loss_is_monais_dice_and_weighted_cross_entropy() -> None:
 
 def test_float16_training_scales_its_loss_and_learns(task: Task) -> None:
     profile = DeviceProfile(torch.device("cpu"), autocast_dtype=torch.float16)
-    network = tiny_architecture(task).build(seed=0)
+    network = build(tiny_architecture(task))
     batches = BatchStream(open_cases(task, profile, 1).train, task.patch, 4, 0, Recipe(), profile.device)
     step = EagerStep(network, Recipe(), profile)
     losses = [step(batches.batch(number), 1e-2).item() for number in range(1, 21)]

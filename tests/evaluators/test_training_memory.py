@@ -18,7 +18,7 @@ from unetx_evaluators.training import dry_run
 from unetx_evaluators.training.endings import EvaluationEnded
 from unetx_evaluators.training.memory import MIB, Demand, check_memory
 from unetx_evaluators.training.step import EagerStep
-from unetx_space.memory import training_memory
+from unetx_space.training_memory import training_memory
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from unetx_space.backbone import Backbone, isotropic_backbone
 from unetx_space.cost import Cost, cost
 from unetx_space.design_space import SPACES, attention_genes, design_space
 from unetx_space.genome import NO_ATTENTION, Attention, Genome, encoder
-from unetx_space.network import SkipUNet
+from unetx_space.network import SkipUNet, build
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 from unetx_space.presets import own_level, plain, preset
 
@@ -53,7 +53,7 @@ def backbone_of(dims: Literal[2, 3]) -> Backbone:
 
 
 def network_of(genome: Genome, dims: Literal[2, 3] = 2, **changes: object) -> SkipUNet:
-    return Architecture(replace(backbone_of(dims), **changes), genome).build(seed=0)  # type: ignore[arg-type]
+    return build(Architecture(replace(backbone_of(dims), **changes), genome))  # type: ignore[arg-type]
 
 
 def unet(dims: Literal[2, 3] = 2, **changes: object) -> SkipUNet:

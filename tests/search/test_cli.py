@@ -15,7 +15,7 @@ from PIL import Image
 from unetx_space import load
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
-from unetx_space.design_space import design_space, narrowed
+from unetx_space.design_space import design_space, n_designs, narrowed
 from unetx_space.presets import PRESETS
 
 nib: Any = nibabel
@@ -188,7 +188,9 @@ def test_a_space_is_told_with_genes_choices_and_its_exact_size(run: Run, name: s
     assert code == 0
     assert all(fact in out for fact in ("designs", "genes", "se@block", "upsampler  linear"))
     told = json.loads(run(*words, "--json")[1])
-    assert told["n_designs"] == narrowed(design_space(name, 4), attention="none,se@block", upsampler="linear").size()
+    assert told["n_designs"] == n_designs(
+        narrowed(design_space(name, 4), attention="none,se@block", upsampler="linear")
+    )
 
 
 def test_show_without_anything_to_show_says_what_it_needs(run: Run) -> None:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from unetx_search.samplers.guard import ORIGIN, Guard
 from unetx_space.canonical import canonical
-from unetx_space.design_space import DesignSpace, attention_genes
+from unetx_space.design_space import DesignSpace, attention_genes, n_designs
 from unetx_space.genome import Genome, encoder
 from unetx_space.presets import PRESETS
 
@@ -120,7 +120,7 @@ def test_when_every_design_was_seen_a_trial_is_a_replicate() -> None:
     is_new, note = remembering()
     study = study_with(RandomSampler(seed=0), space=TINY, is_new=is_new)
     genomes = ask_all(study, 6, note, TINY)
-    assert TINY.size() == 4
+    assert n_designs(TINY) == 4
     assert len({canonical(genome) for genome in genomes[:4]}) == 4
     assert [trial.user_attrs[ORIGIN] for trial in study.trials[4:]] == ["replicate", "replicate"]
 

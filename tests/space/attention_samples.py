@@ -9,8 +9,8 @@ from operator_samples import image
 from torch import Tensor, nn
 
 from unetx_space.backbone import Norm
-from unetx_space.initial import initialise
-from unetx_space.network import ATTENTION_MODULES
+from unetx_space.initial_values import initialise
+from unetx_space.network import module_of
 from unetx_space.operators.catalogue import ATTENTIONS, AttentionContext
 
 SIZES = {2: (5, 7), 3: (3, 4, 5)}
@@ -27,14 +27,14 @@ class Maps(NamedTuple):
     coarse: Tensor
 
 
-def context(channels: int, dims: int) -> AttentionContext:
+def context(channels: int, dims: int, norm: Norm = "instance") -> AttentionContext:
     """With another width for each of the three maps, so that no two can be mistaken for one another."""
-    return AttentionContext(channels, STRIDES[dims], c_upsampled=channels + 1, c_coarse=2 * channels + 3)
+    return AttentionContext(channels, STRIDES[dims], c_upsampled=channels + 1, c_coarse=2 * channels + 3, norm=norm)
 
 
 def built(name: str, channels: int, dims: int, norm: Norm = "instance") -> nn.Module:
     """As it stands in a network at the start."""
-    module = ATTENTION_MODULES[name](context(channels, dims), norm)
+    module = module_of(ATTENTIONS[name])(context(channels, dims, norm))
     initialise(module, seed=1)
     return module
 

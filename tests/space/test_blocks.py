@@ -9,7 +9,7 @@ from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor, nn
 
 from unetx_space.backbone import ENCODER_BLOCKS, NORMS, EncoderBlock, Norm
-from unetx_space.initial import initialise
+from unetx_space.initial_values import initialise
 from unetx_space.network import BLOCK_MODULES
 from unetx_space.operators.blocks import NORMS as NORM_MODULES
 from unetx_space.operators.blocks import NormAct, PlainStage, ResidualBlock, ResidualStage, Style, group_count

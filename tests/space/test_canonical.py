@@ -20,8 +20,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.canonical import canonical, canonical_names, key
 from unetx_space.design_space import SPACES, DesignSpace, design_space, narrowed
 from unetx_space.genome import NO_ATTENTION, Attention, DecoderNode, Genome, StageRef, decoder, encoder
-from unetx_space.labelling import ORDERED_ATTENTIONS
-from unetx_space.network import ATTENTION_MODULES, module_name
+from unetx_space.network import build, module_name, module_of
 from unetx_space.operators.catalogue import ATTENTIONS, FUSIONS, AttentionContext
 from unetx_space.presets import PRESETS
 from unetx_space.validity import genome_faults
@@ -198,7 +197,7 @@ def minds_the_order(name: str) -> bool:
     n_channels = 13  # no other size in these modules
     generator = torch.Generator().manual_seed(0)
     context = AttentionContext(n_channels, (2, 2), n_channels, n_channels)
-    module, permuted = (ATTENTION_MODULES[name](context, "instance").eval() for _ in range(2))
+    module, permuted = (module_of(ATTENTIONS[name])(context).eval() for _ in range(2))
     order = torch.randperm(n_channels, generator=generator)
     weights = {path: torch.randn(value.shape, generator=generator) for path, value in module.state_dict().items()}
     module.load_state_dict(weights)
@@ -214,14 +213,16 @@ def minds_the_order(name: str) -> bool:
 
 def test_the_attentions_that_mind_the_order_of_channels_are_known() -> None:
     fused = [name for name, spec in ATTENTIONS.items() if "fused" in spec.placements]
-    assert {name for name in fused if minds_the_order(name)} == ORDERED_ATTENTIONS
+    assert {name for name in fused if minds_the_order(name)} == {
+        name for name in fused if ATTENTIONS[name].orders_channels
+    }
 
 
 # Equal keys mean equal functions
 
 
 def output_of(genome: Genome, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-    network = Architecture(BACKBONE, genome).build(seed=5).eval()
+    network = build(Architecture(BACKBONE, genome), seed=5).eval()
     if weights is not None:
         network.load_state_dict(dict(weights))
     with torch.no_grad():
@@ -263,7 +264,7 @@ def transferred(genome: Genome, names: Mapping[StageRef, StageRef]) -> dict[str,
     block in the twin's order of concatenation. All concatenated maps of a node have one width here."""
     modules = {module_name(ref): module_name(name) for ref, name in names.items()}
     weights = {}
-    for path, value in Architecture(BACKBONE, genome).build(seed=5).state_dict().items():
+    for path, value in build(Architecture(BACKBONE, genome), seed=5).state_dict().items():
         parts = [modules.get(part, part) for part in path.split(".")]
         if path.endswith("block.conv1.weight") and path.startswith("decoder."):
             ref = next(ref for ref in names if module_name(ref) == path.split(".")[1])

@@ -15,6 +15,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.design_space import DesignSpace
 from unetx_space.documents import MAX_BYTES, loads, schema
 from unetx_space.errors import DocumentError, RequestError
+from unetx_space.network import build
 from unetx_space.presets import PRESETS
 
 
@@ -49,7 +50,7 @@ def test_documents_survive_saving_and_loading(tmp_path: Path) -> None:
 def test_a_loaded_architecture_builds_and_runs(dims: Literal[2, 3], size: tuple[int, ...], tmp_path: Path) -> None:
     backbone = isotropic_backbone(dims, in_channels=2, out_channels=3, n_levels=3, base_width=4)
     Architecture(backbone, DesignSpace(3).sample(random.Random(1))).save(tmp_path / "best.json")
-    net = load(tmp_path / "best.json").build()
+    net = build(load(tmp_path / "best.json"))
     assert net(torch.zeros(1, 2, *size)).shape == (1, 3, *size)
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import ENCODER_BLOCKS, NORMS, isotropic_backbone
 from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder
-from unetx_space.memory import training_memory
+from unetx_space.network import build
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
+from unetx_space.training_memory import training_memory
 
 Dims = Literal[2, 3]
 BATCH = 2
@@ -41,7 +42,7 @@ def saved_bytes(network: nn.Module, x: Tensor) -> int:
 def measured(architecture: Architecture, patch: tuple[int, ...]) -> float:
     """Bytes per patch."""
     x = torch.zeros(BATCH, architecture.backbone.in_channels, *patch)
-    return saved_bytes(architecture.build(), x) / BATCH
+    return saved_bytes(build(architecture), x) / BATCH
 
 
 def three_levels(

@@ -7,6 +7,7 @@ import hashlib
 import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -22,8 +23,8 @@ from unetx_space.architecture import Architecture
 from unetx_space.backbone import DOWNSAMPLINGS, Downsampling, isotropic_backbone
 from unetx_space.errors import RequestError
 from unetx_space.genome import NO_ATTENTION, Attention, DecoderNode, Genome, decoder, encoder
-from unetx_space.network import ALIGNMENT_MODULES, ATTENTION_MODULES, FUSION_MODULES, UPSAMPLER_MODULES, SkipUNet
-from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
+from unetx_space.network import SkipUNet, build, module_of
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS, Spec
 
 
 def rich(dims: Literal[2, 3], downsampling: Downsampling = "strided-conv") -> Architecture:
@@ -56,17 +57,11 @@ def digest(network: nn.Module) -> str:
     return content.hexdigest()
 
 
-@pytest.mark.parametrize(
-    ("specs", "modules"),
-    [
-        (ATTENTIONS, ATTENTION_MODULES),
-        (UPSAMPLERS, UPSAMPLER_MODULES),
-        (FUSIONS, FUSION_MODULES),
-        (ALIGNMENTS, ALIGNMENT_MODULES),
-    ],
-)
-def test_every_name_of_the_catalogue_has_a_module(specs: dict[str, object], modules: dict[str, object]) -> None:
-    assert list(specs) == list(modules)
+@pytest.mark.parametrize("family", [ATTENTIONS, UPSAMPLERS, FUSIONS, ALIGNMENTS])
+def test_every_operator_of_the_catalogue_has_a_module_and_is_found_under_its_name(family: Mapping[str, Spec]) -> None:
+    for name, spec in family.items():
+        assert spec.name == name
+        assert issubclass(module_of(spec), nn.Module)
 
 
 @pytest.mark.parametrize("downsampling", DOWNSAMPLINGS)
@@ -75,16 +70,16 @@ def test_the_output_has_the_inputs_size(size: tuple[int, ...], downsampling: Dow
     dims: Literal[2, 3] = 2 if len(size) == 2 else 3
     architecture = rich(dims, downsampling)
     with torch.no_grad():
-        assert architecture.build()(image(architecture, *size, batch=2)).shape == (2, 2, *size)
+        assert build(architecture)(image(architecture, *size, batch=2)).shape == (2, 2, *size)
 
 
 def test_the_smallest_input_leaves_two_voxels_at_the_bottleneck() -> None:
     architecture = rich(2)
-    assert architecture.build()(image(architecture, 3, 17)).shape == (1, 2, 3, 17)
+    assert build(architecture)(image(architecture, 3, 17)).shape == (1, 2, 3, 17)
 
 
 def test_parameter_names_say_where() -> None:
-    names = set(rich(2).build().state_dict())
+    names = set(build(rich(2)).state_dict())
     assert {
         "encoder.E0.conv1.weight",
         "encoder.E4.norm2.bias",
@@ -108,7 +103,7 @@ def test_nested_nodes_are_named_with_an_underscore() -> None:
         DecoderNode(decoder(0, 1), encoder(1), (encoder(0),)),
         DecoderNode(decoder(0, 2), decoder(1, 1), (encoder(0), decoder(0, 1))),
     )
-    network = Architecture(isotropic_backbone(2, n_levels=3, base_width=2), Genome(nodes)).build()
+    network = build(Architecture(isotropic_backbone(2, n_levels=3, base_width=2), Genome(nodes)))
     assert list(network.decoder) == ["D1_1", "D0_1", "D0_2"]
     assert network(torch.zeros(1, 1, 9, 10)).shape == (1, 2, 9, 10)
 
@@ -125,7 +120,7 @@ def test_knobs_of_the_backbone_show_in_the_names() -> None:
         normalise_upsampled=True,
         deep_supervision=True,
     )
-    names = set(replace(whole, backbone=backbone).build().state_dict())
+    names = set(build(replace(whole, backbone=backbone)).state_dict())
     assert {
         "stem.conv1.weight",
         "encoder.E0.block1.conv1.bias",
@@ -143,12 +138,12 @@ def test_knobs_of_the_backbone_show_in_the_names() -> None:
 
 def test_deep_supervision_gives_the_logits_of_every_level_the_output_first() -> None:
     whole = rich(2)
-    supervised = replace(whole, backbone=replace(whole.backbone, deep_supervision=True)).build()
+    supervised = build(replace(whole, backbone=replace(whole.backbone, deep_supervision=True)))
     x = image(whole, 33, 47)
     everything = supervised.forward_all(x)
     assert [tuple(y.shape[2:]) for y in everything] == [(33, 47), (17, 24), (9, 12), (5, 6)]
     assert torch.equal(everything[0], supervised(x))
-    plain = whole.build()  # the heads of other levels change nothing else
+    plain = build(whole)  # the heads of other levels change nothing else
     assert torch.equal(plain(x), everything[0])
     assert len(plain.forward_all(x)) == 1
     _squares(everything).backward()  # type: ignore[no-untyped-call]
@@ -159,7 +154,7 @@ def test_an_architecture_with_faults_is_refused_with_all_of_them() -> None:
     good = rich(2)
     nodes = tuple(replace(node, upsampler="trasposed", fusion="conat") for node in good.genome.nodes[:1])
     with pytest.raises(RequestError, match=r"(?s)nodes\[0\].upsampler.*'transposed'.*nodes\[0\].fusion.*'concat'"):
-        replace(good, genome=Genome(nodes + good.genome.nodes[1:])).build()
+        build(replace(good, genome=Genome(nodes + good.genome.nodes[1:])))
 
 
 # Initial values
@@ -167,25 +162,25 @@ def test_an_architecture_with_faults_is_refused_with_all_of_them() -> None:
 
 def test_initial_values_depend_on_the_seed_alone_and_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    first, second, other = rich(2).build(seed=3), rich(2).build(seed=3), rich(2).build(seed=4)
+    first, second, other = build(rich(2), seed=3), build(rich(2), seed=3), build(rich(2), seed=4)
     assert torch.equal(torch.get_rng_state(), before)
     assert digest(first) == digest(second)
     assert digest(first) != digest(other)
 
 
 def test_initial_values_are_the_same_in_another_process() -> None:
-    program = "from test_network import digest, rich; print(digest(rich(3).build(seed=7)))"
+    program = "from test_network import build, digest, rich; print(digest(build(rich(3), seed=7)))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == digest(rich(3).build(seed=7))
+    assert done.stdout.strip() == digest(build(rich(3), seed=7))
 
 
 def test_designs_that_share_a_part_share_its_names_and_initial_values() -> None:
     whole = rich(2)
     finest = replace(whole.genome[decoder(0)], sources=(), attention=NO_ATTENTION)
     genome = Genome(tuple(finest if node.ref == decoder(0) else node for node in whole.genome.nodes))
-    ours, theirs = whole.build().state_dict(), replace(whole, genome=genome).build().state_dict()
+    ours, theirs = build(whole).state_dict(), build(replace(whole, genome=genome)).state_dict()
     shared = {name for name in ours.keys() & theirs.keys() if ours[name].shape == theirs[name].shape}
     assert {name for name in theirs if name not in shared} == {"decoder.D0.block.conv1.weight"}  # it reads fewer maps
     assert all(torch.equal(ours[name], theirs[name]) for name in shared)
@@ -195,7 +190,7 @@ def test_weights_have_the_variance_of_kaiming() -> None:
     network = Architecture(
         isotropic_backbone(2, n_levels=2, base_width=64), Genome((DecoderNode(decoder(0), encoder(1)),))
     )
-    weights = network.build().state_dict()
+    weights = build(network).state_dict()
     for name, fan_in in [
         ("encoder.E1.conv2.weight", 9 * 128),
         ("decoder.D0.upsampler.transposed.weight", 128),  # each fine voxel reads one coarse one
@@ -206,7 +201,7 @@ def test_weights_have_the_variance_of_kaiming() -> None:
 
 def test_statistics_of_batch_normalisation_start_fresh() -> None:
     whole = rich(2)
-    network = replace(whole, backbone=replace(whole.backbone, norm="batch")).build()
+    network = build(replace(whole, backbone=replace(whole.backbone, norm="batch")))
     for name, value in network.state_dict().items():
         if name.endswith(("running_mean", "num_batches_tracked")):
             assert value.abs().max() == 0
@@ -229,7 +224,7 @@ def test_the_wiring_equals_the_same_design_written_out_by_hand() -> None:
         DecoderNode(decoder(1), encoder(2), (encoder(1), encoder(0)), Attention("eca", "block"), "linear"),
         DecoderNode(decoder(0), decoder(1), (encoder(0), encoder(2)), NO_ATTENTION, "transposed", "sum"),
     )
-    network = Architecture(isotropic_backbone(2, n_levels=3, base_width=3), Genome(nodes)).build()
+    network = build(Architecture(isotropic_backbone(2, n_levels=3, base_width=3), Genome(nodes)))
     w, x = dict(network.state_dict()), torch.randn(2, 1, 9, 14)
     e0 = block(w, "encoder.E0", x)
     e1 = block(w, "encoder.E1", e0, 2)  # 5 x 7
@@ -247,7 +242,7 @@ def test_the_wiring_equals_the_same_design_written_out_by_hand() -> None:
 @pytest.mark.parametrize("placement", ["source", "fused", "block"])
 def test_a_closed_gate_silences_exactly_its_placement(placement: str) -> None:
     node = DecoderNode(decoder(0), encoder(1), (encoder(0),), Attention.parse(f"se@{placement}"))
-    network = Architecture(isotropic_backbone(2, n_levels=2, base_width=4), Genome((node,))).build()
+    network = build(Architecture(isotropic_backbone(2, n_levels=2, base_width=4), Genome((node,))))
     seen: dict[str, Tensor] = {}
     decoder_node = network.decoder["D0"]
     for name in ("fusion", "fused_attention", "block_attention"):
@@ -273,7 +268,7 @@ def test_a_closed_gate_silences_exactly_its_placement(placement: str) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_every_live_part_of_a_random_design_learns(seed: int, dims: Literal[2, 3], kind: Kind) -> None:
     architecture, patch = sampled(seed, dims, kind)
-    network = architecture.build(seed=seed)
+    network = build(architecture, seed=seed)
     outputs: list[Tensor] = []
 
     def retain(module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -299,9 +294,9 @@ def test_every_live_part_of_a_random_design_learns(seed: int, dims: Literal[2, 3
 
 def test_a_network_can_be_copied_pickled_and_restored_from_its_state() -> None:
     architecture = rich(2)
-    network, x = architecture.build(seed=1), image(architecture, 33, 47)
+    network, x = build(architecture, seed=1), image(architecture, 33, 47)
     expected = network(x)
-    restored = architecture.build(seed=2)
+    restored = build(architecture, seed=2)
     restored.load_state_dict(network.state_dict())
     for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network)), restored):
         assert isinstance(twin, SkipUNet)
@@ -314,7 +309,7 @@ def test_it_runs_in_bfloat16_autocast_and_learns(dims: Literal[2, 3], size: tupl
     """In 3D with 3 voxels at the bottleneck: for 2, a lone bfloat16 nn.Conv3d of torch 2.13 on a CPU has values from
     elsewhere in memory in its weight gradient at times."""
     architecture = rich(dims)
-    network, x = architecture.build(), image(architecture, *size)
+    network, x = build(architecture), image(architecture, *size)
     with torch.autocast("cpu", torch.bfloat16):
         y = network(x)
     exact = network(x)
@@ -330,7 +325,7 @@ def test_channels_last_gives_the_same_output(
     dims: Literal[2, 3], size: tuple[int, ...], layout: torch.memory_format
 ) -> None:
     architecture = rich(dims)
-    network, x = architecture.build(), image(architecture, *size)
+    network, x = build(architecture), image(architecture, *size)
     expected = network(x)
     got = network.to(memory_format=layout)(x.to(memory_format=layout))  # type: ignore[call-overload]
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
@@ -339,7 +334,7 @@ def test_channels_last_gives_the_same_output(
 @pytest.mark.parametrize(("dims", "size"), [(2, (33, 47)), (3, (17, 33, 23))])
 def test_torch_export_gives_the_same_output(dims: Literal[2, 3], size: tuple[int, ...]) -> None:
     architecture = rich(dims)
-    network, x = architecture.build().eval(), image(architecture, *size)
+    network, x = build(architecture).eval(), image(architecture, *size)
     program = torch.export.export(network, (x,))
     torch.testing.assert_close(program.module()(x), network(x))
 
@@ -350,7 +345,7 @@ def test_onnx_runtime_gives_the_same_output(dims: Literal[2, 3], size: tuple[int
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     architecture = rich(dims)
-    network, x = architecture.build().eval(), image(architecture, *size)
+    network, x = build(architecture).eval(), image(architecture, *size)
     program = torch.onnx.export(network, (x,), dynamo=True, opset_version=20, verbose=False)
     assert program is not None
     program.save(tmp_path / "network.onnx")

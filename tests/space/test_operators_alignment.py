@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from unetx_space.backbone import DOWNSAMPLINGS, Backbone, Downsampling
-from unetx_space.initial import initialise
-from unetx_space.network import ALIGNMENT_MODULES
+from unetx_space.initial_values import initialise
+from unetx_space.network import module_of
 from unetx_space.operators.alignment import (
     AverageAlignment,
     MaxAlignment,
@@ -55,7 +55,7 @@ def test_alignment_reaches_the_size_of_every_level_from_every_finer_one(name: st
     for patch in [(4, 4, 24), (5, 7, 31), (9, 10, 25), (17, 4, 47)]:
         sizes = backbone.sizes(patch)
         for fine, coarse in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]:
-            module = ALIGNMENT_MODULES[name](1, backbone.factor(fine, coarse), ceil)
+            module = module_of(ALIGNMENTS[name])(1, backbone.factor(fine, coarse), ceil)
             assert module(torch.zeros(1, 1, *sizes[fine])).shape[2:] == sizes[coarse]
 
 
@@ -67,7 +67,7 @@ def test_alignment_has_gradients_and_costs_what_it_says(
     name: str, factor: tuple[int, ...], ceil: bool, channels: int
 ) -> None:
     spec, size = ALIGNMENTS[name], SIZES[len(factor)]
-    module = ALIGNMENT_MODULES[name](channels, factor, ceil)
+    module = module_of(ALIGNMENTS[name])(channels, factor, ceil)
     initialise(module, seed=1)
     x, target = image(channels, size, batch=1, dtype=torch.float32), target_of(size, factor, ceil)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -86,7 +86,7 @@ def test_alignment_has_gradients_and_costs_what_it_says(
 @pytest.mark.parametrize("name", ALIGNMENTS)
 @pytest.mark.parametrize("factor", [(4, 2), (1, 2, 2)])
 def test_alignment_agrees_with_itself_under_bfloat16_autocast(name: str, factor: tuple[int, ...]) -> None:
-    module, x = ALIGNMENT_MODULES[name](6, factor, True), image(6, SIZES[len(factor)], dtype=torch.float32)
+    module, x = module_of(ALIGNMENTS[name])(6, factor, True), image(6, SIZES[len(factor)], dtype=torch.float32)
     initialise(module, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         half = module(x)
@@ -95,12 +95,12 @@ def test_alignment_agrees_with_itself_under_bfloat16_autocast(name: str, factor:
 
 @pytest.mark.parametrize("name", ["max", "average"])
 def test_pooling_a_map_smaller_than_its_cell_leaves_one_voxel(name: str) -> None:
-    assert ALIGNMENT_MODULES[name](2, (16, 4), True)(torch.ones(1, 2, 3, 4)).tolist() == [[[[1.0]], [[1.0]]]]
+    assert module_of(ALIGNMENTS[name])(2, (16, 4), True)(torch.ones(1, 2, 3, 4)).tolist() == [[[[1.0]], [[1.0]]]]
 
 
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_a_map_smaller_than_its_cell_becomes_one_voxel(name: str) -> None:
-    module = ALIGNMENT_MODULES[name](2, (16, 4), True)
+    module = module_of(ALIGNMENTS[name])(2, (16, 4), True)
     initialise(module, seed=1)
     y = module(torch.ones(1, 2, 3, 4))
     assert y.shape == (1, ALIGNMENTS[name].out_channels(2, (16, 4)), 1, 1)

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unetx_space.backbone import NORMS, Norm
 from unetx_space.operators.attention import CBAM, ECA, SCSE, CoordinateAttention, SCSEAdd, SimAM, SqueezeExcite
-from unetx_space.operators.catalogue import ATTENTIONS, AttentionContext, eca_kernel, hidden_width, token_width
+from unetx_space.operators.catalogue import ATTENTIONS, AttentionContext
+from unetx_space.operators.catalogue.attention import eca_kernel, hidden_width, token_width
 
 Array = NDArray[np.float64]
 OPERATORS = sorted(set(ATTENTIONS) - {"none"})
@@ -65,13 +66,13 @@ def looped_spatial_gate(conv: nn.Conv2d | nn.Conv3d, x: Array) -> Array:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_se_equals_its_equations(dims: int) -> None:
-    module, x = randomised(SqueezeExcite(6, dims)), image(6, SIZES[dims])
+    module, x = randomised(SqueezeExcite(context(6, dims))), image(6, SIZES[dims])
     torch.testing.assert_close(module(x), torch.from_numpy(looped_se(module, x.numpy())))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_se_equals_monai_after_copying_the_weights(dims: int) -> None:
-    ours = randomised(SqueezeExcite(64, dims))  # 64 // 16 = 4, which is also our least hidden width
+    ours = randomised(SqueezeExcite(context(64, dims)))  # 64 // 16 = 4, which is also our least hidden width
     theirs = ChannelSELayer(spatial_dims=dims, in_channels=64, r=16).double()
     theirs.load_state_dict(
         dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True))  # fc.0, fc.2 = squeeze, excite
@@ -82,7 +83,7 @@ def test_se_equals_monai_after_copying_the_weights(dims: int) -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_cbam_equals_its_equations(dims: int) -> None:
-    module, x = randomised(CBAM(5, dims)), image(5, SIZES[dims])
+    module, x = randomised(CBAM(context(5, dims))), image(5, SIZES[dims])
     expected = x.numpy().copy()
     for b in range(len(expected)):
         means = channel_logits(module.squeeze, module.excite, [float(plane.mean()) for plane in expected[b]])
@@ -95,7 +96,7 @@ def test_cbam_equals_its_equations(dims: int) -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_eca_equals_its_equations(dims: int) -> None:
-    module, x = randomised(ECA(9, dims)), image(9, SIZES[dims])
+    module, x = randomised(ECA(context(9, dims))), image(9, SIZES[dims])
     kernel = module.conv.weight.flatten().tolist()
     expected = x.numpy().copy()
     for b in range(len(expected)):
@@ -120,14 +121,14 @@ def looped_voxel_gate(module: SCSE | SCSEAdd, x: Array) -> Array:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_scse_is_the_larger_of_both_gated_maps(dims: int) -> None:
-    module, x = randomised(SCSE(5, dims)), image(5, SIZES[dims])
+    module, x = randomised(SCSE(context(5, dims))), image(5, SIZES[dims])
     expected = np.maximum(looped_se(module.channel, x.numpy()), looped_voxel_gate(module, x.numpy()))
     torch.testing.assert_close(module(x), torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_scse_add_is_the_sum_of_both_gated_maps(dims: int) -> None:
-    module, x = randomised(SCSEAdd(5, dims)), image(5, SIZES[dims])
+    module, x = randomised(SCSEAdd(context(5, dims))), image(5, SIZES[dims])
     expected = looped_se(module.channel, x.numpy()) + looped_voxel_gate(module, x.numpy())
     torch.testing.assert_close(module(x), torch.from_numpy(expected))
 
@@ -151,7 +152,7 @@ def hard_swish(value: float) -> float:
 @pytest.mark.parametrize("training", [True, False])
 def test_coordinate_attention_equals_its_equations(dims: int, training: bool) -> None:
     """With batch normalisation, as published; in evaluation its fresh statistics are mean 0 and variance 1."""
-    module, x = randomised(CoordinateAttention(4, dims, "batch")).train(training), image(4, SIZES[dims])
+    module, x = randomised(CoordinateAttention(context(4, dims, "batch"))).train(training), image(4, SIZES[dims])
     data, size = x.numpy(), SIZES[dims]
     lines = [(b, axis, i) for b in range(len(data)) for axis in range(dims) for i in range(size[axis])]
     hidden = {
@@ -187,22 +188,24 @@ def test_simam_equals_its_equations(dims: int) -> None:
         mean, variance = plane.mean(), plane.var(ddof=1)
         for site in np.ndindex(*plane.shape):
             plane[site] *= sigmoid((plane[site] - mean) ** 2 / (4 * (variance + 1e-4)) + 0.5)
-    torch.testing.assert_close(SimAM()(x), torch.from_numpy(expected))
+    torch.testing.assert_close(SimAM(context(1, 2))(x), torch.from_numpy(expected))
 
 
 def test_simam_of_a_constant_map_and_of_a_single_voxel_have_the_lowest_gate() -> None:
     """Where every voxel is the mean the inverse energy is 1/2; with one voxel the authors' variance is 0 / 0."""
     for x in (torch.full((1, 1, 2, 3), 7.0), torch.full((1, 1, 1, 1), 7.0)):
-        torch.testing.assert_close(SimAM()(x), x * sigmoid(0.5))
+        torch.testing.assert_close(SimAM(context(1, 2))(x), x * sigmoid(0.5))
 
 
 def test_simam_is_finite_where_squares_exceed_float16() -> None:
     x = torch.tensor([[[[0.0, 600.0]]]], dtype=torch.float16)
-    torch.testing.assert_close(SimAM()(x), (x * sigmoid(0.5 + 1 / 8)).half())  # mean 300, variance 2 * 300^2
+    torch.testing.assert_close(
+        SimAM(context(1, 2))(x), (x * sigmoid(0.5 + 1 / 8)).half()
+    )  # mean 300, variance 2 * 300^2
 
 
 def test_se_with_one_channel_is_worked_by_hand() -> None:
-    module = SqueezeExcite(1, 2)
+    module = SqueezeExcite(context(1, 2))
     with torch.no_grad():
         module.squeeze.weight.fill_(1.0)
         module.squeeze.bias.copy_(torch.tensor([0.0, 1.0, -5.0, -1.0]))

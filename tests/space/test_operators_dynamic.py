@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from operator_samples import image, randomised
 from torch import Tensor, nn
 
-from unetx_space.initial import initialise
+from unetx_space.initial_values import initialise
 from unetx_space.operators.catalogue import UPSAMPLERS
 from unetx_space.operators.catalogue.upsampling import carafe_kernel_edge, carafe_width, dysample_groups
-from unetx_space.operators.dynamic import CARAFE, OFFSET_SCALE, START_STD, DySample, reassembled
+from unetx_space.operators.dynamic_upsampling import CARAFE, OFFSET_SCALE, START_STD, DySample, reassembled
 from unetx_space.operators.nd import interpolate
 from unetx_space.operators.upsampling import fine_size
 

@@ -12,8 +12,8 @@ from operator_samples import image, randomised
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unetx_space.initial import initialise
-from unetx_space.network import FUSION_MODULES
+from unetx_space.initial_values import initialise
+from unetx_space.network import module_of
 from unetx_space.operators.catalogue import FUSIONS
 from unetx_space.operators.fusion import EPSILON, BiFPN, Concat, Gated, Mean, Sum
 
@@ -21,7 +21,7 @@ SIZES: Mapping[int, tuple[int, ...]] = {2: (5, 3), 3: (3, 2, 5)}
 
 
 def built(name: str, n_inputs: int, channels: int) -> nn.Module:
-    module = FUSION_MODULES[name](n_inputs, channels)
+    module = module_of(FUSIONS[name])(n_inputs, channels)
     initialise(module, seed=1)
     return module
 

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.documents import schema
-from unetx_space.genome import PLACEMENTS, Attention, DecoderNode, Genome, Placement, decoder, encoder
-from unetx_space.operators.catalogue import ATTENTIONS, AttentionContext, gate_width
-from unetx_space.operators.gates import AttentionGate, ChannelCrossAttention, GridAttentionGate
+from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder
+from unetx_space.network import build
+from unetx_space.operators.catalogue import ATTENTIONS, PLACEMENTS, AttentionContext, Placement
+from unetx_space.operators.catalogue.attention import gate_width
+from unetx_space.operators.gated_attention import AttentionGate, ChannelCrossAttention, GridAttentionGate
 from unetx_space.validity import faults
 
 Array = NDArray[np.float64]
@@ -37,7 +39,7 @@ GATED = [name for name, spec in ATTENTIONS.items() if spec.gate is not None]
 def test_the_attention_gate_equals_monais_after_copying_the_weights(
     training: bool, dims: int, channels: int, c_gate: int
 ) -> None:
-    ours = randomised(AttentionGate(channels, c_gate, dims, "batch")).train(training)
+    ours = randomised(AttentionGate(AttentionContext(channels, STRIDES[dims], c_gate, 1, "batch"))).train(training)
     theirs = AttentionBlock(dims, f_int=channels // 2, f_g=c_gate, f_l=channels).double().train(training)
     # Both list W_g, W_x, psi, each with its convolution and then its normalisation.
     theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
@@ -102,7 +104,7 @@ def looped_cells(kernel: Array, x: Array, stride: tuple[int, ...], coarse: tuple
 def test_the_grid_gate_equals_its_equations(
     size: tuple[int, ...], stride: tuple[int, ...], coarse: tuple[int, ...]
 ) -> None:
-    module = randomised(GridAttentionGate(3, 4, stride, "batch"))
+    module = randomised(GridAttentionGate(AttentionContext(3, stride, 3, 4, "batch")))
     x, gate = image(3, size), image(4, coarse)
     theta = looped_cells(module.theta.weight.detach().numpy(), x.numpy(), stride, coarse)
     alpha = 1 / (1 + np.exp(-mixed(module.psi, np.maximum(0, theta + mixed(module.phi, gate.numpy())))))
@@ -140,7 +142,7 @@ def test_the_grid_gates_alpha_starts_open(dims: int) -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_channel_cross_attention_equals_its_equations(dims: int) -> None:
-    module = randomised(ChannelCrossAttention(4, 3, dims))
+    module = randomised(ChannelCrossAttention(AttentionContext(4, STRIDES[dims], 3, 1)))
     x, gate = image(4, SIZES[dims]), image(3, SIZES[dims])
     expected = x.numpy().copy()
     for b in range(len(expected)):
@@ -181,7 +183,7 @@ def two_levels(dims: Literal[2, 3], attention: str, *, channels: int = 4) -> Arc
 @pytest.mark.parametrize("name", GATED)
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_gate_is_the_map_that_the_spec_names(name: str, dims: Literal[2, 3]) -> None:
-    network = two_levels(dims, f"{name}@source").build()
+    network = build(two_levels(dims, f"{name}@source"))
     seen: dict[str, tuple[Tensor, ...]] = {}
     node = network.get_submodule("decoder.D0")
     for part in ("sources.E0.attention", "fusion", "upsampler"):

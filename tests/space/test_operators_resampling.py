@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_samples import context
 from monai.networks.blocks.upsample import SubpixelUpsample, UpSample
 from monai.networks.utils import icnr_init
 from numpy.typing import NDArray
@@ -18,20 +19,22 @@ from torch import Tensor, nn
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.genome import DecoderNode, Genome, decoder, encoder
-from unetx_space.initial import initialise
-from unetx_space.network import UPSAMPLER_MODULES
+from unetx_space.initial_values import initialise
+from unetx_space.network import build, module_of
 from unetx_space.operators.attention import ECA, SqueezeExcite
 from unetx_space.operators.catalogue import ATTENTIONS, UPSAMPLERS, AttentionContext
 from unetx_space.operators.catalogue.upsampling import overlapping_kernel
-from unetx_space.operators.resampling import (
+from unetx_space.operators.upsampling import (
     LinearConvUpsampling,
     NearestConvUpsampling,
     NearestUpsampling,
     OverlappingTransposedUpsampling,
     PixelShuffleECA,
+    PixelShuffleUpsampling,
     TransposedSE,
+    TransposedUpsampling,
+    shuffle,
 )
-from unetx_space.operators.upsampling import PixelShuffleUpsampling, TransposedUpsampling, shuffle
 
 STRIDES = [(2, 2), (1, 2), (3, 2), (4, 1), (2, 2, 2), (1, 2, 2), (3, 1, 2)]
 GATED = {"transposed-se": ("transposed", "se"), "pixel-shuffle-eca": ("pixel-shuffle", "eca")}
@@ -54,7 +57,7 @@ def enlarged(x: Tensor, stride: tuple[int, ...], mode: str) -> Tensor:
 @pytest.mark.parametrize("name", UPSAMPLERS)
 @pytest.mark.parametrize("stride", [(2, 2), (1, 3), (4, 4), (2, 2, 2), (1, 2, 4)])
 def test_a_single_voxel_of_a_single_channel_becomes_a_cell(name: str, stride: tuple[int, ...]) -> None:
-    module = UPSAMPLER_MODULES[name](1, 1, stride)
+    module = module_of(UPSAMPLERS[name])(1, 1, stride)
     initialise(module, seed=1)
     y = module(torch.ones(1, 1, *[1] * len(stride)))
     assert y.shape == (1, 1, *stride)
@@ -208,8 +211,8 @@ def test_gated_upsampling_is_the_upsampler_and_then_the_gate(stride: tuple[int, 
     x = some_map(5, stride)
     first, second = randomised(TransposedSE(5, 6, stride)), randomised(PixelShuffleECA(5, 6, stride))
     for whole, plain, gate in (
-        (first, TransposedUpsampling(5, 6, stride).double(), SqueezeExcite(6, len(stride)).double()),
-        (second, PixelShuffleUpsampling(5, 6, stride).double(), ECA(6, len(stride)).double()),
+        (first, TransposedUpsampling(5, 6, stride).double(), SqueezeExcite(context(6, len(stride))).double()),
+        (second, PixelShuffleUpsampling(5, 6, stride).double(), ECA(context(6, len(stride))).double()),
     ):
         weights = whole.state_dict()
         plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
@@ -240,7 +243,7 @@ def test_gated_upsampling_shares_names_and_initial_values_with_the_upsampler_alo
     node = DecoderNode(decoder(0), encoder(1), (encoder(0),), upsampler=name)
     whole = Architecture(isotropic_backbone(2, n_levels=2, base_width=8), Genome((node,)))
     plain = replace(whole, genome=Genome((replace(node, upsampler=GATED[name][0]),)))
-    ours, theirs = whole.build().state_dict(), plain.build().state_dict()
+    ours, theirs = build(whole).state_dict(), build(plain).state_dict()
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
     assert {key.split(".")[3] for key in ours.keys() - theirs.keys()} == {GATED[name][1]}
 

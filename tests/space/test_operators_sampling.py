@@ -7,9 +7,9 @@ import torch
 from operator_samples import image, randomised
 from torch import Tensor
 
-from unetx_space.operators import sampling
-from unetx_space.operators.sampling import bag_sampled, grid_sampled, sampled
-from unetx_space.operators.upsampling import DeformableUpsampling
+from unetx_space.operators import deformable_sampling as sampling
+from unetx_space.operators.deformable_sampling import bag_sampled, grid_sampled, sampled
+from unetx_space.operators.dynamic_upsampling import DeformableUpsampling
 
 CASES = [((2, 2), (5, 3)), ((1, 3), (4, 1)), ((2, 2, 2), (3, 2, 4)), ((3, 1, 2), (1, 5, 2)), ((1, 2, 2), (1, 1, 1))]
 

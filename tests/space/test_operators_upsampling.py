@@ -15,15 +15,14 @@ from operator_samples import image, randomised
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unetx_space.initial import initialise
-from unetx_space.network import UPSAMPLER_MODULES
-from unetx_space.operators import upsampling
+from unetx_space.initial_values import initialise
+from unetx_space.network import module_of
+from unetx_space.operators import dynamic_upsampling as upsampling
 from unetx_space.operators.catalogue import UPSAMPLERS
+from unetx_space.operators.deformable_sampling import bag_sampled, grid_sampled
+from unetx_space.operators.dynamic_upsampling import MOVE_RATE, DeformableUpsampling
 from unetx_space.operators.nd import interpolate
-from unetx_space.operators.sampling import bag_sampled, grid_sampled
 from unetx_space.operators.upsampling import (
-    MOVE_RATE,
-    DeformableUpsampling,
     LinearUpsampling,
     PixelShuffleUpsampling,
     TransposedUpsampling,
@@ -37,7 +36,7 @@ Array = NDArray[np.float64]
 
 
 def built(name: str, c_in: int, c_out: int, stride: tuple[int, ...]) -> nn.Module:
-    module = UPSAMPLER_MODULES[name](c_in, c_out, stride)
+    module = module_of(UPSAMPLERS[name])(c_in, c_out, stride)
     initialise(module, seed=1)
     return module
 

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone
 from unetx_space.cost import cost
-from unetx_space.network import SkipUNet
+from unetx_space.network import SkipUNet, build
 from unetx_space.presets import PRESETS
 from unetx_space.references import (
     LEFT_OUT,
@@ -92,7 +92,7 @@ def image(size: tuple[int, ...], channels: int = 2) -> Tensor:
 
 def twin(architecture: Architecture) -> SkipUNet:
     assert not faults(architecture)
-    return architecture.build().double()
+    return build(architecture).double()
 
 
 # MONAI, outputs and all

@@ -11,10 +11,10 @@ from sampled_architectures import KINDS, Kind, sampled
 
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone, EncoderBlock
-from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder
+from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder, live_nodes
 from unetx_space.plan import BlockPlan, Plan, make_plan
 from unetx_space.presets import PRESETS
-from unetx_space.validity import faults, reached
+from unetx_space.validity import faults
 
 BACKBONE = Backbone(2, 1, 3, (4, 8, 16, 32), ((1, 1), (2, 1), (2, 2), (2, 2)))
 
@@ -139,14 +139,14 @@ def test_under_concat_a_same_level_source_enters_as_it_is_and_others_are_project
     rows = [(str(s.ref), s.relation, s.projection, s.c_out, s.alignment, s.factor) for s in plan.nodes[1].sources]
     assert rows == [
         ("E0", "finer", "pointwise", 8, "average", (2, 1)),
-        ("E1", "same", "none", 8, None, (1, 1)),
+        ("E1", "same", "identity", 8, None, (1, 1)),
         ("E3", "coarser", "pointwise", 8, None, (4, 4)),
     ]
 
 
 def test_a_sum_has_the_nodes_width() -> None:
     node = plan_of(*plain(sources=(encoder(0), encoder(2)), fusion="sum")).nodes[-1]
-    assert (node.c_fused, [source.projection for source in node.sources]) == (4, ["none", "pointwise"])
+    assert (node.c_fused, [source.projection for source in node.sources]) == (4, ["identity", "pointwise"])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_plan_holds_exactly_the_live_nodes_each_after_what_it_reads(kind: Kind
         for node in plan.nodes:
             assert {node.coarser, *(source.ref for source in node.sources)} <= known
             known.add(node.ref)
-        live = {ref for ref in reached(architecture.genome) if ref.kind == "D"}
+        live = {node.ref for node in live_nodes(architecture.genome)}
         assert {node.ref for node in plan.nodes} == live
 
 

@@ -12,6 +12,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.canonical import canonical, key
 from unetx_space.errors import RequestError
 from unetx_space.genome import Genome, decoder
+from unetx_space.network import build
 from unetx_space.presets import PRESETS, preset
 from unetx_space.validity import faults
 
@@ -44,7 +45,7 @@ def test_every_preset_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_and_gives_logits(name: str) -> None:
-    network = Architecture(isotropic_backbone(2, n_levels=4, base_width=4), PRESETS[name].genome(4)).build()
+    network = build(Architecture(isotropic_backbone(2, n_levels=4, base_width=4), PRESETS[name].genome(4)))
     assert network(torch.randn(1, 1, 17, 22)).shape == (1, 2, 17, 22)
 
 

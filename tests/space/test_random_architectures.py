@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unetx_space.architecture import Architecture
 from unetx_space.cost import cost
 from unetx_space.design_space import SPACES, DesignSpace, SpaceName, design_space, narrowed
+from unetx_space.network import build
 from unetx_space.validity import faults
 
 Dims = Literal[2, 3]
@@ -36,7 +37,7 @@ def everything(name: SpaceName, n_levels: int) -> DesignSpace:
 def check(seed: int, dims: Dims, name: SpaceName) -> None:
     architecture, patch = random_architecture(seed, dims, name)
     assert faults(architecture, patch) == ()
-    network = architecture.build(seed=seed)
+    network = build(architecture, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, architecture.backbone.in_channels, *patch, generator=generator)
     with FlopCounterMode(display=False) as counter:

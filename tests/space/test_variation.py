@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.canonical import canonical
-from unetx_space.design_space import SPACES, DesignSpace, attention_genes, design_space, narrowed
+from unetx_space.design_space import SPACES, DesignSpace, attention_genes, design_space, n_designs, narrowed
 from unetx_space.genome import Attention, DecoderNode, Genome, StageRef, decoder
+from unetx_space.network import build
 from unetx_space.presets import PRESETS
 from unetx_space.validity import genome_faults
 from unetx_space.variation import MUTATIONS, crossover, mutate
@@ -55,7 +56,7 @@ def test_what_a_chain_of_variations_ends_with_can_be_built(name: str, dims: int,
     for _ in range(6):
         genome = crossover(mutate(genome, space, rng), space.sample(rng), space, rng)
     backbone = isotropic_backbone(2 if dims == 2 else 3, n_levels=3, base_width=4)
-    network = Architecture(backbone, genome).build()
+    network = build(Architecture(backbone, genome))
     x = torch.randn(1, 1, *(13, 10, 9)[:dims], generator=torch.Generator().manual_seed(seed))
     y = network(x)
     assert y.shape == (1, 2, *x.shape[2:])
@@ -134,7 +135,7 @@ def test_a_space_of_one_design_cannot_be_varied_and_says_so() -> None:
     space = DesignSpace(
         2, attention_genes(("none",)), ("linear",), ("concat",), ("max",), sources=("finer",)
     )  # nothing is finer than D0, the only node
-    assert space.size() == 1
+    assert n_designs(space) == 1
     only = space.sample(random.Random(0))
     with pytest.raises(ValueError, match="one design only"):
         mutate(only, space, random.Random(0))

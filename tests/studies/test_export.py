@@ -17,6 +17,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.documents import loads
 from unetx_space.errors import RequestError, UnetxError
 from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder, plain_coarser
+from unetx_space.network import build
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 from unetx_space.presets import unet
 from unetx_studies.export import FORMATS, export
@@ -73,7 +74,7 @@ def deformable(dims: Literal[2, 3]) -> Architecture:
 def save_trained(architecture: Architecture, path: Path) -> None:
     """Weights far from the initial ones, so that offsets and gates do something."""
     generator = torch.Generator().manual_seed(1)
-    state = architecture.build(seed=1).state_dict()
+    state = build(architecture, seed=1).state_dict()
     save_file(
         {name: value + 0.2 * torch.randn(value.shape, generator=generator) for name, value in state.items()}, path
     )
@@ -86,7 +87,7 @@ def check(name: str, architecture: Architecture, folder: Path) -> None:
     patch = PATCHES[architecture.backbone.dims]
     exported = export(architecture, target, weights=weights, patch=patch)
     assert (exported.path, exported.format, exported.patch) == (target, name, patch)
-    network = architecture.build()
+    network = build(architecture)
     load_weights(network, weights)
     generator = torch.Generator().manual_seed(2)
     for batch in (1, 3):
@@ -162,7 +163,7 @@ def test_the_seed_gives_the_initial_values_where_there_are_no_weights(tmp_path: 
         export(SMALL, tmp_path / f"{seed}.pt2", seed=seed)
         answers.append(FORMATS["pt2"].run(tmp_path / f"{seed}.pt2", image))
         with torch.no_grad():
-            torch.testing.assert_close(answers[-1], SMALL.build(seed=seed).eval()(image))
+            torch.testing.assert_close(answers[-1], build(SMALL, seed=seed).eval()(image))
     assert not torch.allclose(answers[0], answers[1])
 
 
@@ -211,7 +212,7 @@ def test_weights_that_do_not_fit_are_refused_naming_the_first_parameter(
     tmp_path: Path, change: str, problem: str
 ) -> None:
     weights = tmp_path / "w.safetensors"
-    save_file(broken(change, dict(SMALL.build().state_dict())), weights)
+    save_file(broken(change, dict(build(SMALL).state_dict())), weights)
     with pytest.raises(RequestError, match=rf"w\.safetensors does not fit.*{problem}"):
         export(SMALL, tmp_path / "net.pt2", weights=weights)
     assert list(tmp_path.iterdir()) == [weights]

@@ -37,9 +37,9 @@ from unetx_space.architecture import Architecture
 from unetx_space.backbone import MAX_LEVELS as MOST_LEVELS
 from unetx_space.backbone import MAX_WIDTH, Backbone
 from unetx_space.cost import plan_cost
-from unetx_space.memory import plan_memory
 from unetx_space.plan import make_plan
 from unetx_space.presets import preset
+from unetx_space.training_memory import plan_memory
 
 MIN_SIZE = 4
 """Voxels an axis keeps at the bottleneck."""

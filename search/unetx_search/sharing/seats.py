@@ -25,8 +25,8 @@ from unetx_search.sharing.choice import (
     write_sharing,
 )
 from unetx_search.sharing.workbench import Workbench, less_than_at_first
-from unetx_space.memory import FLOAT32_BYTES, training_memory
 from unetx_space.presets import PRESETS
+from unetx_space.training_memory import FLOAT32_BYTES, training_memory
 
 if TYPE_CHECKING:
     from rich.console import Console

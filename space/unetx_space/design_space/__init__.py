@@ -1,17 +1,19 @@
 """The choices a search may make: three spaces, how to narrow them, count them and print them."""
 
+from unetx_space.design_space.counting import n_designs
+from unetx_space.design_space.decoder_kinds import SPACES, CandidateNode, SpaceName, SpaceSpec
 from unetx_space.design_space.describing import describe, description
-from unetx_space.design_space.layouts import SPACES, Slot, SpaceName, SpaceSpec
 from unetx_space.design_space.narrowing import adapted, design_space, narrowed
-from unetx_space.design_space.space import Choice, DesignSpace, NodeGenes, Params, Suggester, attention_genes
+from unetx_space.design_space.space import Choice, DesignSpace, NodeGenes, Params, Suggester
+from unetx_space.genome import attention_genes
 
 __all__ = [
     "SPACES",
+    "CandidateNode",
     "Choice",
     "DesignSpace",
     "NodeGenes",
     "Params",
-    "Slot",
     "SpaceName",
     "SpaceSpec",
     "Suggester",
@@ -20,5 +22,6 @@ __all__ = [
     "describe",
     "description",
     "design_space",
+    "n_designs",
     "narrowed",
 ]

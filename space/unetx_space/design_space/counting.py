@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING
 
+from unetx_space.design_space.space import DesignSpace
 from unetx_space.genome import NO_ATTENTION, StageRef
-
-if TYPE_CHECKING:
-    from unetx_space.design_space.space import DesignSpace
 
 
 def n_designs(space: DesignSpace) -> int:
     """The number of canonical forms in a space."""
     if space.name == "nested":
         return _nested(space)
-    return prod(_node_designs(space, node.slot.ref, node.slot.candidates) for node in space.nodes)
+    return prod(_node_designs(space, genes.candidate.ref, genes.candidate.candidates) for genes in space.nodes)
 
 
 def _node_designs(space: DesignSpace, ref: StageRef, candidates: tuple[StageRef, ...]) -> int:
@@ -59,15 +56,15 @@ def _level_designs(space: DesignSpace, level: int, living: int, demanded: int) -
 
     Inclusion and exclusion over the columns that nothing reads.
     """
-    slots = {node.slot.ref.column: node.slot for node in space.nodes if node.slot.ref.level == level}
+    nodes = {genes.candidate.ref.column: genes.candidate for genes in space.nodes if genes.candidate.ref.level == level}
     total = 0
     for unread in _subsets(living & ~demanded):
         readable = living & ~unread
         product = prod(
             _node_designs(
                 space,
-                slots[column].ref,
-                tuple(s for s in slots[column].candidates if s.kind == "E" or readable >> s.column & 1),
+                nodes[column].ref,
+                tuple(s for s in nodes[column].candidates if s.kind == "E" or readable >> s.column & 1),
             )
             for column in _columns(living)
         )

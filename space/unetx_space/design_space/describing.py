@@ -5,7 +5,8 @@ from __future__ import annotations
 from textwrap import fill
 from typing import Any
 
-from unetx_space.design_space.layouts import SPACES
+from unetx_space.design_space.counting import n_designs
+from unetx_space.design_space.decoder_kinds import SPACES
 from unetx_space.design_space.space import DesignSpace
 from unetx_space.genome import Attention
 
@@ -15,20 +16,20 @@ def description(space: DesignSpace) -> dict[str, Any]:
     return {
         "space": space.name,
         "n_levels": space.n_levels,
-        "n_designs": space.size(),
+        "n_designs": n_designs(space),
         "genes": {name: list(choices) for name, choices in space.genes.items()},
     }
 
 
 def describe(space: DesignSpace, *, width: int = 100) -> str:
     """The genes of every node, the choices of every kind of gene, and the exact number of distinct designs."""
-    spec, n_designs = SPACES[space.name], space.size()
-    about = f" (about {n_designs:.1e})" if n_designs >= 10**6 else ""
+    spec, number = SPACES[space.name], n_designs(space)
+    about = f" (about {number:.1e})" if number >= 10**6 else ""
     rows = [
         ("space", f"{space.name}: {spec.title} ({spec.paper}). {spec.note}"),
-        ("designs", f"{n_designs:,} distinct ones{about} on {space.n_levels} levels"),
+        ("designs", f"{number:,} distinct ones{about} on {space.n_levels} levels"),
         ("genes", f"{len(space.genes)}"),
-        *((f"  {node.slot.ref}", ", ".join([*node.sources, *node.operators])) for node in space.nodes),
+        *((f"  {node.candidate.ref}", ", ".join([*node.sources, *node.operators])) for node in space.nodes),
         ("choices", "every gene that reads a stage is no or yes"),
         ("  attention", _attentions(space.attentions)),
         ("  upsampler", ", ".join(space.upsamplers)),

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from unetx_space.design_space.layouts import SPACES
-from unetx_space.design_space.space import RELATIONS, Choice, DesignSpace, attention_genes
+from unetx_space.design_space.decoder_kinds import SPACES
+from unetx_space.design_space.space import RELATIONS, Choice, DesignSpace
 from unetx_space.errors import RequestError, unknown_name
-from unetx_space.genome import NO_ATTENTION, Attention, Genome
+from unetx_space.genome import Attention, Genome, attention_genes
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 
 Words = str | Sequence[str]
@@ -86,13 +86,13 @@ def _chosen(family: str, words: Words, known: tuple[str, ...]) -> tuple[str, ...
 def _attentions(words: Words) -> tuple[Attention, ...]:
     given = _words("attention", words)
     wanted = {gene for word in given for gene in _placed(word)}
-    return tuple(gene for gene in attention_genes(tuple(ATTENTIONS)) if gene in wanted)
+    return tuple(gene for gene in attention_genes(ATTENTIONS) if gene in wanted)
 
 
 def _placed(word: str) -> tuple[Attention, ...]:
     """One word: ``all``, a type, or a type at one placement."""
     if word == ALL:
-        return attention_genes(tuple(ATTENTIONS))
+        return attention_genes(ATTENTIONS)
     type_, at, placement = word.partition("@")
     if type_ not in ATTENTIONS:
         raise RequestError(unknown_name("attention", type_, (*ATTENTIONS, ALL)))
@@ -101,7 +101,7 @@ def _placed(word: str) -> tuple[Attention, ...]:
     for place in ATTENTIONS[type_].placements:
         if place == placement:
             return (Attention(type_, place),)
-    if type_ == NO_ATTENTION.type:
+    if not ATTENTIONS[type_].placements:
         raise RequestError(f"attention {type_!r} has no placement, got {word!r}")
     raise RequestError(unknown_name(f"placement of attention {type_!r}", placement, ATTENTIONS[type_].placements))
 

@@ -13,13 +13,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from unetx_space.canonical import DEFAULT_ALIGNMENT, DEFAULT_FUSION
-from unetx_space.design_space.counting import n_designs
-from unetx_space.design_space.layouts import SPACES, Slot, SpaceName
-from unetx_space.genome import NO_ATTENTION, Attention, DecoderNode, Genome, StageRef, decoder
-from unetx_space.operators.catalogue import ATTENTIONS
-from unetx_space.plan import Relation
-from unetx_space.validity import reached
+from unetx_space.design_space.decoder_kinds import SPACES, CandidateNode, SpaceName
+from unetx_space.genome import (
+    Attention,
+    DecoderNode,
+    Genome,
+    Relation,
+    StageRef,
+    attention_genes,
+    decoder,
+    live_nodes,
+    relation,
+)
+from unetx_space.operators.catalogue import (
+    ALIGNMENTS,
+    ATTENTIONS,
+    FUSIONS,
+    PLAIN_ALIGNMENT,
+    PLAIN_FUSION,
+    UPSAMPLERS,
+    by_default,
+)
 
 Choice = bool | str
 Params = Mapping[str, Any]
@@ -34,34 +48,11 @@ class Suggester(Protocol):
         """One of ``choices``."""
 
 
-def attention_genes(types: Sequence[str]) -> tuple[Attention, ...]:
-    """Every valid (type, placement) pair of the given types."""
-    return tuple(
-        gene
-        for type_ in types
-        for gene in (
-            [NO_ATTENTION] if type_ == "none" else [Attention(type_, place) for place in ATTENTIONS[type_].placements]
-        )
-    )
-
-
-DEFAULT_ATTENTIONS = ("none", "se", "cbam", "eca", "scse", "attention-gate")
-"""Each at all its placements: gates of channels, of channels and voxels, and of voxels by the decoder. The catalogue's
-others are relatives of these; a search learns more from few choices that differ."""
-DEFAULT_UPSAMPLERS = ("linear", "linear-conv", "transposed", "pixel-shuffle", "dysample", "deformable")
-"""One of each kind: fixed; fixed, then learned (UNet 3+); learned per voxel; learned with neighbours; with learned
-positions; with learned positions and kernels."""
-DEFAULT_FUSIONS = ("concat", "sum", "gated")
-"""``mean`` is ``sum`` times a constant that the block's first normalised convolution absorbs, ``bifpn`` nearly so."""
-DEFAULT_ALIGNMENTS = ("max", "average")
-"""Both without parameters; those with some grow with the resolutions between."""
-
-
 @dataclass(frozen=True, slots=True)
 class NodeGenes:
     """The names of the genes of one decoder node."""
 
-    slot: Slot
+    candidate: CandidateNode
     sources: Mapping[str, StageRef]
     """The stage that each source gene is about."""
     attention: str
@@ -72,16 +63,16 @@ class NodeGenes:
     """None where no source can be finer."""
 
     @classmethod
-    def of(cls, slot: Slot) -> NodeGenes:
+    def of(cls, node: CandidateNode) -> NodeGenes:
         """The genes that have an effect for some choice of sources."""
-        ref = slot.ref
+        ref = node.ref
         return cls(
-            slot,
-            {f"{ref}.{source}": source for source in slot.candidates},
+            node,
+            {f"{ref}.{source}": source for source in node.candidates},
             f"{ref}.attention",
             f"{ref}.upsampler",
-            f"{ref}.fusion" if slot.candidates else None,
-            f"{ref}.alignment" if any(source.level < ref.level for source in slot.candidates) else None,
+            f"{ref}.fusion" if node.candidates else None,
+            f"{ref}.alignment" if any(source.level < ref.level for source in node.candidates) else None,
         )
 
     @property
@@ -96,10 +87,10 @@ class DesignSpace:
     """A space for backbones of ``n_levels`` levels; every genome in it is free of faults."""
 
     n_levels: int
-    attentions: tuple[Attention, ...] = attention_genes(DEFAULT_ATTENTIONS)
-    upsamplers: tuple[str, ...] = DEFAULT_UPSAMPLERS
-    fusions: tuple[str, ...] = DEFAULT_FUSIONS
-    alignments: tuple[str, ...] = DEFAULT_ALIGNMENTS
+    attentions: tuple[Attention, ...] = attention_genes(by_default(ATTENTIONS))
+    upsamplers: tuple[str, ...] = by_default(UPSAMPLERS)
+    fusions: tuple[str, ...] = by_default(FUSIONS)
+    alignments: tuple[str, ...] = by_default(ALIGNMENTS)
     sources: tuple[Relation, ...] = RELATIONS
     """Where a source may lie, as seen from the node."""
     name: SpaceName = "default"
@@ -107,11 +98,12 @@ class DesignSpace:
     @cached_property
     def nodes(self) -> tuple[NodeGenes, ...]:
         """The genes of each node, deepest level and earliest column first."""
-        return tuple(NodeGenes.of(self._narrowed(slot)) for slot in SPACES[self.name].slots(self.n_levels))
 
-    def _narrowed(self, slot: Slot) -> Slot:
-        allowed = tuple(source for source in slot.candidates if relation(source, slot.ref) in self.sources)
-        return Slot(slot.ref, slot.coarser, allowed)
+        def narrowed(node: CandidateNode) -> CandidateNode:
+            allowed = tuple(source for source in node.candidates if relation(source, node.ref) in self.sources)
+            return CandidateNode(node.ref, node.coarser, allowed)
+
+        return tuple(NodeGenes.of(narrowed(node)) for node in SPACES[self.name].nodes(self.n_levels))
 
     @cached_property
     def genes(self) -> Mapping[str, tuple[Choice, ...]]:
@@ -145,25 +137,24 @@ class DesignSpace:
 
         Raises KeyError when a gene of a living node is missing.
         """
-        read, nodes = {self.nodes[-1].slot.ref}, []
+        read, nodes = {self.nodes[-1].candidate.ref}, []
         for names in reversed(self.nodes):  # the output first, and every node behind all that may read it
-            if names.slot.ref in read:
+            if names.candidate.ref in read:
                 node = self.node(names, params)
-                read.update((node.coarser, *node.sources))
+                read.update(node.reads)
                 nodes.append(node)
         return Genome(tuple(reversed(nodes)))
 
     def node(self, names: NodeGenes, params: Params) -> DecoderNode:
         """One node of the genome that these gene values spell."""
-        slot = names.slot
         return DecoderNode(
-            slot.ref,
-            slot.coarser,
+            names.candidate.ref,
+            names.candidate.coarser,
             tuple([source for name, source in names.sources.items() if params[name]]),
             self._attentions[params[names.attention]],
             params[names.upsampler],
-            DEFAULT_FUSION if names.fusion is None else params[names.fusion],
-            DEFAULT_ALIGNMENT if names.alignment is None else params[names.alignment],
+            PLAIN_FUSION if names.fusion is None else params[names.fusion],
+            PLAIN_ALIGNMENT if names.alignment is None else params[names.alignment],
         )
 
     def to_params(self, genome: Genome) -> dict[str, Choice]:
@@ -175,8 +166,11 @@ class DesignSpace:
         live = self.places(genome)
         params: dict[str, Choice] = {}
         for names in self.nodes:
-            node = live.get(names.slot.ref)
-            params |= self._bare(names) if node is None else self._spelling(names, node)
+            node = live.get(names.candidate.ref)
+            if node is None:
+                params |= dict.fromkeys(names.sources, False) | {name: self.genes[name][0] for name in names.operators}
+            else:
+                params |= self._spelling(names, node)
         return params
 
     def places(self, genome: Genome) -> dict[StageRef, DecoderNode]:
@@ -186,37 +180,30 @@ class DesignSpace:
         Raises ValueError when they do not fit the nodes of this space.
         """
         places: dict[StageRef, StageRef] = {}
-        for node in sorted(genome.nodes, key=lambda node: -node.ref.level):
+        for node in live_nodes(genome):
             column = places[node.coarser].column + 1 if node.coarser in places else 1
             places[node.ref] = decoder(node.ref.level, column if self.name == "nested" else 0)
-        live = reached(genome)
-        nodes = [_renamed(node, places) for node in genome.nodes if node.ref in live]
-        found = {node.ref: node for node in nodes}
-        slots = [names.slot.ref for names in self.nodes]
-        if len(found) < len(nodes) or not found.keys() <= set(slots) or slots[-1] not in found:
-            came = ", ".join(str(node.ref) for node in nodes)
-            raise ValueError(f"this space has the nodes {', '.join(map(str, slots))}, got {came}")
+        found = {places[ref]: genome[ref].renamed(places) for ref in places}
+        known = [names.candidate.ref for names in self.nodes]
+        if len(found) < len(places) or not found.keys() <= set(known) or known[-1] not in found:
+            came = ", ".join(map(str, places.values()))
+            raise ValueError(f"this space has the nodes {', '.join(map(str, known))}, got {came}")
         return found
 
-    def _bare(self, names: NodeGenes) -> dict[str, Choice]:
-        return dict.fromkeys(names.sources, False) | {name: self.genes[name][0] for name in names.operators}
-
     def _spelling(self, names: NodeGenes, node: DecoderNode) -> dict[str, Choice]:
-        slot = names.slot
-        if node.coarser != slot.coarser:
-            raise ValueError(f"{slot.ref}: its coarser input is {slot.coarser} in this space, not {node.coarser}")
-        if outside := sorted(set(node.sources) - set(slot.candidates)):
-            raise ValueError(
-                f"{slot.ref}.{outside[0]}: this space has no such gene; {slot.ref} may read "
-                f"{', '.join(map(str, slot.candidates)) or 'no source'}"
-            )
+        ref, coarser, candidates = names.candidate.ref, names.candidate.coarser, names.candidate.candidates
+        if node.coarser != coarser:
+            raise ValueError(f"{ref}: its coarser input is {coarser} in this space, not {node.coarser}")
+        if outside := sorted(set(node.sources) - set(candidates)):
+            may_read = ", ".join(map(str, candidates)) or "no source"
+            raise ValueError(f"{ref}.{outside[0]}: this space has no such gene; {ref} may read {may_read}")
         params: dict[str, Choice] = {name: source in node.sources for name, source in names.sources.items()}
         params[names.attention] = self._attention(names, node)
         params[names.upsampler] = self._checked(names.upsampler, node.upsampler, has_effect=True)
         if names.fusion is not None:
             params[names.fusion] = self._checked(names.fusion, node.fusion, has_effect=bool(node.sources))
         if names.alignment is not None:
-            has_finer = any(source.level < slot.ref.level for source in node.sources)
+            has_finer = any(source.level < ref.level for source in node.sources)
             params[names.alignment] = self._checked(names.alignment, node.alignment, has_effect=has_finer)
         return params
 
@@ -234,24 +221,3 @@ class DesignSpace:
         if has_effect:
             raise ValueError(f"{name}: {value!r} is not among {list(choices)}")
         return str(choices[0])
-
-    def size(self) -> int:
-        """The exact number of distinct designs, that is of canonical forms."""
-        return n_designs(self)
-
-
-def relation(source: StageRef, node: StageRef) -> Relation:
-    """Where the level of ``source`` lies as seen from ``node``."""
-    return "same" if source.level == node.level else "finer" if source.level < node.level else "coarser"
-
-
-def _renamed(node: DecoderNode, places: Mapping[StageRef, StageRef]) -> DecoderNode:
-    return DecoderNode(
-        places[node.ref],
-        places.get(node.coarser, node.coarser),
-        tuple(places.get(source, source) for source in node.sources),
-        node.attention,
-        node.upsampler,
-        node.fusion,
-        node.alignment,
-    )

@@ -2,7 +2,7 @@
 
 Every class takes ``x[b,c,*size]`` of any size and any number of channels, and starts near the identity, or its
 docstring says why not: a gate that starts at one half would halve a skip before anything was learnt. ``start()`` sets
-those values after the generic ones (see ``initial.py``). Attention that reads a second map stands in ``gates.py``.
+those values after the generic ones. Attention that reads a second map stands in ``gated_attention.py``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unetx_space.backbone import Norm
 from unetx_space.operators.blocks import NORMS
-from unetx_space.operators.catalogue import (
+from unetx_space.operators.catalogue import AttentionContext
+from unetx_space.operators.catalogue.attention import (
     CBAM_KERNEL,
     SCSE_REDUCTION,
     SE_REDUCTION,
@@ -51,15 +51,13 @@ class SqueezeExcite(nn.Module):
     sliding window of the same patch in inference.
     """
 
-    def __init__(
-        self, channels: int, dims: int, reduction: int = SE_REDUCTION, start_logit: float = OPEN_LOGIT
-    ) -> None:
+    def __init__(self, at: AttentionContext, *, reduction: int = SE_REDUCTION, start_logit: float = OPEN_LOGIT) -> None:
         super().__init__()
-        self.dims = dims
+        self.dims = at.dims
         self.start_logit = start_logit
-        hidden = hidden_width(channels, reduction)
-        self.squeeze = nn.Linear(channels, hidden)
-        self.excite = nn.Linear(hidden, channels)
+        hidden = hidden_width(at.channels, reduction)
+        self.squeeze = nn.Linear(at.channels, hidden)
+        self.excite = nn.Linear(hidden, at.channels)
 
     def start(self) -> None:
         open_gate(self.excite, self.start_logit)
@@ -78,13 +76,13 @@ class CBAM(nn.Module):
     the batches of 1 or 2 of medical volumes would be noise; a bias stands in. Both gates start open.
     """
 
-    def __init__(self, channels: int, dims: int) -> None:
+    def __init__(self, at: AttentionContext) -> None:
         super().__init__()
-        self.dims = dims
-        hidden = hidden_width(channels, SE_REDUCTION)
-        self.squeeze = nn.Linear(channels, hidden)
-        self.excite = nn.Linear(hidden, channels)
-        self.spatial = conv(dims, 2, 1, CBAM_KERNEL)
+        self.dims = at.dims
+        hidden = hidden_width(at.channels, SE_REDUCTION)
+        self.squeeze = nn.Linear(at.channels, hidden)
+        self.excite = nn.Linear(hidden, at.channels)
+        self.spatial = conv(at.dims, 2, 1, CBAM_KERNEL)
 
     def start(self) -> None:
         open_gate(self.excite, OPEN_LOGIT / 2)  # counted twice: for the average and for the maximum
@@ -106,10 +104,10 @@ class ECA(nn.Module):
     this makes it exactly the identity at the start, while its weights already receive gradients.
     """
 
-    def __init__(self, channels: int, dims: int) -> None:
+    def __init__(self, at: AttentionContext) -> None:
         super().__init__()
-        self.dims = dims
-        kernel = eca_kernel(channels)
+        self.dims = at.dims
+        kernel = eca_kernel(at.channels)
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
     def start(self) -> None:
@@ -128,10 +126,10 @@ class SCSE(nn.Module):
     reduction of 2. Both gates start open.
     """
 
-    def __init__(self, channels: int, dims: int) -> None:
+    def __init__(self, at: AttentionContext) -> None:
         super().__init__()
-        self.channel = SqueezeExcite(channels, dims, SCSE_REDUCTION)
-        self.spatial = conv(dims, channels, 1, 1)
+        self.channel = SqueezeExcite(at, reduction=SCSE_REDUCTION)
+        self.spatial = conv(at.dims, at.channels, 1, 1)
 
     def start(self) -> None:
         open_gate(self.spatial)
@@ -147,10 +145,10 @@ class SCSEAdd(nn.Module):
     two gates together lie in 0..2. Both start at one half, so that their sum starts as the identity.
     """
 
-    def __init__(self, channels: int, dims: int) -> None:
+    def __init__(self, at: AttentionContext) -> None:
         super().__init__()
-        self.channel = SqueezeExcite(channels, dims, SE_REDUCTION, start_logit=0.0)
-        self.spatial = conv(dims, channels, 1, 1)
+        self.channel = SqueezeExcite(at, start_logit=0.0)
+        self.spatial = conv(at.dims, at.channels, 1, 1)
 
     def start(self) -> None:
         open_gate(self.spatial, 0.0)
@@ -168,12 +166,12 @@ class CoordinateAttention(nn.Module):
     together, so that it sees as many values as there are axes even of a single voxel. The gates start open.
     """
 
-    def __init__(self, channels: int, dims: int, norm: Norm) -> None:
+    def __init__(self, at: AttentionContext) -> None:
         super().__init__()
-        width = token_width(channels)
-        self.squeeze = conv(dims, channels, width, 1)
-        self.norm = NORMS[norm](width, dims)
-        self.excite = nn.ModuleList([conv(dims, width, channels, 1) for _ in range(dims)])
+        width = token_width(at.channels)
+        self.squeeze = conv(at.dims, at.channels, width, 1)
+        self.norm = NORMS[at.norm](width, at.dims)
+        self.excite = nn.ModuleList([conv(at.dims, width, at.channels, 1) for _ in range(at.dims)])
 
     def start(self) -> None:
         for layer in self.excite:
@@ -201,6 +199,9 @@ class SimAM(nn.Module):
     starts, for there is nothing to learn: every gate lies between sigmoid(1/2) = 0.62 and 1. Energies are computed in
     float32 at least: in float16 a square overflows beyond 255, and lambda is hardly a number.
     """
+
+    def __init__(self, at: AttentionContext) -> None:
+        super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
         axes, wide = spatial_axes(x), x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,19 +1,21 @@
-"""Upsamplers: ``[b, c_in, *size] -> [b, c_out, *(size * stride)]`` for any per-axis stride, in 2D and 3D.
+"""Upsamplers that read the same places everywhere: ``[b, c_in, *size] -> [b, c_out, *(size * stride)]``.
 
-Every class is built by ``(c_in, c_out, stride)``. ``fit`` then brings the result to the exact size of its level.
+Every class is built by ``(c_in, c_out, stride)`` for any per-axis stride, in 2D and 3D. ``fit`` then brings the result
+to the exact size of its level. Upsamplers that decide from the map where they read stand in ``dynamic_upsampling.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import prod, sqrt
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unetx_space.operators.catalogue import EDGE, taps
-from unetx_space.operators.nd import conv, interpolate, per_channel, transposed_conv
-from unetx_space.operators.sampling import sampled
+from unetx_space.operators.attention import ECA, SqueezeExcite
+from unetx_space.operators.catalogue import AttentionContext
+from unetx_space.operators.catalogue.upsampling import EDGE, overlapping_kernel
+from unetx_space.operators.nd import conv, interpolate, transposed_conv
 
 
 def fit(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -31,6 +33,35 @@ def fine_size(x: Tensor, stride: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n * s for n, s in zip(x.shape[2:], stride, strict=True))
 
 
+def repeat(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Every voxel of ``x`` as a cell of ``stride`` equal voxels: nearest interpolation."""
+    return F.interpolate(x, size=fine_size(x, stride), mode="nearest")
+
+
+def shuffle(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """``[b, c * prod(stride), *size] -> [b, c, *(size * stride)]``: pixel shuffle for any dimension and stride.
+
+    Channel ``c * prod(stride) + j`` becomes the j-th voxel, in array order, of every cell of channel c.
+    """
+    dims, size = len(stride), x.shape[2:]
+    x = x.reshape(x.shape[0], -1, *stride, *size)
+    interleaved = [axis for i in range(dims) for axis in (2 + dims + i, 2 + i)]  # size_0, stride_0, size_1, stride_1
+    x = x.permute(0, 1, *interleaved)
+    return x.reshape(*x.shape[:2], *(n * s for n, s in zip(size, stride, strict=True)))
+
+
+class NearestUpsampling(nn.Module):
+    """1x1 convolution, then nearest interpolation; the other order is the same function on a larger map."""
+
+    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stride = stride
+        self.projection = conv(len(stride), c_in, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return repeat(self.projection(x), self.stride)
+
+
 class LinearUpsampling(nn.Module):
     """1x1 convolution, then linear interpolation between voxel centres.
 
@@ -46,6 +77,29 @@ class LinearUpsampling(nn.Module):
         return interpolate(self.projection(x), fine_size(x, self.stride))
 
 
+class NearestConvUpsampling(nn.Module):
+    """Nearest interpolation, then a 3^d convolution with bias (Odena et al. 2016, doi:10.23915/distill.00003).
+
+    The remedy for the checkerboard of transposed convolutions. Without normalisation and activation: the node's block
+    brings both.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = conv(len(stride), c_in, c_out, EDGE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(repeat(x, self.stride))  # type: ignore[no-any-return]
+
+
+class LinearConvUpsampling(NearestConvUpsampling):
+    """Linear interpolation, then a 3^d convolution with bias: ``NearestConvUpsampling`` without its blocks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(interpolate(x, fine_size(x, self.stride)))  # type: ignore[no-any-return]
+
+
 class TransposedUpsampling(nn.Module):
     """Transposed convolution with kernel = stride: no overlap, hence no checkerboard (nnU-Net's upsampler)."""
 
@@ -57,16 +111,24 @@ class TransposedUpsampling(nn.Module):
         return self.transposed(x)  # type: ignore[no-any-return]
 
 
-def shuffle(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """``[b, c * prod(stride), *size] -> [b, c, *(size * stride)]``: pixel shuffle for any dimension and stride.
+class OverlappingTransposedUpsampling(nn.Module):
+    """Transposed convolution with kernel = 2 * stride along each enlarged axis, 4 for 2 (Odena et al. 2016).
 
-    Channel ``c * prod(stride) + j`` becomes the j-th voxel, in array order, of every cell of channel c.
+    Every fine voxel reads two coarse ones along such an axis, evenly, because the kernel is a multiple of the stride.
+    Along an axis of stride 1 the kernel is 1, as without overlap. Kernels are centred on their cells; for an odd stride
+    that is impossible, and they lie half a fine voxel before the centre.
     """
-    dims, size = len(stride), x.shape[2:]
-    x = x.reshape(x.shape[0], -1, *stride, *size)
-    interleaved = [axis for i in range(dims) for axis in (2 + dims + i, 2 + i)]  # size_0, stride_0, size_1, stride_1
-    x = x.permute(0, 1, *interleaved)
-    return x.reshape(*x.shape[:2], *(n * s for n, s in zip(size, stride, strict=True)))
+
+    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...], *, bias: bool = True) -> None:
+        super().__init__()
+        self.transposed = transposed_conv(c_in, c_out, stride, kernel=overlapping_kernel(stride), bias=bias)
+
+    def start(self) -> None:
+        # The generic start counts one coarse voxel for each fine one, as if there was no overlap.
+        self.transposed.weight.mul_(sqrt(prod(self.transposed.stride) / prod(self.transposed.kernel_size)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.transposed(x)  # type: ignore[no-any-return]
 
 
 class PixelShuffleUpsampling(nn.Module):
@@ -90,50 +152,27 @@ class PixelShuffleUpsampling(nn.Module):
         return shuffle(self.conv(x), self.stride)
 
 
-MOVE_RATE = 0.1
-"""Offsets and modulation learn ten times slower than the rest, as in Deformable ConvNets."""
+# Learnable upsampling followed by attention. Subclasses, so that the shared part keeps its parameter names, and with
+# them its initial values and the weights that a design may inherit.
 
 
-class DeformableUpsampling(nn.Module):
-    """Modulated deformable convolution on the fine grid (after Zhu et al. 2019, arXiv:1811.11168, equation 1).
+class TransposedSE(TransposedUpsampling):
+    """Transposed convolution with kernel = stride, then squeeze and excitation of its output."""
 
-    y(p) = bias + sum over taps t of W_t x(p + t + offset_t(p)) * m_t(p), where p runs over the *fine* voxels, and t,
-    offset and p are in coarse voxels; x is read by linear interpolation and is 0 outside. So the offsets move the very
-    places that the upsampling reads. They come, as does m = 2 sigmoid(.), from a 3^d convolution on the coarse map that
-    starts at zero, hence offset 0 and m = 1: at first this is a 3^d convolution followed by linear interpolation.
-
-    Departs from the paper: the fine grid, m up to 2 (theirs starts at one half), offsets interpolated from the coarse
-    map. Their lower learning rate is a factor on the output of that convolution: the same thing under Adam, whose
-    steps do not depend on the scale of the gradient. Each W_t is applied on the coarse map before sampling, with which
-    it commutes, so that the matrix products cost what a 3^d convolution costs there. Positions are computed in float32
-    also under autocast: bfloat16 resolves only half a voxel beyond 128.
-    """
-
-    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...]) -> None:
-        super().__init__()
-        dims = len(stride)
-        self.stride = stride
-        self.taps = conv(dims, c_in, c_out, EDGE)
-        self.moves = conv(dims, c_in, taps(EDGE, dims) * (dims + 1), EDGE)
-
-    def start(self) -> None:
-        self.moves.weight.zero_()
+    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...], *, bias: bool = True) -> None:
+        super().__init__(c_in, c_out, stride, bias=bias)
+        self.se = SqueezeExcite(AttentionContext.behind_upsampler(c_in, c_out, stride))
 
     def forward(self, x: Tensor) -> Tensor:
-        values = self._tap_maps(x)  # [b, taps, c', *coarse]
-        moves = self._by_tap(MOVE_RATE * self.moves(x))  # [b, taps, d + 1, *coarse]
-        total = sampled(values, moves, self.stride)  # [b, c', *fine]
-        bias = self.taps.bias
-        assert bias is not None
-        return (total + per_channel(bias[None], len(self.stride))).to(values.dtype)
+        return self.se(super().forward(x))  # type: ignore[no-any-return]
 
-    def _tap_maps(self, x: Tensor) -> Tensor:
-        """W_t x for every tap, by one 1x1 convolution whose output channels are taps x c'."""
-        dims, weight = len(self.stride), self.taps.weight  # [c', c, *3]
-        pointwise = weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # [taps * c', c]
-        convolve = F.conv2d if dims == 2 else F.conv3d
-        return self._by_tap(convolve(x, per_channel(pointwise, dims)))
 
-    def _by_tap(self, x: Tensor) -> Tensor:
-        """``[b, taps * c, *size] -> [b, taps, c, *size]``."""
-        return x.reshape(x.shape[0], taps(EDGE, len(self.stride)), -1, *x.shape[2:])
+class PixelShuffleECA(PixelShuffleUpsampling):
+    """3^d convolution and pixel shuffle, then efficient channel attention of its output."""
+
+    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...]) -> None:
+        super().__init__(c_in, c_out, stride)
+        self.eca = ECA(AttentionContext.behind_upsampler(c_in, c_out, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.eca(super().forward(x))  # type: ignore[no-any-return]

@@ -12,10 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from unetx_space.architecture import Architecture
-from unetx_space.genome import DecoderNode, StageRef, encoder
-from unetx_space.plan import Relation
-from unetx_studies.drawing.words import relation
+from unetx_space import Architecture, DecoderNode, Relation, StageRef, encoder, relation
 
 Side = Literal["left", "right", "top", "bottom"]
 Kind = Literal["down", "up"] | Relation
@@ -149,7 +146,7 @@ def _plain_links(nodes: Iterable[DecoderNode], n_levels: int) -> list[_Link]:
 
 
 def _plain_link(node: StageRef, source: StageRef, bottleneck: StageRef) -> _Link:
-    kind, rise = relation(node, source), source.level - node.level
+    kind, rise = relation(source, node), source.level - node.level
     if source.kind == "D":  # bends round the right side, where an inner bend must not cross an outer one
         return _Link(source, node, kind, "right", (-1, -1 / rise), "right", (1, 1 / rise))
     if source == bottleneck:
@@ -174,7 +171,7 @@ def _nested_links(nodes: Iterable[DecoderNode], n_levels: int, ranks: Mapping[St
     ]
     for node in nodes:
         for ref in (node.coarser, *node.sources):
-            kind: Kind = "up" if ref == node.coarser else relation(node.ref, ref)
+            kind: Kind = "up" if ref == node.coarser else relation(ref, node.ref)
             across = _half_steps(node.ref, ranks) - _half_steps(ref, ranks)
             links.append(_nested_link(node.ref, ref, kind, across))
     return links

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from html import escape
 
-from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone
-from unetx_space.genome import DecoderNode
+from unetx_space import Architecture, Backbone, DecoderNode
+from unetx_studies.drawing.captions import alignment_words, attention_words, by, captions, counted, fusion_words, title
 from unetx_studies.drawing.layout import Box, Kind, Layout, Point, Wire, make_layout
-from unetx_studies.drawing.words import alignment_words, attention_words, by, captions, counted, fusion_words, title
 
 COLOURS: Mapping[Kind, str] = {
     "down": "#7d8a9e",

@@ -5,17 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone
-from unetx_space.genome import DecoderNode, Genome, StageRef, decoder, encoder
-from unetx_space.plan import Relation
-from unetx_studies.drawing.words import (
+from unetx_space import Architecture, Backbone, DecoderNode, Genome, Relation, StageRef, decoder, encoder, relation
+from unetx_studies.drawing.captions import (
     alignment_words,
     attention_words,
     captions,
     counted,
     fusion_words,
-    relation,
     title,
 )
 
@@ -105,7 +101,7 @@ def _decoder_line(node: DecoderNode, backbone: Backbone, targets: Mapping[int, S
     level = node.ref.level
     cells = _passing(2 * level + 1, targets)
     if node.sources:
-        taps = {_column(source.level): MARKS[relation(node.ref, source)] for source in node.sources}
+        taps = {_column(source.level): MARKS[relation(source, node.ref)] for source in node.sources}
         _cross(cells, min(taps), end)
         cells |= {**taps, end: "▶"}
     cells[2] = "│"
@@ -149,7 +145,7 @@ def _after(node: DecoderNode) -> list[str]:
 
 
 def _mark(node: DecoderNode, stage: StageRef) -> str:
-    return MARKS[relation(node.ref, stage)] if stage in node.sources else "·"
+    return MARKS[relation(stage, node.ref)] if stage in node.sources else "·"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -164,6 +160,6 @@ def _listed(
     heads = _columns([[*b, *a] for b, a in zip(before, after, strict=True)])
     lines = heads[:1]
     for node, head in zip(nodes, heads[1:], strict=True):
-        sources = " ".join(MARKS[relation(node.ref, source)] + str(source) for source in _encoder_first(node.sources))
+        sources = " ".join(MARKS[relation(source, node.ref)] + str(source) for source in _encoder_first(node.sources))
         lines += [head, *textwrap.wrap(sources, width, initial_indent="    ", subsequent_indent="    ")]
     return lines

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from unetx_space.architecture import Architecture
-from unetx_space.errors import RequestError, UnetxError, unknown_name
-from unetx_space.files import written_whole
-from unetx_space.validity import faults
+from unetx_space import Architecture, RequestError, UnetxError, build, faults, unknown_name, written_whole
 from unetx_studies.export.formats import FORMATS, FREE_BATCH, check_packages
 from unetx_studies.export.weights import load_weights
 
@@ -59,7 +56,7 @@ def export(
     if not target.parent.is_dir():
         raise RequestError(f"there is no folder {target.parent} to write {target.name} into; make it first")
     tell("building the network")
-    network = architecture.build(seed=seed)
+    network = build(architecture, seed=seed)
     if weights is not None:
         load_weights(network, weights)
     tell("tracing it, operation by operation")

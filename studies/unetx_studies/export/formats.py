@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from unetx_space.errors import RequestError
+from unetx_space import RequestError
 
 if TYPE_CHECKING:
     from onnx_ir import Model

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unetx_space.errors import RequestError, unknown_name
+from unetx_space import RequestError, unknown_name
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Every operator of the design space as data: name, paper, parameter and multiply-add formulas, limits.
+"""Every operator of the design space as data: name, paper, parameter and multiply-add formulas, flags.
 
-No torch here. The modules stand in the sibling files, and ``network.py`` maps each name to its class; a test keeps the
-two sets of names equal. To add an operator: one spec here, one module, one line in that mapping.
+No torch here: each spec names the module that holds its class, and a network imports it when it is built. To add an
+operator: one spec here, one module beside (docs/extending.md). Nothing else names an operator, published designs aside.
 
 Letters, used everywhere in this package:
 
@@ -16,23 +16,51 @@ them (half its FLOPs). ``other_macs`` are what it leaves out: 2^dims per interpo
 gated or added value. Without them sampling operators would look free.
 """
 
-from unetx_space.operators.catalogue.alignment import ALIGNMENTS as ALIGNMENTS
-from unetx_space.operators.catalogue.attention import ATTENTIONS as ATTENTIONS
-from unetx_space.operators.catalogue.attention import CBAM_KERNEL as CBAM_KERNEL
-from unetx_space.operators.catalogue.attention import SCSE_REDUCTION as SCSE_REDUCTION
-from unetx_space.operators.catalogue.attention import SE_REDUCTION as SE_REDUCTION
-from unetx_space.operators.catalogue.attention import eca_kernel as eca_kernel
-from unetx_space.operators.catalogue.attention import gate_width as gate_width
-from unetx_space.operators.catalogue.attention import hidden_width as hidden_width
-from unetx_space.operators.catalogue.attention import token_width as token_width
-from unetx_space.operators.catalogue.fusion import FUSIONS as FUSIONS
-from unetx_space.operators.catalogue.spec import AlignmentSpec as AlignmentSpec
-from unetx_space.operators.catalogue.spec import AttentionContext as AttentionContext
-from unetx_space.operators.catalogue.spec import AttentionSpec as AttentionSpec
-from unetx_space.operators.catalogue.spec import FusionSpec as FusionSpec
-from unetx_space.operators.catalogue.spec import Gate as Gate
-from unetx_space.operators.catalogue.spec import Spec as Spec
-from unetx_space.operators.catalogue.spec import UpsamplerSpec as UpsamplerSpec
-from unetx_space.operators.catalogue.spec import taps as taps
-from unetx_space.operators.catalogue.upsampling import EDGE as EDGE
-from unetx_space.operators.catalogue.upsampling import UPSAMPLERS as UPSAMPLERS
+from collections.abc import Mapping
+
+from unetx_space.operators.catalogue.alignment import ALIGNMENTS
+from unetx_space.operators.catalogue.attention import ATTENTIONS
+from unetx_space.operators.catalogue.fusion import FUSIONS
+from unetx_space.operators.catalogue.spec import (
+    PLACEMENTS,
+    AlignmentSpec,
+    AttentionContext,
+    AttentionSpec,
+    FusionSpec,
+    Gate,
+    Placement,
+    Spec,
+    UpsamplerSpec,
+    taps,
+)
+from unetx_space.operators.catalogue.upsampling import UPSAMPLERS
+
+PLAIN_ATTENTION, PLAIN_UPSAMPLER, PLAIN_FUSION, PLAIN_ALIGNMENT = "none", "transposed", "concat", "max"
+"""Those of U-Net, and what is written where a gene has no effect."""
+
+__all__ = [
+    "ALIGNMENTS",
+    "ATTENTIONS",
+    "FUSIONS",
+    "PLACEMENTS",
+    "PLAIN_ALIGNMENT",
+    "PLAIN_ATTENTION",
+    "PLAIN_FUSION",
+    "PLAIN_UPSAMPLER",
+    "UPSAMPLERS",
+    "AlignmentSpec",
+    "AttentionContext",
+    "AttentionSpec",
+    "FusionSpec",
+    "Gate",
+    "Placement",
+    "Spec",
+    "UpsamplerSpec",
+    "by_default",
+    "taps",
+]
+
+
+def by_default(family: Mapping[str, Spec]) -> tuple[str, ...]:
+    """The operators of a family that a search may choose without being asked to."""
+    return tuple(name for name, spec in family.items() if spec.by_default)

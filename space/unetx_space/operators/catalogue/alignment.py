@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from math import prod
 
-from unetx_space.operators.catalogue.spec import AlignmentSpec, Stride, taps
+from unetx_space.operators.catalogue.spec import AlignmentSpec, Stride, by_name, taps
 
 STEP_EDGE = 3
 """Kernel edge of a strided convolution."""
@@ -69,44 +69,42 @@ def _reduction(channels: int, factor: Stride) -> int:
     return channels * width if width < channels else 0
 
 
-ALIGNMENTS: Mapping[str, AlignmentSpec] = {
-    "max": AlignmentSpec(
+# By default those without parameters; the others' grow with the resolutions between.
+ALIGNMENTS: Mapping[str, AlignmentSpec] = by_name(
+    AlignmentSpec(
         name="max",
+        module="unetx_space.operators.alignment:MaxAlignment",
+        by_default=True,
         title="Max pooling",
         note="Keeps small bright structures.",
         equation=r"$y(p) = \max_q x(f p + q)$ over the voxels $q$ of a cell",
         paper="Huang et al. 2020, UNet 3+, arXiv:2004.08790",
-        out_channels=lambda channels, factor: channels,
-        n_parameters=lambda channels, factor: 0,
-        conv_macs=lambda channels, factor, sites, target: 0,
         other_macs=lambda channels, factor, sites, target: channels * sites,
         kept_values=lambda channels, factor, sites, target: _INDEX * channels * target,
     ),
-    "average": AlignmentSpec(
+    AlignmentSpec(
         name="average",
+        module="unetx_space.operators.alignment:AverageAlignment",
+        by_default=True,
         title="Average pooling",
         note="Anti-aliases.",
         equation=r"$y(p) = \mathrm{mean}_q x(f p + q)$ over the voxels $q$ of a cell",
-        out_channels=lambda channels, factor: channels,
-        n_parameters=lambda channels, factor: 0,
-        conv_macs=lambda channels, factor, sites, target: 0,
         other_macs=lambda channels, factor, sites, target: channels * sites,
-        kept_values=lambda channels, factor, sites, target: 0,
     ),
-    "strided-conv": AlignmentSpec(
+    AlignmentSpec(
         name="strided-conv",
+        module="unetx_space.operators.alignment:StridedConvAlignment",
         title="Strided 3^d convolutions, one for each factor of 2",
         note="Learns what to keep; 3^d weights per pair of channels and step.",
         equation=r"$y = k_m * h(\ldots h(k_1 * x))$ with $3^d$ kernels of strides 2 and 3 and LeakyReLU $h$",
         paper="Wang et al. 2020, HRNet, arXiv:1908.07919",
-        out_channels=lambda channels, factor: channels,
         n_parameters=_steps_parameters,
         conv_macs=_steps_macs,
-        other_macs=lambda channels, factor, sites, target: 0,
         kept_values=_steps_kept,
     ),
-    "space-to-depth": AlignmentSpec(
+    AlignmentSpec(
         name="space-to-depth",
+        module="unetx_space.operators.alignment:SpaceToDepthAlignment",
         title="Space to depth",
         note="Every voxel of a cell becomes a channel, so that nothing is thrown away; at most 2^d times the channels.",
         equation="$y(p) = [R x(f p + q)]_q$ over the voxels $q$ of a cell; $R$ only where it would be too wide",
@@ -114,7 +112,5 @@ ALIGNMENTS: Mapping[str, AlignmentSpec] = {
         out_channels=lambda channels, factor: folded_width(channels, factor) * prod(factor),
         n_parameters=_reduction,
         conv_macs=lambda channels, factor, sites, target: _reduction(channels, factor) * sites,
-        other_macs=lambda channels, factor, sites, target: 0,
-        kept_values=lambda channels, factor, sites, target: 0,
     ),
-}
+)

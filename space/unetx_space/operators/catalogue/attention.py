@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
+from math import inf, prod
 
-from unetx_space.operators.catalogue.spec import AttentionContext, AttentionSpec, Size, taps
+from unetx_space.operators.catalogue.spec import AttentionContext, AttentionSpec, Size, by_name, taps
 
 CBAM_KERNEL = 7
 SE_REDUCTION = 16
@@ -89,21 +89,23 @@ def _coordinate_parameters(at: AttentionContext) -> int:
     return (at.channels + 3) * width + at.dims * (width + 1) * at.channels
 
 
-ATTENTIONS: Mapping[str, AttentionSpec] = {
-    "none": AttentionSpec(
+# By default gates of channels, of channels and voxels, and of voxels by the decoder. The others are relatives of these;
+# a search learns more from few choices that differ.
+ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
+    AttentionSpec(
         name="none",
+        module="torch.nn:Identity",
+        by_default=True,
         title="No attention",
         note="The map as it is.",
         equation="$y = x$",
-        n_parameters=lambda at: 0,
-        conv_macs=lambda at, size, coarse: 0,
-        other_macs=lambda at, size, coarse: 0,
-        kept_values=lambda at, size, coarse: 0,
         keeps_input=False,
         placements=(),
     ),
-    "se": AttentionSpec(
+    AttentionSpec(
         name="se",
+        module="unetx_space.operators.attention:SqueezeExcite",
+        by_default=True,
         title="Squeeze and excitation",
         note="One gate per channel from the global average through two dense layers; nearly free.",
         equation=r"$y = x \cdot \sigma(W_2 \mathrm{relu}(W_1 \bar x))$",
@@ -111,10 +113,11 @@ ATTENTIONS: Mapping[str, AttentionSpec] = {
         n_parameters=lambda at: _se_parameters(at.channels, SE_REDUCTION),
         conv_macs=lambda at, size, coarse: _se_macs(at.channels, SE_REDUCTION),
         other_macs=lambda at, size, coarse: 2 * at.channels * prod(size),
-        kept_values=lambda at, size, coarse: 0,
     ),
-    "cbam": AttentionSpec(
+    AttentionSpec(
         name="cbam",
+        module="unetx_space.operators.attention:CBAM",
+        by_default=True,
         title="Convolutional block attention module",
         note="Channel gate from average and maximum, then a spatial gate from a 7^d convolution.",
         equation=(
@@ -129,19 +132,23 @@ ATTENTIONS: Mapping[str, AttentionSpec] = {
         other_macs=lambda at, size, coarse: 6 * at.channels * prod(size),
         kept_values=lambda at, size, coarse: (at.channels + 4) * prod(size),
     ),
-    "eca": AttentionSpec(
+    AttentionSpec(
         name="eca",
+        module="unetx_space.operators.attention:ECA",
+        by_default=True,
         title="Efficient channel attention",
         note="One gate per channel from a short 1-D convolution along the channels; three to five weights.",
         equation=r"$y = x \cdot 2 \sigma(k * \bar x)$ with a kernel $k$ along the channels",
         paper="Wang et al. 2020, arXiv:1910.03151",
+        orders_channels=True,
         n_parameters=lambda at: eca_kernel(at.channels),
         conv_macs=lambda at, size, coarse: eca_kernel(at.channels) * at.channels,
         other_macs=lambda at, size, coarse: 2 * at.channels * prod(size),
-        kept_values=lambda at, size, coarse: 0,
     ),
-    "scse": AttentionSpec(
+    AttentionSpec(
         name="scse",
+        module="unetx_space.operators.attention:SCSE",
+        by_default=True,
         title="Concurrent spatial and channel squeeze and excitation",
         note="The larger of a channel-gated and a voxel-gated copy of the map.",
         equation=r"$y = \max(x \cdot \sigma(W_2 \mathrm{relu}(W_1 \bar x)), x \cdot \sigma(w x + b))$",
@@ -151,8 +158,9 @@ ATTENTIONS: Mapping[str, AttentionSpec] = {
         other_macs=lambda at, size, coarse: 4 * at.channels * prod(size),
         kept_values=lambda at, size, coarse: (2 * at.channels + 1) * prod(size),
     ),
-    "scse-add": AttentionSpec(
+    AttentionSpec(
         name="scse-add",
+        module="unetx_space.operators.attention:SCSEAdd",
         title="Concurrent spatial and channel squeeze and excitation, added",
         note="The sum of a channel-gated and a voxel-gated copy of the map; lighter dense layers than scse.",
         equation=r"$y = x \cdot \sigma(W_2 \mathrm{relu}(W_1 \bar x)) + x \cdot \sigma(w x + b)$",
@@ -162,8 +170,10 @@ ATTENTIONS: Mapping[str, AttentionSpec] = {
         other_macs=lambda at, size, coarse: 4 * at.channels * prod(size),
         kept_values=lambda at, size, coarse: prod(size),
     ),
-    "attention-gate": AttentionSpec(
+    AttentionSpec(
         name="attention-gate",
+        module="unetx_space.operators.gated_attention:AttentionGate",
+        by_default=True,
         title="Attention gate on the node's grid",
         note="The upsampled map decides, voxel by voxel, what a source may add.",
         equation=r"$y = x \cdot \sigma(N(\psi \mathrm{relu}(N(W_g g) + N(W_x x))))$",
@@ -176,8 +186,11 @@ ATTENTIONS: Mapping[str, AttentionSpec] = {
         kept_values=lambda at, size, coarse: (3 * gate_width(at.channels) + 2) * prod(size),
         keeps_gate=True,
     ),
-    "attention-gate-grid": AttentionSpec(
+    AttentionSpec(
         name="attention-gate-grid",
+        module="unetx_space.operators.gated_attention:GridAttentionGate",
+        decision=("psi", inf),  # open, and the convolutions behind it carry flow
+        only_reweights=False,
         title="Attention gate on the coarse grid",
         note="The coarser input decides before upsampling, so the gate is smooth; two more 1x1 convolutions follow it.",
         equation=(
@@ -194,8 +207,9 @@ ATTENTIONS: Mapping[str, AttentionSpec] = {
         keeps_output=True,
         keeps_gate=True,
     ),
-    "coordinate": AttentionSpec(
+    AttentionSpec(
         name="coordinate",
+        module="unetx_space.operators.attention:CoordinateAttention",
         title="Coordinate attention",
         note="One gate per channel and position along each axis, from averages over the other axes.",
         equation=r"$y = x \cdot \prod_a \sigma(F_a h(N(F \bar x_a)))$ with $\bar x_a$ averaged over all axes but $a$",
@@ -205,19 +219,19 @@ ATTENTIONS: Mapping[str, AttentionSpec] = {
         other_macs=lambda at, size, coarse: 2 * at.dims * at.channels * prod(size),
         kept_values=_coordinate_kept,
     ),
-    "simam": AttentionSpec(
+    AttentionSpec(
         name="simam",
+        module="unetx_space.operators.attention:SimAM",
         title="SimAM, parameter-free attention",
         note="Gates each voxel by how far it lies from its channel's mean; nothing to learn, and it never closes.",
         equation=r"$y = x \cdot \sigma((x - \bar x)^2 / (4 (s^2 + \lambda)) + 1/2)$ with variance $s^2$ per channel",
         paper="Yang et al. 2021, PMLR 139:11863",
-        n_parameters=lambda at: 0,
-        conv_macs=lambda at, size, coarse: 0,
         other_macs=lambda at, size, coarse: 4 * at.channels * prod(size),
         kept_values=lambda at, size, coarse: 3 * at.channels * prod(size),
     ),
-    "cca": AttentionSpec(
+    AttentionSpec(
         name="cca",
+        module="unetx_space.operators.gated_attention:ChannelCrossAttention",
         title="Channel-wise cross attention",
         note="One gate per channel from the averages of the source and of the upsampled map; full-width dense layers.",
         equation=r"$y = \mathrm{relu}(x \cdot \sigma((A \bar x + B \bar g) / 2))$",
@@ -227,7 +241,6 @@ ATTENTIONS: Mapping[str, AttentionSpec] = {
         n_parameters=lambda at: (at.channels + at.c_upsampled + 2) * at.channels,
         conv_macs=lambda at, size, coarse: (at.channels + at.c_upsampled) * at.channels,
         other_macs=lambda at, size, coarse: (2 * at.channels + at.c_upsampled) * prod(size),
-        kept_values=lambda at, size, coarse: 0,
         keeps_output=True,
     ),
-}
+)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self, TypeVar
 
-from unetx_space.genome import PLACEMENTS, Placement
+from unetx_space.backbone import Norm
+
+Placement = Literal["source", "fused", "block"]
+PLACEMENTS: tuple[Placement, ...] = ("source", "fused", "block")
+"""Where attention sits: on each source before fusion, on the fused map, on the output of the node's block."""
 
 Gate = Literal["upsampled", "coarse"]
 """The map that decides what a gated attention lets through: the node's coarser input after or before upsampling."""
@@ -16,11 +20,19 @@ Stride = tuple[int, ...]
 """Finer voxels per coarser one along each axis."""
 
 
+def nothing(*numbers: object) -> int:
+    """The formula of what an operator does not have."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What every operator says about itself."""
+    """What every operator says about itself; a formula that is not given is 0."""
 
     name: str
+    module: str
+    """Where its torch class lies, as ``package.file:Class``: imported when a network is built, never by the catalogue.
+    Every class of a family is built and called in the same way, which the family's spec tells."""
     title: str
     note: str
     """One line: what it does and what it costs or risks."""
@@ -28,13 +40,15 @@ class Spec:
     """Markdown with LaTeX between dollars, ``x`` what it reads and ``y`` what it gives; the reference page declares the
     other letters. Without LaTeX's spaces, whose backslashes Markdown would take for its own."""
     paper: str = ""
-    dims: tuple[int, ...] = (2, 3)
-    """Where it can be built."""
-    min_channels: int = 1
+    by_default: bool = False
+    """A search may choose it without being asked to."""
     keeps_input: bool = True
     """Training keeps what it reads until the backward pass."""
     keeps_output: bool = False
     """Training keeps what it gives, whatever comes behind."""
+    decision: tuple[str, float] | None = None
+    """The layer by which it decides from the map how the map is read, and the logit at which that decision is frozen
+    where a network is made linear (synaptic flow); None when it decides nothing, or is passed by there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +57,19 @@ class AttentionContext:
 
     channels: int
     """Of the map that it reweights, which has the node's size."""
-    stride: tuple[int, ...]
+    stride: Stride
     """Reduction per axis from the node's level to the coarser one."""
     c_upsampled: int
     """Channels of the upsampled map, which has the node's size."""
     c_coarse: int
     """Channels of the coarser input before upsampling."""
+    norm: Norm = "instance"
+    """The backbone's normalisation, on which no cost depends."""
+
+    @classmethod
+    def behind_upsampler(cls, c_in: int, c_out: int, stride: Stride) -> Self:
+        """For attention that is a part of an upsampler and reweights its output."""
+        return cls(c_out, stride, c_upsampled=c_out, c_coarse=c_in)
 
     @property
     def dims(self) -> int:
@@ -57,33 +78,40 @@ class AttentionContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec(Spec):
-    """Reweights a map; shape unchanged."""
+    """Reweights a map; shape unchanged. Its class is built with an AttentionContext and called with ``x[b,c,*size]``,
+    and with its gate where it reads one."""
 
-    n_parameters: Callable[[AttentionContext], int]
+    n_parameters: Callable[[AttentionContext], int] = nothing
     """(context); a normalisation of any kind has a scale and a shift per channel"""
-    conv_macs: Callable[[AttentionContext, Size, Size], int]
+    conv_macs: Callable[[AttentionContext, Size, Size], int] = nothing
     """(context, size of the map, size of the coarser input)"""
-    other_macs: Callable[[AttentionContext, Size, Size], int]
+    other_macs: Callable[[AttentionContext, Size, Size], int] = nothing
     """(context, size of the map, size of the coarser input)"""
-    kept_values: Callable[[AttentionContext, Size, Size], int]
+    kept_values: Callable[[AttentionContext, Size, Size], int] = nothing
     """(context, size of the map, size of the coarser input): what training keeps beside input, gate and output"""
     keeps_gate: bool = False
     gate: Gate | None = None
     """The map it reads beside the one it reweights; known only where sources enter, hence placement ``source``."""
     placements: tuple[Placement, ...] = PLACEMENTS
+    """Where it may sit; nowhere is the choice of no attention at all."""
+    only_reweights: bool = True
+    """It mixes no channels or voxels of the map itself, so that synaptic flow passes it by."""
+    orders_channels: bool = False
+    """It treats neighbouring channels alike: on concatenated maps their order is part of the function."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpsamplerSpec(Spec):
-    """Brings ``c_in`` channels on ``sites`` coarse voxels to ``c_out`` on ``sites * prod(stride)`` fine ones."""
+    """Brings ``c_in`` channels on ``sites`` coarse voxels to ``c_out`` on ``sites * prod(stride)`` fine ones. Its class
+    is built with ``(c_in, c_out, stride)``, and with ``bias=`` where that is optional."""
 
-    n_parameters: Callable[[int, int, Stride], int]
+    n_parameters: Callable[[int, int, Stride], int] = nothing
     """(c_in, c_out, stride)"""
-    conv_macs: Callable[[int, int, Stride, int], int]
+    conv_macs: Callable[[int, int, Stride, int], int] = nothing
     """(c_in, c_out, stride, sites)"""
-    other_macs: Callable[[int, int, Stride, int], int]
+    other_macs: Callable[[int, int, Stride, int], int] = nothing
     """(c_in, c_out, stride, sites)"""
-    kept_values: Callable[[int, int, Stride, int], int]
+    kept_values: Callable[[int, int, Stride, int], int] = nothing
     """(c_in, c_out, stride, sites): what training keeps beside input and output"""
     optional_bias: bool = False
     """Built without a bias, hence with ``c_out`` fewer parameters, where the backbone's convolutions have none."""
@@ -91,19 +119,20 @@ class UpsamplerSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionSpec(Spec):
-    """Makes one map of several of equal size."""
+    """Makes one map of several of equal size. Its class is built with ``(n_inputs, out_channels)`` and called with the
+    list of maps, the upsampled one last."""
 
-    equal_widths: bool
+    equal_widths: bool = True
     """Every source must have the node's width, so that one of another width is projected first."""
-    out_channels: Callable[[tuple[int, ...]], int]
+    out_channels: Callable[[tuple[int, ...]], int] = lambda channels: channels[0]
     """(channels of each input)"""
-    n_parameters: Callable[[int, int], int]
+    n_parameters: Callable[[int, int], int] = nothing
     """(n_inputs, out_channels)"""
-    conv_macs: Callable[[int, int, int], int]
+    conv_macs: Callable[[int, int, int], int] = nothing
     """(n_inputs, out_channels, sites)"""
-    other_macs: Callable[[int, int, int], int]
+    other_macs: Callable[[int, int, int], int] = nothing
     """(n_inputs, out_channels, sites)"""
-    kept_values: Callable[[int, int, int], int]
+    kept_values: Callable[[int, int, int], int] = nothing
     """(n_inputs, out_channels, sites): what training keeps beside inputs and output"""
 
 
@@ -111,19 +140,28 @@ class FusionSpec(Spec):
 class AlignmentSpec(Spec):
     """Brings a finer source of ``channels`` on ``sites`` voxels down by ``factor`` per axis, to ``target`` voxels.
 
-    A 1x1 projection follows it.
+    Its class is built with ``(channels, factor, ceil)``, rounding sizes up or down as the backbone does. A 1x1
+    projection follows it.
     """
 
-    out_channels: Callable[[int, Stride], int]
+    out_channels: Callable[[int, Stride], int] = lambda channels, factor: channels
     """(channels, factor)"""
-    n_parameters: Callable[[int, Stride], int]
+    n_parameters: Callable[[int, Stride], int] = nothing
     """(channels, factor)"""
-    conv_macs: Callable[[int, Stride, int, int], int]
+    conv_macs: Callable[[int, Stride, int, int], int] = nothing
     """(channels, factor, sites, target)"""
-    other_macs: Callable[[int, Stride, int, int], int]
+    other_macs: Callable[[int, Stride, int, int], int] = nothing
     """(channels, factor, sites, target)"""
-    kept_values: Callable[[int, Stride, int, int], int]
+    kept_values: Callable[[int, Stride, int, int], int] = nothing
     """(channels, factor, sites, target): what training keeps beside input and output"""
+
+
+SpecT = TypeVar("SpecT", bound=Spec)
+
+
+def by_name(*specs: SpecT) -> Mapping[str, SpecT]:
+    """A family of the catalogue, in the order in which its operators are offered."""
+    return {spec.name: spec for spec in specs}
 
 
 def taps(edge: int, dims: int) -> int:

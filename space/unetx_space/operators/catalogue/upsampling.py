@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from math import prod
 
 from unetx_space.operators.catalogue.attention import ATTENTIONS
-from unetx_space.operators.catalogue.spec import AttentionContext, Stride, UpsamplerSpec, taps
+from unetx_space.operators.catalogue.spec import AttentionContext, Stride, UpsamplerSpec, by_name, taps
 
 EDGE = 3
 """Kernel edge of the resize-convolutions and of the pixel-shuffle and deformable upsamplers."""
@@ -99,18 +99,15 @@ def _deformable_sampling(c_in: int, c_out: int, stride: Stride, sites: int) -> i
     return sites * prod(stride) * (offsets + k * c_out * (corners + 1))
 
 
-def _gated(upsampler: UpsamplerSpec, attention: str, note: str) -> UpsamplerSpec:
+def _gated(upsampler: UpsamplerSpec, attention: str, *, module: str, note: str) -> UpsamplerSpec:
     """``upsampler`` followed by channel attention on its output: the sum of both.
 
     A channel gate asks only how many voxels there are, so that the product of the fine sizes stands for them.
     """
-    gate = ATTENTIONS[attention]
-
-    def at(c_in: int, c_out: int, stride: Stride) -> AttentionContext:
-        return AttentionContext(channels=c_out, stride=stride, c_upsampled=c_out, c_coarse=c_in)
-
+    gate, at = ATTENTIONS[attention], AttentionContext.behind_upsampler
     return UpsamplerSpec(
         name=f"{upsampler.name}-{attention}",
+        module=module,
         title=f"{upsampler.title}; then {gate.title[0].lower()}{gate.title[1:]}",
         note=note,
         equation=f"{upsampler.equation}; with that as $x$, {gate.equation}",
@@ -137,63 +134,67 @@ def _gated(upsampler: UpsamplerSpec, attention: str, note: str) -> UpsamplerSpec
 
 _TRANSPOSED = UpsamplerSpec(
     name="transposed",
+    module="unetx_space.operators.upsampling:TransposedUpsampling",
+    by_default=True,
     title="Transposed convolution with kernel = stride",
     note="Learns each fine voxel of a cell by itself, without overlap; nnU-Net's choice.",
     equation="$y(s p + q) = W_q x(p)$ for every voxel $q$ of a cell",
     paper="Zeiler et al. 2010, Deconvolutional networks",
     n_parameters=lambda c_in, c_out, stride: (prod(stride) * c_in + 1) * c_out,
     conv_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * c_in * c_out,
-    other_macs=lambda c_in, c_out, stride, sites: 0,
-    kept_values=lambda c_in, c_out, stride, sites: 0,
     optional_bias=True,
 )
 _PIXEL_SHUFFLE = UpsamplerSpec(
     name="pixel-shuffle",
+    module="unetx_space.operators.upsampling:PixelShuffleUpsampling",
+    by_default=True,
     title="3^d convolution, then pixel (voxel) shuffle, with ICNR start",
     note="A transposed convolution that also sees its neighbours, at 3^d times its cost.",
     equation="$y(s p + q) = (k_q * x)(p)$ with a $3^d$ kernel $k_q$ for every voxel $q$ of a cell",
     paper="Shi et al. 2016, arXiv:1609.05158; Aitken et al. 2017, arXiv:1707.02937",
     n_parameters=lambda c_in, c_out, stride: prod(stride) * c_out * (_taps(stride) * c_in + 1),
     conv_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * c_out * _taps(stride) * c_in,
-    other_macs=lambda c_in, c_out, stride, sites: 0,
-    kept_values=lambda c_in, c_out, stride, sites: 0,
 )
 
-UPSAMPLERS: Mapping[str, UpsamplerSpec] = {
-    "nearest": UpsamplerSpec(
+# By default one of each kind: fixed; fixed, then learned (UNet 3+); learned per voxel; learned with neighbours; with
+# learned positions; with learned positions and kernels.
+UPSAMPLERS: Mapping[str, UpsamplerSpec] = by_name(
+    UpsamplerSpec(
         name="nearest",
+        module="unetx_space.operators.upsampling:NearestUpsampling",
         title="1x1 convolution, then nearest interpolation",
         note="Every fine voxel of a cell alike: the cheapest, and blocky; the block behind it has to smooth.",
         equation="$y = U_0(W x)$ with nearest interpolation $U_0$",
         n_parameters=lambda c_in, c_out, stride: (c_in + 1) * c_out,
         conv_macs=lambda c_in, c_out, stride, sites: sites * c_in * c_out,
-        other_macs=lambda c_in, c_out, stride, sites: 0,
-        kept_values=lambda c_in, c_out, stride, sites: 0,
     ),
-    "linear": UpsamplerSpec(
+    UpsamplerSpec(
         name="linear",
+        module="unetx_space.operators.upsampling:LinearUpsampling",
+        by_default=True,
         title="1x1 convolution, then linear interpolation",
         note="Smooth and cheap; the convolution comes first because the two commute and the coarse map is smaller.",
         equation="$y = U(W x)$",
         n_parameters=lambda c_in, c_out, stride: (c_in + 1) * c_out,
         conv_macs=lambda c_in, c_out, stride, sites: sites * c_in * c_out,
         other_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * (c_out << len(stride)),
-        kept_values=lambda c_in, c_out, stride, sites: 0,
     ),
-    "nearest-conv": UpsamplerSpec(
+    UpsamplerSpec(
         name="nearest-conv",
+        module="unetx_space.operators.upsampling:NearestConvUpsampling",
         title="Nearest interpolation, then 3^d convolution",
         note="Resize-convolution: no checkerboard; costs a 3^d convolution of the wide map on the fine grid.",
         equation="$y = k * U_0(x)$ with nearest interpolation $U_0$ and a $3^d$ kernel $k$",
         paper="Odena et al. 2016, Deconvolution and checkerboard artifacts, doi:10.23915/distill.00003",
         n_parameters=lambda c_in, c_out, stride: (_taps(stride) * c_in + 1) * c_out,
         conv_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * _taps(stride) * c_in * c_out,
-        other_macs=lambda c_in, c_out, stride, sites: 0,
         kept_values=lambda c_in, c_out, stride, sites: sites * prod(stride) * c_in,
         keeps_input=False,
     ),
-    "linear-conv": UpsamplerSpec(
+    UpsamplerSpec(
         name="linear-conv",
+        module="unetx_space.operators.upsampling:LinearConvUpsampling",
+        by_default=True,
         title="Linear interpolation, then 3^d convolution",
         note="Resize-convolution without blocks; costs a 3^d convolution of the wide map on the fine grid.",
         equation="$y = k * U(x)$ with a $3^d$ kernel $k$",
@@ -204,32 +205,35 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = {
         kept_values=lambda c_in, c_out, stride, sites: sites * prod(stride) * c_in,
         keeps_input=False,
     ),
-    "transposed": _TRANSPOSED,
-    "transposed-k4": UpsamplerSpec(
+    _TRANSPOSED,
+    UpsamplerSpec(
         name="transposed-k4",
+        module="unetx_space.operators.upsampling:OverlappingTransposedUpsampling",
         title="Transposed convolution with kernel = twice the stride",
         note="Neighbouring cells overlap evenly, so the map is smoother than transposed's; 2^d times its cost.",
         equation=r"$y(u) = \sum_p W_{u - s p} x(p)$ over the coarse voxels $p$ whose kernel of $2 s$ voxels covers $u$",
         paper="Odena et al. 2016, Deconvolution and checkerboard artifacts, doi:10.23915/distill.00003",
         n_parameters=lambda c_in, c_out, stride: (prod(overlapping_kernel(stride)) * c_in + 1) * c_out,
         conv_macs=lambda c_in, c_out, stride, sites: sites * prod(overlapping_kernel(stride)) * c_in * c_out,
-        other_macs=lambda c_in, c_out, stride, sites: 0,
-        kept_values=lambda c_in, c_out, stride, sites: 0,
         optional_bias=True,
     ),
-    "transposed-se": _gated(
+    _gated(
         _TRANSPOSED,
         "se",
+        module="unetx_space.operators.upsampling:TransposedSE",
         note="Learnable upsampling followed by attention: what it brings up is gated before the sources join.",
     ),
-    "pixel-shuffle": _PIXEL_SHUFFLE,
-    "pixel-shuffle-eca": _gated(
+    _PIXEL_SHUFFLE,
+    _gated(
         _PIXEL_SHUFFLE,
         "eca",
+        module="unetx_space.operators.upsampling:PixelShuffleECA",
         note="Learnable upsampling followed by attention; ECA adds only three to five weights.",
     ),
-    "carafe": UpsamplerSpec(
+    UpsamplerSpec(
         name="carafe",
+        module="unetx_space.operators.dynamic_upsampling:CARAFE",
+        decision=("encoder", 0),
         title="Content-aware reassembly of features",
         note="Each fine voxel is an average of its coarse neighbours with predicted weights; sharp, not cheap in 3D.",
         equation=(
@@ -239,11 +243,13 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = {
         paper="Wang et al. 2019, CARAFE, arXiv:1905.02188",
         n_parameters=_carafe_parameters,
         conv_macs=_carafe_macs,
-        other_macs=lambda c_in, c_out, stride, sites: 0,
         kept_values=_carafe_kept,
     ),
-    "dysample": UpsamplerSpec(
+    UpsamplerSpec(
         name="dysample",
+        module="unetx_space.operators.dynamic_upsampling:DySample",
+        by_default=True,
+        decision=("offset", 0),
         title="Linear interpolation at learned places",
         note="Each fine voxel learns where on the coarse map it looks; nearly as cheap as linear.",
         equation="$y(u) = (W x)(u / s + (O x)(u) / 4)$, read by linear interpolation",
@@ -253,8 +259,11 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = {
         other_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * (c_out << len(stride)),
         kept_values=_dysample_kept,
     ),
-    "deformable": UpsamplerSpec(
+    UpsamplerSpec(
         name="deformable",
+        module="unetx_space.operators.dynamic_upsampling:DeformableUpsampling",
+        by_default=True,
+        decision=("moves", 0),
         title="Modulated deformable convolution on the fine grid",
         note="Each fine voxel learns where on the coarse map its 3^d taps look; slow, mostly sampling.",
         equation=(
@@ -267,4 +276,4 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = {
         other_macs=_deformable_sampling,
         kept_values=_deformable_kept,
     ),
-}
+)

@@ -126,7 +126,7 @@ class _Walk:
             case "pointwise":
                 self._keep(x)
                 return _Map(source.c_out, size)
-            case "none":
+            case "identity":
                 return x
 
     def _fused(self, node: NodePlan, maps: list[_Map]) -> _Map:
@@ -140,7 +140,7 @@ class _Walk:
 
     def _attended(self, name: str, x: _Map, node: NodePlan, gates: Mapping[Gate, _Map]) -> _Map:
         spec = ATTENTIONS[name]
-        if name == "none":
+        if not spec.placements:
             return x
         if spec.keeps_input:
             self._keep(x)

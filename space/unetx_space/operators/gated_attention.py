@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unetx_space.backbone import Norm
 from unetx_space.operators.attention import OPEN_LOGIT, OPEN_SCALE, open_gate, spatial_axes
 from unetx_space.operators.blocks import NORMS
-from unetx_space.operators.catalogue import gate_width
+from unetx_space.operators.catalogue import AttentionContext
+from unetx_space.operators.catalogue.attention import gate_width
 from unetx_space.operators.nd import cell_conv, conv, interpolate, per_channel
 from unetx_space.operators.upsampling import fit
 
@@ -32,15 +32,15 @@ class AttentionGate(nn.Module):
     give these logits the same mean in every image: the gate then chooses places within an image, not images.
     """
 
-    def __init__(self, channels: int, c_gate: int, dims: int, norm: Norm) -> None:
+    def __init__(self, at: AttentionContext) -> None:
         super().__init__()
-        width = gate_width(channels)
-        self.w_g = conv(dims, c_gate, width, 1)
-        self.norm_g = NORMS[norm](width, dims)
-        self.w_x = conv(dims, channels, width, 1)
-        self.norm_x = NORMS[norm](width, dims)
+        dims, norm, width = at.dims, NORMS[at.norm], gate_width(at.channels)
+        self.w_g = conv(dims, at.c_upsampled, width, 1)
+        self.norm_g = norm(width, dims)
+        self.w_x = conv(dims, at.channels, width, 1)
+        self.norm_x = norm(width, dims)
         self.psi = conv(dims, width, 1, 1)
-        self.norm_psi = NORMS[norm](1, dims)
+        self.norm_psi = norm(1, dims)
 
     def start(self) -> None:
         for name, value in (("weight", OPEN_SCALE), ("bias", OPEN_LOGIT)):
@@ -63,17 +63,17 @@ class GridAttentionGate(nn.Module):
     cells of the coarse map, so that the two always meet voxel by voxel.
     """
 
-    def __init__(self, channels: int, c_gate: int, stride: tuple[int, ...], norm: Norm) -> None:
+    def __init__(self, at: AttentionContext) -> None:
         super().__init__()
-        dims = len(stride)
-        self.stride = stride
-        self.theta = cell_conv(channels, channels, stride, bias=False)
-        self.phi = conv(dims, c_gate, channels, 1)
+        dims, norm, channels = at.dims, NORMS[at.norm], at.channels
+        self.stride = at.stride
+        self.theta = cell_conv(channels, channels, at.stride, bias=False)
+        self.phi = conv(dims, at.c_coarse, channels, 1)
         self.psi = conv(dims, channels, 1, 1)
         self.w = conv(dims, channels, channels, 1)
-        self.norm_w = NORMS[norm](channels, dims)
+        self.norm_w = norm(channels, dims)
         self.combine = conv(dims, channels, channels, 1)
-        self.norm_combine = NORMS[norm](channels, dims)
+        self.norm_combine = norm(channels, dims)
 
     def start(self) -> None:
         open_gate(self.psi)
@@ -92,11 +92,11 @@ class ChannelCrossAttention(nn.Module):
     what is negative in x is cut off from the start, as in the paper.
     """
 
-    def __init__(self, channels: int, c_gate: int, dims: int) -> None:
+    def __init__(self, at: AttentionContext) -> None:
         super().__init__()
-        self.dims = dims
-        self.from_x = nn.Linear(channels, channels)
-        self.from_gate = nn.Linear(c_gate, channels)
+        self.dims = at.dims
+        self.from_x = nn.Linear(at.channels, at.channels)
+        self.from_gate = nn.Linear(at.c_upsampled, at.channels)
 
     def start(self) -> None:
         open_gate(self.from_x)

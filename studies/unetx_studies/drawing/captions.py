@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from unetx_space.architecture import Architecture
-from unetx_space.cost import cost
-from unetx_space.genome import DecoderNode, Placement, StageRef
-from unetx_space.plan import Relation
+from unetx_space import Architecture, DecoderNode, cost, relation
+from unetx_space.operators.catalogue import Placement
 
 PLACES: Mapping[Placement, str] = {"source": "on sources", "fused": "after fusion", "block": "after block"}
-
-
-def relation(node: StageRef, source: StageRef) -> Relation:
-    """Where a source's level lies as seen from the node that reads it."""
-    return "same" if source.level == node.level else "finer" if source.level < node.level else "coarser"
 
 
 def attention_words(node: DecoderNode) -> str:
@@ -26,7 +18,7 @@ def attention_words(node: DecoderNode) -> str:
 
 def alignment_words(node: DecoderNode) -> str:
     """The alignment where it has an effect: on a finer source."""
-    return node.alignment if any(relation(node.ref, source) == "finer" for source in node.sources) else ""
+    return node.alignment if any(relation(source, node.ref) == "finer" for source in node.sources) else ""
 
 
 def fusion_words(node: DecoderNode) -> str:
@@ -36,17 +28,13 @@ def fusion_words(node: DecoderNode) -> str:
 
 def title(architecture: Architecture) -> str:
     """Where it comes from and its shape, on one line."""
-    backbone = architecture.backbone
-    return f"{_name(architecture.provenance)}: {backbone.dims}D, {backbone.n_levels} levels"
-
-
-def _name(provenance: Mapping[str, Any]) -> str:
-    preset, study, trial = (provenance.get(field) for field in ("preset", "study", "trial"))
+    backbone, name = architecture.backbone, "architecture"
+    preset, study, trial = (architecture.provenance.get(field) for field in ("preset", "study", "trial"))
     if isinstance(preset, str):
-        return printable(preset)
-    if isinstance(study, str) and isinstance(trial, int):
-        return f"{printable(study)}, trial {printable(str(trial), 12)}"
-    return "architecture"
+        name = printable(preset)
+    elif isinstance(study, str) and isinstance(trial, int):
+        name = f"{printable(study)}, trial {printable(str(trial), 12)}"
+    return f"{name}: {backbone.dims}D, {backbone.n_levels} levels"
 
 
 def captions(architecture: Architecture) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Upsamplers that decide from the map itself how each fine voxel reads it: CARAFE and DySample.
+"""Upsamplers that decide from the map itself how each fine voxel reads it: CARAFE, DySample, deformable upsampling.
 
 Built and called like the ones of ``upsampling.py``: by ``(c_in, c_out, stride)``, and
 ``[b, c_in, *size] -> [b, c_out, *(size * stride)]`` for any per-axis stride, in 2D and 3D.
@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unetx_space.operators.blocks import SLOPE
+from unetx_space.operators.catalogue import taps
 from unetx_space.operators.catalogue.upsampling import (
     CARAFE_ENCODER_EDGE,
+    EDGE,
     carafe_kernel_edge,
     carafe_width,
     dysample_groups,
 )
-from unetx_space.operators.nd import Convolution, conv
+from unetx_space.operators.deformable_sampling import sampled
+from unetx_space.operators.nd import Convolution, conv, per_channel
 from unetx_space.operators.upsampling import shuffle
 
 START_STD = 1e-3
@@ -146,3 +149,52 @@ def _positions(offsets: Tensor, coarse: torch.Size) -> Tensor:
         shape = [n if i == axis else 1 for i in range(len(coarse))]
         axes.append(centres.reshape(shape) + offsets[:, axis] * (2 / m))
     return torch.stack(axes[::-1], -1)
+
+
+MOVE_RATE = 0.1
+"""Offsets and modulation learn ten times slower than the rest, as in Deformable ConvNets."""
+
+
+class DeformableUpsampling(nn.Module):
+    """Modulated deformable convolution on the fine grid (after Zhu et al. 2019, arXiv:1811.11168, equation 1).
+
+    y(p) = bias + sum over taps t of W_t x(p + t + offset_t(p)) * m_t(p), where p runs over the *fine* voxels, and t,
+    offset and p are in coarse voxels; x is read by linear interpolation and is 0 outside. So the offsets move the very
+    places that the upsampling reads. They come, as does m = 2 sigmoid(.), from a 3^d convolution on the coarse map that
+    starts at zero, hence offset 0 and m = 1: at first this is a 3^d convolution followed by linear interpolation.
+
+    Departs from the paper: the fine grid, m up to 2 (theirs starts at one half), offsets interpolated from the coarse
+    map. Their lower learning rate is a factor on the output of that convolution: the same thing under Adam, whose
+    steps do not depend on the scale of the gradient. Each W_t is applied on the coarse map before sampling, with which
+    it commutes, so that the matrix products cost what a 3^d convolution costs there. Positions are computed in float32
+    also under autocast: bfloat16 resolves only half a voxel beyond 128.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        dims = len(stride)
+        self.stride = stride
+        self.taps = conv(dims, c_in, c_out, EDGE)
+        self.moves = conv(dims, c_in, taps(EDGE, dims) * (dims + 1), EDGE)
+
+    def start(self) -> None:
+        self.moves.weight.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = self._tap_maps(x)  # [b, taps, c', *coarse]
+        moves = self._by_tap(MOVE_RATE * self.moves(x))  # [b, taps, d + 1, *coarse]
+        total = sampled(values, moves, self.stride)  # [b, c', *fine]
+        bias = self.taps.bias
+        assert bias is not None
+        return (total + per_channel(bias[None], len(self.stride))).to(values.dtype)
+
+    def _tap_maps(self, x: Tensor) -> Tensor:
+        """W_t x for every tap, by one 1x1 convolution whose output channels are taps x c'."""
+        dims, weight = len(self.stride), self.taps.weight  # [c', c, *3]
+        pointwise = weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # [taps * c', c]
+        convolve = F.conv2d if dims == 2 else F.conv3d
+        return self._by_tap(convolve(x, per_channel(pointwise, dims)))
+
+    def _by_tap(self, x: Tensor) -> Tensor:
+        """``[b, taps * c, *size] -> [b, taps, c, *size]``."""
+        return x.reshape(x.shape[0], taps(EDGE, len(self.stride)), -1, *x.shape[2:])

@@ -1,7 +1,7 @@
 """Which decoder nodes a space has, and which stages each of them may read.
 
-A space is a function from the number of levels to slots for decoder nodes, deepest level and earliest column first. A
-slot's coarser input is fixed; its sources are genes. Every choice of sources is an acyclic graph without faults.
+A space is a function from the number of levels to candidate nodes, deepest level and earliest column first. The coarser
+input of a candidate is fixed; its sources are genes. Every choice of sources is an acyclic graph without faults.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ SpaceName = Literal["default", "full-scale", "nested"]
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """A place for a decoder node."""
+class CandidateNode:
+    """A decoder node that a genome of the space may have."""
 
     ref: StageRef
     coarser: StageRef
@@ -34,37 +34,37 @@ class SpaceSpec:
     note: str
     """One line: which sources a node may have, and which published designs lie inside."""
     paper: str
-    slots: Callable[[int], tuple[Slot, ...]]
+    nodes: Callable[[int], tuple[CandidateNode, ...]]
 
 
-def _default(n_levels: int) -> tuple[Slot, ...]:
-    return tuple(_plain_slot(level, n_levels, []) for level in reversed(range(n_levels - 1)))
+def _default(n_levels: int) -> tuple[CandidateNode, ...]:
+    return tuple(_plain_node(level, n_levels, []) for level in reversed(range(n_levels - 1)))
 
 
-def _full_scale(n_levels: int) -> tuple[Slot, ...]:
+def _full_scale(n_levels: int) -> tuple[CandidateNode, ...]:
     return tuple(
-        _plain_slot(level, n_levels, [decoder(deeper) for deeper in range(level + 1, n_levels - 1)])
+        _plain_node(level, n_levels, [decoder(deeper) for deeper in range(level + 1, n_levels - 1)])
         for level in reversed(range(n_levels - 1))
     )
 
 
-def _plain_slot(level: int, n_levels: int, deeper: list[StageRef]) -> Slot:
+def _plain_node(level: int, n_levels: int, deeper: list[StageRef]) -> CandidateNode:
     coarser = plain_coarser(level, n_levels)
     stages = [*map(encoder, range(n_levels)), *deeper]
-    return Slot(decoder(level), coarser, tuple(stage for stage in stages if stage != coarser))
+    return CandidateNode(decoder(level), coarser, tuple(stage for stage in stages if stage != coarser))
 
 
-def _nested(n_levels: int) -> tuple[Slot, ...]:
+def _nested(n_levels: int) -> tuple[CandidateNode, ...]:
     """X^{i,j} with i + j < n_levels and j >= 1; X^{i,0} is E{i}, and X^{0,L-1} the output."""
     return tuple(
-        _nested_slot(level, column) for level in reversed(range(n_levels - 1)) for column in range(1, n_levels - level)
+        _nested_node(level, column) for level in reversed(range(n_levels - 1)) for column in range(1, n_levels - level)
     )
 
 
-def _nested_slot(level: int, column: int) -> Slot:
+def _nested_node(level: int, column: int) -> CandidateNode:
     coarser = decoder(level + 1, column - 1) if column > 1 else encoder(level + 1)
     earlier = [decoder(level, k) for k in range(1, column)]
-    return Slot(decoder(level, column), coarser, (encoder(level), *earlier))
+    return CandidateNode(decoder(level, column), coarser, (encoder(level), *earlier))
 
 
 SPACES: Mapping[SpaceName, SpaceSpec] = {

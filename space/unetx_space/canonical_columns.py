@@ -15,10 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from unetx_space.genome import DecoderNode, StageRef
-from unetx_space.operators.catalogue import FUSIONS
-
-ORDERED_ATTENTIONS = frozenset({"eca"})
-"""Attention that treats neighbouring channels alike: on concatenated maps their order is part of the function."""
+from unetx_space.operators.catalogue import ATTENTIONS, FUSIONS
 
 Colours = dict[StageRef, int]
 Edge = tuple[str, StageRef]
@@ -36,9 +33,9 @@ def edges(node: DecoderNode) -> tuple[Edge, ...]:
 
 
 def _is_ordered(node: DecoderNode) -> bool:
-    attention = node.attention
-    concatenates = not FUSIONS[node.fusion].equal_widths
-    return concatenates and attention.placement == "fused" and attention.type in ORDERED_ATTENTIONS
+    """Whether the order of its sources is part of the function."""
+    attention, concatenates = node.attention, not FUSIONS[node.fusion].equal_widths
+    return concatenates and attention.placement == "fused" and ATTENTIONS[attention.type].orders_channels
 
 
 def columns(nodes: Mapping[StageRef, DecoderNode]) -> dict[StageRef, StageRef]:
