@@ -6,28 +6,18 @@ The order of the checks: size, depth, JSON, schema, faults. Each refusal is a Do
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import accumulate
 from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from unetx_space import backbone as rules
 from unetx_space.architecture import FORMAT, VERSION, Architecture
-from unetx_space.backbone import (
-    DECODER_BLOCKS,
-    DOWNSAMPLINGS,
-    ENCODER_BLOCKS,
-    HEAD_KERNELS,
-    MAX_CLASSES,
-    MAX_LEVELS,
-    MAX_SLOPE,
-    MAX_STAGE_DEPTH,
-    MAX_STRIDE,
-    MAX_WIDTH,
-    NORMS,
-    Backbone,
-)
+from unetx_space.backbone import MAX_LEVELS, MAX_WIDTH, Backbone
 from unetx_space.errors import DocumentError, RequestError, unknown_name
 from unetx_space.genome import Genome, attention_genes
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
@@ -39,6 +29,10 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 16
 MAX_NODES = MAX_LEVELS * MAX_LEVELS
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""Also one that never ends."""
+_BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def load(path: Path | str) -> Architecture:
@@ -82,7 +76,8 @@ def _parse(data: bytes) -> Any:
         text = data.decode("utf-8-sig")  # some editors put a byte order mark first
     except UnicodeDecodeError as error:
         raise DocumentError("document", f"is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    if _depth(text) > MAX_DEPTH:
+    steps = (_BRACKETS.get(char, 0) for char in _STRING.sub("", text))
+    if max(accumulate(steps), default=0) > MAX_DEPTH:
         raise DocumentError("document", f"is nested deeper than {MAX_DEPTH} levels")
     try:
         return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
@@ -92,28 +87,6 @@ def _parse(data: bytes) -> Any:
         ) from None
     except ValueError as error:  # a number of more digits than Python reads
         raise DocumentError("document", f"holds a number that cannot be read: {error}") from None
-
-
-def _depth(text: str) -> int:
-    """Deepest nesting of brackets outside strings."""
-    depth = deepest = 0
-    in_string = escaped = False
-    for char in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char in "]}":
-            depth -= 1
-    return deepest
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -164,39 +137,38 @@ def _backbone_schema() -> dict[str, Any]:
     return _object(
         dims={"type": "integer", "enum": [2, 3]},
         in_channels=_integer(1, MAX_WIDTH),
-        out_channels=_integer(1, MAX_CLASSES),
+        out_channels=_integer(1, rules.MAX_CLASSES),
         widths={"type": "array", "items": _integer(1, MAX_WIDTH), "minItems": 2, "maxItems": MAX_LEVELS},
         strides={
             "type": "array",
             "minItems": 2,
             "maxItems": MAX_LEVELS,
-            "items": {"type": "array", "items": _integer(1, MAX_STRIDE), "minItems": 2, "maxItems": 3},
+            "items": {"type": "array", "items": _integer(1, rules.MAX_STRIDE), "minItems": 2, "maxItems": 3},
         },
-        norm={"enum": list(NORMS)},
-        downsampling={"enum": list(DOWNSAMPLINGS)},
-        encoder_block={"enum": list(ENCODER_BLOCKS)},
-        decoder_block={"enum": list(DECODER_BLOCKS)},
-        encoder_depth=_per_level("integer", MAX_STAGE_DEPTH),
-        decoder_depth=_per_level("integer", MAX_STAGE_DEPTH),
+        norm={"enum": list(rules.NORMS)},
+        downsampling={"enum": list(rules.DOWNSAMPLINGS)},
+        encoder_block={"enum": list(rules.ENCODER_BLOCKS)},
+        decoder_block={"enum": list(rules.DECODER_BLOCKS)},
+        encoder_depth=_per_level("integer", rules.MAX_STAGE_DEPTH),
+        decoder_depth=_per_level("integer", rules.MAX_STAGE_DEPTH),
         conv_bias={"type": "boolean"},
-        negative_slope={"type": "number", "minimum": 0, "maximum": MAX_SLOPE},
+        negative_slope={"type": "number", "minimum": 0, "maximum": rules.MAX_SLOPE},
         decoder_widths=_per_level("null", MAX_WIDTH),
         source_width={"type": ["integer", "null"], "minimum": 1, "maximum": MAX_WIDTH},
         normalise_upsampled={"type": "boolean"},
-        head_kernel={"type": "integer", "enum": list(HEAD_KERNELS)},
+        head_kernel={"type": "integer", "enum": list(rules.HEAD_KERNELS)},
         deep_supervision={"type": "boolean"},
     )
 
 
+def _integer(low: int, high: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": low, "maximum": high}
+
+
 def _per_level(otherwise: str, high: int) -> dict[str, Any]:
     """One number per level, each in 1..``high``, or a single value of the type ``otherwise``."""
-    return {
-        **_integer(1, high),
-        "type": [otherwise, "array"],
-        "items": _integer(1, high),
-        "minItems": 1,
-        "maxItems": MAX_LEVELS,
-    }
+    number = _integer(1, high)
+    return {**number, "type": [otherwise, "array"], "items": number, "minItems": 1, "maxItems": MAX_LEVELS}
 
 
 def _object(**properties: dict[str, Any]) -> dict[str, Any]:
@@ -204,16 +176,13 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def _integer(low: int, high: int) -> dict[str, Any]:
-    return {"type": "integer", "minimum": low, "maximum": high}
-
-
 def _check_schema(document: Any) -> None:
     from jsonschema.exceptions import best_match  # here, so that the command line starts without it
 
     error = best_match(_validator().iter_errors(document))
     if error is not None:
-        raise DocumentError(_path(error), _problem(error))
+        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path]
+        raise DocumentError("".join(parts).removeprefix(".") or "document", _problem(error))
 
 
 @cache
@@ -240,11 +209,6 @@ def _unless_too_long(rule: _Rule) -> _Rule:
             yield from rule(validator, value, instance, place) or ()
 
     return checked
-
-
-def _path(error: ValidationError) -> str:
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path]
-    return "".join(parts).removeprefix(".") or "document"
 
 
 def _problem(error: ValidationError) -> str:

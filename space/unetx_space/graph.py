@@ -65,12 +65,12 @@ def path_counts(genome: Genome) -> dict[StageRef, int]:
     That of ``E0`` counts the paths from the image: in a U-Net as many as there are levels, one through each skip and
     one through the bottleneck.
     """
-    inputs, labels = _inputs(genome)
-    counts: Counter[StageRef] = Counter({genome.output.ref: 1})
-    for ref in _readers_first(inputs):
-        for _, source in inputs[ref]:
+    inputs, _ = _inputs(genome)
+    counts = dict.fromkeys(inputs, 0) | {genome.output.ref: 1}
+    for ref, read in reversed(inputs.items()):  # each stage before those it reads
+        for _, source in read:
             counts[source] += counts[ref]
-    return {ref: counts[ref] for ref in labels}
+    return counts
 
 
 def wl_features(genome: Genome, n_iterations: int = 2) -> Counter[str]:
@@ -91,7 +91,11 @@ def wl_features(genome: Genome, n_iterations: int = 2) -> Counter[str]:
     for ref, read in inputs.items():
         for kind, source in read:
             readers[source].append((kind, ref))
-    features = Counter(feature for ref, label in colours.items() for feature in _spelt_out(ref, label, inputs[ref]))
+    features: Counter[str] = Counter()
+    for ref, label in colours.items():  # a stage's operators and edges, one feature each
+        stage, *genes = label.split(", ")
+        features.update(f"{stage} {gene}" for gene in genes)
+        features.update(f"{stage} {kind} {source.kind}{source.level}" for kind, source in inputs[ref])
     for iteration in range(1, n_iterations + 1):
         colours = {ref: _hash(colour, inputs[ref], readers[ref], colours) for ref, colour in colours.items()}
         features.update(f"{iteration}:{colour}" for colour in colours.values())
@@ -99,12 +103,12 @@ def wl_features(genome: Genome, n_iterations: int = 2) -> Counter[str]:
 
 
 def _inputs(genome: Genome) -> tuple[Neighbours, dict[StageRef, str]]:
-    """What each living stage reads, and the labels of the stages."""
+    """What each living stage reads, every stage after those, and the labels of the stages."""
     nodes = effective_nodes(genome)
-    inputs: Neighbours = {ref: list(edges(node)) for ref, node in nodes.items()}
-    deepest = max(source.level for read in inputs.values() for _, source in read)
-    for level in range(deepest + 1):
-        inputs[encoder(level)] = [("encoder", encoder(level - 1))] if level else []
+    deepest = max(ref.level for node in nodes.values() for ref in node.reads)
+    inputs: Neighbours = {encoder(0): []}
+    inputs |= {encoder(level): [("encoder", encoder(level - 1))] for level in range(1, deepest + 1)}
+    inputs |= {ref: list(edges(node)) for ref, node in nodes.items()}
     return inputs, {ref: _label(ref, nodes) for ref in inputs}
 
 
@@ -118,28 +122,6 @@ def _label(ref: StageRef, nodes: Mapping[StageRef, DecoderNode]) -> str:
     if any(source.level < ref.level for source in node.sources):
         genes.append(f"alignment {node.alignment}")
     return ", ".join((f"D{ref.level}", *genes))
-
-
-def _spelt_out(ref: StageRef, label: str, inputs: list[tuple[str, StageRef]]) -> list[str]:
-    """A stage's operators and edges, one feature each."""
-    stage, *genes = label.split(", ")
-    return [f"{stage} {gene}" for gene in genes] + [f"{stage} {kind} {s.kind}{s.level}" for kind, s in inputs]
-
-
-def _readers_first(inputs: Neighbours) -> list[StageRef]:
-    """The living stages, each before those it reads."""
-    order: dict[StageRef, None] = {}
-
-    def visit(ref: StageRef) -> None:
-        for _, source in inputs[ref]:
-            if source not in order:
-                visit(source)
-        order[ref] = None
-
-    for ref in inputs:
-        if ref not in order:
-            visit(ref)
-    return list(reversed(order))
 
 
 def _hash(

@@ -124,39 +124,32 @@ class Plan:
 def make_plan(architecture: Architecture) -> Plan:
     """The plan of an architecture without faults."""
     backbone, genome = architecture.backbone, architecture.genome
-    nodes = tuple(_node_plan(node, backbone) for node in live_nodes(genome))
-    deepest = max(ref.level for node in nodes for ref in (node.coarser, *(source.ref for source in node.sources)))
-    stages = tuple(_stage_plan(backbone, level) for level in range(deepest + 1))
-    return Plan(backbone, _stem_plan(backbone), stages, nodes, _side_heads(nodes) if backbone.deep_supervision else ())
+    live, ones = live_nodes(genome), (1,) * backbone.dims
+    nodes = tuple(_node_plan(node, backbone) for node in live)
+    deepest = max(ref.level for node in live for ref in node.reads)
+    has_stem, c_in, side_heads = backbone.encoder_block == "resnet-d", backbone.in_channels, nodes[:-1]
+    stem = BlockPlan("plain", c_in, backbone.widths[0], ones, depth=1) if has_stem else None
+    stages = []
+    for level in range(deepest + 1):
+        c_before = backbone.widths[level - 1] if level else backbone.widths[0] if has_stem else c_in
+        stages.append(_stage_plan(backbone, level, c_before))
+    if not backbone.deep_supervision:
+        side_heads = ()
+    elif any(node.ref.level == 0 for node in side_heads):  # several columns, as in UNet++
+        side_heads = tuple(node for node in side_heads if node.ref.level == 0)
+    return Plan(backbone, stem, tuple(stages), nodes, side_heads)
 
 
-def _side_heads(nodes: tuple[NodePlan, ...]) -> tuple[NodePlan, ...]:
-    """All other nodes of level 0 where there are any, as in UNet++; otherwise all other nodes, as in nnU-Net."""
-    others = nodes[:-1]
-    return tuple(node for node in others if node.ref.level == 0) or others
-
-
-def _stage_plan(backbone: Backbone, level: int) -> StagePlan:
-    c_first = backbone.widths[0] if _has_stem(backbone) else backbone.in_channels
+def _stage_plan(backbone: Backbone, level: int, c_in: int) -> StagePlan:
     block = BlockPlan(
         kind=backbone.encoder_block,
-        c_in=backbone.widths[level - 1] if level else c_first,
+        c_in=c_in,
         c_out=backbone.widths[level],
         stride=backbone.strides[level],
         depth=_depth(backbone.encoder_depth, level),
         pool=backbone.downsampling == "max-pool" and level > 0,
     )
     return StagePlan(encoder(level), block)
-
-
-def _has_stem(backbone: Backbone) -> bool:
-    return backbone.encoder_block == "resnet-d"
-
-
-def _stem_plan(backbone: Backbone) -> BlockPlan | None:
-    if not _has_stem(backbone):
-        return None
-    return BlockPlan("plain", backbone.in_channels, backbone.widths[0], (1,) * backbone.dims, depth=1)
 
 
 def _depth(depths: int | tuple[int, ...], level: int) -> int:
@@ -187,18 +180,14 @@ def _node_plan(node: DecoderNode, backbone: Backbone) -> NodePlan:
         fusion=node.fusion,
         c_fused=c_fused,
         fused_attention=at["fused"],
-        block=_node_block(c_fused, level, backbone),
+        block=BlockPlan(
+            kind=backbone.decoder_block,
+            c_in=c_fused,
+            c_out=width,
+            stride=(1,) * backbone.dims,
+            depth=_depth(backbone.decoder_depth, level),
+        ),
         block_attention=at["block"],
-    )
-
-
-def _node_block(c_fused: int, level: int, backbone: Backbone) -> BlockPlan:
-    return BlockPlan(
-        kind=backbone.decoder_block,
-        c_in=c_fused,
-        c_out=backbone.decoder_width(level),
-        stride=(1,) * backbone.dims,
-        depth=_depth(backbone.decoder_depth, level),
     )
 
 

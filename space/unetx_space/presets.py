@@ -19,7 +19,8 @@ from unetx_space.genome import (
     decoder,
     encoder,
     plain_coarser,
-)
+)  # fmt: skip
+from unetx_space.operators.catalogue import PLAIN_FUSION, PLAIN_UPSAMPLER
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ def plain(
     sources: Callable[[int], Iterable[StageRef]],
     *,
     attention: Attention = NO_ATTENTION,
-    upsampler: str = "transposed",
-    fusion: str = "concat",
+    upsampler: str = PLAIN_UPSAMPLER,
+    fusion: str = PLAIN_FUSION,
 ) -> Genome:
     """One node per level, each with ``sources(level)`` less its own coarser input; no attention where none are left."""
     nodes = []
@@ -67,11 +68,6 @@ def unet(n_levels: int) -> Genome:
     return plain(n_levels, own_level)
 
 
-def unet_no_top(n_levels: int) -> Genome:
-    """U-Net whose finest stage reads nothing but the upsampled map (arXiv:2402.08276)."""
-    return plain(n_levels, lambda level: own_level(level) if level else ())
-
-
 def attention_unet(n_levels: int) -> Genome:
     """U-Net with a gate on every skip."""
     return plain(n_levels, own_level, attention=Attention("attention-gate", "source"))
@@ -81,11 +77,6 @@ def attention_unet_grid(n_levels: int) -> Genome:
     """The gates of the paper's figure 2: the coarser map before upsampling decides, and the top skip has none."""
     gated = plain(n_levels, own_level, attention=Attention("attention-gate-grid", "source"))
     return Genome(tuple(node if node.ref.level else replace(node, attention=NO_ATTENTION) for node in gated.nodes))
-
-
-def scse_unet(n_levels: int) -> Genome:
-    """Attention behind every decoder block (arXiv:1803.02579, section 2)."""
-    return plain(n_levels, own_level, attention=Attention("scse", "block"))
 
 
 def unet_plus_plus(n_levels: int) -> Genome:
@@ -108,11 +99,6 @@ def unet_3_plus(n_levels: int) -> Genome:
     return plain(n_levels, sources, upsampler="linear-conv")
 
 
-def dense(n_levels: int) -> Genome:
-    """Every node reads every encoder stage."""
-    return plain(n_levels, lambda level: map(encoder, range(n_levels)))
-
-
 def multi_path(n_levels: int) -> Genome:
     """The two finest nodes read several encoder stages, the finest the bottleneck as well; the others read their own.
 
@@ -121,21 +107,6 @@ def multi_path(n_levels: int) -> Genome:
     """
     wide = {0: (encoder(0), encoder(1), encoder(n_levels - 1)), 1: (encoder(0), encoder(1), encoder(2))}
     return plain(n_levels, lambda level: dict.fromkeys(wide.get(level, own_level(level))))
-
-
-def fpn(n_levels: int) -> Genome:
-    """Top-down pathway with lateral sums (arXiv:1612.03144, section 3)."""
-    return plain(n_levels, own_level, upsampler="nearest", fusion="sum")
-
-
-def linknet(n_levels: int) -> Genome:
-    """Each encoder stage is added to the upsampled map (arXiv:1707.03718, figure 1)."""
-    return plain(n_levels, own_level, fusion="sum")
-
-
-def segresnet(n_levels: int) -> Genome:
-    """The sum of an encoder stage and a projected, linearly upsampled map (arXiv:1810.11654, section 2.2)."""
-    return plain(n_levels, own_level, upsampler="linear", fusion="sum")
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -160,7 +131,7 @@ PRESETS: Mapping[str, Preset] = {
             "U-Net without the top skip",
             "Wilm et al. 2024, arXiv:2402.08276",
             "The finest decoder stage sees no full-resolution texture; generalises better on some data.",
-            unet_no_top,
+            lambda n_levels: plain(n_levels, lambda level: own_level(level) if level else ()),
         ),
         Preset(
             "attention-u-net",
@@ -181,7 +152,7 @@ PRESETS: Mapping[str, Preset] = {
             "U-Net with scSE",
             "Roy et al. 2018, arXiv:1803.02579",
             "U-Net with channel and spatial attention behind every decoder block.",
-            scse_unet,
+            lambda n_levels: plain(n_levels, own_level, attention=Attention("scse", "block")),  # section 2
         ),
         Preset(
             "unet++",
@@ -202,7 +173,7 @@ PRESETS: Mapping[str, Preset] = {
             "Dense skips",
             "Huang et al. 2020, arXiv:2004.08790, without its decoder-to-decoder skips",
             "Every node reads every encoder stage.",
-            dense,
+            lambda n_levels: plain(n_levels, lambda level: map(encoder, range(n_levels))),
         ),
         Preset(
             "multi-path",
@@ -216,21 +187,21 @@ PRESETS: Mapping[str, Preset] = {
             "Feature pyramid decoder",
             "Lin et al. 2017, arXiv:1612.03144",
             "Lateral sums with a nearest-upsampled map.",
-            fpn,
+            lambda n_levels: plain(n_levels, own_level, upsampler="nearest", fusion="sum"),  # section 3
         ),
         Preset(
             "linknet",
             "LinkNet",
             "Chaurasia and Culurciello 2017, arXiv:1707.03718",
             "Sums instead of concatenation, so that blocks are half as wide.",
-            linknet,
+            lambda n_levels: plain(n_levels, own_level, fusion="sum"),  # figure 1
         ),
         Preset(
             "segresnet",
             "SegResNet",
             "Myronenko 2018, arXiv:1810.11654",
             "Sums with a linearly upsampled map.",
-            segresnet,
+            lambda n_levels: plain(n_levels, own_level, upsampler="linear", fusion="sum"),  # section 2.2
         ),
         Preset(
             "nnu-net",

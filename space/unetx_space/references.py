@@ -67,44 +67,29 @@ def basic_unet_plus_plus(
     return Architecture(replace(plain.backbone, deep_supervision=True), unet_plus_plus(len(widths)))
 
 
-def dynunet(
-    dims: Dims = 3, *, in_channels: int = 1, out_channels: int = 2, n_levels: int = 6, base_width: int = 32
-) -> Architecture:
+def dynunet(dims: Dims = 3, *, n_levels: int = 6, **shape: int) -> Architecture:
     """MONAI's DynUNet with plain blocks: nnU-Net's network (Isensee et al. 2021) without biases."""
-    backbone = isotropic_backbone(
-        dims, in_channels=in_channels, out_channels=out_channels, n_levels=n_levels, base_width=base_width
-    )
-    return Architecture(backbone, unet(n_levels))
+    return Architecture(isotropic_backbone(dims, n_levels=n_levels, **shape), unet(n_levels))
 
 
-def dynunet_residual(
-    dims: Dims = 3, *, in_channels: int = 1, out_channels: int = 2, n_levels: int = 6, base_width: int = 32
-) -> Architecture:
+def dynunet_residual(dims: Dims = 3, **shape: int) -> Architecture:
     """MONAI's DynUNet with ``res_block``: one residual block per encoder stage, a plain decoder."""
-    plain = dynunet(dims, in_channels=in_channels, out_channels=out_channels, n_levels=n_levels, base_width=base_width)
+    plain = dynunet(dims, **shape)
     return replace(plain, backbone=replace(plain.backbone, encoder_block="residual", encoder_depth=1))
 
 
-def nnunet(
-    dims: Dims = 3, *, in_channels: int = 1, out_channels: int = 2, n_levels: int = 6, base_width: int = 32
-) -> Architecture:
+def nnunet(dims: Dims = 3, **shape: int) -> Architecture:
     """nnU-Net's PlainConvUNet (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), all its heads included."""
-    plain = dynunet(dims, in_channels=in_channels, out_channels=out_channels, n_levels=n_levels, base_width=base_width)
+    plain = dynunet(dims, **shape)
     return replace(plain, backbone=replace(plain.backbone, conv_bias=True, deep_supervision=True))
 
 
-RESENC_DEPTHS = (1, 3, 4, 6, 6, 6, 6, 6, 6)
-
-
-def nnunet_resenc(
-    dims: Dims = 3, *, in_channels: int = 1, out_channels: int = 2, n_levels: int = 6, base_width: int = 32
-) -> Architecture:
+def nnunet_resenc(dims: Dims = 3, **shape: int) -> Architecture:
     """nnU-Net's ResidualEncoderUNet (Isensee et al. 2024, arXiv:2404.09556), all its heads included."""
-    plain = nnunet(dims, in_channels=in_channels, out_channels=out_channels, n_levels=n_levels, base_width=base_width)
-    depths = RESENC_DEPTHS[:n_levels]
-    return replace(
-        plain, backbone=replace(plain.backbone, encoder_block="resnet-d", encoder_depth=depths, decoder_depth=1)
-    )
+    plain = nnunet(dims, **shape)
+    depths = (1, 3, 4, 6, 6, 6, 6, 6, 6)[: plain.backbone.n_levels]
+    resenc = replace(plain.backbone, encoder_block="resnet-d", encoder_depth=depths, decoder_depth=1)
+    return replace(plain, backbone=resenc)
 
 
 def unet_2015(
@@ -122,19 +107,15 @@ def unet_2015(
     return Architecture(backbone, _with_upsampler(unet(len(widths)), "nearest-conv"))
 
 
-def attention_unet_2018(
-    dims: Dims = 2, *, in_channels: int = 3, out_channels: int = 1, widths: Widths = VGG_WIDTHS
-) -> Architecture:
+def attention_unet_2018(dims: Dims = 2, *, widths: Widths = VGG_WIDTHS, **channels: int) -> Architecture:
     """Attention U-Net (Oktay et al. 2018, arXiv:1804.03999) as LeeJunHyun/Image_Segmentation has it, its AttU_Net."""
-    plain = unet_2015(dims, in_channels=in_channels, out_channels=out_channels, widths=widths)
+    plain = unet_2015(dims, widths=widths, **channels)
     return Architecture(plain.backbone, _with_upsampler(attention_unet(len(widths)), "nearest-conv"))
 
 
-def unet_3_plus_2020(
-    dims: Dims = 2, *, in_channels: int = 3, out_channels: int = 1, widths: Widths = VGG_WIDTHS
-) -> Architecture:
+def unet_3_plus_2020(dims: Dims = 2, *, widths: Widths = VGG_WIDTHS, **channels: int) -> Architecture:
     """UNet 3+ (Huang et al. 2020, arXiv:2004.08790): sources as wide as level 0, nodes as wide as all theirs."""
-    plain = unet_2015(dims, in_channels=in_channels, out_channels=out_channels, widths=widths)
+    plain = unet_2015(dims, widths=widths, **channels)
     n_levels = len(widths)
     backbone = replace(
         plain.backbone,

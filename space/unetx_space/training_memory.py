@@ -81,53 +81,42 @@ class _Walk:
 
     def _node(self, node: NodePlan) -> _Map:
         size, coarse = self._sizes[node.ref.level], self._maps[node.coarser]
-        up = self._fitted(self._upsampled(node, coarse), size)
+        up = self._upsampled(node, coarse, size)
         gates: dict[Gate, _Map] = {"upsampled": up, "coarse": coarse}
         sources = [self._source(source, node, gates) for source in node.sources]
         fused = self._attended(node.fused_attention, self._fused(node, [*sources, up]), node, gates)
         return self._attended(node.block_attention, self._block(node.block, fused, size), node, gates)
 
-    def _upsampled(self, node: NodePlan, x: _Map) -> _Map:
+    def _upsampled(self, node: NodePlan, x: _Map, size: Size) -> _Map:
+        """Cropped to a view of itself, or padded to a new map, where it has not the node's size."""
         spec, channels = UPSAMPLERS[node.upsampler], node.c_upsampled
         if spec.keeps_input:
             self._keep(x)
         self.n_values += spec.kept_values(x.channels, channels, node.stride, prod(x.size))
-        up = _Map(channels, _times(x.size, node.stride))
-        return self._normalised(up) if self._backbone.normalise_upsampled else up
-
-    def _fitted(self, x: _Map, size: Size) -> _Map:
-        """Cropped to a view of itself, or padded to a new map."""
-        if all(have >= want for have, want in zip(x.size, size, strict=True)):
-            return x
-        self._keep(x)
-        return _Map(x.channels, size)
+        up = _Map(channels, tuple(n * s for n, s in zip(x.size, node.stride, strict=True)))
+        if self._backbone.normalise_upsampled:
+            up = self._normalised(up)
+        if all(have >= want for have, want in zip(up.size, size, strict=True)):
+            return up
+        self._keep(up)
+        return _Map(channels, size)
 
     def _source(self, source: SourcePlan, node: NodePlan, gates: Mapping[Gate, _Map]) -> _Map:
-        size = self._sizes[node.ref.level]
-        x = self._projected(source, self._aligned(source, size), size)
-        return self._attended(source.attention, x, node, gates)
-
-    def _aligned(self, source: SourcePlan, size: Size) -> _Map:
-        x = self._maps[source.ref]
-        if source.alignment is None:
-            return x
-        spec = ALIGNMENTS[source.alignment]
-        if spec.keeps_input:
-            self._keep(x)
-        self.n_values += spec.kept_values(source.c_in, source.factor, prod(x.size), prod(size))
-        return _Map(source.c_aligned, size)
-
-    def _projected(self, source: SourcePlan, x: _Map, size: Size) -> _Map:
+        x, size = self._maps[source.ref], self._sizes[node.ref.level]
+        if source.alignment is not None:
+            spec = ALIGNMENTS[source.alignment]
+            if spec.keeps_input:
+                self._keep(x)
+            self.n_values += spec.kept_values(source.c_in, source.factor, prod(x.size), prod(size))
+            x = _Map(source.c_aligned, size)
         match source.projection:
             case "block":
-                on_grid = x if source.relation != "coarser" else _Map(x.channels, size)
-                self._keep(on_grid)
-                return self._normalised(_Map(source.c_out, size))
+                self._keep(x if source.relation != "coarser" else _Map(x.channels, size))
+                x = self._normalised(_Map(source.c_out, size))
             case "pointwise":
                 self._keep(x)
-                return _Map(source.c_out, size)
-            case "identity":
-                return x
+                x = _Map(source.c_out, size)
+        return self._attended(source.attention, x, node, gates)
 
     def _fused(self, node: NodePlan, maps: list[_Map]) -> _Map:
         if len(maps) == 1:
@@ -156,30 +145,19 @@ class _Walk:
             x = _Map(x.channels, size)
             self.n_values += INDEX_VALUES * x.n_values
         if block.kind != "plain" and block.has_shortcut_convolution:
-            self._shortcut(block, x, size)
+            # A convolution of what comes in, or of its averages, and what its normalisation reads.
+            is_pooled = block.kind == "resnet-d" and block.is_strided
+            self._keep(_Map(x.channels, size) if is_pooled else x)
+            self._keep(_Map(block.c_out, size))
         for _ in range(block.depth):
-            x = self._convolved(block, x, size)
+            self._keep(x)
+            x = self._normalised(_Map(block.c_out, size))
             if block.kind != "plain":
                 self._keep(_Map(block.c_out, size))  # what the second normalisation reads
                 x = self._kept(block.c_out, size)  # the activation behind the sum
         return x
 
-    def _shortcut(self, block: BlockPlan, x: _Map, size: Size) -> None:
-        """A convolution of what comes in, or of its averages, and what its normalisation reads."""
-        is_pooled = block.kind == "resnet-d" and block.is_strided
-        self._keep(_Map(x.channels, size) if is_pooled else x)
-        self._keep(_Map(block.c_out, size))
-
-    def _convolved(self, block: BlockPlan, x: _Map, size: Size) -> _Map:
-        """Convolution, normalisation, activation in place."""
-        self._keep(x)
-        return self._normalised(_Map(block.c_out, size))
-
     def _normalised(self, x: _Map) -> _Map:
         """Normalisation and activation in place: what comes in and what comes out."""
         self._keep(x)
         return self._kept(x.channels, x.size)
-
-
-def _times(size: Size, stride: Size) -> Size:
-    return tuple(n * s for n, s in zip(size, stride, strict=True))

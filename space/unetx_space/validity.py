@@ -8,24 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
+from unetx_space import backbone as rules
 from unetx_space.architecture import Architecture
-from unetx_space.backbone import (
-    DECODER_BLOCKS,
-    DOWNSAMPLINGS,
-    ENCODER_BLOCKS,
-    HEAD_KERNELS,
-    MAX_CLASSES,
-    MAX_LEVELS,
-    MAX_SLOPE,
-    MAX_STAGE_DEPTH,
-    MAX_STRIDE,
-    MAX_WIDTH,
-    NORMS,
-    Backbone,
-)
+from unetx_space.backbone import HEAD_KERNELS, MAX_LEVELS, MAX_STAGE_DEPTH, MAX_STRIDE, MAX_WIDTH, Backbone
 from unetx_space.errors import unknown_name
-from unetx_space.genome import Attention, DecoderNode, Genome, StageRef, encoder, live_nodes
+from unetx_space.genome import DecoderNode, Genome, StageRef, encoder, live_nodes
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, PLACEMENTS, UPSAMPLERS
 
 
@@ -49,10 +38,8 @@ def faults(architecture: Architecture, patch: tuple[int, ...] | None = None) -> 
     found = tuple(_backbone_faults(architecture.backbone))
     if found:
         return found
-    found = tuple(_genome_faults(architecture.genome, architecture.backbone.n_levels))
-    if patch is not None:
-        found += tuple(_patch_faults(architecture.backbone, patch))
-    return found
+    found = genome_faults(architecture.genome, architecture.backbone.n_levels)
+    return found if patch is None else (*found, *_patch_faults(architecture.backbone, patch))
 
 
 def genome_faults(genome: Genome, n_levels: int) -> tuple[Fault, ...]:
@@ -74,23 +61,31 @@ def _backbone_faults(backbone: Backbone) -> Iterator[Fault]:
             yield Fault(f"backbone.{name}", unknown_name(name.replace("_", " "), value, known))
     if backbone.head_kernel not in HEAD_KERNELS:
         yield Fault("backbone.head_kernel", f"must be one of {HEAD_KERNELS}, got {backbone.head_kernel}")
-    yield from _length_faults(backbone)
+    # A field with one number per level has as many as there are levels; a decoder has one level fewer.
+    for name, length, of in (
+        ("encoder_depth", backbone.n_levels, "level"),
+        ("decoder_depth", backbone.n_levels - 1, "level but the coarsest"),
+        ("decoder_widths", backbone.n_levels - 1, "level but the coarsest"),
+    ):
+        value = getattr(backbone, name)
+        if isinstance(value, tuple) and len(value) != length:
+            yield Fault(f"backbone.{name}", f"needs {length} numbers, one per {of}, got {len(value)}")
     yield from _stride_faults(backbone)
 
 
 _BACKBONE_NAMES: Mapping[str, tuple[str, ...]] = {
-    "norm": NORMS,
-    "downsampling": DOWNSAMPLINGS,
-    "encoder_block": ENCODER_BLOCKS,
-    "decoder_block": DECODER_BLOCKS,
+    "norm": rules.NORMS,
+    "downsampling": rules.DOWNSAMPLINGS,
+    "encoder_block": rules.ENCODER_BLOCKS,
+    "decoder_block": rules.DECODER_BLOCKS,
 }
 
 
 def _backbone_ranges(backbone: Backbone) -> Iterator[tuple[str, float, int, float]]:
     """Every number as (field, value, lowest, highest)."""
     yield "in_channels", backbone.in_channels, 1, MAX_WIDTH
-    yield "out_channels", backbone.out_channels, 1, MAX_CLASSES
-    yield "negative_slope", backbone.negative_slope, 0, MAX_SLOPE
+    yield "out_channels", backbone.out_channels, 1, rules.MAX_CLASSES
+    yield "negative_slope", backbone.negative_slope, 0, rules.MAX_SLOPE
     for name, high in _PER_LEVEL.items():
         value = getattr(backbone, name)
         if isinstance(value, int):
@@ -107,19 +102,6 @@ _PER_LEVEL: Mapping[str, int] = {
     "decoder_depth": MAX_STAGE_DEPTH,
 }
 """Fields of one number, or of one for every level; absent (None) where the backbone needs none."""
-
-
-def _length_faults(backbone: Backbone) -> Iterator[Fault]:
-    """A field with one number per level has as many as there are levels; a decoder has one level fewer."""
-    decoder_levels = backbone.n_levels - 1
-    for name, length, of in (
-        ("encoder_depth", backbone.n_levels, "level"),
-        ("decoder_depth", decoder_levels, "level but the coarsest"),
-        ("decoder_widths", decoder_levels, "level but the coarsest"),
-    ):
-        value = getattr(backbone, name)
-        if isinstance(value, tuple) and len(value) != length:
-            yield Fault(f"backbone.{name}", f"needs {length} numbers, one per {of}, got {len(value)}")
 
 
 def _stride_faults(backbone: Backbone) -> Iterator[Fault]:
@@ -144,10 +126,7 @@ def _patch_faults(backbone: Backbone, patch: tuple[int, ...]) -> Iterator[Fault]
         yield Fault("patch", f"needs {backbone.dims} numbers, one per axis, got {list(patch)}")
         return
     smallest = backbone.sizes(patch)[-1]
-    voxels = 1
-    for n in smallest:
-        voxels *= n
-    if voxels < 2:
+    if prod(smallest) < 2:
         yield Fault(
             "patch",
             f"{'x'.join(map(str, patch))} leaves a bottleneck of {'x'.join(map(str, smallest))}; normalisation needs "
@@ -216,21 +195,12 @@ def _name_faults(node: DecoderNode, field: str) -> Iterator[Fault]:
     ):
         if name not in known:
             yield Fault(f"{field}.{gene}", unknown_name(gene, name, known))
-    if problem := _placement_problem(node.attention):
-        yield Fault(f"{field}.attention", problem)
-
-
-def _placement_problem(attention: Attention) -> str | None:
-    """What is wrong with the place of an attention whose type may be unknown."""
-    place = attention.placement
-    if place is None:
-        return None
-    if place not in PLACEMENTS:
-        return unknown_name("placement", place, PLACEMENTS)
-    spec = ATTENTIONS.get(attention.type)
-    if spec is None or place in spec.placements:
-        return None
-    return f"{spec.name} can be placed at {', '.join(spec.placements)} only, got {place!r}"
+    place, spec = node.attention.placement, ATTENTIONS.get(node.attention.type)
+    if place is not None and place not in PLACEMENTS:
+        yield Fault(f"{field}.attention", unknown_name("placement", place, PLACEMENTS))
+    elif place is not None and spec is not None and place not in spec.placements:
+        only = f"{spec.name} can be placed at {', '.join(spec.placements)} only, got {place!r}"
+        yield Fault(f"{field}.attention", only)
 
 
 def _exists(ref: StageRef, genome: Genome, n_levels: int) -> bool:

@@ -8,20 +8,6 @@ from unetx_space.design_space.space import Choice, DesignSpace, NodeGenes, Param
 from unetx_space.genome import attention_genes
 
 __all__ = [
-    "SPACES",
-    "CandidateNode",
-    "Choice",
-    "DesignSpace",
-    "NodeGenes",
-    "Params",
-    "SpaceName",
-    "SpaceSpec",
-    "Suggester",
-    "adapted",
-    "attention_genes",
-    "describe",
-    "description",
-    "design_space",
-    "n_designs",
-    "narrowed",
-]
+    "SPACES", "CandidateNode", "Choice", "DesignSpace", "NodeGenes", "Params", "SpaceName", "SpaceSpec",
+    "Suggester", "adapted", "attention_genes", "describe", "description", "design_space", "n_designs", "narrowed",
+]  # fmt: skip

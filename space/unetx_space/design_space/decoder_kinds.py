@@ -56,15 +56,13 @@ def _plain_node(level: int, n_levels: int, deeper: list[StageRef]) -> CandidateN
 
 def _nested(n_levels: int) -> tuple[CandidateNode, ...]:
     """X^{i,j} with i + j < n_levels and j >= 1; X^{i,0} is E{i}, and X^{0,L-1} the output."""
-    return tuple(
-        _nested_node(level, column) for level in reversed(range(n_levels - 1)) for column in range(1, n_levels - level)
-    )
-
-
-def _nested_node(level: int, column: int) -> CandidateNode:
-    coarser = decoder(level + 1, column - 1) if column > 1 else encoder(level + 1)
-    earlier = [decoder(level, k) for k in range(1, column)]
-    return CandidateNode(decoder(level, column), coarser, (encoder(level), *earlier))
+    nodes = []
+    for level in reversed(range(n_levels - 1)):
+        for column in range(1, n_levels - level):
+            coarser = decoder(level + 1, column - 1) if column > 1 else encoder(level + 1)
+            earlier = [decoder(level, k) for k in range(1, column)]
+            nodes.append(CandidateNode(decoder(level, column), coarser, (encoder(level), *earlier)))
+    return tuple(nodes)
 
 
 SPACES: Mapping[SpaceName, SpaceSpec] = {

@@ -43,7 +43,8 @@ def narrowed(
     """
     changes: dict[str, Any] = {}
     if attention is not None:
-        changes["attentions"] = _attentions(attention)
+        wanted = {gene for word in _words("attention", attention) for gene in _placed(word)}
+        changes["attentions"] = tuple(gene for gene in attention_genes(ATTENTIONS) if gene in wanted)
     for field, family, words, known in (
         ("upsamplers", "upsampler", upsampler, UPSAMPLERS),
         ("fusions", "fusion", fusion, FUSIONS),
@@ -51,8 +52,18 @@ def narrowed(
         ("sources", "sources", sources, RELATIONS),
     ):
         if words is not None:
-            changes[field] = _chosen(family, words, tuple(known))
-    return _with_sources(replace(space, **changes))
+            given = _words(family, words)
+            for word in sorted(given - {ALL, *known}):
+                raise RequestError(unknown_name(family, word, (*known, ALL)))
+            # In the catalogue's order, so that two spellings of a list give one space.
+            changes[field] = tuple(name for name in known if name in given or ALL in given)
+    space = replace(space, **changes)
+    if not any(node.sources for node in space.nodes):
+        raise RequestError(
+            f"sources: with {', '.join(space.sources)} alone no node of the space {space.name!r} may read anything; "
+            "add 'same', the encoder stage of the node's own level"
+        )
+    return space
 
 
 def adapted(space: DesignSpace, genome: Genome) -> dict[str, Choice]:
@@ -74,21 +85,6 @@ def _words(family: str, words: Words) -> set[str]:
     return given
 
 
-def _chosen(family: str, words: Words, known: tuple[str, ...]) -> tuple[str, ...]:
-    """In the catalogue's order, so that two spellings of a list give one space."""
-    given = _words(family, words)
-    for word in sorted(given - {ALL}):
-        if word not in known:
-            raise RequestError(unknown_name(family, word, (*known, ALL)))
-    return known if ALL in given else tuple(name for name in known if name in given)
-
-
-def _attentions(words: Words) -> tuple[Attention, ...]:
-    given = _words("attention", words)
-    wanted = {gene for word in given for gene in _placed(word)}
-    return tuple(gene for gene in attention_genes(ATTENTIONS) if gene in wanted)
-
-
 def _placed(word: str) -> tuple[Attention, ...]:
     """One word: ``all``, a type, or a type at one placement."""
     if word == ALL:
@@ -104,12 +100,3 @@ def _placed(word: str) -> tuple[Attention, ...]:
     if not ATTENTIONS[type_].placements:
         raise RequestError(f"attention {type_!r} has no placement, got {word!r}")
     raise RequestError(unknown_name(f"placement of attention {type_!r}", placement, ATTENTIONS[type_].placements))
-
-
-def _with_sources(space: DesignSpace) -> DesignSpace:
-    if not any(node.sources for node in space.nodes):
-        raise RequestError(
-            f"sources: with {', '.join(space.sources)} alone no node of the space {space.name!r} may read anything; "
-            "add 'same', the encoder stage of the node's own level"
-        )
-    return space

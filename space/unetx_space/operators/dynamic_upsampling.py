@@ -181,19 +181,15 @@ class DeformableUpsampling(nn.Module):
         self.moves.weight.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        values = self._tap_maps(x)  # [b, taps, c', *coarse]
+        dims, weight = len(self.stride), self.taps.weight  # [c', c, *3]
+        pointwise = weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # W_t for every tap: [taps * c', c]
+        convolve = F.conv2d if dims == 2 else F.conv3d
+        values = self._by_tap(convolve(x, per_channel(pointwise, dims)))  # [b, taps, c', *coarse]
         moves = self._by_tap(MOVE_RATE * self.moves(x))  # [b, taps, d + 1, *coarse]
         total = sampled(values, moves, self.stride)  # [b, c', *fine]
         bias = self.taps.bias
         assert bias is not None
-        return (total + per_channel(bias[None], len(self.stride))).to(values.dtype)
-
-    def _tap_maps(self, x: Tensor) -> Tensor:
-        """W_t x for every tap, by one 1x1 convolution whose output channels are taps x c'."""
-        dims, weight = len(self.stride), self.taps.weight  # [c', c, *3]
-        pointwise = weight.flatten(2).permute(2, 0, 1).flatten(0, 1)  # [taps * c', c]
-        convolve = F.conv2d if dims == 2 else F.conv3d
-        return self._by_tap(convolve(x, per_channel(pointwise, dims)))
+        return (total + per_channel(bias[None], dims)).to(values.dtype)
 
     def _by_tap(self, x: Tensor) -> Tensor:
         """``[b, taps * c, *size] -> [b, taps, c, *size]``."""

@@ -62,16 +62,11 @@ class NearestUpsampling(nn.Module):
         return repeat(self.projection(x), self.stride)
 
 
-class LinearUpsampling(nn.Module):
+class LinearUpsampling(NearestUpsampling):
     """1x1 convolution, then linear interpolation between voxel centres.
 
     The convolution goes first: the two commute exactly (interpolation weights sum to 1), and the coarse map is smaller.
     """
-
-    def __init__(self, c_in: int, c_out: int, stride: tuple[int, ...]) -> None:
-        super().__init__()
-        self.stride = stride
-        self.projection = conv(len(stride), c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return interpolate(self.projection(x), fine_size(x, self.stride))

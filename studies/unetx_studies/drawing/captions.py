@@ -10,20 +10,14 @@ from unetx_space.operators.catalogue import Placement
 PLACES: Mapping[Placement, str] = {"source": "on sources", "fused": "after fusion", "block": "after block"}
 
 
-def attention_words(node: DecoderNode) -> str:
-    """``cbam on sources``; empty without attention."""
-    place = node.attention.placement
-    return "" if place is None else f"{node.attention.type} {PLACES[place]}"
-
-
-def alignment_words(node: DecoderNode) -> str:
-    """The alignment where it has an effect: on a finer source."""
-    return node.alignment if any(relation(source, node.ref) == "finer" for source in node.sources) else ""
-
-
-def fusion_words(node: DecoderNode) -> str:
-    """The fusion where it has an effect: beside a source."""
-    return node.fusion if node.sources else ""
+def operator_words(node: DecoderNode) -> tuple[str, str, str]:
+    """Fusion, alignment and attention (``cbam on sources``) of a node, each empty where it has no effect."""
+    has_finer, place = any(relation(source, node.ref) == "finer" for source in node.sources), node.attention.placement
+    return (
+        node.fusion if node.sources else "",
+        node.alignment if has_finer else "",
+        "" if place is None else f"{node.attention.type} {PLACES[place]}",
+    )
 
 
 def title(architecture: Architecture) -> str:

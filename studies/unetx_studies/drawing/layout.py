@@ -113,8 +113,9 @@ class _Link:
 def make_layout(architecture: Architecture) -> Layout:
     """The layout of an architecture without faults."""
     nodes, n_levels = architecture.genome.nodes, architecture.backbone.n_levels
-    if any(node.ref.column for node in nodes):
-        ranks = _ranks(nodes)
+    columns = sorted({node.ref.column for node in nodes})
+    if any(columns):
+        ranks = {node.ref: columns.index(node.ref.column) + 1 for node in nodes}  # counted without gaps
         links = _nested_links(nodes, n_levels, ranks)
         shifts = _shifts(links)
         boxes = _nested_boxes(nodes, n_levels, ranks, shifts)
@@ -122,7 +123,7 @@ def make_layout(architecture: Architecture) -> Layout:
         links = _plain_links(nodes, n_levels)
         shifts = _shifts(links)
         boxes = _plain_boxes(nodes, n_levels, shifts)
-    return Layout(boxes, tuple(_wire(link, boxes, shifts) for link in links), any(node.ref.column for node in nodes))
+    return Layout(boxes, tuple(_wire(link, boxes, shifts) for link in links), any(columns))
 
 
 def _signed(order: float) -> Rank:
@@ -152,12 +153,6 @@ def _plain_link(node: StageRef, source: StageRef, bottleneck: StageRef) -> _Link
     if source == bottleneck:
         return _Link(source, node, kind, "top", (-1, node.level), "left", _signed(rise))
     return _Link(source, node, kind, "right", _signed(-rise), "left", _signed(rise))
-
-
-def _ranks(nodes: Iterable[DecoderNode]) -> dict[StageRef, int]:
-    """The columns of nested nodes, counted without gaps."""
-    columns = sorted({node.ref.column for node in nodes})
-    return {node.ref: columns.index(node.ref.column) + 1 for node in nodes}
 
 
 def _half_steps(ref: StageRef, ranks: Mapping[StageRef, int]) -> int:
@@ -196,18 +191,13 @@ def _shifts(links: Iterable[_Link]) -> dict[_End, float]:
     """How far from the middle of its side each end lies."""
     sides: dict[tuple[StageRef, Side], list[tuple[Rank, _End, float]]] = {}
     for link in links:
-        pitch = _pitch(link)
+        pitch = LABEL_PITCH if link.enters in ("left", "right") else WIDE_LABEL_PITCH  # the label included
+        if link.kind in ("up", "down"):
+            pitch = BARE_PITCH
         start, end = (link.source, link.target, False), (link.source, link.target, True)
         sides.setdefault((link.source, link.leaves), []).append((link.leave_rank, start, BARE_PITCH))
         sides.setdefault((link.target, link.enters), []).append((link.enter_rank, end, pitch))
     return {end: shift for ends in sides.values() for end, shift in _spread(ends)}
-
-
-def _pitch(link: _Link) -> float:
-    """The room that a wire's end at the target takes, its label included."""
-    if link.kind in ("up", "down"):
-        return BARE_PITCH
-    return LABEL_PITCH if link.enters in ("left", "right") else WIDE_LABEL_PITCH
 
 
 def _spread(ends: list[tuple[Rank, _End, float]]) -> Iterator[tuple[_End, float]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from html import escape
 
-from unetx_space import Architecture, Backbone, DecoderNode
-from unetx_studies.drawing.captions import alignment_words, attention_words, by, captions, counted, fusion_words, title
+from unetx_space import Architecture
+from unetx_studies.drawing.captions import by, captions, counted, operator_words, title
 from unetx_studies.drawing.layout import Box, Kind, Layout, Point, Wire, make_layout
 
 COLOURS: Mapping[Kind, str] = {
@@ -37,7 +37,7 @@ MIN_WIDTH = 3 * LEGEND_STEP + 110
 
 def to_svg(architecture: Architecture) -> str:
     """The drawing of an architecture without faults."""
-    layout = make_layout(architecture)
+    layout, (worth, fixed) = make_layout(architecture), captions(architecture)
     left, top, right, bottom = layout.bounds()
     ends = 96.0 if layout.is_nested else 0.0  # room for the words at both ends of the path
     above = 0.0 if layout.is_nested else 40.0
@@ -53,7 +53,9 @@ def to_svg(architecture: Architecture) -> str:
         f"<defs><style>{STYLE}</style>{''.join(map(_arrowhead, COLOURS))}</defs>",
         f'<rect x="{_n(x + 1)}" y="{_n(y + 1)}" width="{_n(width - 2)}" height="{_n(height - 2)}" rx="12" '
         'fill="#fcfdff" stroke="#d3d9e4"/>',
-        *_header(architecture, x + MARGIN, y + MARGIN),
+        _text(x + MARGIN, y + MARGIN + 14, title(architecture), more=' font-size="18" font-weight="700"'),
+        _text(x + MARGIN, y + MARGIN + 36, worth, more=' font-size="13"'),
+        _text(x + MARGIN, y + MARGIN + 54, fixed, kind="muted fact"),
         *(part for wire in sorted(layout.wires, key=lambda wire: wire.is_source) for part in _wire(wire, architecture)),
         *(part for box in layout.boxes.values() for part in _box(box, architecture, layout)),
         *_ends(architecture, layout),
@@ -73,16 +75,13 @@ def _text(x: float, y: float, words: str, *, kind: str = "", anchor: str = "star
 
 def _description(architecture: Architecture) -> str:
     """The whole drawing in words, for whoever cannot see it."""
-    return " ".join(
-        f"{node.ref} upsamples {node.coarser} ({node.upsampler}) and reads "
-        f"{', '.join(map(str, node.sources)) or 'no source'}{_operators(node)}."
-        for node in architecture.genome.nodes
-    )
-
-
-def _operators(node: DecoderNode) -> str:
-    words = [words for words in (fusion_words(node), alignment_words(node), attention_words(node)) if words]
-    return f" ({', '.join(words)})" if words else ""
+    sentences = []
+    for node in architecture.genome.nodes:
+        operators = ", ".join(words for words in operator_words(node) if words)
+        sources = ", ".join(map(str, node.sources)) or "no source"
+        reads = f"{sources} ({operators})" if operators else sources
+        sentences.append(f"{node.ref} upsamples {node.coarser} ({node.upsampler}) and reads {reads}.")
+    return " ".join(sentences)
 
 
 def _arrowhead(kind: Kind) -> str:
@@ -92,30 +91,28 @@ def _arrowhead(kind: Kind) -> str:
     )
 
 
-def _header(architecture: Architecture, x: float, y: float) -> Iterator[str]:
-    worth, fixed = captions(architecture)
-    yield _text(x, y + 14, title(architecture), more=' font-size="18" font-weight="700"')
-    yield _text(x, y + 36, worth, more=' font-size="13"')
-    yield _text(x, y + 54, fixed, kind="muted fact")
-
-
 def _wire(wire: Wire, architecture: Architecture) -> Iterator[str]:
     """A wire over a light edge, so that at a crossing one sees which wire goes on where."""
-    path = _corner(wire) if wire.is_corner else _curve(wire)
+    path = f"M{_p(wire.start)}C{_p(wire.control1)} {_p(wire.control2)} {_p(wire.end)}"
+    if wire.is_corner:
+        (x0, y0), (x1, y1) = wire.start, wire.end
+        before, corner, after = (
+            ((x0, y1 - 14), (x0, y1), (x0 + 14, y1))
+            if wire.kind == "down"
+            else ((x1 - 14, y0), (x1, y0), (x1, y0 - 14))
+        )
+        path = f"M{_p(wire.start)}L{_p(before)}Q{_p(corner)} {_p(after)}L{_p(wire.end)}"
+    identity = f'class="{wire.kind}"'
+    if wire.is_source:
+        identity = f'class="source" data-source="{wire.source}" data-node="{wire.target}"'
     yield f'<path d="{path}" fill="none" stroke="#fcfdff" stroke-width="5"/>'
     width, dash = ("1.8", DASHES[wire.kind]) if wire.is_source else ("2.4", "")
     dashes = f' stroke-dasharray="{dash}" stroke-linecap="round"' if dash else ""
     yield (
         f'<path d="{path}" fill="none" stroke="{COLOURS[wire.kind]}" stroke-width="{width}"{dashes} '
-        f'marker-end="url(#unetx-{wire.kind})" {_identity(wire)}><title>{escape(_tooltip(wire, architecture))}</title>'
+        f'marker-end="url(#unetx-{wire.kind})" {identity}><title>{escape(_tooltip(wire, architecture))}</title>'
         "</path>"
     )
-
-
-def _identity(wire: Wire) -> str:
-    if wire.is_source:
-        return f'class="source" data-source="{wire.source}" data-node="{wire.target}"'
-    return f'class="{wire.kind}"'
 
 
 def _tooltip(wire: Wire, architecture: Architecture) -> str:
@@ -126,18 +123,6 @@ def _tooltip(wire: Wire, architecture: Architecture) -> str:
         return f"{wire.source} to {wire.target}, {node.upsampler}"
     how = {"same": "own level", "finer": f"finer, {node.alignment}", "coarser": "coarser, interpolated"}[wire.kind]
     return f"{wire.source} to {wire.target}, {how}"
-
-
-def _corner(wire: Wire) -> str:
-    (x0, y0), (x1, y1) = wire.start, wire.end
-    corner: Point = (x0, y1) if wire.kind == "down" else (x1, y0)
-    before = (x0, y1 - 14) if wire.kind == "down" else (x1 - 14, y0)
-    after = (x0 + 14, y1) if wire.kind == "down" else (x1, y0 - 14)
-    return f"M{_p(wire.start)}L{_p(before)}Q{_p(corner)} {_p(after)}L{_p(wire.end)}"
-
-
-def _curve(wire: Wire) -> str:
-    return f"M{_p(wire.start)}C{_p(wire.control1)} {_p(wire.control2)} {_p(wire.end)}"
 
 
 def _p(point: Point) -> str:
@@ -154,24 +139,20 @@ def _box(box: Box, architecture: Architecture, layout: Layout) -> Iterator[str]:
         f'fill="{fill}" fill-opacity="{opacity}" stroke="{stroke}" stroke-width="1.3"/>'
     )
     if is_encoder:
-        yield from _encoder_words(box, architecture.backbone)
+        factor, width = architecture.backbone.factor(0, box.ref.level), architecture.backbone.widths[box.ref.level]
+        scale = f" · 1/{factor[0]}" if len(set(factor)) == 1 else f" · ÷{by(factor)}"
+        size = f"{width} ch{scale if box.ref.level else ''}"
+        yield _text(box.x, box.y - 3, str(box.ref), kind="name", anchor="middle")
+        yield _text(box.x, box.y + 15, size, kind="muted fact", anchor="middle")
     else:
         yield from _node_words(box, architecture, left + 34)
         yield from (_port_label(wire) for wire in layout.wires if wire.target == box.ref and wire.is_source)
 
 
-def _encoder_words(box: Box, backbone: Backbone) -> Iterator[str]:
-    level = box.ref.level
-    yield _text(box.x, box.y - 3, str(box.ref), kind="name", anchor="middle")
-    factor = backbone.factor(0, level)
-    scale = "" if level == 0 else f" · 1/{factor[0]}" if len(set(factor)) == 1 else f" · ÷{by(factor)}"
-    yield _text(box.x, box.y + 15, f"{backbone.widths[level]} ch{scale}", kind="muted fact", anchor="middle")
-
-
 def _node_words(box: Box, architecture: Architecture, x: float) -> Iterator[str]:
     node = architecture.genome[box.ref]
-    fusing = " · ".join(words for words in (fusion_words(node), alignment_words(node)) if words)
-    attention = attention_words(node)
+    *fusing_words, attention = operator_words(node)
+    fusing = " · ".join(filter(None, fusing_words))
     y = box.y - (21 if attention else 12)
     yield _text(x, y, str(node.ref), kind="name")
     yield _text(

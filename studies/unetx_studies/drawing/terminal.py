@@ -5,15 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from unetx_space import Architecture, Backbone, DecoderNode, Genome, Relation, StageRef, decoder, encoder, relation
-from unetx_studies.drawing.captions import (
-    alignment_words,
-    attention_words,
-    captions,
-    counted,
-    fusion_words,
-    title,
-)
+from unetx_space import Architecture, Backbone, DecoderNode, Relation, StageRef, decoder, encoder, relation
+from unetx_studies.drawing.captions import captions, counted, operator_words, title
 
 MARKS: Mapping[Relation, str] = {"same": "●", "finer": "▼", "coarser": "▲"}
 LEGEND = "● own level   ▼ finer, brought down   ▲ coarser, brought up   ┼ only crosses"
@@ -44,24 +37,19 @@ def _u(architecture: Architecture, width: int) -> list[str]:
     backbone, genome = architecture.backbone, architecture.genome
     bottom = backbone.n_levels - 1
     end = FIRST_TRACK + TRACK * backbone.n_levels + 4
-    if end + 16 > width or not _is_plain(genome):
+    is_plain = not any(node.ref.column or any(source.kind == "D" for source in node.sources) for node in genome.nodes)
+    if end + 16 > width or not is_plain:
         return []
-    targets = {level: _readers(encoder(level), genome.nodes) for level in range(bottom + 1)}
+    targets = {
+        level: sorted(node.ref.level for node in genome.nodes if encoder(level) in node.sources)
+        for level in range(bottom + 1)
+    }
     lines = [f"  {counted(backbone.in_channels, 'channel'):<{end}}{counted(backbone.out_channels, 'class', 'classes')}"]
     lines.append(_put(end + 4, {2: "↓", end + 2: "↑"}))
     for level in range(bottom):
         lines.append(_encoder_line(level, backbone, targets, end))
         lines.append(_decoder_line(genome[decoder(level)], backbone, targets, end))
     return [*lines, _bottom_line(backbone, targets, end)]
-
-
-def _is_plain(genome: Genome) -> bool:
-    """One node per level, and only encoder stages as sources."""
-    return not any(node.ref.column or any(source.kind == "D" for source in node.sources) for node in genome.nodes)
-
-
-def _readers(stage: StageRef, nodes: Iterable[DecoderNode]) -> list[int]:
-    return sorted(node.ref.level for node in nodes if stage in node.sources)
 
 
 def _put(length: int, cells: Mapping[int, str]) -> str:
@@ -123,9 +111,13 @@ def _table(architecture: Architecture, width: int) -> list[str]:
     """A row per node; sources as a matrix where that fits, otherwise as a list that wraps."""
     nodes = sorted(architecture.genome.nodes, key=lambda node: (node.ref.level, node.ref.column))
     stages = _encoder_first({source for node in nodes for source in node.sources})
-    before = [["node", "ch", "from", "upsampler"], *(_before(node, architecture.backbone) for node in nodes)]
-    after = [["fusion", "align", "attention"], *(_after(node) for node in nodes)]
-    matrix = [[str(stage) for stage in stages], *([_mark(node, stage) for stage in stages] for node in nodes)]
+    widths = architecture.backbone.widths
+    before = [["node", "ch", "from", "upsampler"]]
+    before += [[str(node.ref), str(widths[node.ref.level]), str(node.coarser), node.upsampler] for node in nodes]
+    after = [["fusion", "align", "attention"], *([words or "-" for words in operator_words(node)] for node in nodes)]
+    matrix = [[str(stage) for stage in stages]]
+    for node in nodes:
+        matrix.append([MARKS[relation(s, node.ref)] if s in node.sources else "·" for s in stages])
     lines = _columns([[*b, *m, *a] for b, m, a in zip(before, matrix, after, strict=True)])
     if max(map(len, lines)) > width:
         lines = _listed(nodes, before, after, width)
@@ -134,18 +126,6 @@ def _table(architecture: Architecture, width: int) -> list[str]:
 
 def _encoder_first(refs: Iterable[StageRef]) -> list[StageRef]:
     return sorted(refs, key=lambda ref: (ref.kind == "D", ref))
-
-
-def _before(node: DecoderNode, backbone: Backbone) -> list[str]:
-    return [str(node.ref), str(backbone.widths[node.ref.level]), str(node.coarser), node.upsampler]
-
-
-def _after(node: DecoderNode) -> list[str]:
-    return [words or "-" for words in (fusion_words(node), alignment_words(node), attention_words(node))]
-
-
-def _mark(node: DecoderNode, stage: StageRef) -> str:
-    return MARKS[relation(stage, node.ref)] if stage in node.sources else "·"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from unetx_space import Architecture, RequestError, UnetxError, build, faults, unknown_name, written_whole
-from unetx_studies.export.formats import FORMATS, FREE_BATCH, check_packages
+from unetx_studies.export.formats import FORMATS, FREE_BATCH
 from unetx_studies.export.weights import load_weights
 
 TOLERANCE = 1e-4
@@ -51,7 +51,6 @@ def export(
     missing package and a place that cannot be written; UnetxError when the file's answer differs from torch's.
     """
     name = _format_name(format, target)
-    check_packages(name)
     patch = _checked_patch(architecture, patch)
     if not target.parent.is_dir():
         raise RequestError(f"there is no folder {target.parent} to write {target.name} into; make it first")
@@ -60,7 +59,9 @@ def export(
     if weights is not None:
         load_weights(network, weights)
     tell("tracing it, operation by operation")
-    program = _capture(network.eval(), architecture, patch)
+    with torch.no_grad():  # a batch of two, as torch takes a one for a constant
+        image = _image(architecture, patch, batch=2)
+        program = torch.export.export(network.eval(), (image,), dynamic_shapes=FREE_BATCH)
     try:
         with written_whole(target) as aside:
             tell(f"writing its {len(program.graph.nodes)} operations as {FORMATS[name].title}")
@@ -79,9 +80,14 @@ def _format_name(name: str | None, target: Path) -> str:
             raise RequestError(
                 f"{target} ends in none of {', '.join(by_suffix)}; rename it or choose --format {' or '.join(FORMATS)}"
             )
-        return by_suffix[target.suffix]
+        name = by_suffix[target.suffix]
     if name not in FORMATS:
         raise RequestError(unknown_name("format", name, FORMATS))
+    missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise RequestError(
+            f'{name} export needs {", ".join(missing)}, which is not installed: pip install "unetx-search[export]"'
+        )
     return name
 
 
@@ -100,13 +106,6 @@ def _image(architecture: Architecture, patch: tuple[int, ...], batch: int) -> Te
     """A random image that is the same every time."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch, architecture.backbone.in_channels, *patch, generator=generator)
-
-
-def _capture(network: nn.Module, architecture: Architecture, patch: tuple[int, ...]) -> ExportedProgram:
-    """The program with a free batch size; the example needs a batch of two, as torch takes a one for a constant."""
-    with torch.no_grad():
-        image = _image(architecture, patch, batch=2)
-        return torch.export.export(network, (image,), dynamic_shapes=FREE_BATCH)
 
 
 def _difference(name: str, path: Path, network: nn.Module, architecture: Architecture, patch: tuple[int, ...]) -> float:

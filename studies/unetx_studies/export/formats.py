@@ -8,7 +8,6 @@ minutes there, because each of 27 taps per node becomes nodes of its own in the 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -135,12 +134,3 @@ FORMATS: Mapping[str, Format] = {
     ),
     "pt2": Format(".pt2", "torch.export program", (), write=_write_pt2, run=_run_pt2),
 }
-
-
-def check_packages(name: str) -> None:
-    """Raises RequestError when a format's packages are not installed."""
-    missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise RequestError(
-            f'{name} export needs {", ".join(missing)}, which is not installed: pip install "unetx-search[export]"'
-        )

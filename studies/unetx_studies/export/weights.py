@@ -17,20 +17,16 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
     Raises RequestError naming the file and the first parameter that does not fit; the network is then as before.
     """
-    found = _read(path)
-    wanted = network.state_dict()
-    if problem := _first_problem(wanted, found):
-        raise RequestError(f"{path} does not fit this architecture: {problem}")
-    network.load_state_dict(found)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        found = load_file(path)
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise RequestError(f"{path} is no safetensors file: {error}") from error
+    wanted = network.state_dict()
+    if problem := _first_problem(wanted, found):
+        raise RequestError(f"{path} does not fit this architecture: {problem}")
+    network.load_state_dict(found)
 
 
 def _first_problem(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

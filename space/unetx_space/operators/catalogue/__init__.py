@@ -39,26 +39,10 @@ PLAIN_ATTENTION, PLAIN_UPSAMPLER, PLAIN_FUSION, PLAIN_ALIGNMENT = "none", "trans
 """Those of U-Net, and what is written where a gene has no effect."""
 
 __all__ = [
-    "ALIGNMENTS",
-    "ATTENTIONS",
-    "FUSIONS",
-    "PLACEMENTS",
-    "PLAIN_ALIGNMENT",
-    "PLAIN_ATTENTION",
-    "PLAIN_FUSION",
-    "PLAIN_UPSAMPLER",
-    "UPSAMPLERS",
-    "AlignmentSpec",
-    "AttentionContext",
-    "AttentionSpec",
-    "FusionSpec",
-    "Gate",
-    "Placement",
-    "Spec",
-    "UpsamplerSpec",
-    "by_default",
-    "taps",
-]
+    "ALIGNMENTS", "ATTENTIONS", "FUSIONS", "PLACEMENTS", "PLAIN_ALIGNMENT", "PLAIN_ATTENTION", "PLAIN_FUSION",
+    "PLAIN_UPSAMPLER", "UPSAMPLERS", "AlignmentSpec", "AttentionContext", "AttentionSpec", "FusionSpec", "Gate",
+    "Placement", "Spec", "UpsamplerSpec", "by_default", "taps",
+]  # fmt: skip
 
 
 def by_default(family: Mapping[str, Spec]) -> tuple[str, ...]:

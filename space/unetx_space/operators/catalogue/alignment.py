@@ -19,22 +19,16 @@ def stride_steps(factor: Stride) -> tuple[Stride, ...]:
 
     (4, 1, 6) is taken in the steps (2, 1, 3) and (2, 1, 2).
     """
-    return tuple(zip_longest(*map(_primes, factor), fillvalue=1))
-
-
-def _primes(n: int) -> list[int]:
-    primes, divisor = [], 2
-    while n > 1:
-        if n % divisor:
-            divisor += 1
-        else:
-            primes.append(divisor)
-            n //= divisor
-    return primes[::-1]
-
-
-def _steps_parameters(channels: int, factor: Stride) -> int:
-    return len(stride_steps(factor)) * taps(STEP_EDGE, len(factor)) * channels * channels
+    primes: list[list[int]] = [[] for _ in factor]
+    for found, n in zip(primes, factor, strict=True):
+        divisor = 2
+        while n > 1:
+            if n % divisor:
+                divisor += 1
+            else:
+                found.insert(0, divisor)
+                n //= divisor
+    return tuple(zip_longest(*primes, fillvalue=1))
 
 
 def _steps_macs(channels: int, factor: Stride, sites: int, target: int) -> int:
@@ -98,7 +92,7 @@ ALIGNMENTS: Mapping[str, AlignmentSpec] = by_name(
         note="Learns what to keep; 3^d weights per pair of channels and step.",
         equation=r"$y = k_m * h(\ldots h(k_1 * x))$ with $3^d$ kernels of strides 2 and 3 and LeakyReLU $h$",
         paper="Wang et al. 2020, HRNet, arXiv:1908.07919",
-        n_parameters=_steps_parameters,
+        n_parameters=lambda channels, factor: len(stride_steps(factor)) * taps(STEP_EDGE, len(factor)) * channels**2,
         conv_macs=_steps_macs,
         kept_values=_steps_kept,
     ),

@@ -45,15 +45,6 @@ def _se_macs(channels: int, reduction: int) -> int:
     return 2 * channels * hidden_width(channels, reduction)
 
 
-def _gate_parameters(at: AttentionContext) -> int:
-    """Three 1x1 convolutions with bias, each with a normalisation."""
-    return gate_width(at.channels) * (at.c_upsampled + at.channels + 7) + 3
-
-
-def _gate_macs(at: AttentionContext, size: Size, coarse: Size) -> int:
-    return prod(size) * gate_width(at.channels) * (at.c_upsampled + at.channels + 1)
-
-
 def _grid_parameters(at: AttentionContext) -> int:
     """theta without bias, phi and psi with, and two of 1x1 convolution with bias and normalisation."""
     c = at.channels
@@ -63,10 +54,6 @@ def _grid_parameters(at: AttentionContext) -> int:
 def _grid_macs(at: AttentionContext, size: Size, coarse: Size) -> int:
     c = at.channels
     return prod(coarse) * c * (prod(at.stride) * c + at.c_coarse + 1) + 2 * prod(size) * c * c
-
-
-def _grid_sampling(at: AttentionContext, size: Size, coarse: Size) -> int:
-    return prod(coarse) * at.channels + prod(size) * (at.channels + (1 << at.dims))
 
 
 def _grid_kept(at: AttentionContext, size: Size, coarse: Size) -> int:
@@ -81,12 +68,6 @@ def _coordinate_kept(at: AttentionContext, size: Size, coarse: Size) -> int:
     """Of every line its averages, three hidden maps and its gate; the map after each axis but the last."""
     lines = sum(size) * (2 * at.channels + 3 * token_width(at.channels))
     return lines + (at.dims - 1) * at.channels * prod(size)
-
-
-def _coordinate_parameters(at: AttentionContext) -> int:
-    """One 1x1 convolution with bias and a normalisation, then one with bias per axis."""
-    width = token_width(at.channels)
-    return (at.channels + 3) * width + at.dims * (width + 1) * at.channels
 
 
 # By default gates of channels, of channels and voxels, and of voxels by the decoder. The others are relatives of these;
@@ -180,8 +161,9 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         paper="Oktay et al. 2018, Attention U-Net, arXiv:1804.03999",
         gate="upsampled",
         placements=("source",),
-        n_parameters=_gate_parameters,
-        conv_macs=_gate_macs,
+        # three 1x1 convolutions with bias, each with a normalisation
+        n_parameters=lambda at: gate_width(at.channels) * (at.c_upsampled + at.channels + 7) + 3,
+        conv_macs=lambda at, size, coarse: prod(size) * gate_width(at.channels) * (at.c_upsampled + at.channels + 1),
         other_macs=lambda at, size, coarse: (gate_width(at.channels) + at.channels) * prod(size),
         kept_values=lambda at, size, coarse: (3 * gate_width(at.channels) + 2) * prod(size),
         keeps_gate=True,
@@ -202,7 +184,7 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         placements=("source",),
         n_parameters=_grid_parameters,
         conv_macs=_grid_macs,
-        other_macs=_grid_sampling,
+        other_macs=lambda at, size, coarse: prod(coarse) * at.channels + prod(size) * (at.channels + (1 << at.dims)),
         kept_values=_grid_kept,
         keeps_output=True,
         keeps_gate=True,
@@ -214,7 +196,10 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         note="One gate per channel and position along each axis, from averages over the other axes.",
         equation=r"$y = x \cdot \prod_a \sigma(F_a h(N(F \bar x_a)))$ with $\bar x_a$ averaged over all axes but $a$",
         paper="Hou et al. 2021, arXiv:2103.02907",
-        n_parameters=_coordinate_parameters,
+        # one 1x1 convolution with bias and a normalisation, then one with bias per axis
+        n_parameters=lambda at: (
+            (at.channels + 3) * token_width(at.channels) + at.dims * (token_width(at.channels) + 1) * at.channels
+        ),
         conv_macs=lambda at, size, coarse: 2 * at.channels * token_width(at.channels) * sum(size),
         other_macs=lambda at, size, coarse: 2 * at.dims * at.channels * prod(size),
         kept_values=_coordinate_kept,

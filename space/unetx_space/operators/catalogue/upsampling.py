@@ -68,29 +68,9 @@ def _dysample_offsets(c_out: int, stride: Stride) -> int:
     return len(stride) * dysample_groups(c_out) * prod(stride)
 
 
-def _carafe_kept(c_in: int, c_out: int, stride: Stride, sites: int) -> int:
-    """The compressed and the projected map, and the predicted weights: averages are computed again."""
-    return sites * (carafe_width(c_in, len(stride)) + c_out + _carafe_predicted(stride))
-
-
-def _dysample_kept(c_in: int, c_out: int, stride: Stride, sites: int) -> int:
-    """The projected map and a place for every fine voxel and group."""
-    return sites * (c_out + _dysample_offsets(c_out, stride))
-
-
-def _deformable_kept(c_in: int, c_out: int, stride: Stride, sites: int) -> int:
-    """A map, offsets and modulation for each tap on the coarse grid: what is on the fine one is computed again."""
-    return sites * _taps(stride) * (c_out + len(stride) + 1)
-
-
 def _deformable_parameters(c_in: int, c_out: int, stride: Stride) -> int:
     k = _taps(stride)
     return k * c_in * c_out + c_out + (k * c_in + 1) * (len(stride) + 1) * k
-
-
-def _deformable_macs(c_in: int, c_out: int, stride: Stride, sites: int) -> int:
-    k = _taps(stride)
-    return sites * k * c_in * (c_out + (len(stride) + 1) * k)
 
 
 def _deformable_sampling(c_in: int, c_out: int, stride: Stride, sites: int) -> int:
@@ -243,7 +223,10 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = by_name(
         paper="Wang et al. 2019, CARAFE, arXiv:1905.02188",
         n_parameters=_carafe_parameters,
         conv_macs=_carafe_macs,
-        kept_values=_carafe_kept,
+        # the compressed and the projected map, and the predicted weights: averages are computed again
+        kept_values=lambda c_in, c_out, stride, sites: (
+            sites * (carafe_width(c_in, len(stride)) + c_out + _carafe_predicted(stride))
+        ),
     ),
     UpsamplerSpec(
         name="dysample",
@@ -257,7 +240,8 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = by_name(
         n_parameters=lambda c_in, c_out, stride: (c_in + 1) * (c_out + _dysample_offsets(c_out, stride)),
         conv_macs=lambda c_in, c_out, stride, sites: sites * c_in * (c_out + _dysample_offsets(c_out, stride)),
         other_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * (c_out << len(stride)),
-        kept_values=_dysample_kept,
+        # the projected map and a place for every fine voxel and group
+        kept_values=lambda c_in, c_out, stride, sites: sites * (c_out + _dysample_offsets(c_out, stride)),
     ),
     UpsamplerSpec(
         name="deformable",
@@ -272,8 +256,11 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = by_name(
         ),
         paper="Zhu et al. 2019, Deformable ConvNets v2, arXiv:1811.11168",
         n_parameters=_deformable_parameters,
-        conv_macs=_deformable_macs,
+        conv_macs=lambda c_in, c_out, stride, sites: (
+            sites * _taps(stride) * c_in * (c_out + (len(stride) + 1) * _taps(stride))
+        ),
         other_macs=_deformable_sampling,
-        kept_values=_deformable_kept,
+        # for each tap a map, offsets and modulation on the coarse grid: what is on the fine one is computed again
+        kept_values=lambda c_in, c_out, stride, sites: sites * _taps(stride) * (c_out + len(stride) + 1),
     ),
 )
