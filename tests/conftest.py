@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from postgres_server import Server, postgres_server
 
 from unetx_search import cli
 from unetx_studies.store import study_url
 
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40)
+hypothesis.settings.load_profile("tests")
 sys.path.append(str(Path(__file__).parent / "evaluators"))
 
 

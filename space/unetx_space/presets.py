@@ -19,7 +19,7 @@ from unetx_space.genome import (
     decoder,
     encoder,
     plain_coarser,
-)  # fmt: skip
+)
 from unetx_space.operators.catalogue import PLAIN_FUSION, PLAIN_UPSAMPLER
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 
-from unetx_space.genome import Attention, DecoderNode, Genome, StageRef, decoder, encoder
+from unetx_space import Attention, DecoderNode, Genome, StageRef, decoder, encoder
 
 SYMMETRIC = (Attention(), Attention("se", "source"), Attention("scse", "block"))
 """Attentions that do not mind the order of concatenated channels."""

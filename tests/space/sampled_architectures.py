@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import Literal
 
-from unetx_space.architecture import Architecture
-from unetx_space.backbone import DECODER_BLOCKS, DOWNSAMPLINGS, ENCODER_BLOCKS, HEAD_KERNELS, NORMS, Backbone
-from unetx_space.genome import Attention, DecoderNode, Genome, StageRef, decoder, encoder, plain_coarser
+from unetx_space import Architecture, Attention, Backbone, DecoderNode, Genome, StageRef, decoder, encoder
+from unetx_space.backbone import DECODER_BLOCKS, DOWNSAMPLINGS, ENCODER_BLOCKS, HEAD_KERNELS, NORMS
+from unetx_space.genome import plain_coarser
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 
 Kind = Literal["default", "full-scale", "nested"]

@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 
-from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone, isotropic_backbone
-from unetx_space.canonical import key
-from unetx_space.documents import loads
-from unetx_space.errors import DocumentError
-from unetx_space.presets import PRESETS
-from unetx_space.validity import faults
+from unetx_space import PRESETS, Architecture, Backbone, DocumentError, faults, isotropic_backbone, key, loads
 
 BACKBONE = isotropic_backbone(2, n_levels=3, base_width=8)
 RICH = replace(
@@ -70,6 +64,7 @@ def test_a_budget_scales_every_width() -> None:
     half = RICH.scaled(0.5)
     assert (half.widths, half.decoder_widths, half.source_width) == ((4, 8, 16), (3, 6), 2)
     assert BACKBONE.scaled(0.25) == replace(BACKBONE, widths=(2, 4, 8))
+    assert BACKBONE.scaled(0.01).widths == (1, 1, 1)  # never none at all
 
 
 def test_the_decoder_is_as_wide_as_the_encoder_unless_told_otherwise() -> None:

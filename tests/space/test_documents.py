@@ -83,6 +83,7 @@ def test_the_schema_is_a_valid_schema_and_accepts_what_we_write() -> None:
         (("genome", "nodes", 1, "attention"), "se", "genome.nodes[1].attention"),
         (("genome", "nodes", 1, "upsampler"), "tranposed", "genome.nodes[1].upsampler"),
         (("genome", "nodes", 1, "extra"), 1, "genome.nodes[1]"),
+        (("genome", "nodes", 0, "upsampler"), "pixelshuffle", "genome.nodes[0].upsampler"),
         (("score",), 3, "score"),
         (("surprise",), {}, "document"),
     ],
@@ -93,21 +94,9 @@ def test_a_damaged_field_is_named(path: tuple[str | int, ...], value: object, fi
     for part in path[:-1]:
         place = place[part]
     place[path[-1]] = value
-    assert refusal(damaged).field == field
-
-
-def test_a_missing_field_is_named() -> None:
-    damaged = document()
-    del damaged["genome"]["nodes"][0]["fusion"]
     error = refusal(damaged)
-    assert error.field == "genome.nodes[0]"
-    assert "'fusion' is missing" in str(error)
-
-
-def test_an_unknown_operator_is_answered_with_the_nearest_one() -> None:
-    damaged = document()
-    damaged["genome"]["nodes"][0]["upsampler"] = "pixelshuffle"
-    assert "did you mean 'pixel-shuffle'?" in str(refusal(damaged))
+    assert error.field == field
+    assert value != "pixelshuffle" or "did you mean 'pixel-shuffle'?" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unetx_space.errors import RequestError
-from unetx_space.files import read_object, write_whole, written_whole
+from unetx_space import RequestError, read_object, write_whole, written_whole
 
 FIELDS = {"seed": int, "task": dict}
 

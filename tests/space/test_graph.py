@@ -12,15 +12,12 @@ from itertools import combinations
 
 import networkx as nx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nested_genomes import free_nested, renamed, rings, shuffled_columns
 
-from unetx_space.canonical import canonical
-from unetx_space.design_space import SPACES, design_space
-from unetx_space.genome import Attention, Genome, decoder, encoder
+from unetx_space import PRESETS, SPACES, Attention, Genome, canonical, design_space, encoder
 from unetx_space.graph import is_isomorphic, path_counts, paths, to_graph, wl_features
-from unetx_space.presets import PRESETS
 
 seeds = st.integers(0, 100_000)
 
@@ -54,7 +51,6 @@ def test_alignment_and_fusion_are_part_of_a_label_only_where_they_count() -> Non
     assert "fusion" not in to_graph(PRESETS["no-skip"].genome(4)).nodes["D1"]["label"]
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.sampled_from(list(SPACES)), seeds)
 def test_every_genome_is_an_acyclic_graph_whose_stages_all_reach_the_output(name: str, seed: int) -> None:
     genome = design_space(name, 4).sample(random.Random(seed))
@@ -80,7 +76,6 @@ def test_the_number_of_paths_from_the_image_is_known(preset: str, n_paths: int) 
     assert path_counts(PRESETS[preset].genome(5))[encoder(0)] == n_paths
 
 
-@settings(derandomize=True, deadline=None, max_examples=40)
 @given(st.sampled_from(list(SPACES)), seeds)
 def test_counting_paths_agrees_with_listing_them(name: str, seed: int) -> None:
     genome = design_space(name, 4).sample(random.Random(seed))
@@ -91,7 +86,6 @@ def test_counting_paths_agrees_with_listing_them(name: str, seed: int) -> None:
 # Isomorphism
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.integers(3, 4), seeds)
 def test_twins_by_columns_are_isomorphic_with_equal_features(n_levels: int, seed: int) -> None:
     rng = random.Random(seed)
@@ -139,7 +133,6 @@ def test_isomorphism_sees_labels_kinds_and_directions() -> None:
 # Weisfeiler-Lehman
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.sampled_from(list(SPACES)), st.integers(2, 5), seeds)
 def test_designs_that_differ_have_different_features(name: str, n_levels: int, seed: int) -> None:
     rng, space = random.Random(seed), design_space(name, n_levels)
@@ -164,14 +157,6 @@ def test_the_first_features_are_the_genes_in_words() -> None:
         "E2 encoder E1": 1,
     }
     assert wl_features(PRESETS["unet++"].genome(4), 0)["D0 source D0"] == 3
-
-
-def test_each_iteration_adds_one_feature_per_stage() -> None:
-    genome = PRESETS["unet++"].genome(4)  # 4 encoder stages and 6 nodes
-    for n_iterations in range(1, 4):
-        features = wl_features(genome, n_iterations)
-        for iteration in range(1, n_iterations + 1):
-            assert sum(n for name, n in features.items() if name.startswith(f"{iteration}:")) == 10
 
 
 def reified(genome: Genome) -> nx.DiGraph[str]:
@@ -201,12 +186,6 @@ def test_the_hashes_tell_stages_apart_as_networkx_does() -> None:
         assert equal_ours == {(a, b) for a, b in combinations(range(len(genomes)), 2) if theirs[a] == theirs[b]}
 
 
-def test_rings_of_different_lengths_are_beyond_the_features_but_not_beyond_the_key() -> None:
-    assert wl_features(rings((2, 4)), 6) == wl_features(rings((6,)), 6)
-    assert not is_isomorphic(rings((2, 4)), rings((6,)))
-    assert canonical(rings((2, 4))) != canonical(rings((6,)))
-
-
 def test_features_are_the_same_in_another_process() -> None:
     code = (
         "from unetx_space.graph import wl_features; from unetx_space.presets import PRESETS; import sys;"
@@ -214,10 +193,3 @@ def test_features_are_the_same_in_another_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(sorted(wl_features(PRESETS["unet++"].genome(4)).items()))
-
-
-def test_names_of_columns_do_not_matter_to_the_graph_of_a_plain_decoder() -> None:
-    plain = PRESETS["u-net"].genome(4)
-    as_columns = renamed(plain, {node.ref: decoder(node.ref.level, 3 - node.ref.level) for node in plain.nodes})
-    assert is_isomorphic(plain, as_columns)
-    assert wl_features(plain) == wl_features(as_columns)

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sampled_architectures import KINDS, Kind, sampled
 from torch import Tensor, nn
 
 from unetx_space.architecture import Architecture
@@ -25,6 +24,8 @@ from unetx_space.errors import RequestError
 from unetx_space.genome import NO_ATTENTION, Attention, DecoderNode, Genome, decoder, encoder
 from unetx_space.network import SkipUNet, build, module_of
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS, Spec
+
+in_2d_and_3d = pytest.mark.parametrize(("dims", "size"), [(2, (33, 47)), (3, (17, 33, 23))])
 
 
 def rich(dims: Literal[2, 3], downsampling: Downsampling = "strided-conv") -> Architecture:
@@ -65,7 +66,7 @@ def test_every_operator_of_the_catalogue_has_a_module_and_is_found_under_its_nam
 
 
 @pytest.mark.parametrize("downsampling", DOWNSAMPLINGS)
-@pytest.mark.parametrize("size", [(33, 47), (64, 32), (60, 44), (65, 97), (32, 32, 32), (17, 40, 23), (33, 35, 34)])
+@pytest.mark.parametrize("size", [(64, 32), (65, 97), (17, 40, 23)])
 def test_the_output_has_the_inputs_size(size: tuple[int, ...], downsampling: Downsampling) -> None:
     dims: Literal[2, 3] = 2 if len(size) == 2 else 3
     architecture = rich(dims, downsampling)
@@ -263,32 +264,6 @@ def test_a_closed_gate_silences_exactly_its_placement(placement: str) -> None:
     assert seen["fusion"][:, 4:].abs().max() > 0  # the upsampled map comes last and is no source
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("seed", range(12))
-def test_every_live_part_of_a_random_design_learns(seed: int, dims: Literal[2, 3], kind: Kind) -> None:
-    architecture, patch = sampled(seed, dims, kind)
-    network = build(architecture, seed=seed)
-    outputs: list[Tensor] = []
-
-    def retain(module: nn.Module, inputs: object, output: Tensor) -> None:
-        output.retain_grad()
-        outputs.append(output)
-
-    for stage in [*network.encoder.values(), *network.decoder.values()]:
-        stage.register_forward_hook(retain)
-    logits = network.forward_all(image(architecture, *patch, batch=2))
-    assert logits[0].shape == (2, architecture.backbone.out_channels, *patch)
-    _squares(logits).backward()  # type: ignore[no-untyped-call]
-    assert len(outputs) == len(network.plan.encoder) + len(network.plan.nodes)
-    for output in outputs:
-        assert output.grad is not None
-        assert output.grad.abs().max() > 0
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-
-
 # How it travels
 
 
@@ -318,20 +293,16 @@ def test_it_runs_in_bfloat16_autocast_and_learns(dims: Literal[2, 3], size: tupl
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize(
-    ("dims", "size", "layout"), [(2, (33, 47), torch.channels_last), (3, (17, 33, 23), torch.channels_last_3d)]
-)
-def test_channels_last_gives_the_same_output(
-    dims: Literal[2, 3], size: tuple[int, ...], layout: torch.memory_format
-) -> None:
-    architecture = rich(dims)
+@in_2d_and_3d
+def test_channels_last_gives_the_same_output(dims: Literal[2, 3], size: tuple[int, ...]) -> None:
+    architecture, layout = rich(dims), {2: torch.channels_last, 3: torch.channels_last_3d}[dims]
     network, x = build(architecture), image(architecture, *size)
     expected = network(x)
     got = network.to(memory_format=layout)(x.to(memory_format=layout))  # type: ignore[call-overload]
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("dims", "size"), [(2, (33, 47)), (3, (17, 33, 23))])
+@pytest.mark.parametrize(("dims", "size"), [(2, (33, 47)), pytest.param(3, (17, 33, 23), marks=pytest.mark.slow)])
 def test_torch_export_gives_the_same_output(dims: Literal[2, 3], size: tuple[int, ...]) -> None:
     architecture = rich(dims)
     network, x = build(architecture).eval(), image(architecture, *size)
@@ -340,7 +311,7 @@ def test_torch_export_gives_the_same_output(dims: Literal[2, 3], size: tuple[int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dims", "size"), [(2, (33, 47)), (3, (17, 33, 23))])
+@in_2d_and_3d
 def test_onnx_runtime_gives_the_same_output(dims: Literal[2, 3], size: tuple[int, ...], tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

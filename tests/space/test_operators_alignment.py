@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from operator_samples import image, randomised
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from unetx_space.backbone import DOWNSAMPLINGS, Backbone, Downsampling
-from unetx_space.initial_values import initialise
+from unetx_space import Backbone
+from unetx_space.backbone import DOWNSAMPLINGS, Downsampling
 from unetx_space.network import module_of
 from unetx_space.operators.alignment import (
     AverageAlignment,
@@ -57,54 +56,6 @@ def test_alignment_reaches_the_size_of_every_level_from_every_finer_one(name: st
         for fine, coarse in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]:
             module = module_of(ALIGNMENTS[name])(1, backbone.factor(fine, coarse), ceil)
             assert module(torch.zeros(1, 1, *sizes[fine])).shape[2:] == sizes[coarse]
-
-
-@pytest.mark.parametrize("name", ALIGNMENTS)
-@pytest.mark.parametrize("factor", FACTORS)
-@pytest.mark.parametrize("ceil", [True, False])
-@pytest.mark.parametrize("channels", [1, 7, 96])
-def test_alignment_has_gradients_and_costs_what_it_says(
-    name: str, factor: tuple[int, ...], ceil: bool, channels: int
-) -> None:
-    spec, size = ALIGNMENTS[name], SIZES[len(factor)]
-    module = module_of(ALIGNMENTS[name])(channels, factor, ceil)
-    initialise(module, seed=1)
-    x, target = image(channels, size, batch=1, dtype=torch.float32), target_of(size, factor, ceil)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(x)
-    y = module(x.requires_grad_())
-    assert y.shape == (1, spec.out_channels(channels, factor), *target)
-    assert sum(p.numel() for p in module.parameters()) == spec.n_parameters(channels, factor)
-    assert counter.get_total_flops() == 2 * spec.conv_macs(channels, factor, prod(size), prod(target))
-    y.square().sum().backward()
-    for tensor in (x, *module.parameters()):
-        assert tensor.grad is not None
-        assert tensor.grad.isfinite().all()
-        assert tensor.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("name", ALIGNMENTS)
-@pytest.mark.parametrize("factor", [(4, 2), (1, 2, 2)])
-def test_alignment_agrees_with_itself_under_bfloat16_autocast(name: str, factor: tuple[int, ...]) -> None:
-    module, x = module_of(ALIGNMENTS[name])(6, factor, True), image(6, SIZES[len(factor)], dtype=torch.float32)
-    initialise(module, seed=1)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = module(x)
-    torch.testing.assert_close(half.float(), module(x), rtol=0.05, atol=0.1)
-
-
-@pytest.mark.parametrize("name", ["max", "average"])
-def test_pooling_a_map_smaller_than_its_cell_leaves_one_voxel(name: str) -> None:
-    assert module_of(ALIGNMENTS[name])(2, (16, 4), True)(torch.ones(1, 2, 3, 4)).tolist() == [[[[1.0]], [[1.0]]]]
-
-
-@pytest.mark.parametrize("name", ALIGNMENTS)
-def test_a_map_smaller_than_its_cell_becomes_one_voxel(name: str) -> None:
-    module = module_of(ALIGNMENTS[name])(2, (16, 4), True)
-    initialise(module, seed=1)
-    y = module(torch.ones(1, 2, 3, 4))
-    assert y.shape == (1, ALIGNMENTS[name].out_channels(2, (16, 4)), 1, 1)
-    assert y.isfinite().all()
 
 
 def test_a_coarser_source_is_interpolated_to_the_exact_size() -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 
 import numpy as np
 import pytest
 import torch
 from operator_samples import image, randomised
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from unetx_space.initial_values import initialise
 from unetx_space.network import module_of
@@ -31,51 +29,6 @@ def some_maps(n_inputs: int, channels: int, dims: int = 2, dtype: torch.dtype = 
     return [whole[:, i * channels : (i + 1) * channels].clone() for i in range(n_inputs)]
 
 
-@pytest.mark.parametrize("name", FUSIONS)
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("n_inputs", [1, 2, 4])
-@pytest.mark.parametrize("channels", [1, 7, 96])
-def test_fusion_keeps_the_size_has_gradients_and_costs_what_it_says(
-    name: str, dims: int, n_inputs: int, channels: int
-) -> None:
-    spec, maps = FUSIONS[name], some_maps(n_inputs, channels, dims, torch.float32)
-    c_out = spec.out_channels((channels,) * n_inputs)
-    module = built(name, n_inputs, c_out)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module([x[:1] for x in maps])
-    for x in maps:
-        x.requires_grad_()
-    y = module(maps)
-    assert y.shape == (2, c_out, *SIZES[dims])
-    assert sum(p.numel() for p in module.parameters()) == spec.n_parameters(n_inputs, c_out)
-    assert counter.get_total_flops() == 2 * spec.conv_macs(n_inputs, c_out, prod(SIZES[dims]))
-    y.square().sum().backward()
-    for tensor in (*maps, *module.parameters()):
-        assert tensor.grad is not None
-        assert tensor.grad.isfinite().all()
-        assert tensor.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("name", FUSIONS)
-def test_fusion_of_one_map_is_that_map_and_has_nothing_to_learn_or_to_compute(name: str) -> None:
-    (x,) = some_maps(1, 3)
-    module = built(name, 1, 3)
-    assert torch.equal(module([x]), x)
-    assert not list(module.parameters())
-    assert FUSIONS[name].other_macs(1, 3, 100) == 0
-
-
-@pytest.mark.parametrize("name", FUSIONS)
-def test_fusion_agrees_with_itself_under_bfloat16_autocast(name: str) -> None:
-    maps = some_maps(3, 4, dtype=torch.float32)
-    module = built(name, 3, FUSIONS[name].out_channels((4, 4, 4)))
-    expected = module(maps)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = module([x.bfloat16() for x in maps])
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), expected, rtol=0.05, atol=0.05)
-
-
 def test_concatenation_and_sum_are_worked_by_hand() -> None:
     maps = [torch.full((1, 2, 2, 2), float(n)) for n in (1, 2, 4)]
     assert torch.equal(Concat(3, 6)(maps)[0, :, 0, 0], torch.tensor([1.0, 1.0, 2.0, 2.0, 4.0, 4.0]))
@@ -94,15 +47,6 @@ def test_concat_and_a_1x1_convolution_equal_the_sum_of_projections() -> None:
     whole = nn.functional.conv2d(Concat(2, 5)([a, b]), weight)
     parts = [nn.functional.conv2d(a, weight[:, :3]), nn.functional.conv2d(b, weight[:, 3:])]
     torch.testing.assert_close(Sum(2, 6)(parts), whole)
-
-
-def test_no_fusion_changes_the_maps_it_is_given() -> None:
-    """Other nodes read the same maps."""
-    for name in FUSIONS:
-        maps = some_maps(3, 2)
-        copies = [x.clone() for x in maps]
-        built(name, 3, FUSIONS[name].out_channels((2, 2, 2))).double()(maps)
-        assert all(torch.equal(x, copy) for x, copy in zip(maps, copies, strict=True))
 
 
 # BiFPN

@@ -1,12 +1,11 @@
 """References equal what they reproduce: outputs with MONAI's weights, parameters and multiply-adds to the last one.
 
-Counts come from closed forms written from the reference implementations, and from those instantiated.
+Counts are those of the reference implementations, instantiated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
@@ -18,14 +17,12 @@ from monai.networks.nets.dynunet import DynUNet
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone
-from unetx_space.cost import cost
-from unetx_space.network import SkipUNet, build
-from unetx_space.presets import PRESETS
+from unetx_space import PRESETS, Architecture, Backbone, build, cost, faults
+from unetx_space.network import SkipUNet
 from unetx_space.references import (
     LEFT_OUT,
     REFERENCES,
+    VGG_WIDTHS,
     attention_unet_2018,
     basic_unet,
     basic_unet_plus_plus,
@@ -36,7 +33,6 @@ from unetx_space.references import (
     unet_3_plus_2020,
     unet_2015,
 )
-from unetx_space.validity import faults
 
 Dims = Literal[2, 3]
 
@@ -103,8 +99,10 @@ def give_basic_encoder(ours: SkipUNet, theirs: Sequence[nn.Module]) -> None:
         give(ours.encoder[f"E{level}"], [stage])
 
 
-@pytest.mark.parametrize("size", [(32, 48), (33, 47), (60, 44), (33, 32, 35)])
-@pytest.mark.parametrize("widths", [(3, 3, 6, 12, 24), (2, 4, 8, 16, 32)])
+@pytest.mark.parametrize(
+    ("size", "widths"),
+    [((33, 47), (3, 3, 6, 12, 24)), ((60, 44), (2, 4, 8, 16, 32)), ((33, 18, 35), (2, 4, 8, 16, 32))],
+)
 def test_basic_unet_equals_monais(size: tuple[int, ...], widths: tuple[int, ...]) -> None:
     dims: Dims = 2 if len(size) == 2 else 3
     theirs = drawn_anew(BasicUNet(dims, 2, 3, (*widths, widths[1])))
@@ -122,7 +120,7 @@ def test_basic_unet_equals_monais(size: tuple[int, ...], widths: tuple[int, ...]
     assert conv_macs(theirs, x[:1]) == conv_macs(ours, x[:1]) == cost(ours.architecture, size).conv_macs
 
 
-@pytest.mark.parametrize("size", [(32, 48), (33, 47), (33, 32, 35)])
+@pytest.mark.parametrize("size", [(33, 47), (33, 18, 20)])
 def test_basic_unet_plus_plus_equals_monais(size: tuple[int, ...]) -> None:
     dims: Dims = 2 if len(size) == 2 else 3
     widths = (3, 3, 6, 12, 24)
@@ -189,121 +187,31 @@ def test_dynunet_equals_monais(size: tuple[int, ...], strides: list[tuple[int, .
     assert conv_macs(theirs, x[:1]) == conv_macs(ours, x[:1]) == cost(ours.architecture, size).conv_macs
 
 
-# Counts from closed forms
+# Counts of the references, instantiated
 
 
-def conv(c_in: int, c_out: int, kernel: int, dims: int, bias: bool = True) -> int:
-    weights: int = kernel**dims * c_in * c_out
-    return weights + bias * c_out
-
-
-def norm(channels: int) -> int:
-    return 2 * channels
-
-
-def unit(c_in: int, c_out: int, dims: int, bias: bool = True) -> int:
-    """3^d convolution and normalisation."""
-    return conv(c_in, c_out, 3, dims, bias) + norm(c_out)
-
-
-def double(c_in: int, c_out: int, dims: int, bias: bool = True) -> int:
-    return unit(c_in, c_out, dims, bias) + unit(c_out, c_out, dims, bias)
-
-
-def pairs(widths: Sequence[int]) -> list[tuple[int, int]]:
-    return list(pairwise(widths))
-
-
-def basic_encoder(widths: Sequence[int], dims: int, in_channels: int) -> int:
-    return double(in_channels, widths[0], dims) + sum(double(a, b, dims) for a, b in pairs(widths))
-
-
-def basic_unet_count(features: Sequence[int], dims: int) -> int:
-    *widths, last = features
-    total = basic_encoder(widths, dims, 1)
-    for level, (fine, coarse) in enumerate(pairs(widths)):
-        up = coarse // 2 if level else coarse
-        total += 2**dims * coarse * up + up + double(fine + up, fine if level else last, dims)
-    return total + conv(last, 2, 1, dims)
-
-
-def basic_unet_plus_plus_count(features: Sequence[int], dims: int) -> int:
-    *widths, _ = features
-    total = basic_encoder(widths, dims, 1)
-    for level, (fine, coarse) in enumerate(pairs(widths)):
-        up = coarse // 2 if level else coarse
-        for column in range(1, len(widths) - level):
-            total += 2**dims * coarse * up + up + double(column * fine + up, fine, dims)
-    return total + 4 * conv(widths[0], 2, 1, dims)
-
-
-def nnunet_count(widths: Sequence[int], dims: int, bias: bool, n_heads: int) -> int:
-    total = double(1, widths[0], dims, bias) + sum(double(a, b, dims, bias) for a, b in pairs(widths))
-    for fine, coarse in pairs(widths):
-        total += 2**dims * coarse * fine + bias * fine + double(2 * fine, fine, dims, bias)
-    return total + sum(conv(width, 2, 1, dims) for width in widths[:n_heads])
-
-
-def resenc_count(widths: Sequence[int], depths: Sequence[int], dims: int) -> int:
-    total, c_in = unit(1, widths[0], dims), widths[0]
-    for width, depth in zip(widths, depths, strict=True):
-        shortcut = conv(c_in, width, 1, dims, False) + norm(width) if c_in != width else 0
-        total += double(c_in, width, dims) + shortcut + (depth - 1) * double(width, width, dims)
-        c_in = width
-    for fine, coarse in pairs(widths):
-        total += 2**dims * coarse * fine + fine + unit(2 * fine, fine, dims) + conv(fine, 2, 1, dims)
-    return total
-
-
-def unet_2015_count(widths: Sequence[int], gated: bool) -> int:
-    total = basic_encoder(widths, 2, 3)
-    for fine, coarse in pairs(widths):
-        inner = fine // 2
-        gate = 2 * (conv(fine, inner, 1, 2) + norm(inner)) + conv(inner, 1, 1, 2) + norm(1)
-        total += unit(coarse, fine, 2) + double(2 * fine, fine, 2) + gated * gate
-    return total + conv(widths[0], 1, 1, 2)
-
-
-def unet_3_plus_count(widths: Sequence[int]) -> int:
-    source, n_levels = widths[0], len(widths)
-    node = n_levels * source
-    total = basic_encoder(widths, 2, 3)
-    for level in range(n_levels - 1):
-        finer = sum(unit(width, source, 2) for width in widths[: level + 1])
-        deeper = (n_levels - 2 - level) * unit(node, source, 2) + unit(widths[-1], source, 2)
-        total += finer + deeper + unit(node, node, 2)
-    return total + conv(node, 1, 3, 2)
-
-
-DEFAULT, WIDE = (32, 32, 64, 128, 256, 32), (64, 128, 256, 512, 1024, 128)
-NNUNET = (32, 64, 128, 256, 320, 320)
-VGG = WIDE[:5]
-WIDE_UNET = basic_unet(widths=VGG, decoder_widths=(128, 128, 256, 512))
-
-COUNTS = [
-    (basic_unet(2), 1_978_466, basic_unet_count(DEFAULT, 2)),
-    (basic_unet(3), 5_749_410, basic_unet_count(DEFAULT, 3)),
-    (WIDE_UNET, 31_333_826, basic_unet_count(WIDE, 2)),
-    (basic_unet_plus_plus(2), 2_410_312, basic_unet_plus_plus_count(DEFAULT, 2)),
-    (basic_unet_plus_plus(3), 6_979_976, basic_unet_plus_plus_count(DEFAULT, 3)),
-    (dynunet(3), 31_189_410, nnunet_count(NNUNET, 3, False, 1)),
-    (dynunet(2), 20_611_170, nnunet_count((32, 64, 128, 256, 512, 512), 2, False, 1)),
-    (dynunet_residual(3), 31_419_010, nnunet_count(NNUNET, 3, False, 1) + 229_600),
-    (nnunet(3), 31_195_594, nnunet_count(NNUNET, 3, True, 5)),
-    (nnunet(2, n_levels=8), 46_324_558, nnunet_count((32, 64, 128, 256, 512, 512, 512, 512), 2, True, 7)),
-    (nnunet_resenc(3), 102_349_770, resenc_count(NNUNET, (1, 3, 4, 6, 6, 6), 3)),
-    (unet_2015(), 34_527_041, unet_2015_count(VGG, False)),
-    (attention_unet_2018(), 34_878_573, unet_2015_count(VGG, True)),
-    (unet_3_plus_2020(), 26_971_777, unet_3_plus_count(VGG)),
-]
-
-
-@pytest.mark.parametrize(("architecture", "published", "closed_form"), COUNTS)
-def test_parameters_are_those_of_the_reference(architecture: Architecture, published: int, closed_form: int) -> None:
-    """DynUNet's residual blocks add a 1x1 convolution and a normalisation on each of the six stages: 229,600."""
+@pytest.mark.parametrize(
+    ("architecture", "n_parameters"),
+    [
+        (basic_unet(2), 1_978_466),
+        (basic_unet(3), 5_749_410),
+        (basic_unet(widths=VGG_WIDTHS, decoder_widths=(128, 128, 256, 512)), 31_333_826),
+        (basic_unet_plus_plus(2), 2_410_312),
+        (basic_unet_plus_plus(3), 6_979_976),
+        (dynunet(3), 31_189_410),
+        (dynunet(2), 20_611_170),
+        (dynunet_residual(3), 31_419_010),
+        (nnunet(3), 31_195_594),
+        (nnunet(2, n_levels=8), 46_324_558),
+        (nnunet_resenc(3), 102_349_770),
+        (unet_2015(), 34_527_041),
+        (attention_unet_2018(), 34_878_573),
+        (unet_3_plus_2020(), 26_971_777),
+    ],
+)
+def test_parameters_are_those_of_the_reference(architecture: Architecture, n_parameters: int) -> None:
     assert not faults(architecture)
-    patch = (256,) * architecture.backbone.dims
-    assert cost(architecture, patch).n_parameters == published == closed_form
+    assert cost(architecture, (256,) * architecture.backbone.dims).n_parameters == n_parameters
 
 
 @pytest.mark.parametrize(
@@ -388,9 +296,5 @@ def test_unet_2015_equals_its_forward_pass() -> None:
 def test_every_reference_is_valid_in_2d_and_3d_and_survives_its_document(name: str, dims: Dims) -> None:
     architecture = REFERENCES[name](dims, in_channels=1, out_channels=2)
     assert not faults(architecture, (128,) * dims)
-    assert Backbone.from_json(architecture.backbone.to_json()) == architecture.backbone
-
-
-def test_what_was_left_out_is_not_also_built_and_has_a_reason() -> None:
     assert not set(LEFT_OUT) & set(REFERENCES)
-    assert all(LEFT_OUT.values())
+    assert Backbone.from_json(architecture.backbone.to_json()) == architecture.backbone

@@ -9,12 +9,10 @@ from dataclasses import replace
 import pytest
 from sampled_architectures import KINDS, Kind, sampled
 
-from unetx_space.architecture import Architecture
-from unetx_space.backbone import Backbone, EncoderBlock
-from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder, live_nodes
+from unetx_space import PRESETS, Architecture, Attention, Backbone, DecoderNode, Genome, decoder, encoder, faults
+from unetx_space.backbone import EncoderBlock
+from unetx_space.genome import live_nodes
 from unetx_space.plan import BlockPlan, Plan, make_plan
-from unetx_space.presets import PRESETS
-from unetx_space.validity import faults
 
 BACKBONE = Backbone(2, 1, 3, (4, 8, 16, 32), ((1, 1), (2, 1), (2, 2), (2, 2)))
 

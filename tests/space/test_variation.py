@@ -5,16 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from unetx_space.architecture import Architecture
-from unetx_space.backbone import isotropic_backbone
 from unetx_space.canonical import canonical
 from unetx_space.design_space import SPACES, DesignSpace, attention_genes, design_space, n_designs, narrowed
 from unetx_space.genome import Attention, DecoderNode, Genome, StageRef, decoder
-from unetx_space.network import build
 from unetx_space.presets import PRESETS
 from unetx_space.validity import genome_faults
 from unetx_space.variation import MUTATIONS, crossover, mutate
@@ -35,7 +31,6 @@ def operators(node: DecoderNode) -> tuple[str, ...]:
     return str(node.attention), node.upsampler, node.fusion, node.alignment
 
 
-@settings(derandomize=True, deadline=None)
 @given(names_of_spaces, st.integers(2, 6), seeds)
 def test_any_chain_of_variations_stays_valid_and_inside(name: str, n_levels: int, seed: int) -> None:
     rng, space = random.Random(seed), design_space(name, n_levels)
@@ -47,39 +42,14 @@ def test_any_chain_of_variations_stays_valid_and_inside(name: str, n_levels: int
         mother, father = father, child
 
 
-@settings(derandomize=True, deadline=None, max_examples=12)
-@given(names_of_spaces, st.sampled_from((2, 3)), seeds)
-def test_what_a_chain_of_variations_ends_with_can_be_built(name: str, dims: int, seed: int) -> None:
-    rng = random.Random(seed)
-    space = narrowed(design_space(name, 3), attention="all", upsampler="all", fusion="all", alignment="all")
-    genome = PRESETS["u-net"].genome(3)
-    for _ in range(6):
-        genome = crossover(mutate(genome, space, rng), space.sample(rng), space, rng)
-    backbone = isotropic_backbone(2 if dims == 2 else 3, n_levels=3, base_width=4)
-    network = build(Architecture(backbone, genome))
-    x = torch.randn(1, 1, *(13, 10, 9)[:dims], generator=torch.Generator().manual_seed(seed))
-    y = network(x)
-    assert y.shape == (1, 2, *x.shape[2:])
-    assert y.isfinite().all()
-
-
-@settings(derandomize=True, deadline=None)
 @given(names_of_spaces, seeds)
 def test_a_mutation_gives_another_design_and_leaves_its_parent_alone(name: str, seed: int) -> None:
     rng, space = random.Random(seed), design_space(name, 5)
     genome = space.sample(rng)
     before = genome.to_json()
     assert canonical(mutate(genome, space, rng)) != canonical(genome)
+    assert all(m(genome, space, random.Random(1)) == m(genome, space, random.Random(1)) for m in MUTATIONS.values())
     assert genome.to_json() == before
-
-
-@settings(derandomize=True, deadline=None)
-@given(names_of_spaces, st.sampled_from(list(MUTATIONS)), seeds)
-def test_each_mutation_is_a_function_of_its_generator(name: str, mutation: str, seed: int) -> None:
-    space = design_space(name, 4)
-    genome = space.sample(random.Random(seed))
-    apply = MUTATIONS[mutation]
-    assert apply(genome, space, random.Random(seed)) == apply(genome, space, random.Random(seed))
 
 
 def can_change(mutation: str, genome: Genome) -> bool:
@@ -91,7 +61,6 @@ def can_change(mutation: str, genome: Genome) -> bool:
     }.get(mutation, True)
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.sampled_from(["default", "full-scale"]), seeds)
 def test_each_mutation_does_what_it_is_named_after(name: str, seed: int) -> None:
     rng, space = random.Random(seed), design_space(name, 5)
@@ -155,7 +124,6 @@ def test_a_node_that_comes_to_life_reads_nothing_itself() -> None:
     assert deeper == {4, 5}
 
 
-@settings(derandomize=True, deadline=None)
 @given(names_of_spaces, seeds)
 def test_a_child_has_every_node_from_one_of_its_parents(name: str, seed: int) -> None:
     rng, space = random.Random(seed), design_space(name, 4)

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from unetx_space.architecture import Architecture
@@ -89,14 +89,12 @@ def drawn(svg: str) -> Counter[tuple[str, str]]:
 
 
 @given(designs)
-@settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_svg_draws_every_source_of_any_genome_exactly_once(architecture: Architecture) -> None:
     assert faults(architecture) == ()
     assert drawn(to_svg(architecture)) == sources(architecture)
 
 
 @given(designs)
-@settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_table_marks_every_source_of_any_genome_exactly_once(architecture: Architecture) -> None:
     assert tabled(to_text(architecture)) == sources(architecture)
 
@@ -129,7 +127,6 @@ def tapped(text: str) -> Counter[tuple[str, str]]:
 
 
 @given(st.builds(plain, st.integers(2, 9), st.integers(0, 10**6)))
-@settings(max_examples=100, deadline=None, derandomize=True)
 def test_the_wires_of_the_terminal_u_lead_from_every_source_to_its_node(architecture: Architecture) -> None:
     text = to_text(architecture)
     assert tapped(text) == sources(architecture)
@@ -318,7 +315,6 @@ def inside(layout: Layout) -> bool:
 
 
 @given(designs)
-@settings(max_examples=100, deadline=None, derandomize=True)
 def test_wires_end_on_their_boxes_and_labels_keep_their_distance(architecture: Architecture) -> None:
     layout = make_layout(architecture)
     assert inside(layout)

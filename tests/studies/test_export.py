@@ -112,29 +112,24 @@ def test_every_operator_of_the_catalogue_is_covered_here() -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("architecture", PLANAR.values(), ids=PLANAR)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(architecture, id=genes, marks=[] if genes == "common" else pytest.mark.slow)
+        for genes, architecture in PLANAR.items()
+    ],
+)
 def test_a_2d_network_answers_alike_in_every_format(name: str, architecture: Architecture, tmp_path: Path) -> None:
     check(name, architecture, tmp_path)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_3d_network_answers_alike_in_every_format(name: str, tmp_path: Path) -> None:
-    check(name, varied(3), tmp_path)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("genes", [GATED, COMPOSED], ids=["gated", "composed"])
-def test_the_other_operators_on_volumes_answer_alike_in_every_format(
-    name: str, genes: tuple[Genes, ...], tmp_path: Path
-) -> None:
-    check(name, varied(3, genes), tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
-def test_deformable_upsampling_of_volumes_answers_alike_in_every_format(name: str, tmp_path: Path) -> None:
-    check(name, deformable(3), tmp_path)
+@pytest.mark.parametrize(
+    "architecture", [varied(3), varied(3, GATED), varied(3, COMPOSED), deformable(3)], ids=list(PLANAR)
+)
+def test_a_3d_network_answers_alike_in_every_format(name: str, architecture: Architecture, tmp_path: Path) -> None:
+    check(name, architecture, tmp_path)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,4 +1,4 @@
-"""CARAFE and DySample against naive loops, closed forms and what the literature counts."""
+"""CARAFE, DySample and deformable upsampling against naive loops, closed forms and what the literature counts."""
 
 from __future__ import annotations
 
@@ -10,33 +10,59 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from operator_samples import image, randomised
+from operator_samples import STRIDES, convolved, enlarged, image, randomised, some_map, through
 from torch import Tensor, nn
 
 from unetx_space.initial_values import initialise
+from unetx_space.operators import dynamic_upsampling
 from unetx_space.operators.catalogue import UPSAMPLERS
 from unetx_space.operators.catalogue.upsampling import carafe_kernel_edge, carafe_width, dysample_groups
-from unetx_space.operators.dynamic_upsampling import CARAFE, OFFSET_SCALE, START_STD, DySample, reassembled
-from unetx_space.operators.nd import interpolate
-from unetx_space.operators.upsampling import fine_size
+from unetx_space.operators.deformable_sampling import bag_sampled, grid_sampled
+from unetx_space.operators.dynamic_upsampling import (
+    CARAFE,
+    MOVE_RATE,
+    OFFSET_SCALE,
+    START_STD,
+    DeformableUpsampling,
+    DySample,
+    reassembled,
+)
 
-STRIDES = [(2, 2), (1, 2), (3, 2), (2, 2, 2), (1, 2, 2), (3, 1, 2)]
 LOOPED = [((2, 2), (3, 4)), ((1, 3), (4, 1)), ((2, 2), (1, 1)), ((2, 1, 2), (2, 3, 2)), ((2, 2, 2), (1, 2, 3))]
 Array = NDArray[np.float64]
 
 
-def some_size(stride: tuple[int, ...]) -> tuple[int, ...]:
-    return (5, 3, 4)[: len(stride)]
-
-
-def convolve(x: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
-    """The layer, written with torch's function: values, not the module, are looked at."""
-    function = F.conv2d if x.ndim == 4 else F.conv3d
-    return function(x, layer.weight, layer.bias, padding=layer.kernel_size[0] // 2)
-
-
 def array(x: Tensor) -> Array:
     return x.detach().numpy()
+
+
+def kept_bytes(module: nn.Module, x: Tensor) -> int:
+    """Of all that training keeps of one forward pass."""
+    initialise(module, seed=1)
+    kept: dict[int, Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.setdefault(tensor.untyped_storage().data_ptr(), tensor), lambda tensor: tensor
+    ):
+        module(x)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def assert_exact_far_out(module: nn.Module) -> None:
+    """bfloat16 has 8 bits: at 300 it steps by 2, so that positions computed in it would miss by a voxel."""
+    initialise(module, seed=1)
+    x = torch.zeros(1, 1, 1, 320)
+    x[..., 301] = 1
+    with torch.autocast("cpu", torch.bfloat16):
+        half = module(x)
+    torch.testing.assert_close(half.float(), module(x), rtol=0.02, atol=0.02)
+    assert half.abs().max() > 0.1
+
+
+def inside(x: Tensor, margin: tuple[int, ...]) -> Tensor:
+    """``x`` without ``margin`` voxels on both sides of each axis."""
+    for axis, n in enumerate(margin, 2):
+        x = x.narrow(axis, n, x.shape[axis] - 2 * n)
+    return x
 
 
 # CARAFE
@@ -45,8 +71,8 @@ def array(x: Tensor) -> Array:
 def looped_carafe(module: CARAFE, x: Tensor) -> Array:
     """Equations 1 to 3 of the paper, fine voxel by fine voxel, for one image ``x[1, c, *coarse]``."""
     stride, edge, dims = module.stride, module.edge, len(module.stride)
-    values = array(convolve(x, module.projection))[0]
-    logits = array(convolve(convolve(x, module.compressor), module.encoder))[0]
+    values = array(through(module.projection, x))[0]
+    logits = array(through(module.encoder, through(module.compressor, x)))[0]
     size = values.shape[1:]
     out = np.empty((len(values), *(n * s for n, s in zip(size, stride, strict=True))))
     for fine in np.ndindex(*out.shape[1:]):
@@ -73,20 +99,20 @@ def test_carafe_equals_a_naive_loop(stride: tuple[int, ...], size: tuple[int, ..
 def test_carafe_commutes_with_its_1x1_convolution(stride: tuple[int, ...]) -> None:
     """The paper reassembles first; weights that sum to 1 let the cheaper order be the same function, bias included."""
     module = randomised(CARAFE(4, 3, stride))
-    x = image(4, some_size(stride))
+    x = some_map(4, stride)
     cells = reassembled(x, module.kernels(x), module.edge)  # [b, c, cell, *coarse]
-    last = torch.stack([convolve(voxel, module.projection) for voxel in cells.unbind(2)], 2)
-    torch.testing.assert_close(reassembled(convolve(x, module.projection), module.kernels(x), module.edge), last)
+    last = torch.stack([through(module.projection, voxel) for voxel in cells.unbind(2)], 2)
+    torch.testing.assert_close(reassembled(through(module.projection, x), module.kernels(x), module.edge), last)
 
 
 @pytest.mark.parametrize("stride", STRIDES)
 def test_carafe_starts_as_an_average_of_all_neighbours(stride: tuple[int, ...]) -> None:
     module = CARAFE(8, 3, stride)
     initialise(module, seed=1)
-    x, edge = image(8, some_size(stride), dtype=torch.float32), module.edge
-    padded = F.pad(convolve(x, module.projection), [edge // 2] * (2 * len(stride)), mode="replicate")
+    x, edge = some_map(8, stride, torch.float32), module.edge
+    padded = F.pad(through(module.projection, x), [edge // 2] * (2 * len(stride)), mode="replicate")
     means = (F.avg_pool2d if len(stride) == 2 else F.avg_pool3d)(padded, edge, 1)
-    expected = F.interpolate(means, size=fine_size(x, stride), mode="nearest")
+    expected = enlarged(means, stride, "nearest")
     torch.testing.assert_close(module(x), expected, rtol=0, atol=0.03)
     assert (module.kernels(x) * edge ** len(stride) - 1).abs().max() < 0.1
 
@@ -100,8 +126,8 @@ def test_carafe_with_all_weight_on_the_centre_is_nearest_interpolation(stride: t
         by_tap = module.encoder.bias.view(module.edge ** len(stride), prod(stride))
         by_tap.fill_(-1e3)
         by_tap[len(by_tap) // 2] = 0
-    x = image(4, some_size(stride))
-    expected = F.interpolate(convolve(x, module.projection), size=fine_size(x, stride), mode="nearest")
+    x = some_map(4, stride)
+    expected = enlarged(through(module.projection, x), stride, "nearest")
     torch.testing.assert_close(module(x), expected)
 
 
@@ -125,39 +151,31 @@ def test_carafe_is_smaller_in_3d() -> None:
 
 
 def test_carafe_training_keeps_no_copy_of_all_neighbours() -> None:
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    module = CARAFE(8, 32, (2, 2))
-    initialise(module, seed=1)
+    """25 of every coarse voxel, float32."""
     x = image(8, (16, 16), batch=1, dtype=torch.float32)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        module(x)
-    n_bytes = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert n_bytes < 25 * 32 * 16 * 16 * 4  # of 25 neighbours of every coarse voxel, float32
+    assert kept_bytes(CARAFE(8, 32, (2, 2)), x) < 25 * 32 * 16 * 16 * 4
 
 
 # DySample
 
 
-def read_linearly(plane: Array, at: list[float]) -> float:
-    """``plane`` at a fractional place, its border continued outside."""
-    total, inside = 0.0, [min(max(a, 0), n - 1) for a, n in zip(at, plane.shape, strict=True)]
-    base = [floor(a) for a in inside]
+def read_linearly(plane: Array, at: list[float], *, clamp: bool = True) -> float:
+    """``plane`` at a fractional place; outside the border's value with ``clamp``, otherwise 0."""
+    total, base = 0.0, [floor(a) for a in at]
     for corner in itertools.product((0, 1), repeat=len(at)):
-        site = tuple(min(b + c, n - 1) for b, c, n in zip(base, corner, plane.shape, strict=True))
-        weight = prod(f if c else 1 - f for f, c in zip(np.subtract(inside, base), corner, strict=True))
-        total += weight * float(plane[site])
+        site = [b + c for b, c in zip(base, corner, strict=True)]
+        weight = prod(1 - abs(a - s) for a, s in zip(at, site, strict=True))
+        if clamp:
+            site = [min(max(s, 0), n - 1) for s, n in zip(site, plane.shape, strict=True)]
+        if all(0 <= s < n for s, n in zip(site, plane.shape, strict=True)):
+            total += weight * float(plane[tuple(site)])
     return total
 
 
 def looped_dysample(module: DySample, x: Tensor) -> Array:
     """Section 3.2 of the paper, fine voxel by fine voxel, for one image ``x[1, c, *coarse]``."""
     stride, dims, groups = module.stride, len(module.stride), module.groups
-    values, raw = array(convolve(x, module.projection))[0], array(convolve(x, module.offset))[0]
+    values, raw = array(through(module.projection, x))[0], array(through(module.offset, x))[0]
     offsets = OFFSET_SCALE * raw.reshape(groups, dims, prod(stride), *raw.shape[1:])
     out = np.empty((len(values), *(n * s for n, s in zip(values.shape[1:], stride, strict=True))))
     for channel, *fine in np.ndindex(*out.shape):
@@ -185,8 +203,8 @@ def test_dysample_equals_a_naive_loop(stride: tuple[int, ...], size: tuple[int, 
 def test_dysample_without_offsets_is_linear_interpolation(stride: tuple[int, ...]) -> None:
     module = DySample(4, 8, stride).double()
     initialise(module, seed=1)
-    x = image(4, some_size(stride))
-    expected = interpolate(convolve(x, module.projection), fine_size(x, stride))
+    x = some_map(4, stride)
+    expected = enlarged(through(module.projection, x), stride)
     torch.testing.assert_close(module(x), expected, rtol=0, atol=0.02)  # so it starts, nearly
     with torch.no_grad():
         module.offset.weight.zero_()
@@ -203,7 +221,7 @@ def test_dysample_offsets_are_counted_in_coarse_voxels() -> None:
         module.offset.bias.view(4, 2, 4).copy_(torch.tensor([0.0, 4.0])[:, None])  # groups, axes, voxels of a cell
     x = image(2, (3, 5))
     moved = torch.cat([x[..., 1:], x[..., -1:]], -1)
-    expected = interpolate(convolve(moved, module.projection), (6, 10))
+    expected = enlarged(through(module.projection, moved), (2, 2))
     torch.testing.assert_close(module(x)[..., 1:], expected[..., 1:])  # the first reads voxel 0, which has moved out
 
 
@@ -225,24 +243,14 @@ def test_dysample_costs_what_the_literature_counts_beside_the_1x1_convolution(
 
 
 def test_dysample_positions_are_exact_far_out_under_autocast() -> None:
-    """bfloat16 has 8 bits: at 300 it steps by 2, so that positions computed in it would miss by a voxel."""
-    module = DySample(1, 1, (1, 2))
-    initialise(module, seed=1)
-    x = torch.zeros(1, 1, 1, 320)
-    x[..., 301] = 1
-    with torch.autocast("cpu", torch.bfloat16):
-        half = module(x)
-    torch.testing.assert_close(half.float(), module(x), rtol=0.02, atol=0.02)
-    assert half.abs().max() > 0.1
+    assert_exact_far_out(DySample(1, 1, (1, 2)))
 
 
 # Both
 
 
-@pytest.mark.parametrize("kind", [CARAFE, DySample])
-@pytest.mark.parametrize("stride", [(2, 1), (2, 1, 2)])
-def test_gradients_equal_finite_differences(kind: type[CARAFE | DySample], stride: tuple[int, ...]) -> None:
-    module = randomised(kind(2, 2, stride))
+def assert_gradients_equal_finite_differences(module: nn.Module) -> None:
+    randomised(module)
     names = [name for name, _ in module.named_parameters()]
 
     def applied(x: Tensor, *parameters: Tensor) -> Tensor:
@@ -250,8 +258,13 @@ def test_gradients_equal_finite_differences(kind: type[CARAFE | DySample], strid
         assert isinstance(result, Tensor)
         return result
 
-    inputs = (image(2, (2, 3, 2)[: len(stride)], batch=1).requires_grad_(), *module.parameters())
+    inputs = (image(2, (2, 3), batch=1).requires_grad_(), *module.parameters())
     assert torch.autograd.gradcheck(applied, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", [CARAFE, DySample])
+def test_gradients_equal_finite_differences(kind: type[CARAFE | DySample]) -> None:
+    assert_gradients_equal_finite_differences(kind(2, 2, (2, 1)))
 
 
 @pytest.mark.parametrize(("kind", "layer"), [(CARAFE, "encoder"), (DySample, "offset")])
@@ -269,15 +282,6 @@ def test_what_predicts_starts_with_the_papers_standard_deviation(
 
 
 @pytest.mark.parametrize("kind", [CARAFE, DySample])
-@pytest.mark.parametrize("stride", [(2, 2), (1, 2, 2)])
-def test_exported_programs_give_the_same_output(kind: type[CARAFE | DySample], stride: tuple[int, ...]) -> None:
-    module = kind(4, 6, stride)
-    initialise(module, seed=1)
-    x = image(4, some_size(stride), dtype=torch.float32)
-    torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), module(x))
-
-
-@pytest.mark.parametrize("kind", [CARAFE, DySample])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_network_of_another_precision_stays_in_it(kind: type[CARAFE | DySample], dtype: torch.dtype) -> None:
     module = kind(4, 6, (2, 2))
@@ -287,3 +291,78 @@ def test_a_network_of_another_precision_stays_in_it(kind: type[CARAFE | DySample
     got = module.to(dtype)(x.to(dtype))
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.05)
+
+
+# Deformable upsampling, however its taps are read
+
+
+@pytest.fixture(params=[grid_sampled, bag_sampled])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The taps are read in this way, whatever the size of the map."""
+    monkeypatch.setattr(dynamic_upsampling, "sampled", request.param)
+
+
+def looped_deformable(module: DeformableUpsampling, x: Array) -> Array:
+    """Equation 1 of the module's docstring, fine voxel by fine voxel, for one image ``x[c, *coarse]``."""
+    dims, stride, weight = len(module.stride), module.stride, module.taps.weight.detach().numpy()
+    raw = through(module.moves, torch.from_numpy(x[None]))
+    moves = MOVE_RATE * raw[0].detach().numpy().reshape(3**dims, dims + 1, *x.shape[1:])
+    assert module.taps.bias is not None
+    out = np.empty((len(weight), *(n * s for n, s in zip(x.shape[1:], stride, strict=True))))
+    out[:] = module.taps.bias.detach().numpy().reshape(-1, *(1,) * dims)
+    for fine in np.ndindex(*out.shape[1:]):
+        centre = [(i + 0.5) / s - 0.5 for i, s in zip(fine, stride, strict=True)]
+        for t, tap in enumerate(np.ndindex(*(3,) * dims)):
+            *offset, logit = (read_linearly(moves[t, m], centre) for m in range(dims + 1))
+            at = [c + k - 1 + o for c, k, o in zip(centre, tap, offset, strict=True)]
+            values = np.array([read_linearly(plane, at, clamp=False) for plane in x])
+            out[(slice(None), *fine)] += weight[(slice(None), slice(None), *tap)] @ values * 2 / (1 + np.exp(-logit))
+    return out
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize(
+    ("stride", "size"), [((2, 2), (3, 4)), ((1, 3), (4, 1)), ((2, 1, 2), (2, 3, 2)), ((2, 2, 2), (1, 2, 3))]
+)
+def test_deformable_equals_a_naive_loop_with_offsets_and_modulation(
+    stride: tuple[int, ...], size: tuple[int, ...]
+) -> None:
+    module = randomised(DeformableUpsampling(2, 3, stride), scale=2.0)  # moves of up to a voxel or two
+    x = image(2, size, batch=2)
+    expected = np.stack([looped_deformable(module, one) for one in x.numpy()])
+    torch.testing.assert_close(module(x), torch.from_numpy(expected))
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("stride", STRIDES)
+def test_deformable_starts_as_a_convolution_followed_by_linear_interpolation(stride: tuple[int, ...]) -> None:
+    """Closed form: the map continued by zeros, convolved, interpolated; away from the border linear(conv3(x))."""
+    module = DeformableUpsampling(4, 3, stride).double()
+    initialise(module, seed=1)
+    assert module.moves.weight.abs().max() == 0  # offsets start at zero ...
+    assert module.moves.bias is not None
+    assert module.moves.bias.abs().max() == 0  # ... and the modulation at 2 sigmoid(0) = 1
+    dims, x = len(stride), image(4, (5, 6, 7)[: len(stride)])
+    wide = inside(convolved(F.pad(x, [2] * (2 * dims)), module.taps.weight), (1,) * dims)  # one voxel more all around
+    fine = enlarged(wide, stride)
+    y = module(x)
+    torch.testing.assert_close(y, inside(fine, stride))
+    same = enlarged(convolved(x, module.taps.weight), stride)
+    torch.testing.assert_close(inside(y, stride), inside(same, stride))
+
+
+@pytest.mark.usefixtures("reader")
+def test_deformable_gradients_equal_finite_differences() -> None:
+    assert_gradients_equal_finite_differences(DeformableUpsampling(2, 2, (2, 1)))
+
+
+@pytest.mark.usefixtures("reader")
+def test_deformable_training_keeps_no_fine_map_per_tap() -> None:
+    """Less than half of one float32 map per tap; the coarse maps of all taps are an eighth."""
+    x = image(8, (6, 6, 6), batch=1, dtype=torch.float32)
+    assert kept_bytes(DeformableUpsampling(8, 8, (2, 2, 2)), x) < 27 * 4 * 8 * 12**3 / 2
+
+
+@pytest.mark.usefixtures("reader")
+def test_deformable_positions_are_exact_far_out_under_autocast() -> None:
+    assert_exact_far_out(DeformableUpsampling(1, 1, (1, 2)))

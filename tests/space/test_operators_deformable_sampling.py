@@ -72,7 +72,9 @@ def test_moves_of_a_diverged_run_read_no_row_that_does_not_exist(far: float) -> 
     assert bag_sampled(values, moves, (2, 2)).shape == (2, 3, 8, 10)
 
 
-@pytest.mark.parametrize(("stride", "size"), [((2, 2), (48, 48)), ((2, 2, 2), (8, 12, 8))])
+@pytest.mark.parametrize(
+    ("stride", "size"), [((2, 2), (48, 48)), pytest.param((2, 2, 2), (8, 12, 8), marks=pytest.mark.slow)]
+)
 def test_an_exported_program_asks_the_grid_sampler_where_training_uses_bags(
     stride: tuple[int, ...], size: tuple[int, ...]
 ) -> None:

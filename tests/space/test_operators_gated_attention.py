@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from attention_samples import COARSE, SIZES, STRIDES, built, context, maps
+from attention_maps import COARSE, SIZES, STRIDES, built, context, maps
 from monai.networks.nets.attentionunet import AttentionBlock
 from numpy.typing import NDArray
 from operator_samples import image, randomised
