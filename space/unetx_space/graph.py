@@ -35,7 +35,7 @@ def to_graph(genome: Genome) -> nx.DiGraph[str]:
     for ref, label in labels.items():
         graph.add_node(str(ref), level=ref.level, label=label)
     for ref, read in inputs.items():
-        graph.add_edges_from((str(source), str(ref), {"kind": kind}) for kind, source in read)
+        graph.add_readfrom((str(source), str(ref), {"kind": kind}) for kind, source in read)
     return graph
 
 
@@ -97,7 +97,13 @@ def wl_features(genome: Genome, n_iterations: int = 2) -> Counter[str]:
         features.update(f"{stage} {gene}" for gene in genes)
         features.update(f"{stage} {kind} {source.kind}{source.level}" for kind, source in inputs[ref])
     for iteration in range(1, n_iterations + 1):
-        colours = {ref: _hash(colour, inputs[ref], readers[ref], colours) for ref, colour in colours.items()}
+        hashes = {}
+        for ref, colour in colours.items():
+            around = [
+                sorted(f"{kind} {colours[other]}" for kind, other in near) for near in (inputs[ref], readers[ref])
+            ]
+            hashes[ref] = blake2b(repr((colour, *around)).encode(), digest_size=8).hexdigest()
+        colours = hashes
         features.update(f"{iteration}:{colour}" for colour in colours.values())
     return features
 
@@ -122,13 +128,3 @@ def _label(ref: StageRef, nodes: Mapping[StageRef, DecoderNode]) -> str:
     if any(source.level < ref.level for source in node.sources):
         genes.append(f"alignment {node.alignment}")
     return ", ".join((f"D{ref.level}", *genes))
-
-
-def _hash(
-    colour: str,
-    inputs: list[tuple[str, StageRef]],
-    readers: list[tuple[str, StageRef]],
-    colours: Mapping[StageRef, str],
-) -> str:
-    around = [sorted(f"{kind} {colours[ref]}" for kind, ref in neighbours) for neighbours in (inputs, readers)]
-    return blake2b(repr((colour, *around)).encode(), digest_size=8).hexdigest()

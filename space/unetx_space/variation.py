@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from unetx_space.canonical import canonical, without_idle_genes
 from unetx_space.design_space import Choice, DesignSpace, NodeGenes
-from unetx_space.genome import DecoderNode, Genome
+from unetx_space.genome import Genome
 
 Mutation = Callable[[Genome, DesignSpace, random.Random], Genome]
 Params = dict[str, Choice]
@@ -47,34 +47,35 @@ def move_skip(genome: Genome, space: DesignSpace, rng: random.Random) -> Genome:
     return _flipped(space, params, [rng.choice(taken), rng.choice(given)])
 
 
-def change_attention(genome: Genome, space: DesignSpace, rng: random.Random) -> Genome:
-    """Another attention, or the same at another placement, on one live node."""
-    return _changed(genome, space, rng, lambda node: node.attention)
+def _changing(gene: Callable[[NodeGenes], str | None]) -> Mutation:
+    """The mutation that gives one gene of one live node another value with another effect; it returns the genome itself
+    where there is none."""
 
+    def change(genome: Genome, space: DesignSpace, rng: random.Random) -> Genome:
+        params, live = _spelled(genome, space, rng)
+        ways = []
+        for node in live:
+            if (name := gene(node)) is not None:
+                made = {c: without_idle_genes(space.node(node, {**params, name: c})) for c in space.genes[name]}
+                now = without_idle_genes(space.node(node, params))
+                if others := [choice for choice, other in made.items() if other != now]:
+                    ways.append((name, others))
+        if not ways:
+            return genome
+        name, others = rng.choice(ways)
+        return space.from_params(params | {name: rng.choice(others)})
 
-def change_upsampler(genome: Genome, space: DesignSpace, rng: random.Random) -> Genome:
-    """Another upsampler on one live node."""
-    return _changed(genome, space, rng, lambda node: node.upsampler)
-
-
-def change_fusion(genome: Genome, space: DesignSpace, rng: random.Random) -> Genome:
-    """Another fusion on one live node that has sources."""
-    return _changed(genome, space, rng, lambda node: node.fusion)
-
-
-def change_alignment(genome: Genome, space: DesignSpace, rng: random.Random) -> Genome:
-    """Another alignment on one live node that has a finer source."""
-    return _changed(genome, space, rng, lambda node: node.alignment)
+    return change
 
 
 MUTATIONS: Mapping[str, Mutation] = {
     "add-skip": add_skip,
     "drop-skip": drop_skip,
     "move-skip": move_skip,
-    "change-attention": change_attention,
-    "change-upsampler": change_upsampler,
-    "change-fusion": change_fusion,
-    "change-alignment": change_alignment,
+    "change-attention": _changing(lambda node: node.attention),  # or the same one at another placement
+    "change-upsampler": _changing(lambda node: node.upsampler),
+    "change-fusion": _changing(lambda node: node.fusion),
+    "change-alignment": _changing(lambda node: node.alignment),
 }
 
 
@@ -116,27 +117,3 @@ def _spelled(genome: Genome, space: DesignSpace, rng: random.Random) -> tuple[Pa
 
 def _flipped(space: DesignSpace, params: Params, names: list[str]) -> Genome:
     return space.from_params(params | {name: not params[name] for name in names})
-
-
-def _changed(genome: Genome, space: DesignSpace, rng: random.Random, gene: Callable[[NodeGenes], str | None]) -> Genome:
-    """One gene of one live node at another value with another effect; the genome itself when there is none."""
-    params, live = _spelled(genome, space, rng)
-    ways = [
-        (name, others)
-        for node in live
-        if (name := gene(node)) is not None and (others := _with_effect(name, node, space, params))
-    ]
-    if not ways:
-        return genome
-    name, others = rng.choice(ways)
-    return space.from_params(params | {name: rng.choice(others)})
-
-
-def _with_effect(name: str, node: NodeGenes, space: DesignSpace, params: Params) -> list[Choice]:
-    """The values of a gene that make another node than its present one does."""
-
-    def made(choice: Choice) -> DecoderNode:
-        return without_idle_genes(space.node(node, {**params, name: choice}))
-
-    now = made(params[name])
-    return [choice for choice in space.genes[name] if made(choice) != now]

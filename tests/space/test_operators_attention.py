@@ -233,7 +233,7 @@ def test_fewer_than_16_channels_still_have_a_hidden_layer(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(OPERATORS) - {"simam", "cca", "attention-gate-grid"}))
 @pytest.mark.parametrize("dims", [2, 3])
 def test_attention_starts_near_the_identity(name: str, dims: int) -> None:
-    """The others' docstrings say why not; SimAM is tested above, the gates in test_operators_gates.py."""
+    """The others' docstrings say why not; SimAM is tested above, the gates in test_operators_gated_attention.py."""
     given = maps(24, dims)
     gain = built(name, 24, dims)(*inputs(name, given)) / given.x
     assert gain.min() > 0.75

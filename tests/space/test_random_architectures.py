@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 import torch
 from sampled_architectures import sampled
-from test_training_memory_formula import measured
+from test_space_training_memory import measured
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -21,7 +21,7 @@ class Demand:
 
     batch_size: int
     patch_bytes: int
-    """That autograd keeps for a patch: ``unetx_space.memory.training_memory``."""
+    """That autograd keeps for a patch: ``unetx_space.training_memory``."""
     parameter_values: int
     """Numbers kept for all parameters: gradients, Adam's two moments, averages."""
 

@@ -45,7 +45,10 @@ def _nested(space: DesignSpace) -> int:
     for level in range(space.n_levels - 1):
         deeper: Counter[int] = Counter()
         for demanded, n in ways.items():
-            for living in _supersets(demanded):
+            # Of columns from 1 up to the highest that is demanded: what lies beyond it is read by nothing.
+            below = (1 << (demanded.bit_length() - 1)) - 2 if demanded else 0
+            for extra in _subsets(below & ~demanded):
+                living = demanded | extra
                 deeper[living >> 1 & ~1] += n * _level_designs(space, level, living, demanded)
         ways = deeper
     return ways[0]
@@ -66,14 +69,11 @@ def _level_designs(space: DesignSpace, level: int, living: int, demanded: int) -
                 nodes[column].ref,
                 tuple(s for s in nodes[column].candidates if s.kind == "E" or readable >> s.column & 1),
             )
-            for column in _columns(living)
+            for column in range(living.bit_length())
+            if living >> column & 1
         )
         total += -product if unread.bit_count() % 2 else product
     return total
-
-
-def _columns(mask: int) -> list[int]:
-    return [column for column in range(mask.bit_length()) if mask >> column & 1]
 
 
 def _subsets(mask: int) -> Iterator[int]:
@@ -82,10 +82,3 @@ def _subsets(mask: int) -> Iterator[int]:
         yield subset
         subset = (subset - 1) & mask
     yield 0
-
-
-def _supersets(mask: int) -> Iterator[int]:
-    """Of columns from 1 up to the highest of ``mask``: what lies beyond it is read by nothing."""
-    below = (1 << (mask.bit_length() - 1)) - 2 if mask else 0
-    for extra in _subsets(below & ~mask):
-        yield mask | extra
