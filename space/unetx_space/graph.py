@@ -35,7 +35,7 @@ def to_graph(genome: Genome) -> nx.DiGraph[str]:
     for ref, label in labels.items():
         graph.add_node(str(ref), level=ref.level, label=label)
     for ref, read in inputs.items():
-        graph.add_readfrom((str(source), str(ref), {"kind": kind}) for kind, source in read)
+        graph.add_edges_from((str(source), str(ref), {"kind": kind}) for kind, source in read)
     return graph
 
 

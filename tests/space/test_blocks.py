@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from all_pairs import all_pairs
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor, nn
 
@@ -36,9 +37,7 @@ def test_there_is_a_module_for_every_norm_and_for_every_block() -> None:
     assert list(BLOCK_MODULES) == list(ENCODER_BLOCKS)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("channels", [1, 3, 8])
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("dims", "channels", "channels_last"), all_pairs([2, 3], [1, 3, 8], [False, True]))
 def test_the_instance_norm_is_torchs_in_the_layout_of_its_input(dims: int, channels: int, channels_last: bool) -> None:
     layout = {2: torch.channels_last, 3: torch.channels_last_3d}[dims] if channels_last else torch.contiguous_format
     torch.manual_seed(0)
@@ -74,20 +73,15 @@ def _outputs(stage: nn.Sequential, x: Tensor) -> list[Tensor]:
     return outputs
 
 
-@pytest.mark.parametrize("kind", ENCODER_BLOCKS)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("pool", "expected"), [(False, (4, 4, 3)), (True, (3, 4, 2))])
-def test_a_strided_block_rounds_up_and_a_pooling_one_down(
-    kind: EncoderBlock, norm: Norm, pool: bool, expected: tuple[int, ...]
-) -> None:
+@pytest.mark.parametrize(("kind", "norm", "pool"), all_pairs(ENCODER_BLOCKS, NORMS, [False, True]))
+def test_a_strided_block_rounds_up_and_a_pooling_one_down(kind: EncoderBlock, norm: Norm, pool: bool) -> None:
+    expected = (3, 4, 2) if pool else (4, 4, 3)
     for c_in in (3, 6):
         stage = BLOCK_MODULES[kind](c_in, 6, (2, 1, 3), Style(norm), depth=2, pool=pool)
         assert stage(torch.randn(2, c_in, 7, 4, 8)).shape == (2, 6, *expected)
 
 
-@pytest.mark.parametrize("pool", [False, True])
-@pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize("slope", [0.0, 0.01, 0.1])
+@pytest.mark.parametrize(("pool", "depth", "slope"), all_pairs([False, True], [1, 2, 3], [0.0, 0.01, 0.1]))
 def test_a_plain_stage_is_convolution_normalisation_activation_over_and_over(
     pool: bool, depth: int, slope: float
 ) -> None:

@@ -79,11 +79,11 @@ def test_a_factor_is_taken_in_steps_of_two_and_three() -> None:
     assert stride_steps((8, 2, 1)) == ((2, 2, 1), (2, 1, 1), (2, 1, 1))
 
 
-@pytest.mark.parametrize("factor", [(a, b) for a in range(1, 17) for b in (1, 2, 3, 4, 12)][1:])
-def test_steps_multiply_to_their_factor(factor: tuple[int, ...]) -> None:
-    steps = stride_steps(factor)
-    assert tuple(map(prod, zip(*steps, strict=True))) == factor
-    assert all(max(step) > 1 for step in steps)
+def test_steps_multiply_to_their_factor() -> None:
+    for factor in [(a, b) for a in range(1, 17) for b in (1, 2, 3, 4, 12)][1:]:
+        steps = stride_steps(factor)
+        assert tuple(map(prod, zip(*steps, strict=True))) == factor
+        assert all(max(step) > 1 for step in steps)
 
 
 def strided(x: Array, weight: Array, stride: tuple[int, ...]) -> Array:

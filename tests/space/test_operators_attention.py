@@ -119,17 +119,12 @@ def looped_voxel_gate(module: SCSE | SCSEAdd, x: Array) -> Array:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_scse_is_the_larger_of_both_gated_maps(dims: int) -> None:
-    module, x = randomised(SCSE(context(5, dims))), image(5, SIZES[dims])
-    expected = np.maximum(looped_se(module.channel, x.numpy()), looped_voxel_gate(module, x.numpy()))
-    torch.testing.assert_close(module(x), torch.from_numpy(expected))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_scse_add_is_the_sum_of_both_gated_maps(dims: int) -> None:
-    module, x = randomised(SCSEAdd(context(5, dims))), image(5, SIZES[dims])
-    expected = looped_se(module.channel, x.numpy()) + looped_voxel_gate(module, x.numpy())
-    torch.testing.assert_close(module(x), torch.from_numpy(expected))
+def test_scse_is_the_larger_of_both_gated_maps_and_scse_add_their_sum(dims: int) -> None:
+    x = image(5, SIZES[dims])
+    for kind, combined in ((SCSE, np.maximum), (SCSEAdd, np.add)):
+        module = randomised(kind(context(5, dims)))
+        expected = combined(looped_se(module.channel, x.numpy()), looped_voxel_gate(module, x.numpy()))
+        torch.testing.assert_close(module(x), torch.from_numpy(expected))
 
 
 def test_scse_add_has_the_parameters_of_segmentation_models_pytorch() -> None:

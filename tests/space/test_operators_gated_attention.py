@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from all_pairs import all_pairs
 from attention_maps import COARSE, SIZES, STRIDES, built, context, maps
 from monai.networks.nets.attentionunet import AttentionBlock
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.documents import schema
 from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder
 from unetx_space.network import build
-from unetx_space.operators.catalogue import ATTENTIONS, PLACEMENTS, AttentionContext, Placement
+from unetx_space.operators.catalogue import ATTENTIONS, PLACEMENTS, AttentionContext
 from unetx_space.operators.catalogue.attention import gate_width
 from unetx_space.operators.gated_attention import AttentionGate, ChannelCrossAttention, GridAttentionGate
 from unetx_space.validity import faults
@@ -33,12 +34,11 @@ GATED = [name for name, spec in ATTENTIONS.items() if spec.gate is not None]
 # The attention gate on the node's grid
 
 
-@pytest.mark.parametrize(("channels", "c_gate"), [(6, 6), (7, 4), (2, 9)])
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("widths", "dims", "training"), all_pairs([(6, 6), (7, 4), (2, 9)], [2, 3], [True, False]))
 def test_the_attention_gate_equals_monais_after_copying_the_weights(
-    training: bool, dims: int, channels: int, c_gate: int
+    widths: tuple[int, int], dims: int, training: bool
 ) -> None:
+    channels, c_gate = widths
     ours = randomised(AttentionGate(AttentionContext(channels, STRIDES[dims], c_gate, 1, "batch"))).train(training)
     theirs = AttentionBlock(dims, f_int=channels // 2, f_g=c_gate, f_l=channels).double().train(training)
     # Both list W_g, W_x, psi, each with its convolution and then its normalisation.
@@ -209,15 +209,10 @@ def test_the_output_depends_on_the_gate_and_so_do_the_gradients(name: str, dims:
 
 
 @pytest.mark.parametrize("name", GATED)
-@pytest.mark.parametrize("placement", PLACEMENTS)
-def test_gated_attention_elsewhere_than_on_sources_is_a_fault_that_names_the_place(
-    name: str, placement: Placement
-) -> None:
-    found = faults(two_levels(2, f"{name}@{placement}"))
-    if placement == "source":
-        assert not found
-    else:
-        assert [str(fault) for fault in found] == [
+def test_gated_attention_elsewhere_than_on_sources_is_a_fault_that_names_the_place(name: str) -> None:
+    assert not faults(two_levels(2, f"{name}@source"))
+    for placement in ("fused", "block"):
+        assert [str(fault) for fault in faults(two_levels(2, f"{name}@{placement}"))] == [
             f"genome.nodes[0].attention: {name} can be placed at source only, got {placement!r}"
         ]
 

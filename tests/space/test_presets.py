@@ -16,8 +16,6 @@ from unetx_space.network import build
 from unetx_space.presets import PRESETS, preset
 from unetx_space.validity import faults
 
-LEVELS = range(2, 9)
-
 
 def sources(genome: Genome) -> dict[str, str]:
     """Each node's coarser input, then its sources."""
@@ -25,8 +23,7 @@ def sources(genome: Genome) -> dict[str, str]:
     return {str(node.ref): " ".join([f"{node.coarser}:", *sorted(map(str, node.sources))]) for node in nodes}
 
 
-@pytest.mark.parametrize("n_levels", LEVELS)
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("name", "n_levels"), [(name, n_levels) for name in PRESETS for n_levels in range(2, 9)])
 def test_every_preset_is_valid_in_2d_and_3d_on_any_number_of_levels(name: str, n_levels: int) -> None:
     genome = PRESETS[name].genome(n_levels)
     for dims in (2, 3):
