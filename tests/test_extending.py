@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if family:
             head = re.search(rf"^{family}: .*by_name\($\n", text := path.read_text(encoding="utf-8"), re.MULTILINE)
             assert head is not None
-            path.write_text(text[: head.end()] + code + text[head.end() :], encoding="utf-8")
+            entry = textwrap.indent(code.rstrip(), " " * 4) + ",\n"
+            path.write_text(text[: head.end()] + entry + text[head.end() :], encoding="utf-8")
         else:
             assert not path.exists()
             path.write_text(code, encoding="utf-8")

@@ -19,9 +19,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from unetx_space.operators.nd import interpolate
+from unetx_space.operators.nd import interpolate, recomputed
 
 
 def shifts(dims: int) -> tuple[tuple[int, ...], ...]:
@@ -61,7 +60,8 @@ def grid_sampled(values: Tensor, moves: Tensor, stride: tuple[int, ...]) -> Tens
     centres = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # [d, *fine]
     total = torch.zeros((), device=values.device)
     for t, shift in enumerate(shifts(len(stride))):
-        total = total + _tap_sparingly(values[:, t], moves[:, t], centres, shift)
+        # so that training keeps no fine-grid map of any of 3^d taps
+        total = total + recomputed(_tap, values[:, t], moves[:, t], centres, shift)
     return total
 
 
@@ -76,15 +76,6 @@ def _tap(values: Tensor, moves: Tensor, centres: Tensor, shift: tuple[int, ...])
     ]
     read = F.grid_sample(values.to(dtype), torch.stack(positions, -1), padding_mode="zeros", align_corners=False)
     return read * (2 * torch.sigmoid(moves[:, dims:]))
-
-
-def _tap_sparingly(values: Tensor, moves: Tensor, centres: Tensor, shift: tuple[int, ...]) -> Tensor:
-    """``_tap``, computed again in the backward pass, so that training keeps no fine-grid map of any of 3^d taps."""
-    if torch.is_grad_enabled() and values.requires_grad and not torch.compiler.is_compiling():
-        tap = checkpoint(_tap, values, moves, centres, shift, use_reentrant=False, preserve_rng_state=False)
-        assert isinstance(tap, Tensor)
-        return tap
-    return _tap(values, moves, centres, shift)
 
 
 # By weighted bags of rows

@@ -12,7 +12,6 @@ from math import prod, sqrt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from unetx_space.operators.blocks import SLOPE
 from unetx_space.operators.catalogue import taps
@@ -24,7 +23,7 @@ from unetx_space.operators.catalogue.upsampling import (
     dysample_groups,
 )
 from unetx_space.operators.deformable_sampling import sampled
-from unetx_space.operators.nd import Convolution, conv, per_channel
+from unetx_space.operators.nd import Convolution, conv, per_channel, recomputed
 from unetx_space.operators.upsampling import shuffle
 
 START_STD = 1e-3
@@ -71,7 +70,8 @@ class CARAFE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.projection(x)  # [b, c', *coarse]
-        cells = reassembled_sparingly(values, self.kernels(x), self.edge)  # [b, c', cell, *coarse]
+        # [b, c', cell, *coarse], so that training keeps no copy of all neighbours
+        cells = recomputed(reassembled, values, self.kernels(x), self.edge)
         return shuffle(cells.flatten(1, 2), self.stride)
 
 
@@ -91,15 +91,6 @@ def reassembled(values: Tensor, kernels: Tensor, edge: int) -> Tensor:
     neighbours = torch.stack(windows, -2)  # [b, *coarse, edge^d, c']
     weights = kernels.to(values.dtype).movedim((1, 2), (-1, -2))  # [b, *coarse, cell, edge^d]
     return torch.matmul(weights, neighbours).movedim((-1, -2), (1, 2))
-
-
-def reassembled_sparingly(values: Tensor, kernels: Tensor, edge: int) -> Tensor:
-    """``reassembled``, computed again in the backward pass, so that training keeps no copy of all neighbours."""
-    if torch.is_grad_enabled() and values.requires_grad and not torch.compiler.is_compiling():
-        again = checkpoint(reassembled, values, kernels, edge, use_reentrant=False, preserve_rng_state=False)
-        assert isinstance(again, Tensor)
-        return again
-    return reassembled(values, kernels, edge)
 
 
 class DySample(nn.Module):

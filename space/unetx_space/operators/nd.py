@@ -1,11 +1,14 @@
-"""The torch classes that differ between 2D and 3D, chosen by ``dims`` in this one place."""
+"""The torch classes that differ between 2D and 3D, chosen by ``dims`` in this one place, and what operators share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Convolution = nn.Conv2d | nn.Conv3d
 Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -77,3 +80,12 @@ def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:
 def per_channel(gate: Tensor, dims: int) -> Tensor:
     """``gate[b,c]`` as ``[b,c,1,1(,1)]``, ready to multiply a map."""
     return gate.reshape(*gate.shape, *(1,) * dims)
+
+
+def recomputed(function: Callable[..., Tensor], values: Tensor, *others: Any) -> Tensor:
+    """``function(values, *others)``, computed again in the backward pass, for which only its arguments are kept."""
+    if not torch.is_grad_enabled() or not values.requires_grad or torch.compiler.is_compiling():
+        return function(values, *others)
+    result = checkpoint(function, values, *others, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(result, Tensor)
+    return result

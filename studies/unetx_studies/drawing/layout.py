@@ -142,17 +142,16 @@ def _plain_links(nodes: Iterable[DecoderNode], n_levels: int) -> list[_Link]:
     for node in nodes:
         leaves: Side = "right" if node.coarser == bottleneck else "top"
         links.append(_Link(node.coarser, node.ref, "up", leaves, MIDDLE, "bottom", MIDDLE))
-        links += [_plain_link(node.ref, source, bottleneck) for source in node.sources]
+        for source in node.sources:
+            kind, rise = relation(source, node.ref), source.level - node.ref.level
+            start: tuple[Side, Rank] = ("right", _signed(-rise))
+            end: tuple[Side, Rank] = ("left", _signed(rise))
+            if source.kind == "D":  # bends round the right side, where an inner bend must not cross an outer one
+                start, end = ("right", (-1, -1 / rise)), ("right", (1, 1 / rise))
+            elif source == bottleneck:
+                start = ("top", (-1, node.ref.level))
+            links.append(_Link(source, node.ref, kind, *start, *end))
     return links
-
-
-def _plain_link(node: StageRef, source: StageRef, bottleneck: StageRef) -> _Link:
-    kind, rise = relation(source, node), source.level - node.level
-    if source.kind == "D":  # bends round the right side, where an inner bend must not cross an outer one
-        return _Link(source, node, kind, "right", (-1, -1 / rise), "right", (1, 1 / rise))
-    if source == bottleneck:
-        return _Link(source, node, kind, "top", (-1, node.level), "left", _signed(rise))
-    return _Link(source, node, kind, "right", _signed(-rise), "left", _signed(rise))
 
 
 def _half_steps(ref: StageRef, ranks: Mapping[StageRef, int]) -> int:
@@ -259,21 +258,15 @@ def _nested_boxes(
 def _wire(link: _Link, boxes: Mapping[StageRef, Box], shifts: Shifts) -> Wire:
     start = boxes[link.source].port(link.leaves, shifts[link.source, link.target, False])
     end = boxes[link.target].port(link.enters, shifts[link.source, link.target, True])
-    first, last = _reaches(link, start, end)
+    # How far each end goes straight out of its box before the wire turns.
+    dx, dy = abs(end[0] - start[0]), abs(end[1] - start[1])
+    if link.leaves == link.enters:  # a bend or an arch
+        first = last = 30 + 0.22 * dy if link.leaves == "right" else 18 + 0.07 * dx
+    else:
+        is_turn = (link.leaves == "right") != (link.enters == "left")
+        share = 0.62 if is_turn else 0.5
+        first, last = share * (dx if link.leaves == "right" else dy), share * (dx if link.enters == "left" else dy)
     (ax, ay), (bx, by) = OUTWARD[link.leaves], OUTWARD[link.enters]
     control1 = start[0] + ax * first, start[1] + ay * first
     control2 = end[0] + bx * last, end[1] + by * last
     return Wire(link.source, link.target, link.kind, link.leaves, link.enters, start, control1, control2, end)
-
-
-def _reaches(link: _Link, start: Point, end: Point) -> tuple[float, float]:
-    """How far each end goes straight out of its box before the wire turns."""
-    dx, dy = abs(end[0] - start[0]), abs(end[1] - start[1])
-    if link.leaves == link.enters:  # a bend or an arch
-        reach = 30 + 0.22 * dy if link.leaves == "right" else 18 + 0.07 * dx
-        return reach, reach
-    first = dx if link.leaves == "right" else dy
-    last = dx if link.enters == "left" else dy
-    is_turn = (link.leaves == "right") != (link.enters == "left")
-    share = 0.62 if is_turn else 0.5
-    return share * first, share * last
