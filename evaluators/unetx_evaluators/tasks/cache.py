@@ -42,7 +42,7 @@ from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 from unetx_space.files import write_whole, written_whole
 
-FORMAT = 5
+FORMAT = 6
 """Raised whenever the same input would be prepared differently; also when a plan's constants change, since the patch
 has a say in the spacing."""
 
