@@ -27,7 +27,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Observer, Outcome
+from unetx_evaluators.evaluation import OBJECTIVE, Budget, CaseScore, CurvePoint, Evaluation, Observer, Outcome
 from unetx_evaluators.tasks.task import Task
 from unetx_space.architecture import Architecture
 from unetx_space.files import write_whole
@@ -175,7 +175,7 @@ def case_scores(task: Task, budget: Budget, mean: float) -> tuple[CaseScore, ...
     half = (len(cases) - 1) / 2
     spread = CASE_SPREAD / half if half else 0.0
     return tuple(
-        CaseScore(case, class_name, mean + spread * (position - half))
+        CaseScore(case, class_name, {OBJECTIVE: mean + spread * (position - half)})
         for class_name in task.classes[1:]
         for position, case in enumerate(cases)
     )

@@ -46,8 +46,6 @@ class ProxyEvaluator:
     """``cpu``, ``cuda`` or ``cuda:INDEX``."""
     n_threads: int = 1
     """CPU threads of torch; more of them pay off less than more workers."""
-    robustness: bool = False
-    """Also score the trained network on blurred, noisy and gamma-changed images; three validations more."""
 
     def evaluate(
         self,
@@ -107,7 +105,6 @@ class ProxyEvaluator:
         """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
         from unetx_evaluators.device import trusted
         from unetx_evaluators.diagnosis import skip_similarities
-        from unetx_evaluators.scoring import Scorer
         from unetx_evaluators.training.batches import BatchStream
         from unetx_evaluators.training.cases import open_cases
         from unetx_evaluators.training.checkpoint import Checkpoint
@@ -137,8 +134,6 @@ class ProxyEvaluator:
         halfway = {1, max(1, budget.steps // 2)} if diagnosed_above < math.inf else set()
         with computed_fast(network, profile):
             train(network, cases, task, budget, seed, profile, observer, progress, kept, gradients_at=halfway)
-            if self.robustness:
-                progress.robustness = Scorer(task, cases.validation, profile, progress.check_time).robustness(network)
         if files.weights is not None:
             save_weights(network, files.weights)
         if progress.curve[-1].score > diagnosed_above:

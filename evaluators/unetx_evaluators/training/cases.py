@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.metrics.overlap import COUNTED_TOGETHER
+from unetx_evaluators.metrics.comparison import COUNTED_TOGETHER
 from unetx_evaluators.tasks.task import IGNORED, Image, Label, Task
 
 MAX_VOXELS_PER_CLASS = 10_000

@@ -17,7 +17,7 @@ from painted_source import PaintedSource, Recorder, check_whole
 from unetx_evaluators.tasks import Phase, TaskOptions, prepare
 from unetx_evaluators.tasks.cache import Place
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SOURCE = PaintedSource()
 OPTIONS = TaskOptions()
 

@@ -201,7 +201,7 @@ def _delete(task: Task) -> None:
 
 
 def _truncate(task: Task) -> None:
-    path = task.folder / "labels" / "selection1.npy"
+    path = task.folder / "labels" / "validation1.npy"
     path.write_bytes(path.read_bytes()[:-40])
 
 
@@ -219,7 +219,7 @@ def _reshape(task: Task) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "case_name"),
-    [(_delete, "train2"), (_truncate, "selection1"), (_garble, "train0"), (_empty, "train0"), (_reshape, "train1")],
+    [(_delete, "train2"), (_truncate, "validation1"), (_garble, "train0"), (_empty, "train0"), (_reshape, "train1")],
 )
 def test_a_damaged_case_is_a_data_error_that_names_it(
     damage: Callable[[Task], None], case_name: str, tmp_path: Path
@@ -238,5 +238,5 @@ def test_a_label_value_without_a_class_is_a_data_error() -> None:
 def test_cases_stay_open_for_the_next_evaluation_of_the_same_task(tmp_path: Path) -> None:
     task = write_tiny_task(tmp_path)
     first = open_cases(task, profile("cpu"), 2)
-    assert [one.name for one in first.validation] == ["selection0", "selection1"]
+    assert [one.name for one in first.validation] == ["validation0", "validation1"]
     assert open_cases(replace(task, choices={}), profile("cpu"), 2) is first
