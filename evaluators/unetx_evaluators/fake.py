@@ -25,13 +25,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from unetx_evaluators.evaluation import OBJECTIVE, Budget, CaseScore, CurvePoint, Evaluation, Observer, Outcome
-from unetx_evaluators.tasks.task import Task
 from unetx_space.architecture import Architecture
 from unetx_space.files import write_whole
 from unetx_space.genome import DecoderNode, StageRef, encoder
+
+if TYPE_CHECKING:
+    from unetx_evaluators.tasks.task import Task
 
 CASE_SPREAD = 0.03
 
