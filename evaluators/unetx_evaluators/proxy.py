@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
-    """What an evaluation writes beside its answer."""
-
-    checkpoint: Path | None
-    weights: Path | None
-
-
-@dataclass(frozen=True, slots=True)
 class ProxyEvaluator:
     """Trains the architecture, its widths scaled by the budget, and scores it on the task's validation cases.
 
@@ -68,9 +60,8 @@ class ProxyEvaluator:
 
         profile = devices.profile(self.device)
         progress = Progress(budget.max_seconds)
-        files = _Files(checkpoint, weights)
-        asked = (architecture, task, budget, seed)
-        training = partial(self._train, *asked, observer, profile, progress, files, diagnosed_above)
+        asked = (architecture, task, budget, seed, observer)
+        training = partial(self._train, *asked, profile, progress, checkpoint, weights, diagnosed_above)
         with devices.tuned(profile, self.n_threads):
             memory = devices.PeakMemory(profile.device)
             ending = _ending_of(training)
@@ -99,7 +90,8 @@ class ProxyEvaluator:
         observer: Observer,
         profile: DeviceProfile,
         progress: Progress,
-        files: _Files,
+        checkpoint: Path | None,
+        weights: Path | None,
         diagnosed_above: float,
     ) -> None:
         """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
@@ -116,13 +108,15 @@ class ProxyEvaluator:
             raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(problems))
         profile = trusted(profile, architecture.backbone.sizes(task.patch))
         cases = open_cases(task, profile, budget.validation_cases)
-        trained = self._as_trained(architecture, budget)
+        backbone = architecture.backbone.scaled(budget.width_factor)
+        supervised = backbone.deep_supervision or budget.recipe.deep_supervision
+        trained = replace(architecture, backbone=replace(backbone, deep_supervision=supervised))
         start = partial(_at_its_start, trained, budget, seed, task, profile)
         network = start()
         progress.n_parameters = sum(parameter.numel() for parameter in network.parameters())
         self._try(network, trained, task, budget, profile)
         identity = self._identity(architecture, task, budget, seed, profile)
-        kept = None if files.checkpoint is None else Checkpoint(files.checkpoint, identity)
+        kept = None if checkpoint is None else Checkpoint(checkpoint, identity)
         batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, budget.recipe, profile.device)
 
         def features(untrained: SkipUNet) -> ZeroCost:
@@ -134,17 +128,11 @@ class ProxyEvaluator:
         halfway = {1, max(1, budget.steps // 2)} if diagnosed_above < math.inf else set()
         with computed_fast(network, profile):
             train(network, cases, task, budget, seed, profile, observer, progress, kept, gradients_at=halfway)
-        if files.weights is not None:
-            save_weights(network, files.weights)
+        if weights is not None:
+            save_weights(network, weights)
         if progress.curve[-1].score > diagnosed_above:
             progress.similarities = skip_similarities(network, [batches.batch(1)], profile)
             progress.zero_cost = progress.zero_cost or features(start())
-
-    def _as_trained(self, architecture: Architecture, budget: Budget) -> Architecture:
-        """At the budget's width, with heads for deep supervision where the recipe wants them."""
-        backbone = architecture.backbone.scaled(budget.width_factor)
-        supervised = backbone.deep_supervision or budget.recipe.deep_supervision
-        return replace(architecture, backbone=replace(backbone, deep_supervision=supervised))
 
     def _try(
         self, network: SkipUNet, trained: Architecture, task: Task, budget: Budget, profile: DeviceProfile

@@ -85,13 +85,8 @@ class WrittenCase:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        original = data["original"]
-        return cls(
-            data["name"],
-            ArrayFile(**data["image"]),
-            ArrayFile(**data["label"]),
-            None if original is None else ArrayFile(**original),
-        )
+        image, label = ArrayFile(**data["image"]), ArrayFile(**data["label"])
+        return cls(data["name"], image, label, data["original"] and ArrayFile(**data["original"]))
 
     def files(self, folder: Path) -> tuple[tuple[Path, ArrayFile], ...]:
         """Where they lie in a folder, and what they must be."""
@@ -233,17 +228,12 @@ def sound_cases(folder: Path, cases: Mapping[str, WrittenCase], watcher: Watcher
     watcher.on_phase(Phase.CHECK, len(cases))
     sound = {}
     with ThreadPoolExecutor(N_HASHERS) as threads:
-        for case, is_sound in zip(
-            cases.values(), threads.map(lambda case: _is_sound(case, folder), cases.values()), strict=True
-        ):
+        are_sound = threads.map(lambda case: all(_has(*file) for file in case.files(folder)), cases.values())
+        for case, is_sound in zip(cases.values(), are_sound, strict=True):
             if is_sound:
                 sound[case.name] = case
             watcher.on_case()
     return sound
-
-
-def _is_sound(case: WrittenCase, folder: Path) -> bool:
-    return all(_has(file, expected) for file, expected in case.files(folder))
 
 
 def _has(file: Path, expected: ArrayFile) -> bool:

@@ -62,7 +62,12 @@ class BatchStream:
         self._recipe = recipe
         self._device = device
         self._resident = resident
-        self._order = lru_cache(maxsize=2)(self._shuffled)
+
+        @lru_cache(maxsize=2)
+        def order(epoch: int) -> npt.NDArray[np.intp]:
+            return np.random.default_rng([seed, _ORDER, epoch]).permutation(len(cases))
+
+        self._order = order
 
     def batch(self, step: int) -> Batch:
         """Of a step, counted from 1."""
@@ -76,7 +81,8 @@ class BatchStream:
         """Of one sample, counted over the whole training."""
         epoch, position = divmod(number, len(self._cases))
         index = int(self._order(epoch)[position])
-        corner = _foreground_corner if _falls_due(number, self._recipe.foreground_share) else _any_corner
+        share = self._recipe.foreground_share  # of all numbers, evenly spread: no batch has much more than another
+        corner = _foreground_corner if int((number + 1) * share) > int(number * share) else _any_corner
         return _Place(index, corner(self._cases[index], self._window(index), rng))
 
     def _cropped(self, places: Sequence[_Place]) -> tuple[Tensor, Tensor]:
@@ -97,14 +103,6 @@ class BatchStream:
 
     def _window(self, case: int) -> tuple[int, ...]:
         return with_stack_axis(self._patch, self._cases[case].label.ndim)
-
-    def _shuffled(self, epoch: int) -> npt.NDArray[np.intp]:
-        return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self._cases))
-
-
-def _falls_due(number: int, share: float) -> bool:
-    """True for a ``share`` of all numbers, evenly spread: no batch has much more of it than another."""
-    return int((number + 1) * share) > int(number * share)
 
 
 def _any_corner(case: Case, patch: tuple[int, ...], rng: np.random.Generator) -> list[int]:

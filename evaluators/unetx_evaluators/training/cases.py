@@ -139,7 +139,7 @@ def open_cases(task: Task, device: DeviceProfile, n_validation: int) -> Cases:
             f"task {task.name}: training and validation need a case each, got {len(train)} and {len(validation)}"
         )
     cases, early = [*train, *validation], early_cases(validation)
-    if device.device.type == "cpu" or not device.holds(sum(_n_bytes(case) for case in cases)):
+    if device.device.type == "cpu" or not device.holds(sum(case.image.nbytes + case.label.nbytes for case in cases)):
         return Cases(tuple(train), tuple(validation), early)
     for case in validation:
         case.image, case.label = case.image.to(device.device), case.label.to(device.device)
@@ -190,10 +190,6 @@ def _tensor(array: Image | Label) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing here writes to it
         return torch.from_numpy(array)
-
-
-def _n_bytes(case: Case) -> int:
-    return case.image.nbytes + case.label.nbytes
 
 
 def _some_voxels(label: Label, class_index: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
