@@ -6,11 +6,9 @@ import json
 import math
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
-import pytest
 from observers import Recorder, without_clocks
-from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
+from tiny_task import TINY_BUDGET, tiny_architecture
 
 from unetx_evaluators.evaluation import NullObserver, Outcome
 from unetx_evaluators.insight import Insight
@@ -18,11 +16,6 @@ from unetx_evaluators.metrics import METRICS
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
 from unetx_space.cost import cost
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return write_tiny_task(tmp_path)
 
 
 def test_an_evaluation_tells_of_its_network_its_training_and_its_skips(task: Task) -> None:

@@ -30,11 +30,6 @@ from unetx_space.architecture import Architecture
 from unetx_space.genome import Genome
 
 
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return write_tiny_task(tmp_path / "task")
-
-
 def test_a_complete_evaluation_tells_its_scores_its_curve_and_its_costs(task: Task) -> None:
     recorder = Recorder()
     result = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, recorder)
@@ -185,7 +180,8 @@ def test_a_bug_flies_out(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
         ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
 
 
-def test_a_missing_array_is_a_data_error(task: Task) -> None:
+def test_a_missing_array_is_a_data_error(tmp_path: Path) -> None:
+    task = write_tiny_task(tmp_path)
     (task.folder / "images" / "validation0.npy").unlink()
     result = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     assert result.outcome is Outcome.DATA_ERROR
@@ -252,6 +248,7 @@ def test_the_loss_is_monais_dice_and_weighted_cross_entropy() -> None:
     assert dice_ce_loss(logits, labels, 0.3).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_float16_training_scales_its_loss_and_learns(task: Task) -> None:
     profile = DeviceProfile(torch.device("cpu"), autocast_dtype=torch.float16)
     network = tiny_architecture(task).build(seed=0)
