@@ -92,6 +92,15 @@ class Outcome(StrEnum):
         return self in (Outcome.INFEASIBLE, Outcome.OUT_OF_MEMORY, Outcome.DIVERGED)
 
 
+class EvaluationEnded(Exception):
+    """There is nothing more to train, and that is a result; ``evaluate`` turns it into an Evaluation."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        self.outcome = outcome
+        self.reason = reason
+        super().__init__(reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Parent:
     """A trained network of the same task and width, whose parameters an evaluation starts from."""

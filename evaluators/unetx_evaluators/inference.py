@@ -63,7 +63,13 @@ def predict_each(
     """
     size = batch_size or max(1, BATCH_VOXELS[device.device.type] // math.prod(patch))
     mosaics: deque[_Mosaic] = deque()
-    every_window = _windows(images, patch, overlap, mosaics)
+
+    def every() -> Iterator[tuple[_Mosaic, Corner]]:
+        for image in images:
+            mosaics.append(mosaic := _Mosaic(image, patch, overlap))
+            yield from ((mosaic, corner) for corner in mosaic.corners)
+
+    every_window = every()
     while windows := list(itertools.islice(every_window, size)):
         batch = torch.stack([mosaic.window(corner).reshape(-1, *patch) for mosaic, corner in windows])
         batch = batch.to(device.device).contiguous(memory_format=memory_format(len(patch)))
@@ -110,7 +116,11 @@ def window_corners(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: fl
 
     Neighbours share at least ``overlap`` of a window's edge.
     """
-    return itertools.product(*(_starts(n, p, overlap) for n, p in zip(spatial, patch, strict=True)))
+    starts = []
+    for n, p in zip(spatial, patch, strict=True):
+        n_steps = math.ceil((n - p) / max(1, math.floor(p * (1 - overlap))))
+        starts.append([round((n - p) * step / n_steps) for step in range(n_steps + 1)] if n_steps else [0])
+    return itertools.product(*starts)
 
 
 @lru_cache(maxsize=4)
@@ -131,18 +141,3 @@ def _weight_sum(spatial: tuple[int, ...], window: tuple[int, ...], overlap: floa
     for corner in window_corners(spatial, window, overlap):
         crop(total, corner, window).add_(gaussian_weight(window))
     return total
-
-
-def _windows(
-    images: Iterable[Tensor], patch: tuple[int, ...], overlap: float, mosaics: deque[_Mosaic]
-) -> Iterator[tuple[_Mosaic, Corner]]:
-    """Every window of every image; an image that is begun joins ``mosaics``."""
-    for image in images:
-        mosaics.append(mosaic := _Mosaic(image, patch, overlap))
-        yield from ((mosaic, corner) for corner in mosaic.corners)
-
-
-def _starts(size: int, window: int, overlap: float) -> list[int]:
-    free = size - window
-    n_steps = math.ceil(free / max(1, math.floor(window * (1 - overlap))))
-    return [round(free * step / n_steps) for step in range(n_steps + 1)] if n_steps else [0]

@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetx_evaluators.evaluation import Budget, DataError, Evaluation, Observer, Outcome
-from unetx_evaluators.training.endings import EvaluationEnded
+from unetx_evaluators.evaluation import Budget, DataError, Evaluation, EvaluationEnded, Observer, Outcome
 from unetx_space.architecture import Architecture
 from unetx_space.cost import cost
 from unetx_space.validity import faults

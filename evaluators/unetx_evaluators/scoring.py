@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.evaluation import CaseScore, Outcome
+from unetx_evaluators.evaluation import CaseScore, EvaluationEnded, Outcome
 from unetx_evaluators.inference import predict_each
 from unetx_evaluators.insight import SizeRecall
 from unetx_evaluators.label_maps import label_map, label_map_on
 from unetx_evaluators.metrics import LabelMap, Target, case_scores, compare, find_targets, recall_by_size
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.cases import Case
-from unetx_evaluators.training.endings import EvaluationEnded
 
 OVERLAP = 0.25
 """Of sliding windows while searching: half the work of the usual 0.5."""

@@ -131,7 +131,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CacheFolder:
     """Where a dataset's arrays lie in a cache."""
 
     folder: Path
@@ -279,7 +279,7 @@ def discard(folder: Path) -> None:
 @contextmanager
 def using(task: Task) -> Iterator[None]:
     """As long as this lasts, nobody removes the task's arrays. Raises DataError when they are gone."""
-    with Place(task.folder).locked(NullWatcher()), usable(task.folder):
+    with CacheFolder(task.folder).locked(NullWatcher()), usable(task.folder):
         if not is_ours(task.folder):
             raise DataError(
                 f"{task.folder}: the prepared arrays are gone; run the search again, which prepares them anew"

@@ -17,6 +17,7 @@ from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.host_memory import available_bytes
 from unetx_evaluators.tasks.field_of_view import with_field_of_view
 from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, fingerprint, survey
+from unetx_evaluators.tasks.likely_mistakes import is_constant, suspicions
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
 from unetx_evaluators.tasks.patients import patients_of
@@ -34,7 +35,6 @@ from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import Source, by, listed
 from unetx_evaluators.tasks.splits import choose_splits
-from unetx_evaluators.tasks.suspicion import is_constant, suspicions
 from unetx_evaluators.tasks.task import Splits
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 

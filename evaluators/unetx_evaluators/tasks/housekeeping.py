@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.cache import FORMAT, MANIFEST, Place, discard, is_in_use, is_ours, read_json
+from unetx_evaluators.tasks.cache import FORMAT, MANIFEST, CacheFolder, discard, is_in_use, is_ours, read_json
 
 
 class CacheState(StrEnum):
@@ -84,8 +84,8 @@ def _state(folder: Path, manifest: dict[str, Any]) -> CacheState:
     return CacheState.STALE if _has_changed(str(manifest.get("identity", ""))) else CacheState.CURRENT
 
 
-def _place(folder: Path) -> Place:
-    return Place(folder.with_name(folder.name.removesuffix(".part")))
+def _place(folder: Path) -> CacheFolder:
+    return CacheFolder(folder.with_name(folder.name.removesuffix(".part")))
 
 
 def _has_changed(identity: str) -> bool:

@@ -32,8 +32,8 @@ from unetx_evaluators.tasks.cache import (
     TAG,
     TAG_TEXT,
     WRITTEN,
+    CacheFolder,
     Manifest,
-    Place,
     WrittenCase,
     array_files,
     discard,
@@ -87,7 +87,7 @@ def prepare(
         if request.problems:
             Problems(list(examined(request, workers, watcher).problems)).raise_all()
         key = _key(request)
-        place = Place.of(Path(cache), source.name, key)
+        place = CacheFolder.of(Path(cache), source.name, key)
         with place.locked(watcher):
             manifest, examination = _Preparing(request, key, place, workers, watcher).run()
     for warning in examination.warnings[len(request.warnings) :]:
@@ -112,7 +112,7 @@ def kept(source: Source, cache: Path | str, options: TaskOptions) -> Kept | None
     if request.problems:
         return None
     key = _key(request)
-    place = Place.of(Path(cache), source.name, key)
+    place = CacheFolder.of(Path(cache), source.name, key)
     manifest = _complete(place, key)
     examination = None if manifest is None else concluded(request, manifest.basis)
     if manifest is None or examination is None or examination.problems:
@@ -120,7 +120,7 @@ def kept(source: Source, cache: Path | str, options: TaskOptions) -> Kept | None
     return Kept(_task(place, manifest, examination, options), examination)
 
 
-def _complete(place: Place, key: str) -> Manifest | None:
+def _complete(place: CacheFolder, key: str) -> Manifest | None:
     """The manifest of a folder that is complete and of that key."""
     manifest = Manifest.read(place.folder) if is_ours(place.folder) else None
     return manifest if manifest is not None and manifest.key == key else None
@@ -132,7 +132,7 @@ class _Preparing:
 
     request: Request
     key: str
-    place: Place
+    place: CacheFolder
     workers: Workers
     watcher: Watcher
 
@@ -288,7 +288,7 @@ def _key(request: Request) -> str:
     return hashlib.sha256(json.dumps([what, how, "set by the user" if is_set else targets]).encode()).hexdigest()
 
 
-def _task(place: Place, manifest: Manifest, examination: Examination, options: TaskOptions) -> Task:
+def _task(place: CacheFolder, manifest: Manifest, examination: Examination, options: TaskOptions) -> Task:
     source, splits, network = examination.source, examination.splits, examination.plan
     assert splits is not None
     assert network is not None

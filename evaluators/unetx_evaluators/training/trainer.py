@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.diagnosis import stage_gradients
-from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Observer, Outcome
+from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, EvaluationEnded, Observer, Outcome
 from unetx_evaluators.insight import Insight, SkipSimilarity, StageGradient, ZeroCost
 from unetx_evaluators.metrics import objective
 from unetx_evaluators.scoring import Measured, Scorer
@@ -22,7 +22,6 @@ from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Cases
 from unetx_evaluators.training.checkpoint import Checkpoint
-from unetx_evaluators.training.endings import EvaluationEnded
 from unetx_evaluators.training.recipe import learning_rate
 from unetx_evaluators.training.step import EagerStep, captured_where_possible
 from unetx_space.network import SkipUNet

@@ -10,12 +10,11 @@ import torch
 from tiny_task import TINY_BUDGET, tiny_architecture
 
 from unetx_evaluators.device import DeviceProfile, profile
-from unetx_evaluators.evaluation import NullObserver, Outcome
+from unetx_evaluators.evaluation import EvaluationEnded, NullObserver, Outcome
 from unetx_evaluators.host_memory import available_bytes
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training import dry_run
-from unetx_evaluators.training.endings import EvaluationEnded
 from unetx_evaluators.training.memory import MIB, Demand, check_memory
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.memory import training_memory

@@ -1,8 +1,8 @@
 """Folders of images and masks: two folders, both kinds in one, or a folder for each case or part of the dataset.
 
 ``x.png`` pairs with a mask ``x.png`` or ``x_mask.png`` (in one folder, the latter); the endings of the two may differ,
-as with a JPEG and its PNG mask. Other folders and names are recognised where they are usual (``layouts``, ``naming``)
-or said (``Reading``). Sizes may differ between cases.
+as with a JPEG and its PNG mask. Other folders and names are recognised where they are usual (``image_folders``,
+``naming``) or said (``Reading``). Sizes may differ between cases.
 
 What the values of the masks mean is decided over all masks together, for one mask may hold background alone or
 foreground alone: 0 and one other value (0/1, 0/255, ...) are background and foreground; anything else, and colours,
@@ -22,9 +22,9 @@ from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import check_inside, listed
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSY, READ, conversion, ending_of, stem_of
-from unetx_evaluators.tasks.sources.held import half_way
+from unetx_evaluators.tasks.sources.image_folders import IMAGES, MASK_FOLDERS, Part, files_of
 from unetx_evaluators.tasks.sources.labels import Labels, classes_said
-from unetx_evaluators.tasks.sources.layouts import IMAGES, MASK_FOLDERS, Part, files_of
+from unetx_evaluators.tasks.sources.mask_values import half_way
 from unetx_evaluators.tasks.sources.naming import MASK_SUFFIX, Affix, Naming, detected, is_other, mask_affix
 from unetx_evaluators.tasks.sources.pairing import Mask, Pair, extends_another, paired
 from unetx_evaluators.tasks.sources.reading import AS_IT_IS, CLASSES, UNION, Reading

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.contents import FIRST_BYTES, GZIP, NIFTI, refuse_other_contents
+from unetx_evaluators.tasks.sources.file_kinds import FIRST_BYTES, GZIP, NIFTI, refuse_other_contents
 from unetx_evaluators.tasks.sources.header import Header
 from unetx_evaluators.tasks.sources.orientation import canonical_header, channels_first
 

@@ -10,11 +10,11 @@ from typing import Any
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import Source, following_links, listed
 from unetx_evaluators.tasks.sources.description import DESCRIPTION, read_description
-from unetx_evaluators.tasks.sources.elsewhere import data_list, hint
 from unetx_evaluators.tasks.sources.folders import open_folder
 from unetx_evaluators.tasks.sources.formats import refuse_dicom
+from unetx_evaluators.tasks.sources.hints import data_list, hint
+from unetx_evaluators.tasks.sources.image_folders import find_parts
 from unetx_evaluators.tasks.sources.labels import Labels
-from unetx_evaluators.tasks.sources.layouts import find_parts
 from unetx_evaluators.tasks.sources.msd import is_listing, open_msd
 from unetx_evaluators.tasks.sources.nnunet import open_nnunet
 from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
