@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.base import check_inside
+from unetx_evaluators.tasks.sources.base import check_inside, unreadable
 from unetx_evaluators.tasks.sources.file_kinds import FIRST_BYTES, refuse_other_contents
 from unetx_evaluators.tasks.sources.header import Header
 from unetx_evaluators.tasks.sources.orientation import Affine, canonical_array, canonical_header
@@ -191,5 +191,4 @@ def _check_attached(file: Path) -> None:
 
 
 def _broken(file: Path, reason: str) -> DataError:
-    kind = "MetaImage" if _is_metaimage(file) else "NRRD"
-    return DataError(f"{file}: cannot be read as {kind} ({reason}); copy or export it again, or remove the case")
+    return unreadable(file, "MetaImage" if _is_metaimage(file) else "NRRD", reason)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.sources.base import unreadable
 from unetx_evaluators.tasks.sources.file_kinds import FIRST_BYTES, refuse_other_contents
 from unetx_evaluators.tasks.sources.formats import PICTURES, ending_of
 from unetx_evaluators.tasks.sources.header import Header
@@ -228,6 +229,4 @@ def _opened(file: Path) -> Iterator[Image]:
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, MemoryError, zlib.error) as error:
         with suppress(OSError), file.open("rb") as stream:
             refuse_other_contents(file, stream.read(FIRST_BYTES), expected=kind)
-        raise DataError(
-            f"{file}: cannot be read as {kind} ({error}); copy or export it again, or remove the case"
-        ) from error
+        raise unreadable(file, kind, error) from error
