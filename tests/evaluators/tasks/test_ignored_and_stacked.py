@@ -21,6 +21,8 @@ from unetx_evaluators.training.cases import Case, open_cases
 from unetx_evaluators.training.loss import dice_ce_loss
 from unetx_evaluators.training.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = profile("cpu")
 PLAIN = Recipe(flips=False, intensity_scale=0, intensity_shift=0, noise=0)
 

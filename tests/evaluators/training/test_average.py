@@ -15,6 +15,8 @@ from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def set_to(network: nn.Module, value: float) -> None:
     with torch.no_grad():
