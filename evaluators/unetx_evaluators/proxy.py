@@ -139,7 +139,7 @@ class ProxyEvaluator:
         """Ends the evaluation before it is paid for: too little memory by the plan, no sound step, or too little memory
         by what that step took."""
         from unetx_evaluators.training.dry_run import BATCH_SIZE, dry_run
-        from unetx_evaluators.training.memory import Demand, check_memory
+        from unetx_evaluators.training.memory_demand import Demand, check_memory
         from unetx_space.memory import training_memory
 
         bytes_per_value = 4 if profile.autocast_dtype is None else 2

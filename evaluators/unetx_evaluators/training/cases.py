@@ -171,19 +171,14 @@ def _open(task: Task, name: str) -> Case:
         raise DataError(
             f"case {name} of {task.folder} cannot be read ({type(error).__name__}: {error}); prepare the task again"
         ) from error
-    _check(task, name, image, label)
-    return Case(name, _tensor(image), _tensor(label), len(task.classes), original)
-
-
-def _check(task: Task, name: str, image: Image, label: Label) -> None:
-    expected = (len(task.channels), *label.shape)
-    axes = task.dims + task.stacked
+    expected, axes = (len(task.channels), *label.shape), task.dims + task.stacked
     if image.shape != expected or label.ndim != axes or image.dtype != np.float32 or label.dtype != np.uint8:
         raise DataError(
             f"case {name} of {task.folder}: an image of {len(task.channels)} channels in float32 and a label map of "
             f"{axes} axes and the same size in uint8 belong together, got {image.dtype}{list(image.shape)} and "
             f"{label.dtype}{list(label.shape)}; prepare the task again"
         )
+    return Case(name, _tensor(image), _tensor(label), len(task.classes), original)
 
 
 def _tensor(array: Image | Label) -> Tensor:

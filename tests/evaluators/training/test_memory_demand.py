@@ -15,7 +15,7 @@ from unetx_evaluators.host_memory import available_bytes
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training import dry_run
-from unetx_evaluators.training.memory import MIB, Demand, check_memory
+from unetx_evaluators.training.memory_demand import MIB, Demand, check_memory
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.memory import training_memory
 
