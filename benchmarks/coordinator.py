@@ -162,7 +162,9 @@ class Simulated(Executor):
                 outcome = Outcome.PRUNED
                 break
         self.events.append(time.thread_time() - began)
-        scores = tuple(CaseScore(case, name, final) for case in TASK.splits.validation for name in TASK.classes[1:])
+        scores = tuple(
+            CaseScore(case, name, {"dice": final}) for case in TASK.splits.validation for name in TASK.classes[1:]
+        )
         evaluation = Evaluation(
             outcome,
             score=curve[-1].score,

@@ -58,7 +58,7 @@ def by_class(evaluation: Evaluation) -> str:
     names = dict.fromkeys(score.class_name for score in evaluation.case_scores)
     means = []
     for name in names:
-        dice = [s.dice for s in evaluation.case_scores if s.class_name == name and s.dice is not None]
+        dice = [d for s in evaluation.case_scores if s.class_name == name and (d := s.values["dice"]) is not None]
         means.append(f"{name} {sum(dice) / len(dice):.3f}")
     return ", ".join(means)
 

@@ -36,16 +36,16 @@ MOST = 0.08
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("steps", step.EagerStep, "__call__"),
     ("batches", batches.BatchStream, "batch"),
-    ("rungs", scoring.Scorer, "dice"),
+    ("rungs", scoring.Scorer, "at_a_rung"),
     ("final", scoring.Scorer, "everything"),
-    ("surfaces", scoring, "case_metrics"),
+    ("metrics", scoring, "case_scores"),
     ("original", scoring, "label_map_on"),
     ("dry run", dry_run, "dry_run"),
     ("zero-cost", zero_cost, "zero_cost"),
     ("gradients", trainer, "stage_gradients"),
     ("similar", diagnosis, "skip_similarities"),
 )
-"""What is timed: the heading, and where the function is looked up. Surfaces and the label maps on original
+"""What is timed: the heading, and where the function is looked up. Metrics and the label maps on original
 voxels are parts of the final scores."""
 
 
@@ -98,7 +98,7 @@ def main() -> int:
             evaluate(task, replace(budget, steps=2, rungs=(1, 2)), diagnose=True)  # compiles, and reads the data
             for diagnose in (False, True):
                 result, seconds, total = evaluate(task, budget, diagnose=diagnose)
-                told = sum(seconds.values()) - seconds["surfaces"] - seconds["original"]
+                told = sum(seconds.values()) - seconds["metrics"] - seconds["original"]
                 extras = 1 - (seconds["steps"] + seconds["batches"]) / total
                 shares = "".join(f"{seconds[name] / total:11.1%}" for name, *_ in PARTS)
                 name = f"{dataset}{', diagnosed' if diagnose else ''}"

@@ -165,7 +165,7 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
             device.device,
         )
         scorer = Scorer(task, cases.validation[:4], device, lambda: None)
-        scoring = least_ms({"4 cases": lambda: scorer.dice(timed)}, device.device)
+        scoring = least_ms({"4 cases": lambda: scorer.at_a_rung(timed)}, device.device)
     print(f"\n{task.dims}D, {budget.batch_size} patches of {'x'.join(map(str, task.patch))}, base width 8, ms")
     print("  " + "  ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
     whole = times["batch"] + times["our step"]

@@ -205,8 +205,9 @@ def train(run: Run, data: Path, out: Path) -> dict[str, Any]:
 def row(run: Run, task: Task, budget: Budget, result: Evaluation) -> dict[str, Any]:
     by_class: dict[str, list[float]] = {}
     for score in result.case_scores:
-        if score.dice is not None:
-            by_class.setdefault(score.class_name, []).append(score.dice)
+        dice = score.values["dice"]
+        if dice is not None:
+            by_class.setdefault(score.class_name, []).append(dice)
     return {
         "part": run.part,
         "variant": run.variant,

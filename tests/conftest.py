@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from postgres_server import Server, postgres_server
 
+from unetx_evaluators.tasks.task import Task
 from unetx_search import cli
 from unetx_studies.store import study_url
 
@@ -29,6 +30,14 @@ def test_data() -> Path:
             f"no real data at {folder}; set UNETX_TEST_DATA to the folder that holds hippocampus_msd and others"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A small prepared task, to be read; a test that changes files writes one of its own."""
+    from tiny_task import write_tiny_task
+
+    return write_tiny_task(tmp_path_factory.mktemp("tiny") / "task")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from unetx_evaluators.evaluation import Budget, DataError
-from unetx_evaluators.tasks.task import IGNORED
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
@@ -27,7 +26,7 @@ def check_rankable(task: Task, budget: Budget) -> None:
     Small structures may vanish on the way into the task, and fewer cases may be scored than there are.
     """
     scored = task.splits.validation[: budget.validation_cases]
-    if not any(((label := task.label(name)) > 0).any() and (label[label > 0] != IGNORED).any() for name in scored):
+    if not any(map(task.shows_foreground, scored)):
         raise DataError(
             f"none of the {len(scored)} validation cases that are scored shows any foreground, so that no design could "
             f"be ranked; score more of the {len(task.splits.validation)} there are (--validation-cases), try another "

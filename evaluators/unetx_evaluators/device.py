@@ -60,7 +60,8 @@ class DeviceProfile:
         """For the record: the GPU's name, or the CPU's with its number of threads."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        return f"{_cpu_name()}, {torch.get_num_threads()} thread(s)"
+        cpu = _cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+        return f"{cpu}, {torch.get_num_threads()} thread(s)"
 
 
 def profile(name: str) -> DeviceProfile:
@@ -146,37 +147,27 @@ def release_memory(device: torch.device) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the numbers."""
-    return {"python": platform.python_version()} | {
-        package: _version(package) for package in ("torch", "monai", "numpy", "numba", "unetx-search")
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
+    """Of what decides the numbers; ``unknown`` where a source tree is run that was never installed."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "monai", "numpy", "numba", "unetx-search"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
 
 
 def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 or float16 where the device computes it faster than float32."""
     if device.type == "cuda":
         # Emulated bfloat16 (before Ampere) is slower than float16.
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bf16 else torch.float16
-    return torch.bfloat16 if _cpu_multiplies_bf16() else None
-
-
-def _cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for it; without them bfloat16 is slower than float32."""
-    return any(_cpu_capabilities().get(feature, False) for feature in ("avx512_bf16", "amx_bf16"))
+    has_bf16 = any(_cpu_capabilities().get(feature, False) for feature in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if has_bf16 else None
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:
     """What torch knows of this CPU; nothing where torch is too old to tell."""
     tell = getattr(torch.cpu, "get_capabilities", None)
     return tell() if tell else {}
-
-
-def _cpu_name() -> str:
-    return str(_cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())

@@ -44,17 +44,6 @@ def stage_gradients(network: SkipUNet) -> tuple[StageGradient, ...]:
     )
 
 
-def deepest_to_head(gradients: Sequence[StageGradient]) -> float | None:
-    """The norm of the deepest encoder stage over that of the head: small where gradients vanish on their way down.
-
-    None where either is not finite or the head's is zero.
-    """
-    norms = {gradient.stage: gradient.norm for gradient in gradients}
-    deepest = norms[max((stage for stage in norms if stage.startswith("E")), key=lambda stage: int(stage[1:]))]
-    head = norms[HEAD]
-    return deepest / head if deepest is not None and head else None
-
-
 def _stage_parameters(network: SkipUNet) -> dict[str, list[nn.Parameter]]:
     plan = network.plan
     stages: dict[str, list[nn.Parameter]] = {}
@@ -102,7 +91,10 @@ def skip_similarities(
             for term, triple in zip(terms.values(), chain.from_iterable(triples), strict=True):
                 term.append(triple)
     known = torch.stack([torch.stack(term).sum(0) for term in terms.values()]).tolist() if terms else []
-    return tuple(SkipSimilarity(*pair, _cka(*sums)) for pair, sums in zip(terms, known, strict=True))
+    return tuple(
+        SkipSimilarity(*pair, _finite(xy / math.sqrt(xx * yy)) if xx > 0 and yy > 0 else None)
+        for pair, (xy, xx, yy) in zip(terms, known, strict=True)
+    )
 
 
 @contextmanager
@@ -161,7 +153,3 @@ def linear_hsic(x: Tensor, y: Tensor) -> Tensor:
 def _centred(x: Tensor) -> Tensor:
     x = x - x[0]  # a constant column becomes exactly zero, which the mean's rounding would prevent
     return x - x.mean(0)
-
-
-def _cka(hsic_xy: float, hsic_xx: float, hsic_yy: float) -> float | None:
-    return _finite(hsic_xy / math.sqrt(hsic_xx * hsic_yy)) if hsic_xx > 0 and hsic_yy > 0 else None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from unetx_space.architecture import Architecture
 
 
+OBJECTIVE = "dice"
+"""Name of the metric that a search maximises."""
 SAID_EACH = 3
 """Files from which on a reason that holds for all of them is told once."""
 
@@ -90,6 +92,15 @@ class Outcome(StrEnum):
         return self in (Outcome.INFEASIBLE, Outcome.OUT_OF_MEMORY, Outcome.DIVERGED)
 
 
+class EvaluationEnded(Exception):
+    """There is nothing more to train, and that is a result; ``evaluate`` turns it into an Evaluation."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        self.outcome = outcome
+        self.reason = reason
+        super().__init__(reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Parent:
     """A trained network of the same task and width, whose parameters an evaluation starts from."""
@@ -137,18 +148,15 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class CaseScore:
-    """The scores of one class on one case; None where the class is absent from truth and prediction alike.
+    """The scores of one class on one case.
 
-    Before the last rung Dice is the only one, and only a part of the cases is scored. ``metrics/measure.py`` has the
-    conventions.
+    Before the last rung only a part of the cases and of the metrics is there; ``metrics/registry.py`` has them all.
     """
 
     case: str
     class_name: str
-    dice: float | None
-    hd95_mm: float | None = None
-    nsd: float | None = None
-    boundary_iou: float | None = None
+    values: Mapping[str, float | None]
+    """By the metric's name; None where the class is absent from truth and prediction alike."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,14 +25,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Observer, Outcome
-from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.evaluation import OBJECTIVE, Budget, CaseScore, CurvePoint, Evaluation, Observer, Outcome
 from unetx_space.architecture import Architecture
 from unetx_space.files import write_whole
 from unetx_space.genome import NO_ATTENTION, DecoderNode, StageRef, encoder
 from unetx_space.operators.catalogue import PLAIN_FUSION
+
+if TYPE_CHECKING:
+    from unetx_evaluators.tasks.task import Task
 
 CASE_SPREAD = 0.03
 
@@ -89,7 +91,10 @@ class FakeEvaluator:
         diagnosed_above: float = -math.inf,
     ) -> Evaluation:
         """As an Evaluator does, unless told to misbehave."""
-        act = self._act(architecture, seed)
+        act = self.acts_by_seed.get(seed)
+        if self.calls_folder is not None:
+            call = _sign_in(self.calls_folder, {"pid": os.getpid(), "seed": seed, "digest": digest(architecture)})
+            act = self.acts_by_call.get(call, act)
         final = self.final_score(architecture, seed)
         identity = f"{digest(architecture)} {task.digest} {budget} {seed}"
         curve = _kept_curve(checkpoint, identity)
@@ -107,7 +112,10 @@ class FakeEvaluator:
                 if step < budget.steps:
                     if observer.on_rung(curve[-1]):
                         return self._answer(Outcome.PRUNED, f"behind at step {step}", curve, began_s)
-                    _keep_curve(checkpoint, identity, curve)
+                    if checkpoint is not None:
+                        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+                        kept = {"identity": identity, "curve": list(map(astuple, curve))}
+                        write_whole(checkpoint, json.dumps(kept), durable=False)
             if act is not None and self.act_after_step == step:
                 return _perform(act)
         if weights is not None:
@@ -118,21 +126,15 @@ class FakeEvaluator:
     def final_score(self, architecture: Architecture, seed: int) -> float:
         """What ``evaluate`` ends with."""
         nodes = architecture.genome.nodes
+        drawn = hashlib.sha256(f"{digest(architecture)}:{seed}".encode()).digest()
         return (
             0.55
             + 0.25 * _share(nodes, lambda node: _own_skip(node) in node.sources)
             + 0.03 * _share(nodes, lambda node: any(source != _own_skip(node) for source in node.sources))
             + 0.02 * _share(nodes, lambda node: node.attention != NO_ATTENTION)
             + 0.01 * _share(nodes, lambda node: node.fusion == PLAIN_FUSION)
-            + self.noise * _uniform(architecture, seed)
+            + self.noise * (int.from_bytes(drawn[:8], "big") / 2**63 - 1.0)
         )
-
-    def _act(self, architecture: Architecture, seed: int) -> Misdeed | Outcome | None:
-        if self.calls_folder is not None:
-            call = _sign_in(self.calls_folder, {"pid": os.getpid(), "seed": seed, "digest": digest(architecture)})
-            if call in self.acts_by_call:
-                return self.acts_by_call[call]
-        return self.acts_by_seed.get(seed)
 
     def _answer(
         self,
@@ -151,18 +153,13 @@ class FakeEvaluator:
             loss_sum=sum(point.loss for point in curve) if curve else None,
             seconds=time.monotonic() - began_s,
             device="fake",
-            versions=self._versions(),
+            versions={
+                "pid": str(os.getpid()),
+                "torch": "imported" if "torch" in sys.modules else "absent",
+                **{name: os.environ[name] for name in self.shown_variables if name in os.environ},
+                **({"ballast": "x" * self.ballast_bytes} if self.ballast_bytes else {}),
+            },
         )
-
-    def _versions(self) -> dict[str, str]:
-        shown = {name: os.environ[name] for name in self.shown_variables if name in os.environ}
-        ballast = {"ballast": "x" * self.ballast_bytes} if self.ballast_bytes else {}
-        return {
-            "pid": str(os.getpid()),
-            "torch": "imported" if "torch" in sys.modules else "absent",
-            **shown,
-            **ballast,
-        }
 
 
 def learning_curve(progress: float) -> float:
@@ -176,7 +173,7 @@ def case_scores(task: Task, budget: Budget, mean: float) -> tuple[CaseScore, ...
     half = (len(cases) - 1) / 2
     spread = CASE_SPREAD / half if half else 0.0
     return tuple(
-        CaseScore(case, class_name, mean + spread * (position - half))
+        CaseScore(case, class_name, {OBJECTIVE: mean + spread * (position - half)})
         for class_name in task.classes[1:]
         for position, case in enumerate(cases)
     )
@@ -188,12 +185,6 @@ def digest(architecture: Architecture) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _keep_curve(checkpoint: Path | None, identity: str, curve: Sequence[CurvePoint]) -> None:
-    if checkpoint is not None:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(checkpoint, json.dumps({"identity": identity, "curve": list(map(astuple, curve))}), durable=False)
-
-
 def _kept_curve(checkpoint: Path | None, identity: str) -> list[CurvePoint]:
     """Of the same evaluation, if it was broken off; empty for a file that is damaged or of another."""
     try:
@@ -201,12 +192,6 @@ def _kept_curve(checkpoint: Path | None, identity: str) -> list[CurvePoint]:
     except (OSError, ValueError):
         return []
     return [CurvePoint(*point) for point in kept["curve"]] if kept.get("identity") == identity else []
-
-
-def _uniform(architecture: Architecture, seed: int) -> float:
-    """A number in [-1, 1) that only (architecture, seed) decides."""
-    drawn = hashlib.sha256(f"{digest(architecture)}:{seed}".encode()).digest()
-    return int.from_bytes(drawn[:8], "big") / 2**63 - 1.0
 
 
 def _share(nodes: Sequence[DecoderNode], holds: Callable[[DecoderNode], bool]) -> float:
@@ -237,69 +222,32 @@ class UnpicklableError(Exception):
         raise TypeError("this object cannot be pickled")
 
 
-def _perform(act: Misdeed | Outcome) -> Evaluation:
-    if isinstance(act, Outcome):
-        return Evaluation(act, "" if act is Outcome.COMPLETE else f"{act.value} on request", device="fake")
-    return _MISDEEDS[act]()
-
-
-def _raise() -> NoReturn:
-    raise ArithmeticError("an error on request")
-
-
-def _raise_unpicklable() -> NoReturn:
-    raise UnpicklableError("an error on request")
-
-
-def _return_unpicklable() -> Evaluation:
-    reason: str = _Unpicklable()
-    return Evaluation(Outcome.COMPLETE, reason)
-
-
 class _Unpicklable(str):
     def __reduce__(self) -> NoReturn:
         raise TypeError("this object cannot be pickled")
 
 
-def _exit() -> NoReturn:
-    os._exit(3)
-
-
-def _signal(number: signal.Signals) -> NoReturn:
-    os.kill(os.getpid(), number)
-    _hang()  # until the signal arrives
-
-
-def _hang() -> NoReturn:
-    while True:
+def _perform(act: Misdeed | Outcome) -> Evaluation:
+    """What an evaluation under an act comes to, if it comes to anything."""
+    match act:
+        case Outcome():
+            return Evaluation(act, "" if act is Outcome.COMPLETE else f"{act.value} on request", device="fake")
+        case Misdeed.RAISE:
+            raise ArithmeticError("an error on request")
+        case Misdeed.RAISE_UNPICKLABLE:
+            raise UnpicklableError("an error on request")
+        case Misdeed.RETURN_UNPICKLABLE:
+            return Evaluation(Outcome.COMPLETE, _Unpicklable())
+        case Misdeed.EXIT:
+            os._exit(3)
+        case Misdeed.SEGFAULT | Misdeed.KILL:
+            os.kill(os.getpid(), signal.SIGSEGV if act is Misdeed.SEGFAULT else signal.SIGKILL)
+        case Misdeed.HANG_IN_C:
+            sum(itertools.repeat(0))  # an endless loop in C that keeps the interpreter's lock
+        case Misdeed.ALLOCATE:
+            bytearray(2**62)
+        case Misdeed.FULL_DISK:
+            with Path("/dev/full").open("wb", buffering=0) as full:
+                full.write(b"x")
+    while True:  # as asked, or until the signal arrives
         time.sleep(3600.0)
-
-
-def _hang_in_c() -> NoReturn:
-    sum(itertools.repeat(0))  # an endless loop in C that keeps the interpreter's lock
-    raise AssertionError("zeros never end")
-
-
-def _allocate() -> NoReturn:
-    bytearray(2**62)
-    raise AssertionError("no machine has so much memory")
-
-
-def _fill_disk() -> NoReturn:
-    with Path("/dev/full").open("wb", buffering=0) as full:
-        full.write(b"x")
-    raise AssertionError("/dev/full is always full")
-
-
-_MISDEEDS: Mapping[Misdeed, Callable[[], Evaluation]] = {
-    Misdeed.RAISE: _raise,
-    Misdeed.RAISE_UNPICKLABLE: _raise_unpicklable,
-    Misdeed.RETURN_UNPICKLABLE: _return_unpicklable,
-    Misdeed.EXIT: _exit,
-    Misdeed.SEGFAULT: lambda: _signal(signal.SIGSEGV),
-    Misdeed.KILL: lambda: _signal(signal.SIGKILL),
-    Misdeed.HANG: _hang,
-    Misdeed.HANG_IN_C: _hang_in_c,
-    Misdeed.ALLOCATE: _allocate,
-    Misdeed.FULL_DISK: _fill_disk,
-}

@@ -30,11 +30,7 @@ def resident_peak_mib(process: int | None = None) -> float | None:
     kib = _numbers(Path(f"/proc/{process or 'self'}/status")).get("VmHWM")
     if kib is not None:
         return kib / 1024
-    return _resident_peak_since_start_mib() if process is None else None
-
-
-def _resident_peak_since_start_mib() -> float | None:
-    if sys.platform == "win32":
+    if process is not None or sys.platform == "win32":
         return None
     import resource  # not on Windows
 

@@ -12,7 +12,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from unetx_evaluators.device import DeviceProfile, memory_format
 from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
 
 Corner = tuple[int, ...]
-T = TypeVar("T")
 
 SIGMA_SHARE = 0.125
 """Standard deviation of the weight, as a share of the window."""
@@ -65,9 +63,18 @@ def predict_each(
     """
     size = batch_size or max(1, BATCH_VOXELS[device.device.type] // math.prod(patch))
     mosaics: deque[_Mosaic] = deque()
-    for windows in _batched(_windows(images, patch, overlap, mosaics), size):
+
+    def every() -> Iterator[tuple[_Mosaic, Corner]]:
+        for image in images:
+            mosaics.append(mosaic := _Mosaic(image, patch, overlap))
+            yield from ((mosaic, corner) for corner in mosaic.corners)
+
+    every_window = every()
+    while windows := list(itertools.islice(every_window, size)):
         batch = torch.stack([mosaic.window(corner).reshape(-1, *patch) for mosaic, corner in windows])
-        logits = _forward(network, batch, device)
+        batch = batch.to(device.device).contiguous(memory_format=memory_format(len(patch)))
+        with device.autocast():
+            logits = network(batch).float()
         for (mosaic, corner), window_logits in zip(windows, logits, strict=True):
             mosaic.add(corner, window_logits)
         while mosaics and mosaics[0].n_missing == 0:
@@ -100,7 +107,8 @@ class _Mosaic:
     def logits(self) -> Tensor:
         size = tuple(self._padded.shape[1:])
         self._total /= _weight_sum(size, self._window, self._overlap).to(self._total.device)
-        return crop(self._total, _margin(size, self._size), self._size)
+        margin = [(m - n) // 2 for m, n in zip(size, self._size, strict=True)]  # pad_to puts the odd voxel behind
+        return crop(self._total, margin, self._size)
 
 
 def window_corners(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Iterator[Corner]:
@@ -108,16 +116,16 @@ def window_corners(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: fl
 
     Neighbours share at least ``overlap`` of a window's edge.
     """
-    return itertools.product(*(_starts(n, p, overlap) for n, p in zip(spatial, patch, strict=True)))
-
-
-def gaussian_weight(patch: tuple[int, ...]) -> Tensor:
-    """``[*patch]``, 1 in the middle and above zero everywhere."""
-    return _gaussian_weight(tuple(patch))
+    starts = []
+    for n, p in zip(spatial, patch, strict=True):
+        n_steps = math.ceil((n - p) / max(1, math.floor(p * (1 - overlap))))
+        starts.append([round((n - p) * step / n_steps) for step in range(n_steps + 1)] if n_steps else [0])
+    return itertools.product(*starts)
 
 
 @lru_cache(maxsize=4)
-def _gaussian_weight(patch: tuple[int, ...]) -> Tensor:
+def gaussian_weight(patch: tuple[int, ...]) -> Tensor:
+    """``[*patch]``, 1 in the middle and above zero everywhere."""
     weight = torch.ones(())
     for size in patch:
         distance = (torch.arange(size) - (size - 1) / 2) / max(size * SIGMA_SHARE, 1e-6)
@@ -133,35 +141,3 @@ def _weight_sum(spatial: tuple[int, ...], window: tuple[int, ...], overlap: floa
     for corner in window_corners(spatial, window, overlap):
         crop(total, corner, window).add_(gaussian_weight(window))
     return total
-
-
-def _windows(
-    images: Iterable[Tensor], patch: tuple[int, ...], overlap: float, mosaics: deque[_Mosaic]
-) -> Iterator[tuple[_Mosaic, Corner]]:
-    """Every window of every image; an image that is begun joins ``mosaics``."""
-    for image in images:
-        mosaics.append(mosaic := _Mosaic(image, patch, overlap))
-        yield from ((mosaic, corner) for corner in mosaic.corners)
-
-
-def _forward(network: nn.Module, windows: Tensor, device: DeviceProfile) -> Tensor:
-    windows = windows.to(device.device).contiguous(memory_format=memory_format(windows.ndim - 2))
-    with device.autocast():
-        logits: Tensor = network(windows)
-    return logits.float()
-
-
-def _starts(size: int, window: int, overlap: float) -> list[int]:
-    free = size - window
-    n_steps = math.ceil(free / max(1, math.floor(window * (1 - overlap))))
-    return [round(free * step / n_steps) for step in range(n_steps + 1)] if n_steps else [0]
-
-
-def _batched(windows: Iterator[T], size: int) -> Iterator[list[T]]:
-    while batch := list(itertools.islice(windows, size)):
-        yield batch
-
-
-def _margin(padded: tuple[int, ...], spatial: tuple[int, ...]) -> list[int]:
-    """Voxels before the image in its padded form; ``pad_to`` puts the odd one behind."""
-    return [(m - n) // 2 for m, n in zip(padded, spatial, strict=True)]

@@ -75,14 +75,8 @@ class Insight:
     """Of the trained network."""
     recalls: Mapping[str, tuple[SizeRecall, ...]] = field(default_factory=dict)
     """By class: how many of its small, medium and large targets were hit."""
-    n_missed: Mapping[str, int] = field(default_factory=dict)
-    """By class: cases that show it and have none of it predicted."""
-    robustness: Mapping[str, float] = field(default_factory=dict)
-    """The objective on images that were changed, by the change."""
     original_dice: float | None = None
     """The objective on the cases' original voxels, before any resampling; the score itself where none was resampled."""
-    original_dice_by_class: Mapping[str, float] = field(default_factory=dict)
-    """The means over cases that it is the mean of."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

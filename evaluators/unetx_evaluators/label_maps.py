@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unetx_evaluators.metrics.overlap import LabelMap
+from unetx_evaluators.metrics import LabelMap
 
 SLAB_VALUES = 2**18
 """Logits that are interpolated together, however large the volume and however many its classes: what caches hold."""

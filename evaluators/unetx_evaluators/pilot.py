@@ -274,15 +274,12 @@ class _Settling:
         jobs = [job for job in asked if (job.budget, job.spacing, job.seed) not in known]
         answers = (yield jobs) if jobs else []
         for job, answer in zip(jobs, answers, strict=True):
-            known[job.budget, job.spacing, job.seed] = run = _run(job, answer)
+            curve = tuple((point.step, point.score, point.loss) for point in answer.curve)
+            original = answer.insight.original_dice
+            score = answer.score if original is None else original
+            known[job.budget, job.spacing, job.seed] = run = PilotRun(job, answer.outcome, score, curve, answer.seconds)
             self._runs.append(run)
         return [known[job.budget, job.spacing, job.seed] for job in asked]
-
-
-def _run(job: PilotJob, answer: Evaluation) -> PilotRun:
-    curve = tuple((point.step, point.score, point.loss) for point in answer.curve)
-    original = answer.insight.original_dice
-    return PilotRun(job, answer.outcome, answer.score if original is None else original, curve, answer.seconds)
 
 
 def _why(chosen: str, values: Sequence[float], tried: Sequence[str]) -> str:

@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetx_evaluators.evaluation import Budget, DataError, Evaluation, Observer, Outcome
-from unetx_evaluators.training.endings import EvaluationEnded
+from unetx_evaluators.evaluation import Budget, DataError, Evaluation, EvaluationEnded, Observer, Outcome
 from unetx_space.architecture import Architecture
 from unetx_space.cost import cost
 from unetx_space.validity import faults
@@ -27,14 +26,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
-    """What an evaluation writes beside its answer."""
-
-    checkpoint: Path | None
-    weights: Path | None
-
-
-@dataclass(frozen=True, slots=True)
 class ProxyEvaluator:
     """Trains the architecture, its widths scaled by the budget, and scores it on the task's validation cases.
 
@@ -46,8 +37,6 @@ class ProxyEvaluator:
     """``cpu``, ``cuda`` or ``cuda:INDEX``."""
     n_threads: int = 1
     """CPU threads of torch; more of them pay off less than more workers."""
-    robustness: bool = False
-    """Also score the trained network on blurred, noisy and gamma-changed images; three validations more."""
 
     def evaluate(
         self,
@@ -70,9 +59,8 @@ class ProxyEvaluator:
 
         profile = devices.profile(self.device)
         progress = Progress(budget.max_seconds)
-        files = _Files(checkpoint, weights)
-        asked = (architecture, task, budget, seed)
-        training = partial(self._train, *asked, observer, profile, progress, files, diagnosed_above)
+        asked = (architecture, task, budget, seed, observer)
+        training = partial(self._train, *asked, profile, progress, checkpoint, weights, diagnosed_above)
         with devices.tuned(profile, self.n_threads):
             memory = devices.PeakMemory(profile.device)
             ending = _ending_of(training)
@@ -101,13 +89,13 @@ class ProxyEvaluator:
         observer: Observer,
         profile: DeviceProfile,
         progress: Progress,
-        files: _Files,
+        checkpoint: Path | None,
+        weights: Path | None,
         diagnosed_above: float,
     ) -> None:
         """Check, open, build, try one step, train; what comes out is noted in ``progress``."""
         from unetx_evaluators.device import trusted
         from unetx_evaluators.diagnosis import skip_similarities
-        from unetx_evaluators.scoring import Scorer
         from unetx_evaluators.training.batches import BatchStream
         from unetx_evaluators.training.cases import open_cases
         from unetx_evaluators.training.checkpoint import Checkpoint
@@ -119,13 +107,15 @@ class ProxyEvaluator:
             raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(problems))
         profile = trusted(profile, architecture.backbone.sizes(task.patch))
         cases = open_cases(task, profile, budget.validation_cases)
-        trained = self._as_trained(architecture, budget)
+        backbone = architecture.backbone.scaled(budget.width_factor)
+        supervised = backbone.deep_supervision or budget.recipe.deep_supervision
+        trained = replace(architecture, backbone=replace(backbone, deep_supervision=supervised))
         start = partial(_at_its_start, trained, budget, seed, task, profile)
         network = start()
         progress.n_parameters = sum(parameter.numel() for parameter in network.parameters())
         self._try(network, trained, task, budget, profile)
         identity = self._identity(architecture, task, budget, seed, profile)
-        kept = None if files.checkpoint is None else Checkpoint(files.checkpoint, identity)
+        kept = None if checkpoint is None else Checkpoint(checkpoint, identity)
         batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, budget.recipe, profile.device)
 
         def features(untrained: SkipUNet) -> ZeroCost:
@@ -137,19 +127,11 @@ class ProxyEvaluator:
         halfway = {1, max(1, budget.steps // 2)} if diagnosed_above < math.inf else set()
         with computed_fast(network, profile):
             train(network, cases, task, budget, seed, profile, observer, progress, kept, gradients_at=halfway)
-            if self.robustness:
-                progress.robustness = Scorer(task, cases.validation, profile, progress.check_time).robustness(network)
-        if files.weights is not None:
-            save_weights(network, files.weights)
+        if weights is not None:
+            save_weights(network, weights)
         if progress.curve[-1].score > diagnosed_above:
             progress.similarities = skip_similarities(network, [batches.batch(1)], profile)
             progress.zero_cost = progress.zero_cost or features(start())
-
-    def _as_trained(self, architecture: Architecture, budget: Budget) -> Architecture:
-        """At the budget's width, with heads for deep supervision where the recipe wants them."""
-        backbone = architecture.backbone.scaled(budget.width_factor)
-        supervised = backbone.deep_supervision or budget.recipe.deep_supervision
-        return replace(architecture, backbone=replace(backbone, deep_supervision=supervised))
 
     def _try(
         self, network: SkipUNet, trained: Architecture, task: Task, budget: Budget, profile: DeviceProfile
@@ -157,7 +139,7 @@ class ProxyEvaluator:
         """Ends the evaluation before it is paid for: too little memory by the plan, no sound step, or too little memory
         by what that step took."""
         from unetx_evaluators.training.dry_run import BATCH_SIZE, dry_run
-        from unetx_evaluators.training.memory import Demand, check_memory
+        from unetx_evaluators.training.memory_demand import Demand, check_memory
         from unetx_space.training_memory import training_memory
 
         bytes_per_value = 4 if profile.autocast_dtype is None else 2

@@ -1,8 +1,8 @@
-"""A network's scores on cases: Dice while it trains, everything once it is done."""
+"""A network's scores on cases: a few metrics while it trains, all of them once it is done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -12,16 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.evaluation import CaseScore, Outcome
+from unetx_evaluators.evaluation import CaseScore, EvaluationEnded, Outcome
 from unetx_evaluators.inference import predict_each
 from unetx_evaluators.insight import SizeRecall
 from unetx_evaluators.label_maps import label_map, label_map_on
-from unetx_evaluators.metrics import ClassMetrics, case_metrics, dice_per_class, objective, summarise
-from unetx_evaluators.metrics.overlap import LabelMap, without_ignored
-from unetx_evaluators.robustness import CHANGES, Change
+from unetx_evaluators.metrics import LabelMap, Target, case_scores, compare, find_targets, recall_by_size
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.cases import Case
-from unetx_evaluators.training.endings import EvaluationEnded
 
 OVERLAP = 0.25
 """Of sliding windows while searching: half the work of the usual 0.5."""
@@ -35,11 +32,7 @@ class Measured:
 
     case_scores: tuple[CaseScore, ...]
     recalls: Mapping[str, tuple[SizeRecall, ...]]
-    """By class."""
-    n_missed: Mapping[str, int]
-    """By class: cases that show it and have none of it predicted."""
-    original: tuple[CaseScore, ...]
-    """On the cases' original voxels, where Dice is the only one; as ``case_scores`` where a case was not resampled."""
+    """By class: recall of its small, medium and large targets."""
 
 
 @dataclass(frozen=True)
@@ -54,62 +47,44 @@ class Scorer:
     device: DeviceProfile
     check_time: Callable[[], None]
 
-    def dice(self, network: nn.Module) -> tuple[CaseScore, ...]:
-        """Dice alone, per case and foreground class, in the order of the cases, then of the classes."""
-        return self._dice(network, (case.image for case in self.cases))
-
-    def everything(self, network: nn.Module) -> Measured:
-        """All scores, in the same order."""
+    def at_a_rung(self, network: nn.Module) -> tuple[CaseScore, ...]:
+        """What is due at every rung, for each foreground class of each case, in the order of the cases."""
         classes, spacing = self.task.classes, self.task.label_spacing
-        measuring: list[Future[tuple[ClassMetrics, ...]]] = []
-        original: dict[str, Future[tuple[CaseScore, ...]]] = {}
-        with self._hands() as hands:
-            for case, logits in self._logits(network, (case.image for case in self.cases)):
-                labels = label_map(logits)
-                truth, prediction = case.label.cpu().numpy(), labels.cpu().numpy()
-                measuring.append(hands.submit(case_metrics, truth, prediction, classes, spacing))
-                if case.original is not None:
-                    prediction = label_map_on(case.original.shape, logits, labels)
-                    original[case.name] = hands.submit(self._case_scores, case.name, case.original, prediction)
-        metrics = {case.name: one.result() for case, one in zip(self.cases, measuring, strict=True)}
-        scores = {
-            case: tuple(CaseScore(case, m.class_name, m.dice, m.hd95_mm, m.nsd, m.boundary_iou) for m in of_case)
-            for case, of_case in metrics.items()
-        }
-        drawn = {case: original[case].result() if case in original else of_case for case, of_case in scores.items()}
-        summaries = summarise(metrics.values())
-        return Measured(
-            tuple(chain.from_iterable(scores.values())),
-            {summary.class_name: summary.recalls for summary in summaries},
-            {summary.class_name: summary.n_missed for summary in summaries},
-            tuple(chain.from_iterable(drawn.values())),
-        )
-
-    def robustness(self, network: nn.Module) -> dict[str, float]:
-        """The objective on images that were blurred, made noisy, or given another gamma; by the change."""
-        return {
-            name: objective(self._dice(network, (self._changed(case, change) for case in self.cases)))
-            for name, change in CHANGES.items()
-        }
-
-    def _changed(self, case: Case, change: Change) -> Tensor:
-        image = change(case.image.cpu().numpy(), self.task.dims, case.name)
-        return torch.from_numpy(image).to(case.image.device)
-
-    def _dice(self, network: nn.Module, images: Iterable[Tensor]) -> tuple[CaseScore, ...]:
         scores: list[CaseScore] = []
-        for case, logits in self._logits(network, images):
-            scores += self._case_scores(case.name, case.label.cpu().numpy(), label_map(logits).cpu().numpy())
+        for case, logits in self._logits(network):
+            maps = case.label.cpu().numpy(), label_map(logits).cpu().numpy()
+            scores += case_scores(case.name, classes, compare(*maps, len(classes), spacing))
         return tuple(scores)
 
-    def _case_scores(self, case: str, truth: LabelMap, prediction: LabelMap) -> tuple[CaseScore, ...]:
-        dice = dice_per_class(*without_ignored(truth, prediction), len(self.task.classes))
-        return tuple(CaseScore(case, *pair) for pair in zip(self.task.classes[1:], dice, strict=True))
+    def everything(self, network: nn.Module) -> Measured:
+        """All metrics, in the same order."""
+        measuring: list[Future[tuple[tuple[CaseScore, ...], list[tuple[Target, ...]]]]] = []
+        with self._hands() as hands:
+            for case, logits in self._logits(network):
+                labels = label_map(logits)
+                drawn = None if case.original is None else label_map_on(case.original.shape, logits, labels)
+                maps = case.label.cpu().numpy(), labels.cpu().numpy()
+                measuring.append(hands.submit(self._measured, case, *maps, drawn))
+        scores, targets = zip(*(future.result() for future in measuring), strict=True)
+        of_class = [recall_by_size(chain.from_iterable(cases)) for cases in zip(*targets, strict=True)]
+        return Measured(tuple(chain.from_iterable(scores)), dict(zip(self.task.classes[1:], of_class, strict=True)))
 
-    def _logits(self, network: nn.Module, images: Iterable[Tensor]) -> Iterator[tuple[Case, Tensor]]:
+    def _measured(
+        self, case: Case, truth: LabelMap, prediction: LabelMap, drawn: LabelMap | None
+    ) -> tuple[tuple[CaseScore, ...], list[tuple[Target, ...]]]:
+        """A case's scores and its targets by class; ``drawn`` is the prediction on its original voxels, if others."""
+        classes = self.task.classes
+        prepared = original = compare(truth, prediction, len(classes), self.task.label_spacing)
+        if case.original is not None and drawn is not None:
+            original = compare(case.original, drawn, len(classes), self.task.originals[case.name])
+        targets = [find_targets(*one.masks) if one.n_true else () for one in prepared]
+        return case_scores(case.name, classes, prepared, original), targets
+
+    def _logits(self, network: nn.Module) -> Iterator[tuple[Case, Tensor]]:
         """Every case with its logits."""
         network.eval()
         self.check_time()
+        images = (case.image for case in self.cases)
         predictions = predict_each(network, images, self.task.patch, self.device, overlap=OVERLAP)
         for case, logits in zip(self.cases, predictions, strict=True):
             self.check_time()

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unetx_evaluators.metrics import summarise
 from unetx_space.files import write_whole
 from unetx_studies.drawing import to_svg
 from unetx_studies.neighbours import BEST
@@ -28,6 +29,7 @@ def save_best(records: Records, study: optuna.Study, task: Task, folder: Path) -
             "dice": record.score,
             "metric": "mean over foreground classes of the mean Dice over validation cases",
             "original_dice": records.original_dice().get(record.trial_number),
+            "metrics": summarise(records.case_scores(record.trial_number)),
             "budget": asdict(record.budget),
             "seed": record.seed,
         },

@@ -115,8 +115,6 @@ class SearchConfig(DataChoices, Choices):
     diagnosis: Diagnosis = "best"
     """Which evaluations note zero-cost features and the similarity of skips: presets and those that become the best
     so far (best), all, or none. Takes about a hundredth of an evaluation and changes no score."""
-    robustness: Annotated[bool, Parameter(negative=())] = False
-    """Also score trained networks on blurred, noisy and gamma-changed images; a few seconds more a trial."""
     space: Annotated[SpaceName, Parameter(group="Design space")] = "default"
     """Which decoders are searched: sources among encoder stages (default), deeper decoder nodes too (full-scale, as in
     UNet 3+), or several columns per level (nested, as in UNet++)."""

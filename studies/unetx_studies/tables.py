@@ -155,29 +155,17 @@ class EvaluationRow(Base):
 
 
 class CaseScoreRow(Base):
-    """Dice of one class on one case; NULL where the class is absent from truth and prediction alike."""
+    """A metric's value for one class on one case; NULL where the class is absent from truth and prediction alike."""
 
     __tablename__ = "unetx_case_scores"
-    __table_args__ = (UniqueConstraint("evaluation_id", "case_name", "class_name"),)
+    __table_args__ = (UniqueConstraint("evaluation_id", "case_name", "class_name", "metric"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     evaluation_id: Mapped[int] = mapped_column(ForeignKey(EvaluationRow.id, ondelete="CASCADE"))
     case_name: Mapped[str] = mapped_column(String(512))
     class_name: Mapped[str] = mapped_column(String(256))
-    dice: Mapped[float | None]
-
-
-class SurfaceScoreRow(Base):
-    """How well surfaces of one class on one case agree, once an evaluation is complete; NULL as for Dice."""
-
-    __tablename__ = "unetx_surface_scores"
-
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey(EvaluationRow.id, ondelete="CASCADE"), primary_key=True)
-    case_name: Mapped[str] = mapped_column(String(512), primary_key=True)
-    class_name: Mapped[str] = mapped_column(String(256), primary_key=True)
-    hd95_mm: Mapped[float | None]
-    nsd: Mapped[float | None]
-    boundary_iou: Mapped[float | None]
+    metric: Mapped[str] = mapped_column(String(64))
+    value: Mapped[float | None]
 
 
 class InsightRow(Base):
@@ -189,7 +177,7 @@ class InsightRow(Base):
     loss_sum: Mapped[float | None]
     """Of all training steps."""
     document: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """``Insight.to_json``: zero-cost features, gradients by stage, similarity of skips, recall by size, robustness."""
+    """``Insight.to_json``: zero-cost features, gradients by stage, similarity of skips, recall by size."""
 
 
 class CurveRow(Base):

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
-from monai.metrics.surface_distance import compute_average_surface_distance
 from scipy.ndimage import gaussian_filter
+
+from unetx_evaluators.metrics import LabelMap, case_scores, compare
 
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -53,11 +54,18 @@ def one_hot(labels: npt.NDArray[Any], n_classes: int) -> torch.Tensor:
 def monai_surfaces(
     truth: Labels, prediction: Labels, n_classes: int, spacing: Sequence[float], tolerance_mm: float, **options: Any
 ) -> npt.NDArray[np.float64]:
-    """``[k - 1, 3]``: MONAI's HD95, ASSD and NSD of every foreground class. Its warnings of empty masks are muted."""
+    """``[k - 1, 2]``: MONAI's HD95 and NSD of every foreground class. Its warnings of empty masks are muted."""
     y_pred, y = one_hot(prediction, n_classes), one_hot(truth, n_classes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hd95 = compute_hausdorff_distance(y_pred, y, percentile=95, spacing=list(spacing))
-        assd = compute_average_surface_distance(y_pred, y, symmetric=True, spacing=list(spacing))
         nsd = compute_surface_dice(y_pred, y, [tolerance_mm] * (n_classes - 1), spacing=list(spacing), **options)
-    return torch.stack([hd95[0], assd[0], nsd[0]], dim=1).double().numpy()
+    return torch.stack([hd95[0], nsd[0]], dim=1).double().numpy()
+
+
+def measured(
+    truth: LabelMap, prediction: LabelMap, names: Sequence[str], spacing: Sequence[float], **options: float | None
+) -> list[dict[str, float | None]]:
+    """The values of all metrics for every foreground class; ``options`` are those of ``compare``."""
+    compared = compare(truth, prediction, len(names), spacing, **options)
+    return [dict(score.values) for score in case_scores("a case", names, compared, compared)]

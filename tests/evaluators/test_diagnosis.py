@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unetx_evaluators import diagnosis
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.diagnosis import deepest_to_head, linear_hsic, skip_similarities, stage_gradients
+from unetx_evaluators.diagnosis import linear_hsic, skip_similarities, stage_gradients
 from unetx_evaluators.insight import SkipSimilarity, StageGradient
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.recipe import Recipe
@@ -129,20 +129,6 @@ def test_gradients_can_be_read_behind_a_training_step() -> None:
     found = norms_of(network)
     assert found["D1"] == pytest.approx(root_mean_square(network, "decoder.D1."), rel=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(gradients, before, strict=True) if a is not None and b is not None)
-
-
-def test_deepest_to_head_compares_the_deepest_encoder_stage_with_the_head() -> None:
-    gradients = [StageGradient(*pair) for pair in (("E0", 5.0), ("E9", 7.0), ("E10", 3.0), ("D0", 9.0), ("head", 2.0))]
-    assert deepest_to_head(gradients) == 1.5
-
-
-@pytest.mark.parametrize(("deepest", "head"), [(None, 1.0), (1.0, None), (1.0, 0.0)])
-def test_deepest_to_head_is_unknown_where_a_norm_is_or_the_head_learns_nothing(
-    deepest: float | None, head: float | None
-) -> None:
-    assert (
-        deepest_to_head([StageGradient("E0", 1.0), StageGradient("E1", deepest), StageGradient("head", head)]) is None
-    )
 
 
 # The criterion

@@ -121,14 +121,14 @@ def test_the_mean_over_classes_of_the_mean_over_cases_is_the_score() -> None:
     assert {(score.case, score.class_name) for score in answer.case_scores} == {
         (case, name) for case in "bcd" for name in ("vessel", "lesion")
     }
-    dice = [score.dice for score in answer.case_scores if score.dice is not None]
+    dice = [value for score in answer.case_scores if (value := score.values["dice"]) is not None]
     assert sum(dice) / len(dice) == pytest.approx(answer.score)
     assert max(dice) - min(dice) == pytest.approx(2 * CASE_SPREAD)
 
 
-def test_a_single_selection_case_scores_exactly_the_mean() -> None:
+def test_a_single_validation_case_scores_exactly_the_mean() -> None:
     answer = FakeEvaluator().evaluate(U_NET, TASK, replace(BUDGET, validation_cases=1), 0, NullObserver())
-    assert [score.dice for score in answer.case_scores] == [answer.score] * 2
+    assert [score.values["dice"] for score in answer.case_scores] == [answer.score] * 2
 
 
 class Watcher(NullObserver):

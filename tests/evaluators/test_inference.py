@@ -10,6 +10,8 @@ from torch import nn
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.inference import BATCH_VOXELS, gaussian_weight, predict_each, predict_logits, window_corners
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FLOAT32 = DeviceProfile(torch.device("cpu"), autocast_dtype=None)
 
 

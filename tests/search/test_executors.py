@@ -108,8 +108,8 @@ def test_every_outcome_comes_through(make: Make) -> None:
 @pytest.mark.parametrize(
     ("misdeed", "words"),
     [
-        (Misdeed.RAISE, ("ArithmeticError: an error on request", "in _raise")),
-        (Misdeed.RAISE_UNPICKLABLE, ("UnpicklableError: an error on request", "in _raise_unpicklable")),
+        (Misdeed.RAISE, ("ArithmeticError: an error on request", "in _perform")),
+        (Misdeed.RAISE_UNPICKLABLE, ("UnpicklableError: an error on request", "in _perform")),
     ],
 )
 def test_an_error_of_the_evaluator_is_a_crash_with_its_traceback(

@@ -17,7 +17,6 @@ LATER_TABLES = (
     "unetx_runs",
     "unetx_jobs",
     "unetx_decisions",
-    "unetx_surface_scores",
     "unetx_insights",
 )
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Outcome
-from unetx_evaluators.insight import Insight, StageGradient
+from unetx_evaluators.insight import Insight, SizeRecall, StageGradient
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.errors import DocumentError
@@ -32,9 +32,9 @@ EVALUATION = Evaluation(
     outcome=Outcome.COMPLETE,
     score=0.8125,
     case_scores=(
-        CaseScore("case 2", "tumour", None),
-        CaseScore("case 2", "liver", 0.75, hd95_mm=2.5, nsd=0.9375, boundary_iou=0.5),
-        CaseScore("Fall_ü", "liver", 0.875),
+        CaseScore("case 2", "tumour", {"dice": None, "nsd": None}),
+        CaseScore("case 2", "liver", {"dice": 0.75, "nsd": 0.9375}),
+        CaseScore("Fall_ü", "liver", {"dice": 0.875, "a metric of tomorrow": -2.5}),
     ),
     curve=(CurvePoint(10, 0.25, 1.5, 3.0), CurvePoint(20, 0.5, 0.75, 6.0), CurvePoint(40, 0.8125, 0.5, 12.0)),
     n_parameters=123_456_789_012,
@@ -43,7 +43,7 @@ EVALUATION = Evaluation(
     device="NVIDIA H200 (cuda:0)",
     versions={"torch": "2.13.0", "unetx-search": "0.1"},
     loss_sum=36.5,
-    insight=Insight(gradients={1: (StageGradient("E0", 0.25),)}, n_missed={"liver": 1}, robustness={"blur": 0.5}),
+    insight=Insight(gradients={1: (StageGradient("E0", 0.25),)}, recalls={"liver": (SizeRecall("small", 2, 1, 9),)}),
 )
 
 
@@ -107,7 +107,7 @@ def test_what_an_evaluation_tells_beside_its_scores_comes_back(records: Records)
     assert told is not None
     assert told.loss_sum == 36.5
     assert told.document["gradients"] == {"1": [{"stage": "E0", "norm": 0.25}]}
-    assert told.document["robustness"] == {"blur": 0.5}
+    assert told.document["recalls"]["liver"][0]["n_hit"] == 1
     assert told.document["zero_cost"] is None
 
 
@@ -115,15 +115,6 @@ def test_scores_on_original_voxels_are_read_where_they_were_told(records: Record
     run(records, 0, replace(EVALUATION, insight=Insight(original_dice=0.625)))
     run(records, 1, EVALUATION)
     assert records.original_dice() == {0: 0.625}
-
-
-def test_surfaces_are_kept_of_complete_evaluations_alone(records: Records, store: Store) -> None:
-    run(records, 0, EVALUATION)
-    run(records, 1, replace(EVALUATION, outcome=Outcome.PRUNED))
-    with store.reading() as session:
-        kept = session.execute(text("select evaluation_id, count(*) from unetx_surface_scores group by 1")).all()
-    assert [count for _, count in kept] == [3]
-    assert records.case_scores(1)[1] == CaseScore("case 2", "liver", 0.75)
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

@@ -1,17 +1,15 @@
-"""Scores as pure functions on arrays; no torch."""
+"""Scores of label maps: the registry of metrics, and their averages over cases and classes; no torch."""
 
-from unetx_evaluators.metrics.class_metrics import ClassMetrics, Target
-from unetx_evaluators.metrics.measure import case_metrics
-from unetx_evaluators.metrics.overlap import dice_per_class, objective
-from unetx_evaluators.metrics.summary import ClassSummary, recall_by_size, summarise
-
-__all__ = [
-    "ClassMetrics",
-    "ClassSummary",
-    "Target",
-    "case_metrics",
-    "dice_per_class",
-    "objective",
-    "recall_by_size",
-    "summarise",
-]
+from unetx_evaluators.metrics.comparison import CaseComparison as CaseComparison
+from unetx_evaluators.metrics.comparison import ClassComparison as ClassComparison
+from unetx_evaluators.metrics.comparison import LabelMap as LabelMap
+from unetx_evaluators.metrics.comparison import compare as compare
+from unetx_evaluators.metrics.registry import METRICS as METRICS
+from unetx_evaluators.metrics.registry import Metric as Metric
+from unetx_evaluators.metrics.registry import case_scores as case_scores
+from unetx_evaluators.metrics.summary import class_means as class_means
+from unetx_evaluators.metrics.summary import objective as objective
+from unetx_evaluators.metrics.summary import summarise as summarise
+from unetx_evaluators.metrics.targets import Target as Target
+from unetx_evaluators.metrics.targets import find_targets as find_targets
+from unetx_evaluators.metrics.targets import recall_by_size as recall_by_size

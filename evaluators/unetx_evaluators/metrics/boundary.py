@@ -7,28 +7,20 @@ spacing; in 3D the square is a cube, and where spacings differ the width is in m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy.ndimage import minimum_filter
 
-Mask = npt.NDArray[np.bool_]
+from unetx_evaluators.metrics.surface import Mask
 
 SHARE = 0.02
 """Width of the band as a share of the image's diagonal, as in the paper."""
 
 
-def diagonal_mm(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    """Of a whole image. No two of its voxels' centres are as far apart."""
-    return math.hypot(*(n * mm for n, mm in zip(shape, spacing, strict=True)))
-
-
-def band_width(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:
-    """Voxels per axis for an image of ``shape`` voxels and ``spacing`` mm."""
-    width_mm = SHARE * diagonal_mm(shape, spacing)
-    return tuple(max(1, round(width_mm / mm)) for mm in spacing)
+def band_width(diagonal_mm: float, spacing: Sequence[float]) -> tuple[int, ...]:
+    """Voxels per axis for an image of that diagonal and ``spacing`` mm per voxel."""
+    return tuple(max(1, round(SHARE * diagonal_mm / mm)) for mm in spacing)
 
 
 def boundary_iou(truth: Mask, prediction: Mask, width: Sequence[int]) -> float:

@@ -1,80 +1,49 @@
-"""Scores of many cases in a few numbers per class."""
+"""The scores of many cases in a few numbers: by class, and over classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from statistics import fmean
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any
 
-from unetx_evaluators.insight import SizeRecall
-from unetx_evaluators.metrics.class_metrics import ClassMetrics, Target
+from unetx_evaluators.evaluation import OBJECTIVE, CaseScore
+from unetx_evaluators.metrics.registry import METRICS
 
 
-@dataclass(frozen=True, slots=True)
-class ClassSummary:
-    """One class over all cases. Means are over the cases that have the score, None where none has."""
+def objective(case_scores: Iterable[CaseScore], metric: str = OBJECTIVE) -> float:
+    """The average over classes of the average over cases; a class without any value is left out.
 
-    class_name: str
-    n_cases: int
-    """That show the class in their truth."""
-    n_missed: int
-    """Of these, the ones in which nothing was predicted as the class."""
-    n_false_alarms: int
-    """Cases without the class in which it was predicted."""
-    dice: float | None
-    hd95_mm: float | None
-    assd_mm: float | None
-    nsd: float | None
-    boundary_iou: float | None
-    recalls: tuple[SizeRecall, SizeRecall, SizeRecall]
-    """Of small, medium and large targets."""
-
-
-def summarise(cases: Iterable[Sequence[ClassMetrics]]) -> tuple[ClassSummary, ...]:
-    """One summary for each class, in the order of the first case."""
-    by_class: dict[str, list[ClassMetrics]] = {}
-    for case in cases:
-        for metrics in case:
-            by_class.setdefault(metrics.class_name, []).append(metrics)
-    return tuple(_summary(name, metrics) for name, metrics in by_class.items())
-
-
-def recall_by_size(targets: Iterable[Target]) -> tuple[SizeRecall, SizeRecall, SizeRecall]:
-    """Recall of the small, medium and large third of one class's targets over all cases.
-
-    The thirds are of the truth alone, so that they are the same for every network. Targets of equal size share a third,
-    the smaller one: of equal targets, all are small.
+    Raises ValueError when that leaves nothing, which means that no case shows any foreground.
     """
-    ordered = sorted(targets, key=lambda target: target.n_voxels)
-    n = len(ordered)
-    small, medium = (ordered[-(-n * third // 3) - 1].n_voxels if n else 0 for third in (1, 2))
-    return (
-        _recall("small", [t for t in ordered if t.n_voxels <= small]),
-        _recall("medium", [t for t in ordered if small < t.n_voxels <= medium]),
-        _recall("large", [t for t in ordered if t.n_voxels > medium]),
-    )
+    means = class_means(case_scores, metric)
+    if not means:
+        raise ValueError("an objective needs a case with foreground in its truth or prediction, and none has any")
+    return METRICS[metric].average([*means.values()])
 
 
-def _recall(size: Literal["small", "medium", "large"], targets: Sequence[Target]) -> SizeRecall:
-    return SizeRecall(size, len(targets), sum(t.hit for t in targets), max((t.n_voxels for t in targets), default=None))
+def class_means(case_scores: Iterable[CaseScore], metric: str = OBJECTIVE) -> dict[str, float]:
+    """A metric's average over cases for every class that has a value in any."""
+    by_class: dict[str, list[float]] = {}
+    for score in case_scores:
+        value = score.values.get(metric)
+        if value is not None:
+            by_class.setdefault(score.class_name, []).append(value)
+    return {name: METRICS[metric].average(values) for name, values in by_class.items()}
 
 
-def _summary(name: str, metrics: Sequence[ClassMetrics]) -> ClassSummary:
-    return ClassSummary(
-        class_name=name,
-        n_cases=sum(m.in_truth for m in metrics),
-        n_missed=sum(m.missed for m in metrics),
-        n_false_alarms=sum(m.false_alarm for m in metrics),
-        dice=_mean(m.dice for m in metrics),
-        hd95_mm=_mean(m.hd95_mm for m in metrics),
-        assd_mm=_mean(m.assd_mm for m in metrics),
-        nsd=_mean(m.nsd for m in metrics),
-        boundary_iou=_mean(m.boundary_iou for m in metrics),
-        recalls=recall_by_size(target for m in metrics for target in m.targets),
-    )
+def summarise(case_scores: Iterable[CaseScore]) -> dict[str, dict[str, Any]]:
+    """Every metric that was computed, by its name: what it is, and its averages by class; JSON values.
 
-
-def _mean(scores: Iterable[float | None]) -> float | None:
-    present = [score for score in scores if score is not None]
-    return fmean(present) if present else None
+    What is not in the registry any more, in a study of before, is left out.
+    """
+    scores = tuple(case_scores)
+    means = {name: class_means(scores, name) for name in METRICS}
+    return {
+        name: {
+            "title": METRICS[name].title,
+            "unit": METRICS[name].unit,
+            "higher_is_better": METRICS[name].higher_is_better,
+            "by_class": by_class,
+        }
+        for name, by_class in means.items()
+        if by_class
+    }

@@ -1,8 +1,8 @@
-"""Distances between the surfaces of two masks, and the scores made of them: HD95, ASSD, NSD.
+"""Distances between the surfaces of two masks, and the scores made of them: HD95 and the surface Dice (NSD).
 
 A mask's surface is its voxels with a face neighbour outside of it; beyond the image's border is outside. Every surface
 voxel counts alike, whatever area it stands for. So says MONAI by default; DeepMind's surface-distance, and MONAI with
-``use_subvoxels``, weigh areas and give other numbers. Scipy does the work rather than MONAI's metrics: the three scores
+``use_subvoxels``, weigh areas and give other numbers. Scipy does the work rather than MONAI's metrics: the scores
 share one pair of nearest-neighbour searches here, in float64, and nothing imports torch.
 """
 
@@ -27,14 +27,14 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SurfaceDistances:
-    """mm from every surface voxel to the nearest of the other surface."""
+    """mm from every surface voxel of one mask to the nearest of the other's."""
 
     from_truth: Distances
     from_prediction: Distances
 
 
 def surface_distances(truth: Mask, prediction: Mask, spacing: Sequence[float]) -> SurfaceDistances:
-    """Of two masks of one shape with ``spacing`` mm per voxel and axis. Raises ValueError when one of them is empty."""
+    """Of two masks of one shape, ``spacing`` in mm per voxel and axis. Raises ValueError when one of them is empty."""
     if not truth.any() or not prediction.any():
         raise ValueError("distances need a voxel in the truth and one in the prediction; one of them has none")
     t, p = surface(truth), surface(prediction)
@@ -50,11 +50,6 @@ def surface(mask: Mask) -> Mask:
 def hd95(distances: SurfaceDistances) -> float:
     """The larger of the two 95th percentiles, in mm; percentiles between two voxels are interpolated."""
     return max(float(np.percentile(d, PERCENTILE)) for d in (distances.from_truth, distances.from_prediction))
-
-
-def assd(distances: SurfaceDistances) -> float:
-    """Average symmetric surface distance, in mm: the mean over the voxels of both surfaces."""
-    return float(np.mean(np.concatenate((distances.from_truth, distances.from_prediction))))
 
 
 def nsd(distances: SurfaceDistances, tolerance_mm: float) -> float:

@@ -42,7 +42,7 @@ from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 from unetx_space.files import write_whole, written_whole
 
-FORMAT = 5
+FORMAT = 6
 """Raised whenever the same input would be prepared differently; also when a plan's constants change, since the patch
 has a say in the spacing."""
 
@@ -85,13 +85,8 @@ class WrittenCase:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        original = data["original"]
-        return cls(
-            data["name"],
-            ArrayFile(**data["image"]),
-            ArrayFile(**data["label"]),
-            None if original is None else ArrayFile(**original),
-        )
+        image, label = ArrayFile(**data["image"]), ArrayFile(**data["label"])
+        return cls(data["name"], image, label, data["original"] and ArrayFile(**data["original"]))
 
     def files(self, folder: Path) -> tuple[tuple[Path, ArrayFile], ...]:
         """Where they lie in a folder, and what they must be."""
@@ -136,7 +131,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CacheFolder:
     """Where a dataset's arrays lie in a cache."""
 
     folder: Path
@@ -233,17 +228,12 @@ def sound_cases(folder: Path, cases: Mapping[str, WrittenCase], watcher: Watcher
     watcher.on_phase(Phase.CHECK, len(cases))
     sound = {}
     with ThreadPoolExecutor(N_HASHERS) as threads:
-        for case, is_sound in zip(
-            cases.values(), threads.map(lambda case: _is_sound(case, folder), cases.values()), strict=True
-        ):
+        are_sound = threads.map(lambda case: all(_has(*file) for file in case.files(folder)), cases.values())
+        for case, is_sound in zip(cases.values(), are_sound, strict=True):
             if is_sound:
                 sound[case.name] = case
             watcher.on_case()
     return sound
-
-
-def _is_sound(case: WrittenCase, folder: Path) -> bool:
-    return all(_has(file, expected) for file, expected in case.files(folder))
 
 
 def _has(file: Path, expected: ArrayFile) -> bool:
@@ -289,7 +279,7 @@ def discard(folder: Path) -> None:
 @contextmanager
 def using(task: Task) -> Iterator[None]:
     """As long as this lasts, nobody removes the task's arrays. Raises DataError when they are gone."""
-    with Place(task.folder).locked(NullWatcher()), usable(task.folder):
+    with CacheFolder(task.folder).locked(NullWatcher()), usable(task.folder):
         if not is_ours(task.folder):
             raise DataError(
                 f"{task.folder}: the prepared arrays are gone; run the search again, which prepares them anew"

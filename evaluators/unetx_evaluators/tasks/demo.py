@@ -13,7 +13,6 @@ stores them, which also keeps the last bit of a platform's exponential out of th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -71,8 +70,9 @@ class DemoSource:
     def read(self, name: str) -> RawCase:
         """``[1, h, w]``, drawn anew at every call."""
         number = int(name.removeprefix("demo_"))
-        image, label = _draw(np.random.default_rng([self.seed, number]))
-        return RawCase(image[None].astype(np.float32), label, (1.0, 1.0))
+        rng = np.random.default_rng([self.seed, number])
+        anatomy = _anatomy(rng)
+        return RawCase(_scan(rng, anatomy)[None].astype(np.float32), _label(anatomy), (1.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,6 @@ class _Anatomy:
     vertebra: Mask
     strands: Mask
     nodules: Mask
-
-
-def _draw(rng: np.random.Generator) -> tuple[Map, npt.NDArray[np.uint8]]:
-    anatomy = _anatomy(rng)
-    return _scan(rng, anatomy), _label(anatomy)
 
 
 def _anatomy(rng: np.random.Generator) -> _Anatomy:
@@ -151,7 +146,11 @@ def _tree(rng: np.random.Generator, root: Point, *, heading: float, length: floa
         curves = [_curve(rng, *shoot, length * share * rng.uniform(0.8, 1.2)) for shoot in shoots]
         for curve, _ in curves:
             _stroke(tree, curve, width)
-        shoots = [shoot for curve, end in curves for shoot in _fork(rng, curve, end)]
+        shoots = [  # two at the end of each curve
+            ((float(curve[0, -1]), float(curve[1, -1])), heading + side * rng.uniform(0.3, 0.8))
+            for curve, heading in curves
+            for side in (-1, 1)
+        ]
     return tree
 
 
@@ -171,12 +170,6 @@ def _curve(rng: np.random.Generator, start: Point, heading: float, length: float
     bends = np.cumsum(rng.normal(0, 0.04, max(2, int(length * 4)))) + heading
     steps = np.stack([np.sin(bends), np.cos(bends)]) / 4
     return np.asarray(start)[:, None] + np.cumsum(steps, axis=1), float(bends[-1])
-
-
-def _fork(rng: np.random.Generator, curve: Map, heading: float) -> Iterator[tuple[Point, float]]:
-    """Two shoots at the end of a curve."""
-    for side in (-1, 1):
-        yield (float(curve[0, -1]), float(curve[1, -1])), heading + side * rng.uniform(0.3, 0.8)
 
 
 def _scan(rng: np.random.Generator, anatomy: _Anatomy) -> Map:

@@ -17,6 +17,7 @@ from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.host_memory import available_bytes
 from unetx_evaluators.tasks.field_of_view import with_field_of_view
 from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, fingerprint, survey
+from unetx_evaluators.tasks.likely_mistakes import is_constant, suspicions
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
 from unetx_evaluators.tasks.patients import patients_of
@@ -34,7 +35,6 @@ from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import Source, by, listed
 from unetx_evaluators.tasks.splits import choose_splits
-from unetx_evaluators.tasks.suspicion import is_constant, suspicions
 from unetx_evaluators.tasks.task import Splits
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 
@@ -188,7 +188,9 @@ def too_large(source: Source, basis: Basis, names: Sequence[str]) -> list[DataEr
     if free_bytes is None:
         return []
     n_channels = len(source.channels)
-    needed = {name: _working_bytes(basis.facts[name], basis.preparation, n_channels) for name in names}
+    # In memory at once when a case is resampled: its channels twice, or once beside what the label map takes.
+    bytes_per_voxel = max(8 * n_channels, 4 * n_channels + 14)
+    needed = {name: math.prod(prepared_shape(basis.facts[name], basis.preparation)) * bytes_per_voxel for name in names}
     return [
         no_memory(source, basis, name, f"about {needed[name] / 2**30:.3g} GiB, {free_bytes / 2**30:.3g} GiB are free")
         for name in names
@@ -206,14 +208,6 @@ def no_memory(source: Source, basis: Basis, name: str, how_much: str) -> DataErr
         f"not hold them ({how_much}); correct the spacing in its header if it is wrong, remove the case, choose a "
         "coarser --spacing, or free memory"
     )
-
-
-def _working_bytes(facts: CaseFacts, preparation: Preparation, n_channels: int) -> int:
-    """At least what is in memory at once when a case is resampled (``preprocessing.apply``).
-
-    That is its channels twice, or once beside what the label map takes on its way.
-    """
-    return math.prod(prepared_shape(facts, preparation)) * max(8 * n_channels, 4 * n_channels + 14)
 
 
 def _choices(
@@ -234,16 +228,12 @@ def _choices(
         "steps": network.max_steps,
         "split": {part: len(names) for part, names in asdict(splits).items()},
     }
-    reasons = {**preparation.reasons, **network.reasons, "split": _why_split(options)}
-    return {name: {"value": values.get(name), "reason": reasons.get(name, "")} for name in {**values, **reasons}}
-
-
-def _why_split(options: TaskOptions) -> str:
-    if options.split is not None:
-        return f"as {options.split} says"
     groups = "" if options.group_by is None else f", groups ({options.group_by}) kept together"
     fold = "" if options.folds is None else f", fold {options.fold} of {options.folds}"
-    return f"drawn with seed {options.split_seed}{groups}{fold}"
+    drawn = f"drawn with seed {options.split_seed}{groups}{fold}"
+    why_split = drawn if options.split is None else f"as {options.split} says"
+    reasons = {**preparation.reasons, **network.reasons, "split": why_split}
+    return {name: {"value": values.get(name), "reason": reasons.get(name, "")} for name in {**values, **reasons}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ beside the full one (Isensee et al., Nature Methods 18, 203-211, 2021). A search
 - where that thickness leaves the patch less than ``LEAST_VIEW``, both cannot be had, and voxels stay as they are.
 
 Where coarser voxels are allowed at all, both sizes are the preparation's ``alternatives``, and a pilot can try them.
+So can it the voxels that show ``FIELD_OF_VIEW`` where the typical structures stopped the rules short of it, as far as
+the finest ones allow: what they cost in detail may be less than what they bring.
 """
 
 from __future__ import annotations
@@ -59,15 +61,19 @@ def with_field_of_view(
     now = view.share(coarser) or before
     is_worth_trying = coarser >= WORTH_TRYING * view.finest
     spacings = [preparation.spacing, view.spacing(coarser)]
-    if not (is_worth_trying and before < LEAST_VIEW <= now):
+    if is_worth_trying and before < LEAST_VIEW <= now:
+        coarsest = view.coarsened(coarsest_voxel(fingerprint, classes, typical_voxels=FINEST_VOXELS).mm)
+        if now < FIELD_OF_VIEW and coarsest >= WORTH_TRYING * coarser:
+            spacings.insert(0, view.spacing(coarsest))
+    else:
         spacings.reverse()
     chosen = replace(preparation, spacing=spacings[-1], alternatives=tuple(spacings) if is_worth_trying else ())
     harm = limit.harm if coarser >= limit.mm else "leave fewer voxels than the network's levels need"
     reasons = {**preparation.reasons, "spacing": _why(preparation, chosen, before, now, harm)}
     if is_worth_trying:
         reasons["alternatives"] = (
-            f"{' or '.join(map(in_mm, sorted(spacings)))}: the first shows structures finer, the second more of an "
-            "image at once; a pilot can try both"
+            f"{' or '.join(map(in_mm, sorted(spacings)))}: the finer show structures better, the coarser more of an "
+            "image at once; a pilot can try them"
         )
     return replace(chosen, reasons=reasons)
 
@@ -81,7 +87,9 @@ class Limit:
     """What coarser ones would do, in words."""
 
 
-def coarsest_voxel(fingerprint: Fingerprint, classes: Sequence[str]) -> Limit:
+def coarsest_voxel(
+    fingerprint: Fingerprint, classes: Sequence[str], *, typical_voxels: float = TYPICAL_VOXELS
+) -> Limit:
     """What the thickness of the classes allows."""
     limits = [Limit(math.inf, "")]
     for name, thickness in zip(classes, fingerprint.thickness, strict=True):
@@ -90,7 +98,7 @@ def coarsest_voxel(fingerprint: Fingerprint, classes: Sequence[str]) -> Limit:
                 Limit(mm / n, f"leave fewer than {n:g} across class {name!r} where it is {which}, {mm:.3g} mm")
                 for which, mm, n in (
                     ("finest", thickness.finest, FINEST_VOXELS),
-                    ("typical", thickness.typical, TYPICAL_VOXELS),
+                    ("typical", thickness.typical, typical_voxels),
                 )
             ]
     return min(limits)

@@ -83,6 +83,11 @@ class Intensities:
     high: float
     """Percentile 99.5."""
 
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float64]) -> Self:
+        low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
+        return cls(float(values.mean()), float(values.std()), float(median), float(low), float(high))
+
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
@@ -172,7 +177,7 @@ def fingerprint(training: Sequence[CaseFacts]) -> Fingerprint:
         shapes=tuple(facts.cropped_shape for facts in training),
         spacings=tuple(facts.spacing for facts in training),
         kept_share=float(np.median(kept)),
-        intensities=tuple(_intensities(np.concatenate(pool)) for pool in zip(*with_foreground, strict=True)),
+        intensities=tuple(Intensities.of(np.concatenate(pool)) for pool in zip(*with_foreground, strict=True)),
         class_voxels=tuple(int(n) for n in class_voxels.sum(axis=0)),
         class_cases=tuple(int(n) for n in (class_voxels > 0).sum(axis=0)),
         thickness=tuple(
@@ -218,8 +223,3 @@ def _quantiles(image: npt.NDArray[np.float32], voxels: npt.NDArray[np.intp]) -> 
     levels = (np.arange(N_QUANTILES) * 617 % N_QUANTILES + 0.5) / N_QUANTILES
     values = (np.quantile(channel.ravel()[voxels], levels, method="inverted_cdf") for channel in image)
     return tuple(tuple(of_channel.tolist()) for of_channel in values)
-
-
-def _intensities(values: npt.NDArray[np.float64]) -> Intensities:
-    low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
-    return Intensities(float(values.mean()), float(values.std()), float(median), float(low), float(high))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.cache import FORMAT, MANIFEST, Place, discard, is_in_use, is_ours, read_json
+from unetx_evaluators.tasks.cache import FORMAT, MANIFEST, CacheFolder, discard, is_in_use, is_ours, read_json
 
 
 class CacheState(StrEnum):
@@ -48,7 +48,14 @@ def cached(cache: Path | str) -> tuple[CacheEntry, ...]:
     """Everything of ours in a cache, by name; nothing where there is none. Files are counted, not checked."""
     root = Path(cache)
     folders = sorted(root.iterdir()) if root.is_dir() else []
-    return tuple(_entry(folder) for folder in folders if is_ours(folder) and not folder.is_symlink())
+    entries = []
+    for folder in folders:
+        if is_ours(folder) and not folder.is_symlink():
+            manifest = read_json(folder / MANIFEST) or {}
+            last_used = datetime.fromtimestamp((folder / MANIFEST if manifest else folder).stat().st_mtime, UTC)
+            origin = str(manifest.get("origin", ""))
+            entries.append(CacheEntry(folder, _state(folder, manifest), _size(folder), origin, last_used))
+    return tuple(entries)
 
 
 def remove(entry: CacheEntry) -> int:
@@ -62,14 +69,13 @@ def remove(entry: CacheEntry) -> int:
     return n_bytes
 
 
-def _entry(folder: Path) -> CacheEntry:
-    manifest = read_json(folder / MANIFEST) or {}
-    last_used = datetime.fromtimestamp((folder / MANIFEST if manifest else folder).stat().st_mtime, UTC)
-    return CacheEntry(folder, _state(folder, manifest), _size(folder), str(manifest.get("origin", "")), last_used)
-
-
 def _state(folder: Path, manifest: dict[str, Any]) -> CacheState:
-    if is_in_use(folder) or _is_locked(folder):
+    try:
+        with _place(folder).locked():  # nobody prepares it
+            is_used = is_in_use(folder)
+    except DataError:
+        is_used = True
+    if is_used:
         return CacheState.IN_USE
     if folder != _place(folder).folder:
         return CacheState.UNFINISHED
@@ -78,16 +84,8 @@ def _state(folder: Path, manifest: dict[str, Any]) -> CacheState:
     return CacheState.STALE if _has_changed(str(manifest.get("identity", ""))) else CacheState.CURRENT
 
 
-def _place(folder: Path) -> Place:
-    return Place(folder.with_name(folder.name.removesuffix(".part")))
-
-
-def _is_locked(folder: Path) -> bool:
-    try:
-        with _place(folder).locked():
-            return False
-    except DataError:
-        return True
+def _place(folder: Path) -> CacheFolder:
+    return CacheFolder(folder.with_name(folder.name.removesuffix(".part")))
 
 
 def _has_changed(identity: str) -> bool:
@@ -100,16 +98,12 @@ def _has_changed(identity: str) -> bool:
         case ["pseudonyms", str(inner)]:
             return _has_changed(inner)
         case [str(), str(folder), dict(), list(files)]:
-            return any(_differs(Path(folder) / path, size, mtime_ns) for path, size, mtime_ns in files)
+            try:
+                stats = {path: (Path(folder) / path).stat() for path, _, _ in files}
+            except OSError:
+                return True
+            return any((stats[path].st_size, stats[path].st_mtime_ns) != (size, ns) for path, size, ns in files)
     return False
-
-
-def _differs(file: Path, size: int, mtime_ns: int) -> bool:
-    try:
-        stat = file.stat()
-    except OSError:
-        return True
-    return (stat.st_size, stat.st_mtime_ns) != (size, mtime_ns)
 
 
 def _size(folder: Path) -> int:

@@ -1,8 +1,8 @@
 """One function over many cases, in several processes, answers in order.
 
 Memory does not grow with the number of cases: no worker runs further ahead of the answers than a few cases, and large
-results belong on disk. A worker that dies (out of memory, most often) costs its case and is replaced; when this
-process ends, however it ends, its workers end within the moment.
+results belong on disk. Each worker is an executor of one process, so that one that dies (out of memory, most often)
+costs its case and is replaced; when this process ends, however it ends, its workers end within the moment.
 
 Workers come from a fork server where the system has one: it imports the readers once, so that four workers are up in
 2.8 s where spawned ones take 5.6 s and five times the memory (two cores), and unlike a plain fork it is safe beside
@@ -11,7 +11,6 @@ threads.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import pickle
@@ -20,12 +19,13 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import connection
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from unetx_evaluators.evaluation import DataError, DataErrors
 from unetx_evaluators.host_cores import usable_cores
@@ -48,13 +48,6 @@ class Failed:
     """A case that could not be done, and why."""
 
     errors: tuple[DataError, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Crashed:
-    """A bug of ours in a worker."""
-
-    error: str
 
 
 def n_workers_for(n_bytes: int, n_cases: int) -> int:
@@ -89,133 +82,116 @@ class Workers:
         if self._n == 1:
             yield from ((name, _attempt(function, name)) for name in names)
             return
-        run: _Run[T] = _Run(pickle.dumps(function), names, limit=AHEAD * self._n)
+        pickled, waiting = pickle.dumps(function), deque(names)
+        out: deque[tuple[str, _Worker, Future[T | Failed]]] = deque()
         try:
-            while run.unfinished:
-                self._hand_out(run)
-                self._collect(run)
-                yield from run.in_order()
+            while waiting or out:
+                while waiting and len(out) < AHEAD * self._n and (worker := self._free()) is not None:
+                    name = waiting.popleft()
+                    out.append((name, worker, worker.take(pickled, name)))
+                wait([out[0][2], *(future for *_, future in out if not future.done())], return_when=FIRST_COMPLETED)
+                while out and out[0][2].done():
+                    yield out[0][0], self._answer(*out.popleft())
         finally:
-            self._end([worker for worker in self._workers if worker.case is not None])
+            self._end([worker for worker in self._workers if worker.is_busy])
+
+    def _free(self) -> _Worker | None:
+        """A worker without work, which may be a new one."""
+        for worker in self._workers:
+            if not worker.is_busy and not worker.has_died:
+                return worker
+        self._workers = [worker for worker in self._workers if not worker.has_died]
+        if len(self._workers) == self._n:
+            return None
+        self._workers.append(_Worker())
+        return self._workers[-1]
+
+    def _answer(self, name: str, worker: _Worker, future: Future[T | Failed]) -> T | Failed:
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            how = worker.end()
+        except Exception as error:
+            trace = "".join(traceback.format_exception(error))
+            raise RuntimeError(f"case {name}: a worker process failed:\n{trace}") from error
+        return Failed(
+            (
+                DataError(
+                    f"case {name}: the process that read it died ({how}); most often the memory was full: use fewer "
+                    "workers, free memory, or remove the case"
+                ),
+            )
+        )
 
     def _end(self, workers: Sequence[_Worker]) -> None:
         self._workers = [worker for worker in self._workers if worker not in workers]
         for worker in workers:
             worker.end()
 
-    def _hand_out(self, run: _Run[Any]) -> None:
-        n_free = sum(worker.case is None for worker in self._workers)
-        n_more = min(run.n_ready - n_free, self._n - len(self._workers))
-        self._workers += [_Worker() for _ in range(n_more)]
-        for worker in self._workers:
-            if worker.case is None and run.n_ready > 0:
-                worker.take(run.next(), run)
 
-    def _collect(self, run: _Run[Any]) -> None:
-        busy = [worker for worker in self._workers if worker.case is not None]
-        ready = set(wait([source for worker in busy for source in worker.sources]))
-        for worker in busy:
-            if ready.isdisjoint(worker.sources):
-                continue
-            name = worker.case
-            assert name is not None
-            try:
-                run.done[name] = worker.answer()
-            except (EOFError, OSError):
-                run.done[name] = Failed((worker.obituary(),))
-                self._workers.remove(worker)
-
-
-class _Run(Generic[T]):
-    """One function over one list of names: what waits, what is out, what is done."""
-
-    def __init__(self, function: bytes, names: Sequence[str], limit: int) -> None:
-        self.function = function
-        self.done: dict[str, T | Failed | _Crashed] = {}
-        self._waiting = deque(names)
-        self._out: deque[str] = deque()
-        self._limit = limit
-
-    @property
-    def unfinished(self) -> bool:
-        return bool(self._waiting or self._out)
-
-    @property
-    def n_ready(self) -> int:
-        """Cases that may begin."""
-        return min(len(self._waiting), self._limit - len(self._out))
-
-    def next(self) -> str:
-        self._out.append(self._waiting.popleft())
-        return self._out[-1]
-
-    def in_order(self) -> Iterator[tuple[str, T | Failed]]:
-        """The answers whose turn has come."""
-        while self._out and self._out[0] in self.done:
-            name = self._out.popleft()
-            answer = self.done.pop(name)
-            if isinstance(answer, _Crashed):
-                raise RuntimeError(f"case {name}: a worker process failed:\n{answer.error}")
-            yield name, answer
-
-
-@dataclass(eq=False)
 class _Worker:
-    """A process and the case it has; None while it waits."""
+    """A process and what it is doing."""
 
-    case: str | None = None
-    process: BaseProcess = field(init=False)
-    connection: Connection[Any, Any] = field(init=False)
-    _told: bytes = b""
-
-    def __post_init__(self) -> None:
-        context = _context()
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+    def __init__(self) -> None:
+        context = multiprocessing.get_context(
+            "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        )
+        context.set_forkserver_preload(list(PRELOADED))  # of no effect on a process that is spawned
+        self._executor = ProcessPoolExecutor(1, context, _begin)
+        before = multiprocessing.active_children()
         with signals_held_back():  # also for the fork server, which imports for seconds
-            self.process.start()
-        theirs.close()
+            self._future: Future[Any] = self._executor.submit(os.getpid)
+        (self.process,) = (child for child in multiprocessing.active_children() if child not in before)
+
+    def take(self, pickled: bytes, name: str) -> Future[Any]:
+        """Do a case; the answer, or what came instead."""
+        try:
+            self._future = self._executor.submit(_call, pickled, name)
+        except BrokenProcessPool as error:  # it died between two cases
+            self._future = Future()
+            self._future.set_exception(error)
+        return self._future
 
     @property
-    def sources(self) -> list[Any]:
-        return [self.connection, self.process.sentinel]
+    def is_busy(self) -> bool:
+        """Whether the answer to the last case is still to come; starting is no work."""
+        return not self._future.done()
 
-    def take(self, name: str, run: _Run[Any]) -> None:
-        self.case = name
-        with contextlib.suppress(OSError):  # it died between two cases: ``answer`` finds that out
-            self.connection.send((run.function if self._told is not run.function else None, name))
-        self._told = run.function
+    @property
+    def has_died(self) -> bool:
+        """Whether its process ended in the middle of its last case."""
+        return self._future.done() and isinstance(self._future.exception(), BrokenProcessPool)
 
-    def answer(self) -> Any:
-        """Of the case it has. Raises EOFError or OSError when it died instead."""
-        if not self.connection.poll():
-            raise EOFError
-        answer = self.connection.recv()
-        self.case = None
-        return answer
-
-    def obituary(self) -> DataError:
-        self.process.join()
+    def end(self) -> str:
+        """End the process, if it lives; how it ended, in words."""
+        if not self.has_died:
+            self.process.kill()
+        self._executor.shutdown(cancel_futures=True)
         code = self.process.exitcode
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        self.connection.close()
-        return DataError(
-            f"case {self.case}: the process that read it died ({how}); most often the memory was full: use fewer "
-            "workers, free memory, or remove the case"
-        )
-
-    def end(self) -> None:
-        self.connection.close()
-        self.process.kill()
-        self.process.join()
+        return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def _context() -> BaseContext:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-    return context
+def _begin() -> None:
+    """A worker leaves signals to its parent, and ends with it even in the middle of a case: nobody waits any more."""
+    ignore_signals()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def end() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+@lru_cache(maxsize=1)  # a source with all its files is not unpacked again for every case
+def _unpickled(pickled: bytes) -> Any:
+    return pickle.loads(pickled)
+
+
+def _call(pickled: bytes, name: str) -> Any:
+    return _attempt(_unpickled(pickled), name)
 
 
 def _attempt(function: Callable[[str], T], name: str) -> T | Failed:
@@ -234,27 +210,3 @@ def _attempt(function: Callable[[str], T], name: str) -> T | Failed:
                 ),
             )
         )
-
-
-def _work(connection: Connection[Any, Any]) -> None:
-    """A worker's life: it ends when the parent hangs up, or dies."""
-    ignore_signals()  # the parent ends its workers
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    function: Any = None
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            payload, name = connection.recv()
-            try:
-                function = function if payload is None else pickle.loads(payload)
-                answer: Any = _attempt(function, name)
-            except Exception:  # noqa: BLE001 - whatever it is, the parent raises it
-                answer = _Crashed(traceback.format_exc())
-            connection.send(answer)
-
-
-def _end_with(sentinel: int) -> NoReturn:
-    """Even in the middle of a case: nobody waits for the answer any more."""
-    wait([sentinel])
-    os._exit(1)

@@ -19,6 +19,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,8 +32,8 @@ from unetx_evaluators.tasks.cache import (
     TAG,
     TAG_TEXT,
     WRITTEN,
+    CacheFolder,
     Manifest,
-    Place,
     WrittenCase,
     array_files,
     discard,
@@ -86,7 +87,7 @@ def prepare(
         if request.problems:
             Problems(list(examined(request, workers, watcher).problems)).raise_all()
         key = _key(request)
-        place = Place.of(Path(cache), source.name, key)
+        place = CacheFolder.of(Path(cache), source.name, key)
         with place.locked(watcher):
             manifest, examination = _Preparing(request, key, place, workers, watcher).run()
     for warning in examination.warnings[len(request.warnings) :]:
@@ -111,7 +112,7 @@ def kept(source: Source, cache: Path | str, options: TaskOptions) -> Kept | None
     if request.problems:
         return None
     key = _key(request)
-    place = Place.of(Path(cache), source.name, key)
+    place = CacheFolder.of(Path(cache), source.name, key)
     manifest = _complete(place, key)
     examination = None if manifest is None else concluded(request, manifest.basis)
     if manifest is None or examination is None or examination.problems:
@@ -119,7 +120,7 @@ def kept(source: Source, cache: Path | str, options: TaskOptions) -> Kept | None
     return Kept(_task(place, manifest, examination, options), examination)
 
 
-def _complete(place: Place, key: str) -> Manifest | None:
+def _complete(place: CacheFolder, key: str) -> Manifest | None:
     """The manifest of a folder that is complete and of that key."""
     manifest = Manifest.read(place.folder) if is_ours(place.folder) else None
     return manifest if manifest is not None and manifest.key == key else None
@@ -131,7 +132,7 @@ class _Preparing:
 
     request: Request
     key: str
-    place: Place
+    place: CacheFolder
     workers: Workers
     watcher: Watcher
 
@@ -196,7 +197,12 @@ class _Preparing:
             discard(part)
             return None, {}
         _sweep(part)
-        written = {case.name: case for case in _read_lines(part / WRITTEN)}
+        written: dict[str, WrittenCase] = {}
+        lines = (part / WRITTEN).read_text(encoding="utf-8").splitlines() if (part / WRITTEN).is_file() else []
+        with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off ends them
+            for line in lines:
+                case = WrittenCase.from_json(json.loads(line))
+                written[case.name] = case
         return Basis.from_json(data["basis"]), sound_cases(part, written, self.watcher) if written else {}
 
     def _check_space(self, basis: Basis, missing: list[str]) -> None:
@@ -268,16 +274,6 @@ def _line(case: WrittenCase) -> str:
     return json.dumps(case.to_json()) + "\n"
 
 
-def _read_lines(file: Path) -> Iterator[WrittenCase]:
-    """The finished cases; a line that a kill cut off ends them."""
-    if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                yield WrittenCase.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                return
-
-
 def _key(request: Request) -> str:
     """SHA-256 over all that the arrays depend on: equal keys mean that preparing again would give the same."""
     assert request.splits is not None
@@ -286,17 +282,13 @@ def _key(request: Request) -> str:
     options = request.options
     what = [FORMAT, request.source.identity, sorted(request.splits.train)]
     how = [options.dims, options.spacing, options.normalisation]
-    return hashlib.sha256(json.dumps([what, how, _targets(options)]).encode()).hexdigest()
+    # The spacing depends on what the patch does, unless the user has set either.
+    targets = [options.machine, options.seconds, options.memory_gib, options.levels, options.base_width]
+    is_set = options.spacing is not None or options.patch is not None
+    return hashlib.sha256(json.dumps([what, how, "set by the user" if is_set else targets]).encode()).hexdigest()
 
 
-def _targets(options: TaskOptions) -> list[object] | str:
-    """What the spacing depends on beside the data: what the patch does, unless the user has set either."""
-    if options.spacing is not None or options.patch is not None:
-        return "set by the user"
-    return [options.machine, options.seconds, options.memory_gib, options.levels, options.base_width]
-
-
-def _task(place: Place, manifest: Manifest, examination: Examination, options: TaskOptions) -> Task:
+def _task(place: CacheFolder, manifest: Manifest, examination: Examination, options: TaskOptions) -> Task:
     source, splits, network = examination.source, examination.splits, examination.plan
     assert splits is not None
     assert network is not None
@@ -322,23 +314,16 @@ def _task(place: Place, manifest: Manifest, examination: Examination, options: T
         no_images=options.no_images,
         originals=manifest.basis.originals,
     )
-    return replace(task, digest=_digest(task, manifest), digests=_digests(task, manifest))
-
-
-def _digest(task: Task, manifest: Manifest) -> str:
-    """SHA-256 over what a network can see; the dataset's name and whereabouts do not count."""
+    # What a network can see; the dataset's name and whereabouts do not count.
     facts = {field: value for field, value in task.to_json().items() if field not in UNSEEN}
-    arrays = sorted([case.name, *(array.sha256 for array in case.arrays)] for case in manifest.cases.values())
-    return _sha256([facts, arrays])
-
-
-def _digests(task: Task, manifest: Manifest) -> dict[str, str]:
     cases = sorted(manifest.cases.values(), key=lambda case: case.name)
-    return {
+    arrays = sorted([case.name, *(array.sha256 for array in case.arrays)] for case in cases)
+    digests = {
         "images": _sha256([(case.name, case.image.sha256) for case in cases]),
         "masks": _sha256([(case.name, case.label.sha256) for case in cases]),
-        "split": _sha256(asdict(task.splits)),
+        "split": _sha256(asdict(splits)),
     }
+    return replace(task, digest=_sha256([facts, arrays]), digests=digests)
 
 
 def _sha256(facts: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,6 @@ MIN_SPACING, MAX_SPACING = 1e-6, 1e6
 """mm; beyond lies a mistake."""
 
 Scheme = Literal["ct", "case", "range", "rgb", "none"]
-SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 _SCHEME_OF_NAME: Mapping[str, Scheme] = {
     "ct": "ct",
@@ -137,7 +136,9 @@ def apply(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Im
     image, label = case.image[:, *facts.crop], case.label[facts.crop]
     shape = _resampled_shape(facts, preparation)
     separate = _separate_axis(facts.spacing, _target(facts, preparation), preparation)
-    inside = _non_zero(image) | (label != 0) if any(channel.masked for channel in preparation.channels) else None
+    inside = None
+    if any(channel.masked for channel in preparation.channels):  # any channel is not zero, or a hole in that
+        inside = ndimage.binary_fill_holes((image != 0).any(axis=0)) | (label != 0)
     resampled = [
         resampled_image(normalised(channel, how, inside), shape, separate)
         for channel, how in zip(image, preparation.channels, strict=True)
@@ -208,12 +209,6 @@ def _shift_and_scale(region: npt.NDArray[np.float64], how: ChannelNormalisation)
             return 0.0, 1.0
 
 
-def _non_zero(image: Image) -> npt.NDArray[np.bool_]:
-    """Where any channel is not zero, and the holes in that."""
-    filled: npt.NDArray[np.bool_] = ndimage.binary_fill_holes((image != 0).any(axis=0))
-    return filled
-
-
 def _target(facts: CaseFacts, preparation: Preparation) -> tuple[float, ...]:
     """The spacing a case is resampled to: its own from slice to slice."""
     return tuple(
@@ -249,7 +244,8 @@ def _choose_spacing(
         return spacing, f"{in_mm(spacing)}: set by the user{_across(slice_axis, median)}"
     axis = coarsest_axis(median)
     if slice_axis is not None or not _is_coarse(axis, median, fingerprint.median_shape):
-        alike = "" if _differ(fingerprint, median) else f", which all have{AS_IT_IS}"
+        are_alike = all(np.allclose(own, median, rtol=1e-3) for own in fingerprint.spacings)
+        alike = f", which all have{AS_IT_IS}" if are_alike else ""
         why = f"median of {fingerprint.n_cases} training cases{alike}{_across(slice_axis, median)}"
         return median, f"{in_mm(median)}: {why}"
     along = [spacing[axis] for spacing in fingerprint.spacings]
@@ -277,10 +273,6 @@ def _checked_spacing(spacing: tuple[float, ...], n_axes: int) -> tuple[float, ..
             f"{', '.join(map(str, spacing))}; for example {', '.join(['1.0'] * n_axes)}"
         )
     return tuple(float(mm) for mm in spacing)
-
-
-def _differ(fingerprint: Fingerprint, spacing: Sequence[float]) -> bool:
-    return any(not np.allclose(own, spacing, rtol=1e-3) for own in fingerprint.spacings)
 
 
 def _across(slice_axis: int | None, median: Sequence[float]) -> str:

@@ -10,9 +10,9 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from operator import attrgetter
+from typing import Any, ClassVar
 
-from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import RawCase, Source
 from unetx_evaluators.tasks.split_file import PARTS
 from unetx_evaluators.tasks.task import Splits
@@ -40,49 +40,24 @@ class Pseudonymous:
         parts = {part: tuple(pseudonyms[name] for name in getattr(splits, part)) for part in PARTS}
         return replace(splits, **parts)
 
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def layout(self) -> str:
-        return self.inner.layout
-
-    @property
-    def origin(self) -> str:
-        return self.inner.origin
+    name: ClassVar[Any] = property(attrgetter("inner.name"))
+    layout: ClassVar[Any] = property(attrgetter("inner.layout"))
+    origin: ClassVar[Any] = property(attrgetter("inner.origin"))
+    dims: ClassVar[Any] = property(attrgetter("inner.dims"))
+    channels: ClassVar[Any] = property(attrgetter("inner.channels"))
+    classes: ClassVar[Any] = property(attrgetter("inner.classes"))
+    problems: ClassVar[Any] = property(attrgetter("inner.problems"))
+    warnings: ClassVar[tuple[str, ...]] = ()
+    """None of the source's own: they may name files, and reach reports."""
+    n_bytes: ClassVar[Any] = property(attrgetter("inner.n_bytes"))
 
     @property
     def identity(self) -> str:
         return json.dumps(["pseudonyms", self.inner.identity])
 
     @property
-    def dims(self) -> Literal[2, 3]:
-        return self.inner.dims
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return self.inner.channels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.inner.classes
-
-    @property
     def case_names(self) -> tuple[str, ...]:
         return tuple(self.real_names)
-
-    @property
-    def problems(self) -> tuple[DataError, ...]:
-        return self.inner.problems
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return ()  # they may name files, and reach reports
-
-    @property
-    def n_bytes(self) -> int:
-        return self.inner.n_bytes
 
     def read(self, name: str) -> RawCase:
         return self.inner.read(self.real_names[name])

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
@@ -78,10 +77,7 @@ def _read(file: Path) -> Splits:
         held = listed(sorted(data), "field") if isinstance(data, Mapping) else type(data).__name__
         raise DataError(f"{file}: a split has the fields {', '.join(PARTS)}, got {held}; {way_out}")
     for part in PARTS:
-        if not _is_list_of_names(data[part]) or not data[part]:
+        names = data[part]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise DataError(f"{file}: {part} needs a case at least, and is a list of case names; {way_out}")
     return Splits(**{part: tuple(data[part]) for part in PARTS})
-
-
-def _is_list_of_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -51,7 +51,9 @@ def split_cases(
     are not test cases are dealt into so many parts, of which number ``fold`` (from 0) validates. Inside each part the
     cases stand in a seeded order, so that its first n are a fair sample. Raises DataError below three groups.
     """
-    members = _members(sorted(set(names)), groups)
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(set(names)):
+        members[name if groups is None else groups[name]].append(name)
     what = "cases" if groups is None else "groups of cases"
     if len(members) < MIN_GROUPS:
         raise DataError(
@@ -67,16 +69,13 @@ def split_cases(
         validation = _take(waiting, sizes, max(1, round(VALIDATION_SHARE * n_cases)), leave=1)
     else:
         _check_folds(folds, fold, len(waiting), what)
-        validation = _dealt(waiting, sizes, folds)[fold]
+        parts: list[list[str]] = [[] for _ in range(folds)]
+        for group in waiting:  # each to the part that has fewest cases so far
+            min(parts, key=lambda part: sum(sizes[member] for member in part)).append(group)
+        validation = parts[fold]
     train = [group for group in waiting if group not in validation]
-    return Splits(*(_cases(part, members, seed) for part in (train, validation, test)))
-
-
-def _members(names: Sequence[str], groups: Mapping[str, str] | None) -> dict[str, list[str]]:
-    members: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        members[name if groups is None else groups[name]].append(name)
-    return members
+    names_of = ([name for group in part for name in members[group]] for part in (train, validation, test))
+    return Splits(*(tuple(_shuffled(part, f"{seed}/case")) for part in names_of))
 
 
 def _take(waiting: Sequence[str], sizes: Mapping[str, int], target: int, *, leave: int) -> list[str]:
@@ -99,18 +98,6 @@ def _check_folds(folds: int, fold: int, n_groups: int, what: str) -> None:
         )
     if not 0 <= fold < folds:
         raise DataError(f"{folds} folds are numbered from 0 to {folds - 1}, got --fold {fold}")
-
-
-def _dealt(waiting: Sequence[str], sizes: Mapping[str, int], folds: int) -> list[list[str]]:
-    """Groups in their order, each to the part that has fewest cases so far."""
-    parts: list[list[str]] = [[] for _ in range(folds)]
-    for group in waiting:
-        min(parts, key=lambda part: sum(sizes[member] for member in part)).append(group)
-    return parts
-
-
-def _cases(part: Iterable[str], members: Mapping[str, Sequence[str]], seed: int) -> tuple[str, ...]:
-    return tuple(_shuffled((name for group in part for name in members[group]), f"{seed}/case"))
 
 
 def _shuffled(names: Iterable[str], key: str) -> list[str]:

@@ -108,6 +108,11 @@ class Task:
         """
         return _mapped(self.folder / "originals" / f"{case}.npy") if case in self.originals else None
 
+    def shows_foreground(self, case: str) -> bool:
+        """Whether any voxel of the case's prepared label map is of a foreground class."""
+        label = self.label(case)
+        return bool(((label > 0) & (label != IGNORED)).any())
+
     def backbone(self) -> Backbone:
         """The full-size backbone that fits the task."""
         return Backbone(

@@ -20,28 +20,20 @@ class Watcher(Protocol):
 
     def on_wait(self, folder: Path) -> None:
         """Another process prepares the same data in ``folder``; it is waited for."""
+        return
 
     def on_phase(self, phase: Phase, n_cases: int) -> None:
         """A phase begins."""
+        return
 
     def on_case(self) -> None:
         """One more case of the phase is done."""
+        return
 
     def on_size(self, n_bytes: int, free_bytes: int) -> None:
         """Before anything is written: what the arrays still to be written take, and what the disk has."""
+        return
 
 
-class NullWatcher:
+class NullWatcher(Watcher):
     """Watches nothing."""
-
-    def on_wait(self, folder: Path) -> None:
-        return None
-
-    def on_phase(self, phase: Phase, n_cases: int) -> None:
-        return None
-
-    def on_case(self) -> None:
-        return None
-
-    def on_size(self, n_bytes: int, free_bytes: int) -> None:
-        return None

@@ -46,13 +46,10 @@ def _recoloured(images: Tensor, recipe: Recipe, rng: np.random.Generator) -> Ten
     strength = np.broadcast_to(recipe.noise * rng.random((b, 1)), (b, c))
     drawn = torch.as_tensor(np.stack([scale, shift, strength]), dtype=images.dtype).to(images.device)  # one transfer
     scales, shifts, strengths = drawn.view(3, b, c, *[1] * (images.ndim - 2))
-    return torch.addcmul(shifts, images, scales).addcmul_(_normal(images, rng), strengths)
-
-
-def _normal(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Standard normal values like ``images``, drawn on their device: other values on a GPU than on a CPU."""
+    # Drawn on the device: other values on a GPU than on a CPU.
     generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**63)))
-    return torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+    normal = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+    return torch.addcmul(shifts, images, scales).addcmul_(normal, strengths)
 
 
 def _where(chosen: Sequence[bool] | npt.NDArray[np.bool_], changed: Tensor, unchanged: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Cut:
     """Where a patch is cut."""
 
     case: int
@@ -62,24 +62,35 @@ class BatchStream:
         self._recipe = recipe
         self._device = device
         self._resident = resident
-        self._order = lru_cache(maxsize=2)(self._shuffled)
+
+        @lru_cache(maxsize=2)
+        def order(epoch: int) -> npt.NDArray[np.intp]:
+            return np.random.default_rng([seed, _ORDER, epoch]).permutation(len(cases))
+
+        self._order = order
 
     def batch(self, step: int) -> Batch:
         """Of a step, counted from 1."""
         rng = np.random.default_rng([self._seed, _STEP, step])
         first = (step - 1) * self._batch_size
         places = [self._place(number, rng) for number in range(first, first + self._batch_size)]
-        images, labels = self._cropped(places) if self._resident is None else self._cut(self._resident, places)
+        if self._resident is None:
+            images, labels = self._cropped(places)
+        else:
+            numbers, corners = [place.case for place in places], [place.corner for place in places]
+            images, labels = self._resident.cut(numbers, corners, self._window(places[0].case))
+            images, labels = images.view(len(places), -1, *self._patch), labels.view(-1, *self._patch)
         return Batch(*augmented(images, labels, self._recipe, rng))
 
-    def _place(self, number: int, rng: np.random.Generator) -> _Place:
+    def _place(self, number: int, rng: np.random.Generator) -> _Cut:
         """Of one sample, counted over the whole training."""
         epoch, position = divmod(number, len(self._cases))
         index = int(self._order(epoch)[position])
-        corner = _foreground_corner if _falls_due(number, self._recipe.foreground_share) else _any_corner
-        return _Place(index, corner(self._cases[index], self._window(index), rng))
+        share = self._recipe.foreground_share  # of all numbers, evenly spread: no batch has much more than another
+        corner = _foreground_corner if int((number + 1) * share) > int(number * share) else _any_corner
+        return _Cut(index, corner(self._cases[index], self._window(index), rng))
 
-    def _cropped(self, places: Sequence[_Place]) -> tuple[Tensor, Tensor]:
+    def _cropped(self, places: Sequence[_Cut]) -> tuple[Tensor, Tensor]:
         """Cut case by case where they lie, then brought to the device."""
         patches = []
         for place in places:
@@ -89,22 +100,8 @@ class BatchStream:
         images, labels = (torch.stack(parts).to(self._device) for parts in zip(*patches, strict=True))
         return images, labels
 
-    def _cut(self, resident: ResidentCases, places: Sequence[_Place]) -> tuple[Tensor, Tensor]:
-        window = self._window(places[0].case)
-        images, labels = resident.cut([place.case for place in places], [place.corner for place in places], window)
-        b = len(places)
-        return images.view(b, -1, *self._patch), labels.view(b, *self._patch)
-
     def _window(self, case: int) -> tuple[int, ...]:
         return with_stack_axis(self._patch, self._cases[case].label.ndim)
-
-    def _shuffled(self, epoch: int) -> npt.NDArray[np.intp]:
-        return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self._cases))
-
-
-def _falls_due(number: int, share: float) -> bool:
-    """True for a ``share`` of all numbers, evenly spread: no batch has much more of it than another."""
-    return int((number + 1) * share) > int(number * share)
 
 
 def _any_corner(case: Case, patch: tuple[int, ...], rng: np.random.Generator) -> list[int]:

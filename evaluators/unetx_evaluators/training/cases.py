@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.metrics.overlap import COUNTED_TOGETHER
+from unetx_evaluators.metrics.comparison import COUNTED_TOGETHER
 from unetx_evaluators.tasks.task import IGNORED, Image, Label, Task
 
 MAX_VOXELS_PER_CLASS = 10_000
@@ -139,7 +139,7 @@ def open_cases(task: Task, device: DeviceProfile, n_validation: int) -> Cases:
             f"task {task.name}: training and validation need a case each, got {len(train)} and {len(validation)}"
         )
     cases, early = [*train, *validation], early_cases(validation)
-    if device.device.type == "cpu" or not device.holds(sum(_n_bytes(case) for case in cases)):
+    if device.device.type == "cpu" or not device.holds(sum(case.image.nbytes + case.label.nbytes for case in cases)):
         return Cases(tuple(train), tuple(validation), early)
     for case in validation:
         case.image, case.label = case.image.to(device.device), case.label.to(device.device)
@@ -171,29 +171,20 @@ def _open(task: Task, name: str) -> Case:
         raise DataError(
             f"case {name} of {task.folder} cannot be read ({type(error).__name__}: {error}); prepare the task again"
         ) from error
-    _check(task, name, image, label)
-    return Case(name, _tensor(image), _tensor(label), len(task.classes), original)
-
-
-def _check(task: Task, name: str, image: Image, label: Label) -> None:
-    expected = (len(task.channels), *label.shape)
-    axes = task.dims + task.stacked
+    expected, axes = (len(task.channels), *label.shape), task.dims + task.stacked
     if image.shape != expected or label.ndim != axes or image.dtype != np.float32 or label.dtype != np.uint8:
         raise DataError(
             f"case {name} of {task.folder}: an image of {len(task.channels)} channels in float32 and a label map of "
             f"{axes} axes and the same size in uint8 belong together, got {image.dtype}{list(image.shape)} and "
             f"{label.dtype}{list(label.shape)}; prepare the task again"
         )
+    return Case(name, _tensor(image), _tensor(label), len(task.classes), original)
 
 
 def _tensor(array: Image | Label) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nothing here writes to it
         return torch.from_numpy(array)
-
-
-def _n_bytes(case: Case) -> int:
-    return case.image.nbytes + case.label.nbytes
 
 
 def _some_voxels(label: Label, class_index: int) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:

@@ -36,17 +36,25 @@ class Checkpoint:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace what is there in one step. A state that cannot be written is logged, and training goes on."""
-        data = _packed({"identity": self._identity, "state": dict(state)})
+        buffer = io.BytesIO()
+        torch.save({"identity": self._identity, "state": dict(state)}, buffer)
+        content = buffer.getvalue()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, data, durable=False)  # the checksum tells whether it is whole
+            write_whole(
+                self._path, hashlib.sha256(content).digest() + content, durable=False
+            )  # the checksum tells whether it is whole
         except OSError as error:
             logger.warning("the checkpoint %s cannot be written: %s", self._path, error)
 
     def load(self) -> Mapping[str, Any] | None:
         """The state saved last, on the CPU; None when there is none to trust. Runs no code from the file."""
         try:
-            saved = _unpacked(self._path.read_bytes())
+            data = self._path.read_bytes()
+            checksum, content = data[:CHECKSUM_BYTES], data[CHECKSUM_BYTES:]
+            if hashlib.sha256(content).digest() != checksum:
+                raise ValueError("its checksum does not fit")
+            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             identity, state = saved["identity"], saved["state"]
         except FileNotFoundError:
             return None
@@ -58,17 +66,3 @@ class Checkpoint:
             logger.warning("the checkpoint %s is of another evaluation and not used", self._path)
             return None
         return state  # type: ignore[no-any-return]
-
-
-def _packed(document: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(document, buffer)
-    content = buffer.getvalue()
-    return hashlib.sha256(content).digest() + content
-
-
-def _unpacked(data: bytes) -> Any:
-    checksum, content = data[:CHECKSUM_BYTES], data[CHECKSUM_BYTES:]
-    if hashlib.sha256(content).digest() != checksum:
-        raise ValueError("its checksum does not fit")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -53,7 +53,11 @@ def dry_run(network: nn.Module, backbone: Backbone, patch: tuple[int, ...], devi
 
 
 def _faults(network: nn.Module, batch: Batch, device: DeviceProfile) -> Iterator[str]:
-    stages = _stages(network)
+    stages = {  # encoder stages and decoder nodes by their names, ``E0`` or ``D0_1``
+        name.partition(".")[2]: module
+        for name, module in network.named_modules()
+        if name.startswith(("encoder.", "decoder.")) and name.count(".") == 1
+    }
     with _watched(stages) as learning, device.autocast():
         logits = network(batch.images)
     if not logits.isfinite().all():
@@ -69,16 +73,6 @@ def _faults(network: nn.Module, batch: Batch, device: DeviceProfile) -> Iterator
     gradients = {name: parameter.grad for name, parameter in live.items() if parameter.grad is not None}
     if broken := _failing(gradients, [gradient.isfinite().all() for gradient in gradients.values()]):
         yield f"the gradient is not finite of {_listed(broken)}"
-
-
-def _stages(network: nn.Module) -> dict[str, nn.Module]:
-    """Encoder stages and decoder nodes by their names, ``E0`` or ``D0_1``."""
-    parts = ("encoder.", "decoder.")
-    return {
-        name.partition(".")[2]: module
-        for name, module in network.named_modules()
-        if name.startswith(parts) and name.count(".") == 1
-    }
 
 
 @contextmanager

@@ -27,10 +27,12 @@ def heads_loss(heads: Sequence[Tensor], labels: Tensor, background_weight: float
     """
     sizes = sorted({head.shape[2:] for head in heads}, key=lambda size: size.numel(), reverse=True)
     weights = [0.5 ** sizes.index(head.shape[2:]) for head in heads]
-    losses = [
-        weight * dice_ce_loss(head, _nearest(labels, head.shape[2:]), background_weight, ignores=ignores)
-        for weight, head in zip(weights, heads, strict=True)
-    ]
+    losses = []
+    for weight, head in zip(weights, heads, strict=True):
+        seen, size = labels, tuple(head.shape[2:])
+        if seen.shape[1:] != size:
+            seen = F.interpolate(labels[:, None], size=size, mode="nearest-exact")[:, 0]
+        losses.append(weight * dice_ce_loss(head, seen, background_weight, ignores=ignores))
     return torch.stack(losses).sum() / sum(weights)
 
 
@@ -65,10 +67,3 @@ def soft_dice_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
     both = (foreground * truth).sum(dims)
     total = foreground.sum(dims) + truth.sum(dims)
     return 1 - ((2 * both + SMOOTH) / (total + SMOOTH)).mean()
-
-
-def _nearest(labels: Tensor, size: torch.Size) -> Tensor:
-    """``[b, *spatial]`` brought to ``size``."""
-    if labels.shape[1:] == size:
-        return labels
-    return F.interpolate(labels[:, None], size=tuple(size), mode="nearest-exact")[:, 0]

@@ -65,7 +65,10 @@ class EagerStep:
     def run(self, images: Tensor, labels: Tensor) -> Tensor:
         """The step at the learning rate that was set; ``images`` are channels-last. Never waits for the device."""
         with self.device.autocast():
-            heads = self._heads(images)
+            if self._recipe.deep_supervision:
+                heads: list[Tensor] = self._network.forward_all(images)  # type: ignore[operator]
+            else:
+                heads = [self._network(images)]
         loss = heads_loss(heads, labels, self._recipe.background_weight, ignores=self._ignores)
         self.forget_gradients()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -104,12 +107,6 @@ class EagerStep:
             self.forget_gradients()
 
         return undo
-
-    def _heads(self, images: Tensor) -> list[Tensor]:
-        if self._recipe.deep_supervision:
-            heads: list[Tensor] = self._network.forward_all(images)  # type: ignore[operator]
-            return heads
-        return [self._network(images)]
 
     def _tensors(self) -> list[Tensor]:
         moments = [value for state in self._optimizer.state.values() for value in state.values()]

@@ -13,16 +13,15 @@ from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.diagnosis import stage_gradients
-from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Observer, Outcome
+from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, EvaluationEnded, Observer, Outcome
 from unetx_evaluators.insight import Insight, SkipSimilarity, StageGradient, ZeroCost
-from unetx_evaluators.metrics.overlap import class_means, objective
+from unetx_evaluators.metrics import objective
 from unetx_evaluators.scoring import Measured, Scorer
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Cases
 from unetx_evaluators.training.checkpoint import Checkpoint
-from unetx_evaluators.training.endings import EvaluationEnded
 from unetx_evaluators.training.recipe import learning_rate
 from unetx_evaluators.training.step import EagerStep, captured_where_possible
 from unetx_space.network import SkipUNet
@@ -46,20 +45,16 @@ class Progress:
     gradients: dict[int, tuple[StageGradient, ...]] = field(default_factory=dict)
     similarities: tuple[SkipSimilarity, ...] = ()
     measured: Measured | None = None
-    """Of the last rung of the budget."""
-    robustness: dict[str, float] = field(default_factory=dict)
+    """At the last rung of the budget."""
 
     @property
     def insight(self) -> Insight:
-        before = Insight(self.zero_cost, self.gradients, self.similarities, robustness=self.robustness)
+        """All that is known beside the scores."""
+        told = Insight(self.zero_cost, self.gradients, self.similarities)
         if self.measured is None:
-            return before
+            return told
         return replace(
-            before,
-            recalls=self.measured.recalls,
-            n_missed=self.measured.n_missed,
-            original_dice=objective(self.measured.original),
-            original_dice_by_class=class_means(self.measured.original),
+            told, recalls=self.measured.recalls, original_dice=objective(self.measured.case_scores, "original_dice")
         )
 
     @property
@@ -84,7 +79,7 @@ class Progress:
     def state_dict(self) -> dict[str, Any]:
         return {
             "curve": [(point.step, point.score, point.loss, point.seconds) for point in self.curve],
-            "case_scores": [(score.case, score.class_name, score.dice) for score in self.case_scores],
+            "case_scores": [(score.case, score.class_name, dict(score.values)) for score in self.case_scores],
             "loss_sum": self.loss_sum,
             "gradients": {step: [(g.stage, g.norm) for g in stages] for step, stages in self.gradients.items()},
             "seconds": self.seconds,
@@ -175,7 +170,7 @@ def train(
             with average.in_place():
                 if step == budget.steps:
                     progress.measured = final.everything(network)
-                scores = progress.measured.case_scores if progress.measured else early.dice(network)
+                scores = progress.measured.case_scores if progress.measured else early.at_a_rung(network)
             point = progress.reached(step, values, scores)
             if step < budget.steps:
                 if observer.on_rung(point):

@@ -60,7 +60,7 @@ def check_torch(slots: Sequence[Slot]) -> None:
 
 def proxy_evaluator(config: SearchConfig, slots: Sequence[Slot]) -> Evaluator:
     """The trainer as it runs in these slots."""
-    return ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads, robustness=config.robustness)
+    return ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)
 
 
 def _on_ray(

@@ -27,10 +27,9 @@ from unetx_studies.tables import (
     CurveRow,
     EvaluationRow,
     InsightRow,
-    SurfaceScoreRow,
 )
 
-Part = TypeVar("Part", CaseScoreRow, SurfaceScoreRow, CurveRow, InsightRow)
+Part = TypeVar("Part", CaseScoreRow, CurveRow, InsightRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,6 @@ class Records:
             _write_result(row, evaluation)
             for kind, parts in (
                 (CaseScoreRow, _case_rows(row, evaluation)),
-                (SurfaceScoreRow, _surface_rows(row, evaluation)),
                 (CurveRow, _curve_rows(row, evaluation)),
                 (InsightRow, [_insight_row(row, evaluation)]),
             ):
@@ -208,16 +206,10 @@ class Records:
 
     def case_scores(self, trial_number: int) -> tuple[CaseScore, ...]:
         """Per case and class, in the order in which they came; empty while there are none."""
-        surfaces = {
-            (row.case_name, row.class_name): (row.hd95_mm, row.nsd, row.boundary_iou)
-            for row in self._parts(trial_number, SurfaceScoreRow)
-        }
-        return tuple(
-            CaseScore(
-                row.case_name, row.class_name, row.dice, *surfaces.get((row.case_name, row.class_name), (None,) * 3)
-            )
-            for row in self._parts(trial_number, CaseScoreRow, CaseScoreRow.id)
-        )
+        values: dict[tuple[str, str], dict[str, float | None]] = {}
+        for row in self._parts(trial_number, CaseScoreRow, CaseScoreRow.id):
+            values.setdefault((row.case_name, row.class_name), {})[row.metric] = row.value
+        return tuple(CaseScore(*of, by_metric) for of, by_metric in values.items())
 
     def insight(self, trial_number: int) -> TrialInsight | None:
         """What the trial's evaluation told beside its scores; None before its end, and from older versions."""
@@ -278,26 +270,11 @@ def _case_rows(row: EvaluationRow, evaluation: Evaluation) -> list[dict[str, Any
             "evaluation_id": row.id,
             "case_name": score.case,
             "class_name": score.class_name,
-            "dice": _or_null(score.dice),
+            "metric": metric,
+            "value": _or_null(value),
         }
         for score in evaluation.case_scores
-    ]
-
-
-def _surface_rows(row: EvaluationRow, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Of an evaluation that is complete: before, surfaces are not measured."""
-    if evaluation.outcome is not Outcome.COMPLETE:
-        return []
-    return [
-        {
-            "evaluation_id": row.id,
-            "case_name": score.case,
-            "class_name": score.class_name,
-            "hd95_mm": _or_null(score.hd95_mm),
-            "nsd": _or_null(score.nsd),
-            "boundary_iou": _or_null(score.boundary_iou),
-        }
-        for score in evaluation.case_scores
+        for metric, value in score.values.items()
     ]
 
 

@@ -150,6 +150,22 @@ def identity_of(layout: str, folder: Path, files: Iterable[Path], **options: Any
     return json.dumps([layout, str(folder.resolve()), options, listing], sort_keys=True)
 
 
+def unreadable(file: Path, kind: str, reason: object) -> DataError:
+    """A file that its reader of that ``kind`` cannot make sense of."""
+    return DataError(f"{file}: cannot be read as {kind} ({reason}); copy or export it again, or remove the case")
+
+
+def check_partners(images: Sequence[str], masks: Sequence[str], mask: str, folder: Path, remedy: str) -> None:
+    """Raises DataError where images or masks stand alone; ``mask`` is what the layout calls one."""
+    faults = [
+        f"{listed(lonely, kind)} without {partner}"
+        for lonely, kind, partner in ((images, "image", f"a {mask}"), (masks, mask, "an image"))
+        if lonely
+    ]
+    if faults:
+        raise DataError(f"{folder}: {' and '.join(faults)}; {remedy}")
+
+
 def listed(items: Sequence[object], noun: str, plural: str = "") -> str:
     """``3 values (7, 8, 9)``; at most five are shown."""
     shown = ", ".join(str(item) for item in items[:_LISTED])

@@ -35,7 +35,9 @@ def numbered(description: dict[str, Any], field: str, file: Path) -> dict[int, s
     """``{"0": "MRI", "1": ...}`` by number, ascending. Raises DataError."""
     stated = description.get(field)
     if not isinstance(stated, dict) or not stated or not all(str(key).isdecimal() for key in stated):
-        example = _turned(stated) or json.dumps({"0": "..."})
+        turned = {str(value): key for key, value in stated.items()} if isinstance(stated, dict) else {}
+        is_meant = bool(turned) and all(number.isdecimal() for number in turned)
+        example = json.dumps(turned if is_meant else {"0": "..."})[:200]
         raise DataError(f"{file}: '{field}' maps numbers to names, like {example}; got {json.dumps(stated)[:80]}")
     names = {int(key): str(name) for key, name in stated.items()}
     if len(names) < len(stated):
@@ -96,13 +98,6 @@ def swapped(stated: object) -> str | None:
     if not names or not all(str(key).isdecimal() for key in stated):
         return None
     return json.dumps({value: int(key) for key, value in stated.items()})[:200]
-
-
-def _turned(stated: object) -> str | None:
-    """Names to numbers as numbers to names."""
-    if not isinstance(stated, dict) or not stated or not all(str(value).isdecimal() for value in stated.values()):
-        return None
-    return json.dumps({str(value): key for key, value in stated.items()})[:200]
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

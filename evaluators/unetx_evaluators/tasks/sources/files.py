@@ -25,8 +25,8 @@ from unetx_evaluators.tasks.sources.base import (
 )
 from unetx_evaluators.tasks.sources.formats import is_itk
 from unetx_evaluators.tasks.sources.header import Header, check_agreement
-from unetx_evaluators.tasks.sources.held import check_palettes, meaning_of, read_mask
 from unetx_evaluators.tasks.sources.labels import ClassMap, Threshold
+from unetx_evaluators.tasks.sources.mask_values import check_palettes, meaning_of, read_mask
 from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
 from unetx_evaluators.tasks.sources.volumes import volume_reader
 from unetx_evaluators.tasks.task import Label

@@ -1,8 +1,8 @@
 """Folders of images and masks: two folders, both kinds in one, or a folder for each case or part of the dataset.
 
 ``x.png`` pairs with a mask ``x.png`` or ``x_mask.png`` (in one folder, the latter); the endings of the two may differ,
-as with a JPEG and its PNG mask. Other folders and names are recognised where they are usual (``layouts``, ``naming``)
-or said (``Reading``). Sizes may differ between cases.
+as with a JPEG and its PNG mask. Other folders and names are recognised where they are usual (``image_folders``,
+``naming``) or said (``Reading``). Sizes may differ between cases.
 
 What the values of the masks mean is decided over all masks together, for one mask may hold background alone or
 foreground alone: 0 and one other value (0/1, 0/255, ...) are background and foreground; anything else, and colours,
@@ -19,16 +19,20 @@ from pathlib import Path
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.problems import Problems
-from unetx_evaluators.tasks.sources.base import check_inside, listed
+from unetx_evaluators.tasks.sources.base import check_inside, check_partners, listed
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSY, READ, conversion, ending_of, stem_of
-from unetx_evaluators.tasks.sources.held import half_way
+from unetx_evaluators.tasks.sources.image_folders import IMAGES, MASK_FOLDERS, Part, files_of
 from unetx_evaluators.tasks.sources.labels import Labels, classes_said
-from unetx_evaluators.tasks.sources.layouts import IMAGES, MASK_FOLDERS, Part, files_of
+from unetx_evaluators.tasks.sources.mask_values import half_way
 from unetx_evaluators.tasks.sources.naming import MASK_SUFFIX, Affix, Naming, detected, is_other, mask_affix
 from unetx_evaluators.tasks.sources.pairing import Mask, Pair, extends_another, paired
 from unetx_evaluators.tasks.sources.reading import AS_IT_IS, CLASSES, UNION, Reading
 
+_PARTNERS = (
+    f"x.png pairs with a mask x.png or x{MASK_SUFFIX}.png: add what is missing, remove what stands alone, or say how "
+    "names end with --image-suffix and --mask-suffix"
+)
 _LOOKED_AT = 8
 """JPEG masks that are read to propose a threshold."""
 
@@ -137,7 +141,8 @@ def _pairs(
     images = [stem_of(image) for pair in pairs for image in pair.images]
     passed_over = [file for file in lonely if images and is_other(stem_of(file), images)]
     with problems.collecting():
-        _check_partners([file.name for file in lonely if file not in passed_over], [f.name for f in strays], folder)
+        without_mask = [file.name for file in lonely if file not in passed_over]
+        check_partners(without_mask, [file.name for file in strays], "mask", folder, _PARTNERS)
     return _named(pairs), passed_over
 
 
@@ -311,16 +316,3 @@ def _without_jpegs(pairs: Sequence[Pair], folder: Path, problems: Problems, *, i
             "makes what is above it foreground; with more classes save masks as PNG, from where they were drawn"
         )
     return [pair for pair in pairs if not any(ending_of(mask.file) in LOSSY for mask in pair.masks)]
-
-
-def _check_partners(lonely_images: list[str], lonely_masks: list[str], folder: Path) -> None:
-    faults = []
-    if lonely_images:
-        faults.append(f"{listed(lonely_images, 'image')} without a mask")
-    if lonely_masks:
-        faults.append(f"{listed(lonely_masks, 'mask')} without an image")
-    if faults:
-        raise DataError(
-            f"{folder}: {' and '.join(faults)}; x.png pairs with a mask x.png or x{MASK_SUFFIX}.png: add "
-            "what is missing, remove what stands alone, or say how names end with --image-suffix and --mask-suffix"
-        )

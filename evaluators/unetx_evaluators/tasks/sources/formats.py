@@ -97,12 +97,8 @@ def is_dicom(file: Path) -> bool:
 
 def refuse_dicom(place: Path) -> None:
     """Raises DataError if ``place``, a file or a folder without any layout that is known, holds DICOM files."""
-    files: Iterable[Path] = _files_below(place) if place.is_dir() else [place]
+    below = (Path(parent) / name for parent, _, names in os.walk(place) for name in sorted(names))
+    files: Iterable[Path] = islice(below, _MAX_LOOKED_AT) if place.is_dir() else [place]
     found = next((file for file in files if is_dicom(file)), None)
     if found is not None:
         raise DataError(f"{found}: is a DICOM file, which is not read; {_DICOM}, then arrange images and masks")
-
-
-def _files_below(folder: Path) -> Iterable[Path]:
-    below = (Path(parent) / name for parent, _, names in os.walk(folder) for name in sorted(names))
-    return islice(below, _MAX_LOOKED_AT)

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.base import check_inside
-from unetx_evaluators.tasks.sources.contents import FIRST_BYTES, refuse_other_contents
+from unetx_evaluators.tasks.sources.base import check_inside, unreadable
+from unetx_evaluators.tasks.sources.file_kinds import FIRST_BYTES, refuse_other_contents
 from unetx_evaluators.tasks.sources.header import Header
 from unetx_evaluators.tasks.sources.orientation import Affine, canonical_array, canonical_header
 
@@ -63,7 +63,8 @@ def voxel_file(file: Path) -> Path | None:
     """The file beside a ``.mhd`` that holds its voxels; None where they are in ``file`` itself. Raises DataError."""
     if not _is_metaimage(file):
         return None
-    stated = _fields(file)["ElementDataFile"]
+    with file.open("rb") as stream:
+        stated = _read_fields(stream, file)["ElementDataFile"]
     if stated.upper() == _LOCAL:
         return None
     beside = file.parent / Path(stated).name
@@ -120,14 +121,11 @@ def _is_metaimage(file: Path) -> bool:
     return file.suffix.lower() in (".mha", ".mhd")
 
 
-def _fields(file: Path) -> dict[str, str]:
-    """MetaImage's header: ``Name = Value`` lines, of which ElementDataFile is the last. Raises DataError."""
-    with file.open("rb") as stream:
-        return _read_fields(stream, file)
-
-
 def _read_fields(stream: BinaryIO, file: Path) -> dict[str, str]:
-    """As ``_fields``; leaves the stream where voxels that stand in the same file begin."""
+    """MetaImage's header: ``Name = Value`` lines, of which ElementDataFile is the last. Raises DataError.
+
+    The stream is left where voxels that stand in the same file begin.
+    """
     fields: dict[str, str] = {}
     while "ElementDataFile" not in fields:
         name, equals, value = stream.readline(_MAX_HEADER_BYTES).decode("latin-1").partition("=")
@@ -193,5 +191,4 @@ def _check_attached(file: Path) -> None:
 
 
 def _broken(file: Path, reason: str) -> DataError:
-    kind = "MetaImage" if _is_metaimage(file) else "NRRD"
-    return DataError(f"{file}: cannot be read as {kind} ({reason}); copy or export it again, or remove the case")
+    return unreadable(file, "MetaImage" if _is_metaimage(file) else "NRRD", reason)

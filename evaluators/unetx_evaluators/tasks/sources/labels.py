@@ -102,7 +102,12 @@ class ClassMap:
     @classmethod
     def from_labels(cls, labels: Labels) -> Self:
         """Classes in the order of their values. Raises DataError."""
-        meant = {_plain(name): _numbers(value) for name, value in labels.items()}
+        meant = {
+            BACKGROUND if name.strip().casefold() == BACKGROUND else name: sorted(
+                int(one.removeprefix("#"), 16) if isinstance(one, str) else one for one in _several(value)
+            )
+            for name, value in labels.items()
+        }
         coloured = {isinstance(value, str) for several in labels.values() for value in _several(several)}
         if len(coloured) > 1:
             raise DataError(f"labels are all values or all colours, not some of each; got {dict(labels)}")
@@ -200,13 +205,5 @@ def spelled_colour(value: int) -> str:
     return f"#{value:06x}"
 
 
-def _plain(name: str) -> str:
-    return BACKGROUND if name.strip().casefold() == BACKGROUND else name
-
-
 def _several(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:
     return value if isinstance(value, tuple) else (value,)
-
-
-def _numbers(value: Value | tuple[Value, ...]) -> list[int]:
-    return sorted(int(one.removeprefix("#"), 16) if isinstance(one, str) else one for one in _several(value))

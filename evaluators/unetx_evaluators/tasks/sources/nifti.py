@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.contents import FIRST_BYTES, GZIP, NIFTI, refuse_other_contents
+from unetx_evaluators.tasks.sources.base import unreadable
+from unetx_evaluators.tasks.sources.file_kinds import FIRST_BYTES, GZIP, NIFTI, refuse_other_contents
 from unetx_evaluators.tasks.sources.header import Header
 from unetx_evaluators.tasks.sources.orientation import canonical_header, channels_first
 
@@ -116,5 +117,4 @@ def _check_end(stream: BufferedIOBase, file: Path) -> None:
 
 
 def _broken(file: Path, reason: str) -> DataError:
-    why = " ".join(reason.split()) or "the file ends early"
-    return DataError(f"{file}: cannot be read as NIfTI ({why}); copy or export it again, or remove the case")
+    return unreadable(file, "NIfTI", " ".join(reason.split()) or "the file ends early")

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.problems import Problems
-from unetx_evaluators.tasks.sources.base import check_inside, listed
+from unetx_evaluators.tasks.sources.base import check_inside, check_partners, listed
 from unetx_evaluators.tasks.sources.description import DESCRIPTION, channel_names, stated_file, swapped, unlisted
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSLESS, LOSSY, READ, conversion, ending_of
@@ -161,7 +160,9 @@ def _found_cases(folder: Path, ending: str, channels: tuple[str, ...], problems:
         with problems.collecting():
             labels[file.name.removesuffix(ending)] = check_inside(file, folder)
     with problems.collecting():
-        _check_partners(images.keys() - labels.keys(), labels.keys() - images.keys(), folder)
+        lonely_images, lonely_labels = sorted(images.keys() - labels.keys()), sorted(labels.keys() - images.keys())
+        remedy = f"{IMAGES}/CASE_0000 pairs with {LABELS}/CASE: add what is missing or remove what stands alone"
+        check_partners(lonely_images, lonely_labels, "label", folder, remedy)
     cases: dict[str, CaseFiles] = {}
     by_file = any(len(files) == len(channels) for files in images.values())
     for name in sorted(images.keys() & labels.keys()):
@@ -196,19 +197,6 @@ def _files(folder: Path, part: str, ending: str, problems: Problems) -> list[Pat
                 f"{conversion(others[0]) or 'convert or remove them'}"
             )
     return sound
-
-
-def _check_partners(lonely_images: Iterable[str], lonely_labels: Iterable[str], folder: Path) -> None:
-    faults = [
-        f"{listed(sorted(lonely), kind)} without {partner}"
-        for lonely, kind, partner in ((lonely_images, "image", "a label"), (lonely_labels, "label", "an image"))
-        if lonely
-    ]
-    if faults:
-        raise DataError(
-            f"{folder}: {' and '.join(faults)}; {IMAGES}/CASE_0000 pairs with {LABELS}/CASE: add what is missing or "
-            "remove what stands alone"
-        )
 
 
 def _stated_spacing(image: Path, name: str, ending: str) -> tuple[float, ...] | None:

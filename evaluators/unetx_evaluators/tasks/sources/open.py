@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import Source, following_links, listed
 from unetx_evaluators.tasks.sources.description import DESCRIPTION, read_description
-from unetx_evaluators.tasks.sources.elsewhere import data_list, hint
 from unetx_evaluators.tasks.sources.folders import open_folder
 from unetx_evaluators.tasks.sources.formats import refuse_dicom
+from unetx_evaluators.tasks.sources.hints import data_list, hint
+from unetx_evaluators.tasks.sources.image_folders import find_parts
 from unetx_evaluators.tasks.sources.labels import Labels
-from unetx_evaluators.tasks.sources.layouts import find_parts
 from unetx_evaluators.tasks.sources.msd import is_listing, open_msd
 from unetx_evaluators.tasks.sources.nnunet import open_nnunet
 from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
 
-KNOWN_LAYOUTS = """\
-  MSD folder          dataset.json ('modality') with imagesTr/ and labelsTr/ (NIfTI)
-  nnU-Net v2 folder   dataset.json ('channel_names', 'file_ending') with imagesTr/ and labelsTr/
-  MONAI data list     a JSON file whose 'training' lists {"image": ..., "label": ...}; its folder, or the file itself
-  image/mask folder   images/ with masks/ or labels/ (NIfTI, PNG, TIFF, BMP, GIF, JPEG images; x.png pairs with x.png or
-                      x_mask.png), or x.png and x_mask.png side by side; others with --images DIR --masks DIR and
-                      --mask-suffix _segmentation"""
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One way in which a dataset lies in a folder."""
+
+    title: str
+    form: str
+    """What lies where, for the list of known layouts; lines after the first are indented under it."""
+    open: Callable[[Path, Labels | None, Reading], Source | None]
+    """The dataset in a folder; None where it lies otherwise. Raises DataError where it lies so, but cannot be read."""
 
 
 def open_source(path: Path | str, *, labels: Labels | None = None, reading: Reading = AS_IT_IS) -> Source:
@@ -43,24 +47,19 @@ def open_source(path: Path | str, *, labels: Labels | None = None, reading: Read
                 return _described(place, read_description(place), labels, reading)
             if not place.is_dir():
                 refuse_dicom(place)
-                raise DataError(f"{place}: a dataset is a folder, this is a file; known layouts:\n{KNOWN_LAYOUTS}")
+                raise DataError(f"{place}: a dataset is a folder, this is a file; known layouts:\n{_known_layouts()}")
             return _recognised(place, labels, reading)
     except OSError as error:
         raise DataError(f"{place}: cannot be read ({error}); check the path and its permissions") from error
 
 
 def _recognised(folder: Path, labels: Labels | None, reading: Reading) -> Source:
-    """A description goes before what names tell, unless the user says where images and masks lie."""
+    """The dataset by the first of ``LAYOUTS`` that it fits."""
+    for layout in LAYOUTS:
+        source = layout.open(folder, labels, reading)
+        if source is not None:
+            return source
     file = folder / DESCRIPTION
-    is_said = reading.images is not None or reading.masks is not None
-    if not is_said:
-        described = file if _is_of_ours(file) else None if file.is_file() else data_list(folder)
-        if described is not None:
-            return _described(described, read_description(described), labels, reading)
-    if parts := find_parts(folder, reading):
-        source = open_folder(folder, parts, labels=labels, reading=reading)
-        warning = f"{file}: is in no form that is known here, and not read; images and masks are paired by their names"
-        return replace(source, warnings=(warning,)) if file.is_file() and not is_said else source
     if file.is_file():
         return _described(file, read_description(file), labels, reading)
     refuse_dicom(folder)
@@ -69,16 +68,70 @@ def _recognised(folder: Path, labels: Labels | None, reading: Reading) -> Source
     if told is not None:
         raise DataError(told)
     words = f"found {listed(entries, 'entry', 'entries')}" if entries else "the folder is empty"
-    raise DataError(f"{folder}: no layout that is known; {words}. Known layouts:\n{KNOWN_LAYOUTS}")
+    raise DataError(f"{folder}: no layout that is known; {words}. Known layouts:\n{_known_layouts()}")
 
 
-def _is_of_ours(file: Path) -> bool:
-    """Whether a description lists or names cases: it may be a JSON file of somebody else's, or none at all."""
+def _description(folder: Path, reading: Reading) -> dict[str, Any]:
+    """What the folder's ``dataset.json`` says; nothing where there is none, it may be a JSON file of somebody else's,
+    or the user says where images and masks lie."""
     try:
-        description = read_description(file) if file.is_file() else {}
+        is_asked = not reading.names_folders and (folder / DESCRIPTION).is_file()
+        return read_description(folder / DESCRIPTION) if is_asked else {}
     except DataError:
-        return False
-    return _is_nnunet(description) or is_listing(description)
+        return {}
+
+
+def _open_msd(folder: Path, labels: Labels | None, reading: Reading) -> Source | None:
+    description = _description(folder, reading)
+    is_msd = is_listing(description) and not _is_nnunet(description)
+    return _described(folder / DESCRIPTION, description, labels, reading) if is_msd else None
+
+
+def _open_nnunet(folder: Path, labels: Labels | None, reading: Reading) -> Source | None:
+    description = _description(folder, reading)
+    return _described(folder / DESCRIPTION, description, labels, reading) if _is_nnunet(description) else None
+
+
+def _open_data_list(folder: Path, labels: Labels | None, reading: Reading) -> Source | None:
+    is_asked = not reading.names_folders and not (folder / DESCRIPTION).is_file()
+    file = data_list(folder) if is_asked else None
+    return None if file is None else _described(file, read_description(file), labels, reading)
+
+
+def _open_folder(folder: Path, labels: Labels | None, reading: Reading) -> Source | None:
+    parts, file = find_parts(folder, reading), folder / DESCRIPTION
+    if not parts:
+        return None
+    source = open_folder(folder, parts, labels=labels, reading=reading)
+    warning = f"{file}: is in no form that is known here, and not read; images and masks are paired by their names"
+    return replace(source, warnings=(warning,)) if file.is_file() and not reading.names_folders else source
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout("MSD folder", "dataset.json ('modality') with imagesTr/ and labelsTr/ (NIfTI)", _open_msd),
+    Layout(
+        "nnU-Net v2 folder",
+        "dataset.json ('channel_names', 'file_ending') with imagesTr/ and labelsTr/",
+        _open_nnunet,
+    ),
+    Layout(
+        "MONAI data list",
+        'a JSON file whose \'training\' lists {"image": ..., "label": ...}; its folder, or the file itself',
+        _open_data_list,
+    ),
+    Layout(
+        "image/mask folder",
+        "images/ with masks/ or labels/ (NIfTI, PNG, TIFF, BMP, GIF, JPEG images; x.png pairs with x.png or\n"
+        "x_mask.png), or x.png and x_mask.png side by side; others with --images DIR --masks DIR and\n"
+        "--mask-suffix _segmentation",
+        _open_folder,
+    ),
+)
+"""In the order in which they are tried: a description goes before what names tell."""
+
+
+def _known_layouts() -> str:
+    return "\n".join(f"  {layout.title:<20}" + layout.form.replace("\n", "\n" + 22 * " ") for layout in LAYOUTS)
 
 
 def _is_nnunet(description: dict[str, Any]) -> bool:

@@ -40,12 +40,13 @@ def canonical_header(file: Path, stored_shape: Sequence[int], affine: Affine, pl
     spacing = tuple(float(length) for length in np.sqrt((turned[:3, :3] ** 2).sum(axis=0)))
     kept = [axis for axis, n in enumerate(canonical) if n != 1 or canonical.count(1) != 1]
     n_channels = int(extra[0]) if extra else 1
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in canonical))), dtype=np.float64)
     return Header(
         file,
         shape=tuple(canonical[axis] for axis in kept),
         channels=tuple(f"channel {n}" for n in range(n_channels)) if n_channels > 1 else ("intensity",),
         spacing=tuple(spacing[axis] for axis in kept),
-        corners=_corners(canonical, turned),
+        corners=np.asarray(corners @ turned[:3, :3].T + turned[:3, 3]),
     )
 
 
@@ -77,8 +78,3 @@ def _axes(affine: Affine, file: Path, place: str) -> npt.NDArray[np.float64]:
         f"{file}: {place} gives no place to its voxels: three axes of length above 0 that do not fall together are "
         f"needed, got the matrix [{rows}]; write the header anew from the original scan, or remove the case"
     )
-
-
-def _corners(shape: tuple[int, ...], affine: Affine) -> Affine:
-    indices = np.array(list(itertools.product(*((0, n - 1) for n in shape))), dtype=np.float64)
-    return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3])

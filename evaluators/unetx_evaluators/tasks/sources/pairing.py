@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unetx_evaluators.tasks.sources.formats import stem_of
-from unetx_evaluators.tasks.sources.layouts import Part
+from unetx_evaluators.tasks.sources.image_folders import Part
 from unetx_evaluators.tasks.sources.naming import Naming
 from unetx_evaluators.tasks.sources.volumes import volume_reader
 

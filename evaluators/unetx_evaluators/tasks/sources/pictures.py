@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.contents import FIRST_BYTES, refuse_other_contents
+from unetx_evaluators.tasks.sources.base import unreadable
+from unetx_evaluators.tasks.sources.file_kinds import FIRST_BYTES, refuse_other_contents
 from unetx_evaluators.tasks.sources.formats import PICTURES, ending_of
 from unetx_evaluators.tasks.sources.header import Header
 
@@ -115,9 +116,10 @@ def _header(picture: Image, file: Path) -> Header:
     return Header(file, shape, CHANNELS[mode], (1.0,) * len(shape), coloured=mode in ("RGB", "RGBA"))
 
 
-def _check_faithful(picture: Image, file: Path) -> None:
+def _check_faithful(picture: Any, file: Path) -> None:
     """Refuses what Pillow would read as something else."""
-    raw_mode = _raw_mode(picture)
+    args: Any = picture.tile[0].args if picture.tile else ""
+    raw_mode = str(args if isinstance(args, str) else args[0] if args else "")  # as in the file, ``RGB;16B``
     if ";16" in raw_mode and not raw_mode.startswith("I"):
         raise DataError(
             f"{file}: has 16 bits for each of several channels, of which only 8 would be read; save it with 8 bits, or "
@@ -163,12 +165,6 @@ def _check_tiff(picture: Any, file: Path) -> None:
             f"({', '.join(f'{name} {n}' for name, n in {**stated, **more}.items())}); save each channel and time as a "
             "file of its own, uncompressed stacks with one page per slice"
         )
-
-
-def _raw_mode(picture: Any) -> str:
-    """How the pixels stand in the file, in Pillow's words (``RGB;16B``)."""
-    args = picture.tile[0].args if picture.tile else ""
-    return str(args if isinstance(args, str) else args[0] if args else "")
 
 
 def _pages(picture: Image) -> Iterator[Image]:
@@ -233,6 +229,4 @@ def _opened(file: Path) -> Iterator[Image]:
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, MemoryError, zlib.error) as error:
         with suppress(OSError), file.open("rb") as stream:
             refuse_other_contents(file, stream.read(FIRST_BYTES), expected=kind)
-        raise DataError(
-            f"{file}: cannot be read as {kind} ({error}); copy or export it again, or remove the case"
-        ) from error
+        raise unreadable(file, kind, error) from error

@@ -38,6 +38,11 @@ class Reading:
         return {name: value for name, value in named.items() if value is not None}
 
     @property
+    def names_folders(self) -> bool:
+        """Whether the user says where images or masks lie."""
+        return self.images is not None or self.masks is not None
+
+    @property
     def tells_kinds(self) -> bool:
         """Whether images and masks that share a folder are told apart by what was said."""
         return self.image_suffix is not None or self.mask_suffix is not None or self.several_masks is not None

@@ -1,5 +1,5 @@
 """Version 2 adds who runs a study (runs, leases), how far each trial has come (jobs), why it was proposed, and what an
-evaluation tells beside Dice (surface scores, insights).
+evaluation tells beside its scores (insights).
 
 Trials of version 1 have no job and no decision: a search completes them where they are unfinished.
 """
@@ -83,23 +83,6 @@ DECISIONS = Table(
     Column("decided_at", DateTime, nullable=False),
     PrimaryKeyConstraint("study", "trial_number", name="pk_unetx_decisions"),
 )
-SURFACE_SCORES = Table(
-    "unetx_surface_scores",
-    _metadata,
-    Column("evaluation_id", Integer, nullable=False),
-    Column("case_name", String(512), nullable=False),
-    Column("class_name", String(256), nullable=False),
-    Column("hd95_mm", Double),
-    Column("nsd", Double),
-    Column("boundary_iou", Double),
-    PrimaryKeyConstraint("evaluation_id", "case_name", "class_name", name="pk_unetx_surface_scores"),
-    ForeignKeyConstraint(
-        ["evaluation_id"],
-        ["unetx_evaluations.id"],
-        name="fk_unetx_surface_scores_evaluation_id",
-        ondelete="CASCADE",
-    ),
-)
 INSIGHTS = Table(
     "unetx_insights",
     _metadata,
@@ -117,5 +100,5 @@ EVALUATIONS = Table("unetx_evaluations", _metadata, Column("id", Integer, primar
 
 def upgrade(connection: Connection) -> None:
     """Add the tables."""
-    new = [RUNS, LEASES, JOBS, DECISIONS, SURFACE_SCORES, INSIGHTS]
+    new = [RUNS, LEASES, JOBS, DECISIONS, INSIGHTS]
     _metadata.create_all(connection, tables=new, checkfirst=False)

@@ -32,8 +32,7 @@ def stream(cases: list[Case], patch: tuple[int, ...], recipe: Recipe = PLAIN, *,
     return BatchStream(cases, patch, batch_size=4, seed=seed, recipe=recipe, device=CPU)
 
 
-def test_a_batch_depends_on_the_seed_and_the_step_only(tmp_path: Path) -> None:
-    task = write_tiny_task(tmp_path)
+def test_a_batch_depends_on_the_seed_and_the_step_only(task: Task) -> None:
     cases = list(open_cases(task, profile("cpu"), 2).train)
     first, second = stream(cases, (16, 16), Recipe()), stream(cases, (16, 16), Recipe())
     for step in (1, 2, 3):
@@ -201,7 +200,7 @@ def _delete(task: Task) -> None:
 
 
 def _truncate(task: Task) -> None:
-    path = task.folder / "labels" / "selection1.npy"
+    path = task.folder / "labels" / "validation1.npy"
     path.write_bytes(path.read_bytes()[:-40])
 
 
@@ -219,7 +218,7 @@ def _reshape(task: Task) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "case_name"),
-    [(_delete, "train2"), (_truncate, "selection1"), (_garble, "train0"), (_empty, "train0"), (_reshape, "train1")],
+    [(_delete, "train2"), (_truncate, "validation1"), (_garble, "train0"), (_empty, "train0"), (_reshape, "train1")],
 )
 def test_a_damaged_case_is_a_data_error_that_names_it(
     damage: Callable[[Task], None], case_name: str, tmp_path: Path
@@ -235,8 +234,7 @@ def test_a_label_value_without_a_class_is_a_data_error() -> None:
         _ = case(torch.full((2, 2), 3)).foreground
 
 
-def test_cases_stay_open_for_the_next_evaluation_of_the_same_task(tmp_path: Path) -> None:
-    task = write_tiny_task(tmp_path)
+def test_cases_stay_open_for_the_next_evaluation_of_the_same_task(task: Task) -> None:
     first = open_cases(task, profile("cpu"), 2)
-    assert [one.name for one in first.validation] == ["selection0", "selection1"]
+    assert [one.name for one in first.validation] == ["validation0", "validation1"]
     assert open_cases(replace(task, choices={}), profile("cpu"), 2) is first

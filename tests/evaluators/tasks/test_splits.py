@@ -41,7 +41,7 @@ def test_another_seed_gives_another_split_and_another_order() -> None:
 
 
 def test_the_split_of_a_seed_never_changes() -> None:
-    # Held here by hand: a search continued next year must find the same test cases.
+    # MaskValues here by hand: a search continued next year must find the same test cases.
     split = split_cases(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"], seed=0)
     assert parts(split) == ((*"fjcdia",), (*"gb",), (*"eh",))
 

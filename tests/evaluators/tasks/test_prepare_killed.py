@@ -15,9 +15,9 @@ from filelock import FileLock
 from painted_source import PaintedSource, Recorder, check_whole
 
 from unetx_evaluators.tasks import Phase, TaskOptions, prepare
-from unetx_evaluators.tasks.cache import Place
+from unetx_evaluators.tasks.cache import CacheFolder
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SOURCE = PaintedSource()
 OPTIONS = TaskOptions()
 
@@ -106,7 +106,7 @@ def test_the_second_is_told_that_it_waits_and_then_finds_everything_done(tmp_pat
     held, wanted = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with FileLock(Place(folder).lock_file):
+        with FileLock(CacheFolder(folder).lock_file):
             held.set()
             wanted.wait()
 

@@ -21,6 +21,8 @@ from unetx_evaluators.training.cases import Case, open_cases
 from unetx_evaluators.training.loss import dice_ce_loss
 from unetx_evaluators.training.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = profile("cpu")
 PLAIN = Recipe(flips=False, intensity_scale=0, intensity_shift=0, noise=0)
 
@@ -116,12 +118,12 @@ def test_ignored_voxels_do_not_count_in_a_score(stacked: Task) -> None:
     label[4:8, 4:8] = 1
     image = torch.where(label == 1, 1.0, -1.0)[None].clone()
     image[:, 12:] = 1.0  # a false positive
-    scorer = Scorer(stacked, [Case("c", image, label, 2)], CPU, lambda: None)
-    (wrong,) = scorer.dice(_Says())
-    assert wrong.dice == pytest.approx(2 * 16 / (16 + 16 + 64))
+    scorer = Scorer(replace(stacked, slice_spacing=None), [Case("c", image, label, 2)], CPU, lambda: None)
+    (wrong,) = scorer.at_a_rung(_Says())
+    assert wrong.values["dice"] == pytest.approx(2 * 16 / (16 + 16 + 64))
     label[12:] = IGNORED
-    (right,) = scorer.dice(_Says())
-    assert right.dice == 1.0
+    (right,) = scorer.at_a_rung(_Says())
+    assert right.values["dice"] == 1.0
 
 
 def test_ignored_voxels_are_no_foreground_to_look_for() -> None:

@@ -46,7 +46,10 @@ def _far_spacings(facts: Mapping[str, CaseFacts]) -> Iterator[str]:
     if not facts:
         return
     usual = [median(axis) for axis in zip(*(case.spacing for case in facts.values()), strict=True)]
-    factors = {name: _farthest(case.spacing, usual) for name, case in facts.items()}
+    factors = {  # along the axis that differs most
+        name: max((own / mm for own, mm in zip(case.spacing, usual, strict=True)), key=_apart)
+        for name, case in facts.items()
+    }
     far = sorted((name for name, factor in factors.items() if _apart(factor) >= FAR), key=lambda n: -_apart(factors[n]))
     if far:
         first, factor = far[0], factors[far[0]]
@@ -57,11 +60,6 @@ def _far_spacings(facts: Mapping[str, CaseFacts]) -> Iterator[str]:
             f"({in_mm(usual)}){others}; if that is wrong, correct the headers of image and mask, or remove the case: "
             "it is resampled to the others' spacing"
         )
-
-
-def _farthest(spacing: Sequence[float], usual: Sequence[float]) -> float:
-    """The factor along the axis that differs most."""
-    return max((own / mm for own, mm in zip(spacing, usual, strict=True)), key=_apart)
 
 
 def _apart(factor: float) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from observers import Recorder, without_clocks
-from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
+from tiny_task import TINY_BUDGET, tiny_architecture
 
 from unetx_evaluators.evaluation import Budget, Evaluation, EvaluationInterrupted, Evaluator, NullObserver, Outcome
 from unetx_evaluators.fake import FakeEvaluator
@@ -28,11 +28,6 @@ TRAINERS: dict[str, Trainer] = {
     "proxy with averages and side heads": (ProxyEvaluator(), SUPERVISED),
     "fake": (FakeEvaluator(), TINY_BUDGET),
 }
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return write_tiny_task(tmp_path / "task")
 
 
 def evaluate(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from unetx_evaluators.budgets import default_budget
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.evaluation import EvaluationInterrupted, NullObserver, Outcome
-from unetx_evaluators.metrics.overlap import objective
+from unetx_evaluators.metrics import objective
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.batches import Batch, BatchStream
@@ -31,11 +31,6 @@ from unetx_space.genome import Genome
 from unetx_space.network import build
 
 
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return write_tiny_task(tmp_path / "task")
-
-
 def test_a_complete_evaluation_tells_its_scores_its_curve_and_its_costs(task: Task) -> None:
     recorder = Recorder()
     result = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, recorder)
@@ -44,10 +39,10 @@ def test_a_complete_evaluation_tells_its_scores_its_curve_and_its_costs(task: Ta
     assert [point.step for point in result.curve] == [2, 4, 6]
     assert tuple(recorder.points) == result.curve[:-1], "an observer is not asked at the last rung"
     assert [(s.case, s.class_name) for s in result.case_scores] == [
-        ("selection0", "bright"),
-        ("selection0", "dark"),
-        ("selection1", "bright"),
-        ("selection1", "dark"),
+        ("validation0", "bright"),
+        ("validation0", "dark"),
+        ("validation1", "bright"),
+        ("validation1", "dark"),
     ]
     assert result.score == result.curve[-1].score == objective(result.case_scores)
     assert all(math.isfinite(point.loss) and point.loss > 0 for point in result.curve)
@@ -146,7 +141,7 @@ def test_logits_that_are_not_finite_end_as_diverged(task: Task, monkeypatch: pyt
     monkeypatch.setattr(Architecture, "build", lambda self, seed: Broken())
     asked = (tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     result = ProxyEvaluator().evaluate(*asked, diagnosed_above=math.inf)
-    assert (result.outcome, result.reason) == (Outcome.DIVERGED, "the logits of case selection0 are not finite")
+    assert (result.outcome, result.reason) == (Outcome.DIVERGED, "the logits of case validation0 are not finite")
     assert result.score is None
 
 
@@ -186,11 +181,12 @@ def test_a_bug_flies_out(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
         ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
 
 
-def test_a_missing_array_is_a_data_error(task: Task) -> None:
-    (task.folder / "images" / "selection0.npy").unlink()
+def test_a_missing_array_is_a_data_error(tmp_path: Path) -> None:
+    task = write_tiny_task(tmp_path)
+    (task.folder / "images" / "validation0.npy").unlink()
     result = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     assert result.outcome is Outcome.DATA_ERROR
-    assert "selection0" in result.reason
+    assert "validation0" in result.reason
 
 
 def test_a_faulty_genome_is_infeasible_and_says_why(task: Task) -> None:
@@ -212,7 +208,7 @@ def test_an_architecture_for_other_data_is_infeasible_and_says_why(task: Task) -
 
 
 def test_an_evaluator_survives_pickling() -> None:
-    evaluator = ProxyEvaluator(device="cuda:1", n_threads=2, robustness=True)
+    evaluator = ProxyEvaluator(device="cuda:1", n_threads=2)
     assert pickle.loads(pickle.dumps(evaluator)) == evaluator
 
 
@@ -253,6 +249,7 @@ def test_the_loss_is_monais_dice_and_weighted_cross_entropy() -> None:
     assert dice_ce_loss(logits, labels, 0.3).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_float16_training_scales_its_loss_and_learns(task: Task) -> None:
     profile = DeviceProfile(torch.device("cpu"), autocast_dtype=torch.float16)
     network = build(tiny_architecture(task))

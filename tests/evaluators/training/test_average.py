@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
+from tiny_task import TINY_BUDGET, tiny_architecture
 from torch import nn
 
 from unetx_evaluators.evaluation import NullObserver
 from unetx_evaluators.proxy import ProxyEvaluator
+from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.recipe import Recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def set_to(network: nn.Module, value: float) -> None:
@@ -53,8 +55,7 @@ def test_over_one_step_or_none_it_is_the_last_weights(n_steps: float) -> None:
         assert values(network) == [2.0] * 6
 
 
-def test_an_evaluation_scores_the_averaged_weights_and_trains_the_same(tmp_path: Path) -> None:
-    task = write_tiny_task(tmp_path)
+def test_an_evaluation_scores_the_averaged_weights_and_trains_the_same(task: Task) -> None:
     budget = replace(TINY_BUDGET, steps=30, rungs=(10, 30))
     plain, averaged = (
         ProxyEvaluator().evaluate(
@@ -66,8 +67,7 @@ def test_an_evaluation_scores_the_averaged_weights_and_trains_the_same(tmp_path:
     assert averaged.score != plain.score
 
 
-def test_the_last_rungs_average_over_few_steps_is_close_to_the_last_weights(tmp_path: Path) -> None:
-    task = write_tiny_task(tmp_path)
+def test_the_last_rungs_average_over_few_steps_is_close_to_the_last_weights(task: Task) -> None:
     last, one_step = (
         ProxyEvaluator().evaluate(
             tiny_architecture(task), task, replace(TINY_BUDGET, recipe=Recipe(averaging=share)), 0, NullObserver()

@@ -53,7 +53,7 @@ _LOWEST_TOP = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class MaskValues:
     """What one mask holds."""
 
     file: Path
@@ -132,7 +132,7 @@ def half_way(masks: Sequence[Path]) -> int:
     return top // 2
 
 
-def _held(masks: Sequence[Path], folder: Path) -> list[Held]:
+def _held(masks: Sequence[Path], folder: Path) -> list[MaskValues]:
     """Of all masks that can be read; reading its case tells about another. Raises DataError if none can."""
     problems, held = Problems(), []
     fractions: dict[str, np.floating[Any]] = {}
@@ -147,7 +147,7 @@ def _held(masks: Sequence[Path], folder: Path) -> list[Held]:
                 values, counts = np.unique(as_whole_numbers(array, mask), return_counts=True)
                 pairs = dict(zip(values.tolist(), counts.tolist(), strict=True))
                 used = {index: palette.get(index, BLACK) for index in pairs} if kind == "index" else {}
-                held.append(Held(mask, kind, pairs, used))
+                held.append(MaskValues(mask, kind, pairs, used))
     if len(fractions) > len(held):
         first = next(iter(fractions.values()))
         raise DataError(
@@ -175,7 +175,7 @@ def _fractions(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(array[np.abs(array - np.rint(array)) > WHOLE_WITHIN])
 
 
-def _colours_decide(held: Sequence[Held]) -> bool:
+def _colours_decide(held: Sequence[MaskValues]) -> bool:
     """Whether the masks are to be taken by their colours rather than by numbers."""
     if any(one.kind == "colour" for one in held):
         return True
@@ -188,13 +188,13 @@ def _colours_decide(held: Sequence[Held]) -> bool:
     return 0 < len(indexed) < len(held) and len(_together(held, True)) < len(_together(held, False))
 
 
-def _differ(indexed: Sequence[Held]) -> bool:
+def _differ(indexed: Sequence[MaskValues]) -> bool:
     """Whether an index stands for one colour here and for another there."""
     pairs = {pair for one in indexed for pair in one.palette.items()}
     return len({index for index, _ in pairs}) < len(pairs)
 
 
-def _together(held: Sequence[Held], in_colours: bool) -> dict[int, int]:
+def _together(held: Sequence[MaskValues], in_colours: bool) -> dict[int, int]:
     """Pixels of all masks by value, or by colour."""
     found: Counter[int] = Counter()
     for one in held:
@@ -206,7 +206,7 @@ def _is_grey(colour: int) -> bool:
     return colour == (colour & 0xFF) * 0x010101
 
 
-def _way_in(held: Sequence[Held], pixels: Mapping[int, int], spelled: Sequence[str], in_colours: bool) -> str:
+def _way_in(held: Sequence[MaskValues], pixels: Mapping[int, int], spelled: Sequence[str], in_colours: bool) -> str:
     """What somebody may add to the command, so that masks of these values are read."""
     if len(pixels) < 2:
         return "there is nothing to tell apart: give masks that outline something"

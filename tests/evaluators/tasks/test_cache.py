@@ -169,7 +169,7 @@ check_whole(prepare(source, disk / "cache", TaskOptions()))
 """
     folder = tmp_path / "disk"
     folder.mkdir()
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     mounted = f'mount -t tmpfs -o size=1m tmpfs "{folder}" || exit 77; exec "{sys.executable}" -c "$0" "{folder}"'
     command = ["unshare", "--mount", "sh", "-c", mounted, script]
     if shutil.which("unshare") is None:

@@ -7,23 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
+from tiny_task import TINY_BUDGET, tiny_architecture
 
 from unetx_evaluators.device import DeviceProfile, profile
-from unetx_evaluators.evaluation import NullObserver, Outcome
+from unetx_evaluators.evaluation import EvaluationEnded, NullObserver, Outcome
 from unetx_evaluators.host_memory import available_bytes
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training import dry_run
-from unetx_evaluators.training.endings import EvaluationEnded
-from unetx_evaluators.training.memory import MIB, Demand, check_memory
+from unetx_evaluators.training.memory_demand import MIB, Demand, check_memory
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.training_memory import training_memory
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return write_tiny_task(tmp_path / "task")
 
 
 def test_the_demand_is_the_larger_of_plan_and_measurement_for_what_was_tried_and_the_plan_for_the_rest() -> None:

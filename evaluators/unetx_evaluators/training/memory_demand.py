@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unetx_evaluators.evaluation import Outcome
-from unetx_evaluators.training.endings import EvaluationEnded
+from unetx_evaluators.evaluation import EvaluationEnded, Outcome
 
 MIB = 2**20
 FLOAT32_BYTES = 4

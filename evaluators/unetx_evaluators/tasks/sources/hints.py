@@ -13,7 +13,7 @@ from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
 from unetx_evaluators.tasks.sources.description import DESCRIPTION, read_description
 from unetx_evaluators.tasks.sources.formats import ending_of
-from unetx_evaluators.tasks.sources.layouts import find_parts
+from unetx_evaluators.tasks.sources.image_folders import find_parts
 from unetx_evaluators.tasks.sources.msd import is_listing
 from unetx_evaluators.tasks.sources.nnunet import IMAGES, LABELS
 from unetx_evaluators.tasks.sources.reading import AS_IT_IS
@@ -42,7 +42,9 @@ def hint(folder: Path) -> str | None:
         )
     if (folder.resolve().parent / DESCRIPTION).is_file():
         return f"{folder}: is a folder of a dataset; give the one above, {folder.parent}, where {DESCRIPTION} lies"
-    below = list(_below(folder))
+    below: list[Path] = []
+    for entry in islice(_folders(folder), _MAX_FOLDERS):
+        below += [entry] if _is_dataset(entry) else filter(_is_dataset, islice(_folders(entry), _MAX_FOLDERS))
     if below:
         which = "it is" if len(below) == 1 else "one of them is"
         found = listed([place.relative_to(folder) for place in below], "dataset")
@@ -55,13 +57,6 @@ def _is_list(file: Path) -> bool:
         return is_listing(read_description(file))
     except DataError:
         return False
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Folders that look like datasets, one or two deeper."""
-    for entry in islice(_folders(folder), _MAX_FOLDERS):
-        deeper = [entry] if _is_dataset(entry) else filter(_is_dataset, islice(_folders(entry), _MAX_FOLDERS))
-        yield from deeper
 
 
 def _folders(folder: Path) -> Iterator[Path]:

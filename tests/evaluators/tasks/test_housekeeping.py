@@ -15,7 +15,7 @@ from task_samples import mask, msd_folder, picture, picture_folder, save_png
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks import CacheState, Task, TaskOptions, cached, open_source, prepare, remove, using
-from unetx_evaluators.tasks.cache import Place
+from unetx_evaluators.tasks.cache import CacheFolder
 
 SOURCE = PaintedSource()
 OPTIONS = TaskOptions()
@@ -95,7 +95,7 @@ def test_what_a_search_uses_is_not_removed(tmp_path: Path) -> None:
 def test_what_somebody_prepares_is_not_removed(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
     [entry] = cached(tmp_path)
-    with FileLock(Place(task.folder).lock_file):
+    with FileLock(CacheFolder(task.folder).lock_file):
         assert states(tmp_path) == [CacheState.IN_USE]
         with pytest.raises(DataError, match="is being prepared by another process"):
             remove(entry)

@@ -20,6 +20,8 @@ from unetx_space.backbone import NORMS, Backbone, isotropic_backbone
 from unetx_space.network import SkipUNet, build
 from unetx_space.presets import PRESETS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 FLOAT32 = DeviceProfile(CPU, autocast_dtype=None)
 BACKBONE = isotropic_backbone(2, n_levels=3, base_width=4)

@@ -108,7 +108,7 @@ def test_small_lesions_limit_the_voxels_to_half_their_thickness() -> None:
     chosen, _ = _planned((512, 512), (1.0, 1.0), LARGE, Thickness(40.0, 3.0))
     assert chosen.spacing == (1.0, 1.0), "1.5 mm show less than a quarter, too"
     assert chosen.alternatives == ((1.5, 1.5), (1.0, 1.0))
-    assert chosen.reasons["alternatives"].startswith("1x1 mm or 1.5x1.5 mm: the first shows structures finer")
+    assert chosen.reasons["alternatives"].startswith("1x1 mm or 1.5x1.5 mm: the finer show structures better")
     nearer, _ = _planned((380, 380), (1.0, 1.0), LARGE, Thickness(40.0, 3.0))
     assert nearer.spacing == (1.5, 1.5), "where they show a quarter they are taken"
     assert nearer.alternatives == ((1.0, 1.0), (1.5, 1.5))
@@ -119,6 +119,18 @@ def test_the_class_that_allows_least_decides() -> None:
         chosen, _ = _planned((500, 500), (1.0, 1.0), *classes)
         assert chosen.spacing == (2.0, 2.0)  # a fifth of 10 mm
     assert _planned((500, 500), (1.0, 1.0), Thickness(10.0, 8.0), None)[0].spacing == (2.0, 2.0)
+
+
+def test_where_typical_structures_stop_the_coarsening_short_a_pilot_can_try_as_far_as_the_finest_allow() -> None:
+    chosen, made = _planned((500, 500), (1.0, 1.0), Thickness(10.0, 8.0))
+    finer, coarsest, planned = sorted(chosen.alternatives)[0], chosen.alternatives[0], chosen.alternatives[-1]
+    assert (finer, planned) == ((1.0, 1.0), (2.0, 2.0))
+    assert made.share < FIELD_OF_VIEW
+    # The image of 500 shows three quarters in the patch where its edges have 1 / sqrt(0.75) of it; at most 8 / 2 mm.
+    expected = 500 / made.patch[0] * math.sqrt(FIELD_OF_VIEW)
+    assert expected / STEP <= coarsest[0] <= expected * STEP
+    near, _ = _planned((500, 500), (1.0, 1.0), Thickness(10.0, 4.5))
+    assert near.alternatives == ((1.0, 1.0), (2.0, 2.0)), "2.25 mm are next to 2"
 
 
 def test_an_anisotropic_image_is_coarsened_in_plane_first() -> None:
@@ -197,7 +209,7 @@ def test_no_voxel_is_coarsened_beyond_what_a_class_allows(
     assert all(now == was or was < now <= allowed for now, was in zip(chosen.spacing, mm, strict=True))
     assert made.share >= LEAST_VIEW or chosen.spacing == mm
     for tried in chosen.alternatives:
-        assert all(now == was or was < now <= allowed for now, was in zip(tried, mm, strict=True))
+        assert all(now == was or was < now <= finest / 2 for now, was in zip(tried, mm, strict=True))
     assert not chosen.alternatives or chosen.alternatives[-1] == chosen.spacing
 
 

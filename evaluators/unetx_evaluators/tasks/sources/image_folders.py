@@ -41,7 +41,7 @@ class Part:
 
 def find_parts(folder: Path, reading: Reading) -> tuple[Part, ...]:
     """The parts of the dataset; none where nothing looks like images and masks. Raises DataError."""
-    if reading.images is not None or reading.masks is not None:
+    if reading.names_folders:
         return (_stated(folder, reading),)
     whole = _part(folder, "")
     found = (whole,) if whole else _parts_below(folder, 1)

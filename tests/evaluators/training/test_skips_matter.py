@@ -50,6 +50,7 @@ def overfitted_dice(name: str) -> float:
     return float(2 * (prediction & truth).sum() / (prediction.sum() + truth.sum()))
 
 
+@pytest.mark.slow
 def test_thin_lines_are_learned_with_skips_and_not_without() -> None:
     assert overfitted_dice("u-net") > 0.9
     assert overfitted_dice("no-skip") < 0.8
