@@ -1,4 +1,4 @@
-"""What a job costs beside its evaluation: empty jobs through one seat, in a worker process here and on a Ray node here.
+"""What a job costs beside its evaluation: empty jobs through one slot, in a worker process here and on a Ray node here.
 
 python benchmarks/executors.py > benchmarks/results/executors-2cores.txt
 """
@@ -61,7 +61,7 @@ class Counting(Handler):
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         raise AssertionError(evaluation.reason)
 
-    def on_displaced(self, trial: int, reason: str) -> None:
+    def on_preempted(self, trial: int, reason: str) -> None:
         raise AssertionError(reason)
 
     def on_interrupted(self, trial: int) -> None:
@@ -103,7 +103,7 @@ MAKERS: dict[str, Callable[[ExitStack], Executor]] = {
 
 
 def main() -> int:
-    print(f"{N_JOBS} empty jobs with two rungs each through one seat; ms a job")
+    print(f"{N_JOBS} empty jobs with two rungs each through one slot; ms a job")
     medians = {}
     for name, make in MAKERS.items():
         with ExitStack() as stack:

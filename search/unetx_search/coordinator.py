@@ -22,8 +22,8 @@ from unetx_evaluators.evaluation import Outcome
 from unetx_search import ledger
 from unetx_search.config import FIRST_PRESETS, REPEATED_FROM, Diagnosis
 from unetx_search.executors.base import Job, failed_evaluation
-from unetx_search.orphans import end_orphans
 from unetx_search.samplers.guard import ORIGIN, Guard
+from unetx_search.stale_workers import end_stale_workers
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
 from unetx_space.design_space import adapted
@@ -180,7 +180,7 @@ class Coordinator:
         trials = book.study.get_trials(deepcopy=False)
         records = {record.trial_number: record for record in book.records.evaluations()}
         jobs = {job.trial: job for job in book.ledger.jobs()}
-        end_orphans(jobs.values())
+        end_stale_workers(jobs.values())
         plan = ledger.recovery(trials, records)
         self._n_asked = plan.n_asked
         for number in plan.to_tell:
@@ -399,7 +399,7 @@ class Coordinator:
             return
         self._run_again(trial, evaluation.reason)
 
-    def on_displaced(self, trial: int, reason: str) -> None:
+    def on_preempted(self, trial: int, reason: str) -> None:
         held = self._running[trial]
         held.job = ledger.left(held.job)
         self._run_again(trial, reason)

@@ -21,8 +21,9 @@ from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.dataset import dataset_facts, pictures, pilot_facts
 from unetx_search.executors.engines import LOGS, check_torch, proxy_evaluator
+from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.slots import GpuProbe, Slot, make_slots, nvidia_smi_probe
+from unetx_search.executors.slots import Slot, make_slots
 from unetx_search.piloting import FOLDER, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.settling import kept_pilot, moved_to, trained_on
@@ -73,7 +74,7 @@ def look(
     console: Console,
     sheet: Path | None = None,
     pilot: bool = False,
-    probe: GpuProbe = nvidia_smi_probe,
+    probe: GpuProbe = usable_gpus,
     evaluator: Evaluator | None = None,
 ) -> Findings:
     """Look at the machine, the cache and, where one is named, every case of a dataset.

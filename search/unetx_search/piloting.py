@@ -212,7 +212,7 @@ class Answers:
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         self._end(trial, evaluation)
 
-    def on_displaced(self, trial: int, reason: str) -> None:
+    def on_preempted(self, trial: int, reason: str) -> None:
         self._waiting.append(self._jobs[trial])
 
     def on_interrupted(self, trial: int) -> None:

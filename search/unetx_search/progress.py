@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from unetx_studies.evidence import Evidence
 
-SEATS = "seats.json"
+WORKERS = "workers.json"
 """In a study's folder: what the workers of the run in progress are doing."""
 
 
@@ -45,7 +45,7 @@ class Display(Reporter, Protocol):
 
 
 @dataclass(slots=True)
-class Seat:
+class WorkerState:
     """What a worker is doing."""
 
     device: str
@@ -66,7 +66,7 @@ class Standing:
     n_done: int = 0
     best: float | None = None
     best_trial: int | None = None
-    seats: dict[int, Seat] = field(default_factory=dict)
+    workers: dict[int, WorkerState] = field(default_factory=dict)
     outcomes: dict[Outcome, int] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     """How long each evaluation of this run took."""
@@ -76,11 +76,11 @@ class Standing:
         if not self.seconds:
             return None
         pace = sum(self.seconds) / len(self.seconds)
-        under_way = sum(seat.step / self.n_steps for seat in self.seats.values())
+        under_way = sum(worker.step / self.n_steps for worker in self.workers.values())
         return max(0.0, self.n_trials - self.n_done - under_way) * pace / max(1, self.n_slots)
 
 
-class SeatsFile:
+class WorkersFile:
     """What the workers are doing, as JSON for ``unetx-search status``; written anew at most once a second.
 
     Steps come too often for the database, and are worth nothing once the run has ended.
@@ -91,19 +91,19 @@ class SeatsFile:
         self._clock = clock
         self._next_s = clock()
 
-    def write(self, seats: Mapping[int, Seat]) -> None:
-        """The seats as they are now; nothing happens when they were written just before."""
+    def write(self, workers: Mapping[int, WorkerState]) -> None:
+        """The workers as they are now; nothing happens when they were written just before."""
         if self._clock() < self._next_s:
             return
         self._next_s = self._clock() + 1.0
-        write_whole(self._path, json.dumps({worker: asdict(seat) for worker, seat in seats.items()}), durable=False)
+        write_whole(self._path, json.dumps({worker: asdict(state) for worker, state in workers.items()}), durable=False)
 
     @staticmethod
-    def read(path: Path) -> dict[int, Seat]:
+    def read(path: Path) -> dict[int, WorkerState]:
         """What was written last; nothing where nothing was, or it is damaged."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            return {int(worker): Seat(**seat) for worker, seat in found.items()}
+            return {int(worker): WorkerState(**state) for worker, state in found.items()}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
@@ -111,11 +111,11 @@ class SeatsFile:
 class LineReporter:
     """One line on stderr per finished trial: for logs, pipes and batch systems."""
 
-    def __init__(self, standing: Standing, console: Console, seats_file: SeatsFile | None = None) -> None:
+    def __init__(self, standing: Standing, console: Console, workers_file: WorkersFile | None = None) -> None:
         self.standing = standing
         self._console = console
-        self._seats_file = seats_file
-        self._seat_of: dict[int, int] = {}
+        self._workers_file = workers_file
+        self._worker_of: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -126,28 +126,28 @@ class LineReporter:
         return None
 
     def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None:
-        self._seat_of[trial] = worker
-        self.standing.seats[worker] = Seat(device, trial, origin)
+        self._worker_of[trial] = worker
+        self.standing.workers[worker] = WorkerState(device, trial, origin)
 
     def trial_step(self, trial: int, step: int) -> None:
-        if (seat := self._seat(trial)) is not None:
-            seat.step = step
-        if self._seats_file is not None:
-            self._seats_file.write(self.standing.seats)
+        if (state := self._state(trial)) is not None:
+            state.step = step
+        if self._workers_file is not None:
+            self._workers_file.write(self.standing.workers)
 
     def trial_rung(self, trial: int, point: CurvePoint) -> None:
-        if (seat := self._seat(trial)) is not None:
-            seat.step, seat.score = point.step, point.score
+        if (state := self._state(trial)) is not None:
+            state.step, state.score = point.step, point.score
 
     def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
-        seat = self._leave(trial)
+        state = self._leave(trial)
         standing = self.standing
         standing.n_done += 1
         standing.outcomes[evaluation.outcome] = standing.outcomes.get(evaluation.outcome, 0) + 1
         standing.seconds.append(evaluation.seconds)
         if is_best:
             standing.best, standing.best_trial = evaluation.score, trial
-        line = trial_line(trial, seat.origin if seat else "", evaluation, is_best, standing)
+        line = trial_line(trial, state.origin if state else "", evaluation, is_best, standing)
         self._console.print(line, soft_wrap=True)
 
     def trial_lost(self, trial: int, reason: str) -> None:
@@ -161,11 +161,11 @@ class LineReporter:
     def measured(self, evidence: Evidence) -> None:
         self._console.print("\n".join(measured_lines(evidence)), soft_wrap=True, markup=False, highlight=False)
 
-    def _seat(self, trial: int) -> Seat | None:
-        return self.standing.seats.get(self._seat_of.get(trial, -1))
+    def _state(self, trial: int) -> WorkerState | None:
+        return self.standing.workers.get(self._worker_of.get(trial, -1))
 
-    def _leave(self, trial: int) -> Seat | None:
-        return self.standing.seats.pop(self._seat_of.pop(trial, -1), None)
+    def _leave(self, trial: int) -> WorkerState | None:
+        return self.standing.workers.pop(self._worker_of.pop(trial, -1), None)
 
 
 class LiveReporter(LineReporter):
@@ -175,11 +175,11 @@ class LiveReporter(LineReporter):
         self,
         standing: Standing,
         console: Console,
-        seats_file: SeatsFile | None = None,
+        workers_file: WorkersFile | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(standing, console, seats_file)
+        super().__init__(standing, console, workers_file)
         self._clock = clock
         self._begin = clock()
         self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=2, transient=True)
@@ -273,18 +273,14 @@ def panel(standing: Standing, elapsed_s: float) -> RenderableType:
         Text(standing.study, style="bold"), bar, f"{standing.n_done}/{standing.n_trials} trials", best,
         f"{duration(elapsed_s)} so far", left,
     )  # fmt: skip
-    seats = Table.grid(padding=(0, 2))
-    for seat in _in_order(standing.seats):
-        score = f"Dice {seat.score:.4f}" if seat.score is not None else ""
-        bar = ProgressBar(total=standing.n_steps, completed=seat.step, width=16)
-        seats.add_row(
-            f"  {seat.device}", f"trial {seat.trial}", bar, f"{seat.step}/{standing.n_steps}", score, seat.origin
+    workers = Table.grid(padding=(0, 2))
+    for _, state in sorted(standing.workers.items()):
+        score = f"Dice {state.score:.4f}" if state.score is not None else ""
+        bar = ProgressBar(total=standing.n_steps, completed=state.step, width=16)
+        workers.add_row(
+            f"  {state.device}", f"trial {state.trial}", bar, f"{state.step}/{standing.n_steps}", score, state.origin
         )
-    return Group(head, seats)
-
-
-def _in_order(seats: Mapping[int, Seat]) -> list[Seat]:
-    return [seats[worker] for worker in sorted(seats)]
+    return Group(head, workers)
 
 
 def duration(seconds: float) -> str:
@@ -299,7 +295,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def display(standing: Standing, console: Console, seats_file: SeatsFile | None = None) -> LineReporter:
+def display(standing: Standing, console: Console, workers_file: WorkersFile | None = None) -> LineReporter:
     """The live panel on a terminal, plain lines elsewhere."""
     reporter = LiveReporter if console.is_terminal else LineReporter
-    return reporter(standing, console, seats_file)
+    return reporter(standing, console, workers_file)

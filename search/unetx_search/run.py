@@ -21,14 +21,15 @@ from unetx_search.book import Book, lease, new_run, open_book, showing_life, utc
 from unetx_search.config import SearchConfig, check_stated, read_begun
 from unetx_search.coordinator import Coordinator, Terms
 from unetx_search.executors.engines import CHECKPOINTS, Engine, check_torch, open_engine, proxy_evaluator
-from unetx_search.executors.slots import GpuProbe, Slot, nvidia_smi_probe
+from unetx_search.executors.gpus import GpuProbe, usable_gpus
+from unetx_search.executors.slots import Slot
 from unetx_search.ground import Ground
 from unetx_search.preparing import keep_beside, no_empty_folders, split_warnings
-from unetx_search.progress import SEATS, SeatsFile, Standing, display
+from unetx_search.progress import WORKERS, Standing, WorkersFile, display
 from unetx_search.pruners import PRUNERS
 from unetx_search.samplers.guard import Guard, SamplerOf
 from unetx_search.settling import Asked, asked
-from unetx_search.sharing.seats import seats_that_pay
+from unetx_search.sharing.measurement import slots_that_pay
 from unetx_space.design_space import DesignSpace
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import attach_drawing
@@ -120,7 +121,7 @@ def search(
     config: SearchConfig,
     *,
     console: Console,
-    probe: GpuProbe = nvidia_smi_probe,
+    probe: GpuProbe = usable_gpus,
     evaluator: Evaluator | None = None,
     source: Source | None = None,
 ) -> Summary:
@@ -204,9 +205,9 @@ def _search(
                 ground = _ground(config, task, space, budget)
                 measured_with = evaluator or proxy_evaluator(config, slots)
                 with showing_life(claim.store.url, claim.run):
-                    slots = seats_that_pay(config, slots, measured_with, task, ground, n_missing, console)
-                n_seats = len(slots)
-                book.write(lambda: book.ledger.seat(claim.run, n_seats))
+                    slots = slots_that_pay(config, slots, measured_with, task, ground, n_missing, console)
+                n_slots = len(slots)
+                book.write(lambda: book.ledger.seat(claim.run, n_slots))
             chosen = evaluator or proxy_evaluator(config, slots)
             with engine.executor(chosen, task, slots) as executor:
                 coordinator = _run(config, book, task, space, budget, executor, console)
@@ -301,8 +302,8 @@ def _run(
 ) -> Coordinator:
     """Bring the study to its total, as far as user and time allow."""
     ground = _ground(config, task, space, budget)
-    seats_file = SeatsFile(config.folder / SEATS)
-    screen = display(_standing(config, budget, book, executor.n_slots), console, seats_file)
+    workers_file = WorkersFile(config.folder / WORKERS)
+    screen = display(_standing(config, budget, book, executor.n_slots), console, workers_file)
     coordinator = Coordinator(
         book=book,
         executor=executor,

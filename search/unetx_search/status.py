@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from unetx_search.caution import evidence_facts, spread_lines
-from unetx_search.progress import SEATS, Seat, SeatsFile, duration
+from unetx_search.progress import WORKERS, WorkersFile, WorkerState, duration
 from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
 from unetx_space.errors import RequestError
 from unetx_studies.evidence import evidence
@@ -52,7 +52,7 @@ class Status:
     """Finished ones, by trial number."""
     jobs: tuple[JobRecord, ...]
     """Unfinished trials."""
-    seats: Mapping[int, Seat]
+    workers: Mapping[int, WorkerState]
     """What each worker is doing; empty when nothing runs."""
     decisions: Sequence[DecisionRecord]
     original_dice: Mapping[int, float] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetim
             n_trials=run.n_trials if run else len(evaluations),
             evaluations=evaluations,
             jobs=ledger.jobs(unfinished_only=True),
-            seats=SeatsFile.read(folder / SEATS) if is_running else {},
+            workers=WorkersFile.read(folder / WORKERS) if is_running else {},
             decisions=ledger.decisions(),
             original_dice=records.original_dice(),
             sharing=read_sharing(folder / SHARING),
@@ -152,19 +152,19 @@ def status_text(status: Status) -> str:
 
 def _jobs(status: Status) -> list[dict[str, object]]:
     """Every unfinished trial, with what its worker does where one has it."""
-    at_work = {seat.trial: seat for seat in status.seats.values()}
+    at_work = {worker.trial: worker for worker in status.workers.values()}
     found: list[dict[str, object]] = []
     for job in status.jobs:
         is_held = status.is_running and job.stage is Stage.RUNNING
-        seat = at_work.get(job.trial) if is_held else None
+        worker = at_work.get(job.trial) if is_held else None
         found.append(
             {
                 "trial": job.trial,
                 "state": "running" if is_held else "waiting",
                 "worker": job.worker if is_held else None,
                 "device": job.device if is_held else "",
-                "step": seat.step if seat else None,
-                "dice": seat.score if seat else None,
+                "step": worker.step if worker else None,
+                "dice": worker.score if worker else None,
                 "seconds": (status.now - job.taken_at).total_seconds() if is_held and job.taken_at else None,
                 "starts": job.n_starts,
                 "workers_lost": job.n_deaths,

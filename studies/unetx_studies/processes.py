@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import psutil
+
 PROC = Path("/proc")
 
 
@@ -34,7 +36,7 @@ class ProcessIdentity:
     """Of process ids: containers on one machine count from 1 each."""
     pid: int
     began: int
-    """In clock ticks after boot; 0 where the system does not say."""
+    """In hundredths of a second after boot."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -76,10 +78,13 @@ def _namespace() -> str:
 
 
 def _began(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat (proc_pid_stat(5)); None when there is no such process, or only its remains."""
+    """When a process began; None when there is no such process, or only its remains."""
     try:
-        text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        # Both go by the system's clock, which may be set anew; their difference does not.
+        began: int = round((process.create_time() - psutil.boot_time()) * 100)
+    except psutil.NoSuchProcess:
         return None
-    state, *fields = text.rpartition(")")[2].split()  # the name before may hold spaces and brackets
-    return None if state in ("Z", "X") else int(fields[18])
+    return began

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Observer
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_search.executors.base import Executor, Job
@@ -91,7 +93,7 @@ class Recorder:
     finished: dict[int, Evaluation] = field(default_factory=dict)
     lost: dict[int, Evaluation] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)
-    displaced: dict[int, str] = field(default_factory=dict)
+    preempted: dict[int, str] = field(default_factory=dict)
     interrupted: list[int] = field(default_factory=list)
     n_finished_calls: int = 0
     n_lost_calls: int = 0
@@ -116,15 +118,15 @@ class Recorder:
         self.lost[trial] = evaluation
         self.n_lost_calls += 1
 
-    def on_displaced(self, trial: int, reason: str) -> None:
-        self.displaced[trial] = reason
+    def on_preempted(self, trial: int, reason: str) -> None:
+        self.preempted[trial] = reason
 
     def on_interrupted(self, trial: int) -> None:
         self.interrupted.append(trial)
 
     @property
     def n_ended(self) -> int:
-        return self.n_finished_calls + self.n_lost_calls + len(self.displaced) + len(self.interrupted)
+        return self.n_finished_calls + self.n_lost_calls + len(self.preempted) + len(self.interrupted)
 
 
 def poll_until(executor: Executor, recorder: Recorder, done: Callable[[], bool]) -> None:
@@ -135,8 +137,24 @@ def poll_until(executor: Executor, recorder: Recorder, done: Callable[[], bool])
         executor.poll(recorder, 0.2)
 
 
+def is_running(pid: int) -> bool:
+    """Whether the process runs; one that only waits for its exit code to be read does not."""
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Wait for what needs no polling; fails at the deadline."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline_s, "what the test waits for did not come"
+        time.sleep(0.02)
+
+
 def run_all(executor: Executor, jobs: list[Job], recorder: Recorder | None = None) -> Recorder:
-    """Run the jobs, as many at once as there are seats, and return what was told."""
+    """Run the jobs, as many at once as there are free slots, and return what was told."""
     told = recorder or Recorder()
     ended_before = told.n_ended
     waiting = list(jobs)

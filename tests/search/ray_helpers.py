@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from executor_helpers import DEADLINE_S
 
 SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 """What every node here is told."""
@@ -44,32 +42,10 @@ def kill_node(made: Any, node: Any) -> None:
     made.remove_node(node, allow_graceful=False)
 
 
-def keepers() -> list[int]:
-    """Process ids of the actors that keep seats, as Ray names them."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                if (folder / "cmdline").read_bytes().startswith(b"ray::SeatActor"):
-                    found.append(int(folder.name))
-    return found
-
-
-def is_running(pid: int) -> bool:
-    """Not even as a remainder that nobody has waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
-
-
-def parent(pid: int) -> int:
-    """The process that started this one."""
-    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline_s, "what the test waits for did not come"
-        time.sleep(0.05)
+def actors() -> list[int]:
+    """Process ids of the actors that hold workers, as Ray names them."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if "".join(process.info["cmdline"] or ()).startswith("ray::WorkerActor")
+    ]

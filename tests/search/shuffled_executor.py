@@ -1,4 +1,4 @@
-"""Several seats in this process whose jobs take turns in random order: every interleaving without a process."""
+"""Several slots in this process whose jobs take turns in random order: every interleaving without a process."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ class Fragile(InlineExecutor):
         if self.n_gone > 0:
             handler.on_started(job.trial, 0, "a node", this_process())
         self.n_gone += 1
-        handler.on_displaced(job.trial, f"node {self.n_gone} is gone")
+        handler.on_preempted(job.trial, f"node {self.n_gone} is gone")
 
 
 def test_a_job_whose_nodes_died_is_not_to_blame_and_runs_elsewhere_under_its_number(tmp_path: Path) -> None:

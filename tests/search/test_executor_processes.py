@@ -1,9 +1,8 @@
-"""What the local executor's worker processes see, survive and leave behind."""
+"""What worker processes on this machine see, survive and leave behind, beside what test_executors.py asks of all."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import multiprocessing
 import os
@@ -16,14 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from executor_helpers import DEADLINE_S, LONG, TASK, Recorder, cpu_slots, job, poll_until, run_all
+from executor_helpers import (
+    DEADLINE_S,
+    LONG,
+    TASK,
+    Recorder,
+    cpu_slots,
+    is_running,
+    job,
+    poll_until,
+    run_all,
+    wait_until,
+)
 
-from unetx_evaluators.evaluation import Budget, Outcome
+from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_search.executors.gpus import Gpu
 from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.process import describe_exit
-from unetx_search.executors.slots import Gpu, make_slots
-from unetx_space.errors import UnetxError
+from unetx_search.executors.slots import make_slots
+from unetx_search.executors.worker_handle import describe_exit
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -31,20 +41,6 @@ pytestmark = [
 ]
 
 FOUR_GPUS = tuple(Gpu(index, f"GPU-{index}{index}", "Pretended", 1000) for index in range(4))
-
-
-class DiesWhenUnpickled(FakeEvaluator):
-    """Stands for an evaluator whose libraries crash when they are loaded."""
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return os._exit, (7,)
-
-
-class FailsWhenUnpickled(FakeEvaluator):
-    """Stands for an evaluator whose libraries are missing."""
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return importlib.import_module, ("no_such_module_anywhere",)
 
 
 class SlowToUnpickle(FakeEvaluator):
@@ -56,24 +52,6 @@ class SlowToUnpickle(FakeEvaluator):
 
 def worker_pids() -> list[int]:
     return [process.pid for process in multiprocessing.active_children() if process.pid is not None]
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process runs; where /proc says so, one that only waits for its exit code to be read does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with contextlib.suppress(FileNotFoundError):
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    return not Path("/proc/self").exists()
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline_s, "nothing happened"
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -156,41 +134,7 @@ def test_jobs_on_several_workers_are_evaluated_exactly_once(tmp_path: Path) -> N
     assert {evaluation.outcome for evaluation in told.finished.values()} == {Outcome.COMPLETE}
 
 
-@pytest.mark.parametrize(
-    ("misdeed", "words"),
-    [
-        (Misdeed.EXIT, "exited with code 3"),
-        (Misdeed.SEGFAULT, "was killed by SIGSEGV"),
-        (Misdeed.KILL, "was killed by SIGKILL"),
-    ],
-)
-def test_a_worker_that_dies_under_a_job_loses_it_and_its_seat_is_filled_again(
-    tmp_path: Path, misdeed: Misdeed, words: str
-) -> None:
-    evaluator = FakeEvaluator(acts_by_seed={1: misdeed}, act_after_step=3)
-    with LocalExecutor(evaluator, TASK, cpu_slots(1), log_folder=tmp_path) as executor:
-        told = run_all(executor, [job(0), job(1, seed=1), job(2)])
-    crash = told.lost[1]
-    assert sorted(told.finished) == [0, 2]
-    assert crash.outcome is Outcome.CRASHED
-    assert words in crash.reason
-    assert "worker 0 on CPU 0" in crash.reason
-    assert str(tmp_path / "worker-0.log") in crash.reason
-    assert ([point.step for point in crash.curve], crash.score) == ([2], crash.curve[0].score)
-    assert told.finished[2].outcome is Outcome.COMPLETE
-    assert told.finished[2].versions["pid"] != told.finished[0].versions["pid"]
-
-
-def test_a_segmentation_fault_leaves_its_traceback_in_the_workers_log(tmp_path: Path) -> None:
-    evaluator = FakeEvaluator(acts_by_seed={0: Misdeed.SEGFAULT})
-    with LocalExecutor(evaluator, TASK, cpu_slots(1), log_folder=tmp_path / "logs") as executor:
-        run_all(executor, [job(0)])
-    log = (tmp_path / "logs" / "worker-0.log").read_text(encoding="utf-8")
-    assert "Segmentation fault" in log
-    assert "evaluate" in log
-
-
-def test_kill_nine_from_outside_in_the_middle_of_a_job_loses_it_and_the_seat_works_again() -> None:
+def test_kill_nine_from_outside_in_the_middle_of_a_job_loses_it_and_the_slot_works_again() -> None:
     with LocalExecutor(FakeEvaluator(seconds_per_step=0.001), TASK, cpu_slots(1)) as executor:
         told = Recorder()
         executor.submit(job(0, budget=LONG))
@@ -225,41 +169,6 @@ def test_a_worker_that_dies_after_an_interrupt_leaves_its_job_to_be_run_again() 
     assert (told.interrupted, told.finished) == ([0], {})
 
 
-@pytest.mark.parametrize("misdeed", [Misdeed.HANG, Misdeed.HANG_IN_C])
-def test_a_worker_that_hangs_past_its_limit_is_timed_out_and_replaced(misdeed: Misdeed) -> None:
-    impatient = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), validation_cases=1, max_seconds=0.05)
-    with LocalExecutor(FakeEvaluator(acts_by_seed={1: misdeed}), TASK, cpu_slots(1), overtime_s=0.1) as executor:
-        told = run_all(executor, [job(0, budget=impatient, seed=1)])
-        run_all(executor, [job(1)], told)
-    assert told.finished[0].outcome is Outcome.TIMED_OUT
-    assert "hung: still running after its 0.05 s and 0.1 s more" in told.finished[0].reason
-    assert told.finished[1].outcome is Outcome.COMPLETE
-
-
-def test_an_answer_that_cannot_be_pickled_is_a_crash() -> None:
-    evaluator = FakeEvaluator(acts_by_seed={0: Misdeed.RETURN_UNPICKLABLE}, act_after_step=3)
-    with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:
-        told = run_all(executor, [job(0), job(1, seed=1)])
-    assert told.finished[0].outcome is Outcome.CRASHED
-    assert "cannot be pickled" in told.finished[0].reason
-    assert [point.step for point in told.finished[0].curve] == [2]
-    assert told.finished[1].outcome is Outcome.COMPLETE
-
-
-@pytest.mark.parametrize(
-    ("evaluator", "words"),
-    [(DiesWhenUnpickled(), "exited with code 7"), (FailsWhenUnpickled(), "No module named 'no_such_module_anywhere'")],
-)
-def test_workers_that_never_come_up_are_a_clear_error_and_no_loop(evaluator: FakeEvaluator, words: str) -> None:
-    told = Recorder()
-    with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:
-        executor.submit(job(0))
-        with pytest.raises(UnetxError, match="3 times in a row") as caught:
-            poll_until(executor, told, lambda: told.n_ended > 0)
-    assert words in str(caught.value)
-    assert told.n_ended == 0
-
-
 @pytest.mark.parametrize(
     "evaluator",
     [
@@ -292,17 +201,6 @@ def test_close_is_quick_while_workers_are_only_being_started() -> None:
     executor.close(timeout_s=3600.0)
     assert len(pids) == 2
     assert not any(map(is_running, pids))
-
-
-def test_close_kills_a_worker_that_cannot_hear() -> None:
-    told = Recorder()
-    with LocalExecutor(FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C}), TASK, cpu_slots(1)) as executor:
-        executor.submit(job(0))
-        poll_until(executor, told, lambda: 0 in told.started)
-        pids = worker_pids()
-        executor.close(timeout_s=0.1)
-    assert len(pids) == 1
-    assert not is_running(pids[0])
 
 
 SIGNALS_TO_THE_GROUP = """

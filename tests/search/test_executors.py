@@ -1,55 +1,106 @@
-"""The executors' contract, held by all of them alike. Worker processes: test_executor_processes.py."""
+"""The contract of all executors, and what those with worker processes promise beside it, here and on Ray alike."""
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
-from executor_helpers import BUDGET, LONG, TASK, Forgetful, Recorder, cpu_slots, job, poll_until, run_all, u_net
-from ray_helpers import cluster
+from executor_helpers import (
+    BUDGET,
+    LONG,
+    TASK,
+    Forgetful,
+    Recorder,
+    cpu_slots,
+    is_running,
+    job,
+    poll_until,
+    run_all,
+    u_net,
+    wait_until,
+)
+from ray_helpers import actors, cluster
 
-from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, Evaluator, NullObserver, Outcome
+from unetx_evaluators.evaluation import (
+    Budget,
+    CurvePoint,
+    Evaluation,
+    EvaluationInterrupted,
+    Evaluator,
+    NullObserver,
+    Outcome,
+)
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.executors import worker
 from unetx_search.executors.base import Executor, Job
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.ray.cluster import connected
+from unetx_space.errors import UnetxError
+from unetx_studies.full import StorageFull
 
 pytestmark = pytest.mark.timeout(120)
 
-Make = Callable[[Evaluator], Executor]
+Make = Callable[..., Executor]
+"""Called with an evaluator, a number of workers where it is more than one, and options of executors with processes."""
 
 
-def make_ray(evaluator: Evaluator) -> Executor:
+def make_inline(evaluator: Evaluator) -> Executor:
+    return InlineExecutor(evaluator, TASK)
+
+
+def make_local(evaluator: Evaluator, n_workers: int = 1, **options: Any) -> Executor:
+    return LocalExecutor(evaluator, TASK, cpu_slots(n_workers), **options)
+
+
+def make_ray(evaluator: Evaluator, n_workers: int = 1, **options: Any) -> Executor:
     from unetx_search.executors.ray.executor import RayExecutor
 
-    return RayExecutor(evaluator, TASK, cpu_slots(1))
+    return RayExecutor(evaluator, TASK, cpu_slots(n_workers), **options)
 
 
-MAKERS: dict[str, Make] = {
-    "inline": lambda evaluator: InlineExecutor(evaluator, TASK),
-    "local": lambda evaluator: LocalExecutor(evaluator, TASK, cpu_slots(1)),
-    "ray": make_ray,
-}
+ON_RAY = pytest.param(make_ray, id="ray", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
 def ray_node() -> Iterator[None]:
     """A cluster of one node that this process is connected to."""
-    with cluster({"num_cpus": 1}) as made, connected(made.address):
+    with cluster({"num_cpus": 2}) as made, connected(made.address):
         yield
 
 
-@pytest.fixture(params=["inline", "local", pytest.param("ray", marks=pytest.mark.slow)])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Makes an executor of each kind, closed at the end of the test."""
-    if request.param == "ray":
+def closed_at_the_end(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """The maker that a test is run with; what it made is closed at the end of the test."""
+    if request.param is make_ray:
         request.getfixturevalue("ray_node")
     with ExitStack() as stack:
-        yield lambda evaluator: stack.enter_context(MAKERS[request.param](evaluator))
+        yield lambda *arguments, **options: stack.enter_context(request.param(*arguments, **options))
+
+
+make = pytest.fixture(params=[make_inline, make_local, ON_RAY], name="make")(closed_at_the_end)
+"""Makes an executor of each kind."""
+make_workers = pytest.fixture(params=[make_local, ON_RAY], name="make_workers")(closed_at_the_end)
+"""Makes an executor of each kind that has worker processes."""
+
+
+class DiesWhenUnpickled(FakeEvaluator):
+    """Stands for an evaluator whose libraries crash when they are loaded."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os._exit, (7,)
+
+
+class FailsWhenUnpickled(FakeEvaluator):
+    """Stands for an evaluator whose libraries are missing."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return importlib.import_module, ("no_such_module_anywhere",)
 
 
 class Interrupter(Recorder):
@@ -84,7 +135,7 @@ def test_the_answer_is_the_evaluators_own(make: Make) -> None:
     assert [(point.step, point.score) for point in answer.curve] == [(p.step, p.score) for p in expected.curve]
 
 
-def test_start_steps_and_rungs_are_told_and_the_seat_is_named(make: Make) -> None:
+def test_start_steps_and_rungs_are_told_and_the_slot_is_named(make: Make) -> None:
     told = run_all(make(FakeEvaluator()), [job(7)])
     assert told.started[7][0] == told.workers[7] == 0
     assert told.started[7][1]
@@ -135,7 +186,7 @@ def test_an_evaluator_that_returns_nothing_is_a_crash(make: Make) -> None:
     assert "Forgetful.evaluate returns an Evaluation, got NoneType" in told.finished[0].reason
 
 
-def test_a_taken_seat_refuses_a_second_job(make: Make) -> None:
+def test_a_taken_slot_refuses_a_second_job(make: Make) -> None:
     executor = make(FakeEvaluator())
     assert executor.n_free() == executor.n_slots == 1
     executor.submit(job(0))
@@ -152,7 +203,7 @@ def test_a_closed_executor_refuses_jobs_and_closes_twice(make: Make) -> None:
         executor.submit(job(0))
 
 
-def test_the_seat_is_free_when_the_end_is_told(make: Make) -> None:
+def test_the_slot_is_free_when_the_end_is_told(make: Make) -> None:
     executor = make(FakeEvaluator())
 
     class Chaining(Recorder):
@@ -175,7 +226,7 @@ def test_a_job_interrupted_before_it_began_is_only_told_as_interrupted(make: Mak
     assert (told.interrupted, told.started, executor.n_free()) == ([0], {}, 1)
 
 
-def test_a_running_job_is_left_at_its_next_step_and_the_seat_goes_on(make: Make) -> None:
+def test_a_running_job_is_left_at_its_next_step_and_the_slot_goes_on(make: Make) -> None:
     told = Interrupter()
     told.executor, told.at_step = make(FakeEvaluator(seconds_per_step=0.001)), True
     run_all(told.executor, [job(0, budget=LONG)], told)
@@ -225,6 +276,84 @@ def test_many_jobs_end_exactly_once_each(make: Make) -> None:
     told = run_all(make(FakeEvaluator()), [job(trial, seed=trial) for trial in range(40)])
     assert sorted(told.finished) == list(range(40))
     assert told.n_finished_calls == 40
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "words"),
+    [
+        (Misdeed.EXIT, "exited with code 3"),
+        (Misdeed.SEGFAULT, "was killed by SIGSEGV"),
+        (Misdeed.KILL, "was killed by SIGKILL"),
+    ],
+)
+def test_a_worker_that_dies_under_a_job_loses_it_and_another_takes_its_slot(
+    make_workers: Make, tmp_path: Path, misdeed: Misdeed, words: str
+) -> None:
+    evaluator = FakeEvaluator(acts_by_seed={1: misdeed}, act_after_step=3)
+    told = run_all(make_workers(evaluator, log_folder=tmp_path / "logs"), [job(0), job(1, seed=1), job(2)])
+    crash, log = told.lost[1], tmp_path / "logs" / "worker-0.log"
+    assert (crash.outcome, sorted(told.finished)) == (Outcome.CRASHED, [0, 2])
+    assert crash.reason.startswith(f"worker 0 on {told.started[1][1]} {words}")
+    assert crash.reason.endswith(f"; its log is {log}")
+    assert ([point.step for point in crash.curve], crash.score) == ([2], crash.curve[0].score)
+    assert told.finished[2].outcome is Outcome.COMPLETE
+    assert told.finished[2].versions["pid"] != told.finished[0].versions["pid"]
+    if misdeed is Misdeed.SEGFAULT:
+        assert "Segmentation fault" in log.read_text(encoding="utf-8")
+        assert "in evaluate" in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("misdeed", [Misdeed.HANG, Misdeed.HANG_IN_C])
+def test_a_worker_that_hangs_past_its_limit_is_timed_out_and_replaced(make_workers: Make, misdeed: Misdeed) -> None:
+    impatient = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), validation_cases=1, max_seconds=0.05)
+    executor = make_workers(FakeEvaluator(acts_by_seed={1: misdeed}), overtime_s=0.1)
+    told = run_all(executor, [job(0, budget=impatient, seed=1), job(1)])
+    assert told.finished[0].outcome is Outcome.TIMED_OUT
+    assert "hung: still running after its 0.05 s and 0.1 s more" in told.finished[0].reason
+    assert told.finished[1].outcome is Outcome.COMPLETE
+
+
+def test_a_full_disk_is_no_failure_of_the_design(make_workers: Make) -> None:
+    executor, told = make_workers(FakeEvaluator(acts_by_seed={0: Misdeed.FULL_DISK})), Recorder()
+    executor.submit(job(0))
+    with pytest.raises(StorageFull):
+        poll_until(executor, told, lambda: False)
+    assert (told.interrupted, told.finished, executor.n_free()) == ([0], {}, 1)
+
+
+def test_an_answer_that_cannot_be_pickled_is_a_crash(make_workers: Make) -> None:
+    evaluator = FakeEvaluator(acts_by_seed={0: Misdeed.RETURN_UNPICKLABLE}, act_after_step=3)
+    told = run_all(make_workers(evaluator), [job(0), job(1, seed=1)])
+    assert told.finished[0].outcome is Outcome.CRASHED
+    assert "cannot be pickled" in told.finished[0].reason
+    assert [point.step for point in told.finished[0].curve] == [2]
+    assert told.finished[1].outcome is Outcome.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "words"),
+    [(DiesWhenUnpickled(), "exited with code 7"), (FailsWhenUnpickled(), "No module named 'no_such_module_anywhere'")],
+)
+def test_workers_that_never_come_up_are_a_clear_error_and_no_loop(
+    make_workers: Make, evaluator: FakeEvaluator, words: str
+) -> None:
+    told = Recorder()
+    with pytest.raises(UnetxError, match="3 times in a row") as caught:
+        run_all(make_workers(evaluator), [job(0)], told)
+    assert words in str(caught.value)
+    assert told.n_ended == 0
+
+
+def test_close_leaves_no_process_even_of_workers_that_cannot_hear(make_workers: Make) -> None:
+    executor, told = make_workers(FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C}), 2), Recorder()
+    for trial in range(2):
+        executor.submit(job(trial, budget=LONG))
+    poll_until(executor, told, lambda: len(told.started) == 2)
+    at_work = [*told.processes.values(), *actors()]
+    executor.close(timeout_s=0.1)
+    executor.close()
+    wait_until(lambda: not any(map(is_running, at_work)))
+    assert told.n_ended == 0
 
 
 def test_a_relay_tells_the_first_step_and_then_two_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

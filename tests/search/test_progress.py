@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
-from unetx_search.progress import LineReporter, LiveReporter, Seat, Standing, Steps, display, duration, panel
+from unetx_search.progress import LineReporter, LiveReporter, Standing, Steps, WorkerState, display, duration, panel
 from unetx_studies.evidence import Evidence
 from unetx_studies.spread import Reliability, SeedSpread
 
@@ -89,12 +89,12 @@ def test_the_time_left_is_not_guessed_before_the_first_result() -> None:
     assert "not known yet" in text_of(console)
 
 
-def test_an_interrupted_trial_leaves_its_seat() -> None:
+def test_an_interrupted_trial_leaves_its_worker() -> None:
     console = plain()
     lines = LineReporter(standing(), console)
     lines.trial_started(3, 0, "CPU 0", "random")
     lines.trial_interrupted(3)
-    assert lines.standing.seats == {}
+    assert lines.standing.workers == {}
     assert lines.standing.n_done == 0
     assert "run again under the same number" in text_of(console)
 
@@ -123,9 +123,9 @@ def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_seat_counts_towards_the_time_left() -> None:
+def test_a_worker_counts_towards_the_time_left() -> None:
     now = standing()
     now.seconds.append(10.0)
     now.n_done = 8
-    now.seats = {0: Seat("CPU 0", 8, "random", step=50), 1: Seat("CPU 1", 9, "random", step=50)}
+    now.workers = {0: WorkerState("CPU 0", 8, "random", step=50), 1: WorkerState("CPU 1", 9, "random", step=50)}
     assert now.eta_s() == pytest.approx((2 - 1.0) * 10 / 2)

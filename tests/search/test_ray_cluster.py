@@ -1,4 +1,4 @@
-"""How many seats a cluster has, and what is refused before anything is connected; no cluster is needed."""
+"""How many slots a cluster has, and what is refused before anything is connected; no cluster is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GPU_NODES = (Node("a", 4, 32), Node("b", 2, 8))
 CPU_NODES = (Node("head", 0, 2), Node("b", 0, 4))
 
 
-def test_all_means_every_gpu_of_the_cluster_and_each_seat_pins_nothing() -> None:
+def test_all_means_every_gpu_of_the_cluster_and_each_slot_pins_nothing() -> None:
     slots = cluster_slots(GPU_NODES, "all")
     assert [slot.index for slot in slots] == [0, 1, 2, 3, 4, 5]
     assert {slot.device for slot in slots} == {"cuda"}

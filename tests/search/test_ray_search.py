@@ -62,6 +62,7 @@ def calls(folder: Path) -> list[str]:
     return [json.loads(file.read_text(encoding="utf-8"))["digest"] for file in folder.glob("*.json")]
 
 
+@pytest.mark.slow
 def test_two_hundred_trials_on_four_pretended_gpus_of_two_nodes_run_exactly_once(
     two_nodes: Any, tmp_path: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_deterministic_study_is_the_same_on_a_cluster_and_on_one_machine_and_m
     assert facts[0] == facts[1] == facts[2]
 
 
+@pytest.mark.slow
 def test_more_gpus_than_the_cluster_has_are_refused_and_nothing_is_written(two_nodes: Any, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--gpus 5 asks for more than is there: the Ray cluster has 4 GPUs"):
         run(two_nodes, tmp_path / "runs", gpus=5)
@@ -168,6 +170,7 @@ def kill_and_go_on(made: Any, out: Path, victims: list[str], rng: random.Random)
     assert {number for (number,) in rows(folder, "select n_deaths from unetx_jobs")} == {0}
 
 
+@pytest.mark.slow
 def test_a_study_whose_node_and_whose_coordinator_were_killed_ends_as_if_they_had_not_been(
     two_nodes: Any, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.insight import Insight
 from unetx_evaluators.tasks import DemoSource
 from unetx_search.config import SearchConfig
-from unetx_search.executors.slots import Gpu
+from unetx_search.executors.gpus import Gpu
 from unetx_search.run import Summary, search
 from unetx_search.settling import unpiloted_budget
 from unetx_search.status import read_status, status_json, status_text

@@ -137,7 +137,7 @@ def test_a_damaged_file_of_a_study_is_told_with_a_remedy_that_works(out: Path, n
 
 
 def test_what_is_written_anew_by_every_run_may_be_damaged(out: Path) -> None:
-    files = [out / "s" / name for name in ("task.json", "best.json", "best.svg", "seats.json")]
+    files = [out / "s" / name for name in ("task.json", "best.json", "best.svg", "workers.json")]
     for file in files:
         file.write_bytes(b'{"0": ')
     read_status(out / "s")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -13,16 +12,14 @@ import pytest
 from unetx_search.sharing.choice import (
     LEAST_GAIN,
     SPARE,
-    Room,
+    Limits,
     Sample,
-    decided,
-    measured,
+    decide,
     read_sharing,
-    workers_that_pay,
     write_sharing,
 )
 
-LARGE = Room(free_mib=140_000, at_most=8)
+LARGE = Limits(free_mib=140_000, at_most=8)
 
 
 def samples(*steps_per_s: float, worker_mib: float | None = 3000) -> tuple[Sample, ...]:
@@ -47,59 +44,59 @@ def samples(*steps_per_s: float, worker_mib: float | None = 3000) -> tuple[Sampl
 def test_the_number_grows_while_another_worker_adds_a_tenth(
     rates: Sequence[float], n_workers: int, is_final: bool
 ) -> None:
-    choice = workers_that_pay(samples(*rates), LARGE)
-    assert (choice.n_workers, choice.is_final) == (n_workers, is_final)
+    choice = decide("x", samples(*rates), LARGE)
+    assert (choice.n_workers, bool(choice.reason)) == (n_workers, is_final)
 
 
 @pytest.mark.parametrize(
-    ("free_mib", "dearer_mib", "n_workers", "is_final"),
+    ("free_mib", "extra_mib", "n_workers", "is_final"),
     [
         (20_000, 0, 3, False),  # 18,000 to use: six workers of 3,000
         (10_001, 0, 3, True),  # 9,000.9: three, no fourth
         (10_000, 0, 3, True),
         (9_999, 0, 2, True),  # 8,999.1: a third would not fit, though it was measured
         (6_666, 0, 1, True),
-        (10_001, 1500, 2, True),  # with the dearest design a worker takes 4,500
+        (10_001, 1500, 2, True),  # with the most expensive design a worker takes 4,500
         (100, 0, 1, True),  # not even one; that is for the evaluations to report
     ],
 )
-def test_as_many_as_could_hold_the_dearest_design_at_the_same_time(
-    free_mib: float, dearer_mib: float, n_workers: int, is_final: bool
+def test_as_many_as_could_hold_the_most_expensive_design_at_the_same_time(
+    free_mib: float, extra_mib: float, n_workers: int, is_final: bool
 ) -> None:
-    choice = workers_that_pay(samples(10, 20, 30), Room(free_mib, 8, dearer_mib))
-    assert (choice.n_workers, choice.is_final) == (n_workers, is_final)
+    choice = decide("x", samples(10, 20, 30), Limits(free_mib, 8, extra_mib))
+    assert (choice.n_workers, bool(choice.reason)) == (n_workers, is_final)
 
 
 def test_the_largest_process_that_was_seen_counts() -> None:
     seen = (Sample(1, 10, 4000), Sample(2, 20, 3000))
-    assert not workers_that_pay(seen, Room(13_400, 8)).is_final
-    assert workers_that_pay(seen, Room(13_400, 8)).n_workers == 2  # 12,060 to use: a third like the first needs 12,000
-    assert workers_that_pay(seen, Room(13_300, 8)).reason.startswith("3 workers would need 12 GiB")
+    assert not decide("x", seen, Limits(13_400, 8)).reason
+    assert decide("x", seen, Limits(13_400, 8)).n_workers == 2  # 12,060 to use: a third like the first needs 12,000
+    assert decide("x", seen, Limits(13_300, 8)).reason.startswith("3 workers would need 12 GiB")
 
 
 @pytest.mark.parametrize("at_most", [1, 2, 3])
 def test_never_more_than_are_of_use(at_most: int) -> None:
-    choice = workers_that_pay(samples(10, 20, 30, 40), Room(140_000, at_most))
+    choice = decide("x", samples(10, 20, 30, 40), Limits(140_000, at_most))
     assert choice.n_workers == at_most
     assert choice.reason == f"more than {at_most} worker{'s' if at_most > 1 else ''} would be of no use"
 
 
 def test_without_a_word_about_memory_there_is_one_worker() -> None:
     for seen, room in (
-        ((), Room(None, 8)),
-        (samples(10, 20), Room(None, 8)),
+        ((), Limits(None, 8)),
+        (samples(10, 20), Limits(None, 8)),
         (samples(10, 20, worker_mib=None), LARGE),
     ):
-        choice = workers_that_pay(seen, room)
+        choice = decide("x", seen, room)
         assert (choice.n_workers, choice.reason) == (1, "how much memory is free is not known")
 
 
 def test_a_number_that_could_not_work_is_the_end_with_its_reason() -> None:
     seen = (*samples(10, 20), Sample(3, 0.0, None, "a training ended as out-of-memory: 12 MiB free"))
-    choice = workers_that_pay(seen, LARGE)
+    choice = decide("x", seen, LARGE)
     assert choice.n_workers == 2
     assert choice.reason == "with 3 workers it went wrong: a training ended as out-of-memory: 12 MiB free"
-    assert workers_that_pay((Sample(1, 0.0, None, "no"),), LARGE).n_workers == 1
+    assert decide("x", (Sample(1, 0.0, None, "no"),), LARGE).n_workers == 1
 
 
 def test_the_choice_is_lawful_whatever_was_measured() -> None:
@@ -109,45 +106,29 @@ def test_the_choice_is_lawful_whatever_was_measured() -> None:
         rates = [40.0]
         for gain in factors:
             rates.append(rates[-1] * (1 + gain))
-        seen, room = samples(*rates), Room(free_mib, at_most)
-        choice = workers_that_pay(seen, room)
+        seen, room = samples(*rates), Limits(free_mib, at_most)
+        choice = decide("x", seen, room)
         n = choice.n_workers
         assert 1 <= n <= max(1, at_most)
         assert n == 1 or n * 3000 <= free_mib * (1 - SPARE)
         assert all(later >= earlier * (1 + LEAST_GAIN) for earlier, later in pairwise(rates[:n]))
-        enough = next(k for k in range(len(seen) + 1) if workers_that_pay(seen[:k], room).is_final or k == len(seen))
-        assert workers_that_pay(seen[:enough], room).n_workers == n
-
-
-def test_measuring_stops_with_the_first_that_changes_nothing() -> None:
-    asked: list[int] = []
-
-    def measure(n_workers: int) -> Sample:
-        asked.append(n_workers)
-        return samples(41, 63, 66, 68)[n_workers - 1]
-
-    assert measured(measure, LARGE) == samples(41, 63, 66)
-    assert asked == [1, 2, 3]
-    asked.clear()
-    assert measured(measure, replace(LARGE, at_most=1)) == ()
-    assert measured(measure, replace(LARGE, at_most=2)) == samples(41, 63)
-    assert measured(measure, replace(LARGE, free_mib=5000)) == samples(41)
-    assert asked == [1, 2, 1], "one that would not fit is not even tried"
+        enough = next(k for k in range(len(seen) + 1) if decide("x", seen[:k], room).reason or k == len(seen))
+        assert decide("x", seen[:enough], room).n_workers == n
 
 
 def test_people_are_told_what_was_measured_and_what_it_comes_to() -> None:
-    sharing = decided("NVIDIA H200", samples(41.2, 63, 65.9, worker_mib=3174), LARGE)
+    sharing = decide("NVIDIA H200", samples(41.2, 63, 65.9, worker_mib=3174), LARGE)
     assert str(sharing) == (
         "1 worker 41 steps/s, 2 workers 63, 3 workers 66: 2 workers (worker 3 adds 5%, and pays from 10% on); "
         "3.1 GiB each, 137 free"
     )
-    assert str(decided("x", (), Room(None, 8))) == "1 worker (how much memory is free is not known)"
-    troubled = decided("x", (Sample(1, 0.0, None, "it died"),), LARGE)
+    assert str(decide("x", (), Limits(None, 8))) == "1 worker (how much memory is free is not known)"
+    troubled = decide("x", (Sample(1, 0.0, None, "it died"),), LARGE)
     assert str(troubled) == "1 worker (with 1 worker it went wrong: it died)"
 
 
 def test_what_was_measured_can_be_read_again(tmp_path: Path) -> None:
-    kept = [decided("A", samples(41, 63, 66), LARGE), decided("B", samples(9, worker_mib=None), Room(None, 8))]
+    kept = [decide("A", samples(41, 63, 66), LARGE), decide("B", samples(9, worker_mib=None), Limits(None, 8))]
     write_sharing(tmp_path / "sharing.json", kept, "2.13")
     assert dict(read_sharing(tmp_path / "sharing.json", "2.13")) == {"A": kept[0], "B": kept[1]}
     assert set(read_sharing(tmp_path / "sharing.json")) == {"A", "B"}

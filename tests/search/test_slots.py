@@ -1,42 +1,21 @@
-"""Seats: which devices there are, what each worker is pinned to, and what is refused."""
+"""Slots: which devices there are, what each worker is pinned to, and what is refused."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pynvml
 import pytest
 
-from unetx_search.executors.slots import (
-    Gpu,
-    make_slots,
-    nvidia_smi_probe,
-    parse_gpus,
-    shared_slots,
-    visible_gpus,
-    with_slices,
-)
+from unetx_search.executors.gpus import Gpu, free_memory_mib, usable_gpus, visible_gpus
+from unetx_search.executors.slots import make_slots, shared_slots
 from unetx_space.errors import RequestError
 
 A, B, C = (Gpu(index, f"GPU-{letter}0ff-11ee", "NVIDIA H200", 143771) for index, letter in enumerate("abc"))
 SLICES = tuple(
     Gpu(0, uuid, "NVIDIA A100 MIG 3g.20gb", slice_of="GPU-d0ff-11ee") for uuid in ("MIG-1111", "MIG-1222", "MIG-2222")
 )
-
-# The formats of nvidia-smi 550; the second GPU is in two slices.
-TABLE = """\
-0, GPU-5fcb4b34, NVIDIA A100-SXM4-40GB, 40960
-1, GPU-1d1d1d1d, NVIDIA A100-SXM4-40GB, 40960
-2, GPU-2e2e2e2e, Tesla, special edition, [N/A]
-"""
-LISTING = """\
-GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5fcb4b34)
-GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-1d1d1d1d)
-  MIG 3g.20gb     Device  0: (UUID: MIG-aaaa)
-  MIG 1g.5gb      Device  1: (UUID: MIG-bbbb)
-GPU 2: Tesla, special edition (UUID: GPU-2e2e2e2e)
-"""
 
 
 def no_gpus() -> tuple[Gpu, ...]:
@@ -146,47 +125,81 @@ def test_naming_a_sliced_gpu_means_its_first_slice(setting: str) -> None:
     assert visible_gpus((*SLICES, A), setting) == SLICES[:1]
 
 
-def test_a_sliced_gpu_is_replaced_by_its_slices() -> None:
-    whole, first, second, odd = with_slices(parse_gpus(TABLE), LISTING)
-    assert whole == Gpu(0, "GPU-5fcb4b34", "NVIDIA A100-SXM4-40GB", 40960)
-    assert (first.index, first.uuid, first.label) == (1, "MIG-aaaa", "GPU 1: NVIDIA A100-SXM4-40GB MIG 3g.20gb")
-    assert (second.index, second.uuid, second.slice_of) == (1, "MIG-bbbb", "GPU-1d1d1d1d")
-    assert odd == Gpu(2, "GPU-2e2e2e2e", "Tesla, special edition", None)
+def pretend_driver(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """NVIDIA's management library of four GPUs: the second is in two slices, the third is lost, the fourth is odd.
+
+    Answers and errors are those of the library's reference: a number that names no slice is "not found", and a
+    device that cannot tell is "not supported". The handle of a device is its UUID. Returns what was opened.
+    """
+    uuids, opened = ("GPU-whole", "GPU-sliced", None, "GPU-odd"), list[str]()
+    names = {"GPU-odd": "Tesla, special edition", "MIG-a": "NVIDIA A100 MIG 3g.20gb", "MIG-b": "MIG 1g.5gb"}
+    memory = {"GPU-whole": (40960, 30000), "MIG-a": (20480, 20000)}
+
+    def told(answer: Any, error: int = pynvml.NVML_ERROR_NOT_SUPPORTED) -> Any:
+        if answer is None:
+            raise pynvml.NVMLError(error)
+        return answer
+
+    def memory_of(handle: str) -> SimpleNamespace:
+        total, free = told(memory.get(handle))
+        return SimpleNamespace(total=total * 2**20, free=free * 2**20)
+
+    for name, answer in {
+        "Init": lambda: opened.append("driver"),
+        "Shutdown": opened.clear,
+        "DeviceGetCount": lambda: len(uuids),
+        "DeviceGetHandleByIndex": lambda index: told(uuids[index], pynvml.NVML_ERROR_GPU_IS_LOST),
+        "DeviceGetUUID": lambda handle: handle,
+        "DeviceGetName": lambda handle: names.get(handle, "NVIDIA A100"),
+        "DeviceGetMemoryInfo": memory_of,
+        "DeviceGetMigMode": lambda handle: told(None if handle == "GPU-odd" else (int(handle == "GPU-sliced"), 0)),
+        "DeviceGetMaxMigDeviceCount": lambda handle: 7,
+        "DeviceGetMigDeviceHandleByIndex": lambda handle, number: told(
+            {0: "MIG-a", 2: "MIG-b"}.get(number), pynvml.NVML_ERROR_NOT_FOUND
+        ),
+    }.items():
+        monkeypatch.setattr(pynvml, f"nvml{name}", answer)
+    return opened
 
 
-def pretend_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    program = folder / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
-
-
-needs_sh = pytest.mark.skipif(sys.platform == "win32", reason="the pretended nvidia-smi is a shell script")
-
-
-@needs_sh
-def test_the_probe_asks_nvidia_smi_and_obeys_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = f"if [ \"$1\" = -L ]; then echo '{LISTING}'; else echo '{TABLE}'; fi"
-    pretend_nvidia_smi(tmp_path, monkeypatch, answers)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [gpu.uuid for gpu in nvidia_smi_probe()] == ["GPU-5fcb4b34", "MIG-aaaa", "MIG-bbbb", "GPU-2e2e2e2e"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    assert [gpu.uuid for gpu in nvidia_smi_probe()] == ["GPU-2e2e2e2e"]
-
-
-def test_without_nvidia_smi_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert nvidia_smi_probe() == ()
-
-
-@needs_sh
-def test_a_broken_driver_means_no_gpu_but_not_in_silence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_the_driver_is_asked_and_a_sliced_gpu_is_replaced_by_its_slices(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pretend_nvidia_smi(tmp_path, monkeypatch, "echo 'Driver/library version mismatch'; exit 18")
-    with caplog.at_level(logging.WARNING):
-        assert nvidia_smi_probe() == ()
-    assert "exit code 18, so no GPU is used: Driver/library version mismatch" in caplog.text
+    opened = pretend_driver(monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    whole, first, second, odd = usable_gpus()
+    assert opened == []
+    assert whole == Gpu(0, "GPU-whole", "NVIDIA A100", 40960)
+    assert (first.index, first.uuid, first.label) == (1, "MIG-a", "GPU 1: NVIDIA A100 MIG 3g.20gb")
+    assert (second.uuid, second.name, second.slice_of) == ("MIG-b", "NVIDIA A100 MIG 1g.5gb", "GPU-sliced")
+    assert odd == Gpu(3, "GPU-odd", "Tesla, special edition", None)
+    assert "GPU 2 is left out, for the driver says of it: GPU is lost" in caplog.text
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert usable_gpus() == (odd,)
+
+
+def test_free_memory_is_that_of_every_device_that_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_driver(monkeypatch)
+    assert free_memory_mib() == {"GPU-whole": 30000, "MIG-a": 20000}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, ""),
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "so no GPU is used: RM has detected an NVML/RM version mismatch"),
+    ],
+)
+def test_without_a_driver_there_is_no_gpu_and_with_a_broken_one_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int, words: str
+) -> None:
+    def fail() -> None:
+        raise pynvml.NVMLError(code)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    assert (usable_gpus(), free_memory_mib()) == ((), {})
+    assert words in caplog.text
+    assert bool(caplog.text) == bool(words)
 
 
 def test_each_kind_of_gpu_gets_its_own_number_of_workers_which_alternate_between_the_gpus() -> None:

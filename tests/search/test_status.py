@@ -17,7 +17,7 @@ from sqlalchemy import text
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.executors.local import LocalExecutor
-from unetx_search.progress import SEATS, Seat, SeatsFile
+from unetx_search.progress import WORKERS, WorkersFile, WorkerState
 from unetx_search.status import decisions_text, read_status, status_json, status_text, watch
 from unetx_space.errors import RequestError
 from unetx_studies.store import open_store, study_url
@@ -43,7 +43,7 @@ def test_a_study_that_runs_is_told_with_its_workers_steps_and_scores(bench: Benc
 
     def look(trial: int, point: CurvePoint) -> None:
         if (trial, point.step) == (2, 4):
-            SeatsFile(bench.folder / SEATS).write({0: Seat("CPU 0", 2, "random", step=4, score=point.score)})
+            WorkersFile(bench.folder / WORKERS).write({0: WorkerState("CPU 0", 2, "random", step=4, score=point.score)})
             found.append(read_status(bench.folder, clock=now))
             raise Stop
 
@@ -171,14 +171,14 @@ def test_a_folder_without_a_study_is_refused_and_one_without_trials_too(tmp_path
         read_status(tmp_path)
 
 
-def test_seats_are_written_once_a_second_and_come_back(tmp_path: Path) -> None:
+def test_what_workers_do_is_written_once_a_second_and_comes_back(tmp_path: Path) -> None:
     now_s = [0.0]
-    file = SeatsFile(tmp_path / SEATS, clock=lambda: now_s[0])
-    seat = Seat("GPU 0: x", 3, "random", step=7, score=0.5)
-    assert SeatsFile.read(tmp_path / SEATS) == {}
-    file.write({1: seat})
-    file.write({1: replace(seat, step=8)})
-    assert SeatsFile.read(tmp_path / SEATS) == {1: seat}
+    file = WorkersFile(tmp_path / WORKERS, clock=lambda: now_s[0])
+    state = WorkerState("GPU 0: x", 3, "random", step=7, score=0.5)
+    assert WorkersFile.read(tmp_path / WORKERS) == {}
+    file.write({1: state})
+    file.write({1: replace(state, step=8)})
+    assert WorkersFile.read(tmp_path / WORKERS) == {1: state}
     now_s[0] = 1.0
-    file.write({1: replace(seat, step=9)})
-    assert SeatsFile.read(tmp_path / SEATS)[1].step == 9
+    file.write({1: replace(state, step=9)})
+    assert WorkersFile.read(tmp_path / WORKERS)[1].step == 9

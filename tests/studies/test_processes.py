@@ -53,16 +53,6 @@ def test_what_can_be_told_of_another_process(changes: dict[str, str | int], expe
     assert presence(replace(this_process(), **changes)) is expected  # type: ignore[arg-type]
 
 
-def test_a_name_with_brackets_and_spaces_does_not_hide_the_fields_behind_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "7").mkdir()
-    fields = " ".join(["S", *map(str, range(4, 22)), "12345", "0"])
-    (tmp_path / "7" / "stat").write_text(f"7 (a) b (c) {fields}\n", encoding="utf-8")
-    monkeypatch.setattr(processes, "PROC", tmp_path)
-    assert processes._began(7) == 12345
-
-
 def test_where_the_system_tells_nothing_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "PROC", tmp_path)
     assert presence(this_process()) is Presence.UNKNOWN

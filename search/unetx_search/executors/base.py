@@ -1,16 +1,16 @@
 """What the coordinator and an executor promise each other; no torch here.
 
-An executor owns worker seats. The coordinator hands it jobs and polls; everything that happened is told to a handler
+An executor owns worker slots. The coordinator hands it jobs and polls; everything that happened is told to a handler
 from inside ``poll``, in the coordinator's own thread, so that there is one writer and nothing to lock. The life of a
 submitted job, told in this order::
 
     on_started   (on_step | on_rung)*   on_finished
                                       | on_lost
-                                      | on_displaced
+                                      | on_preempted
                                       | on_interrupted
 
 A job that is withdrawn before it began is only told as ``on_interrupted``, one that could not begin where it was to run
-only as ``on_displaced``. Every submitted job ends in exactly one of ``on_finished``, ``on_lost``, ``on_displaced`` and
+only as ``on_preempted``. Every submitted job ends in exactly one of ``on_finished``, ``on_lost``, ``on_preempted`` and
 ``on_interrupted``, unless the executor is closed first.
 """
 
@@ -48,7 +48,7 @@ class Handler(Protocol):
     """Who is told what happened: the coordinator. An error it raises flies out of ``poll``."""
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
-        """The evaluation begins in seat ``worker`` on a device such as "GPU 0: NVIDIA H200", in a process."""
+        """The evaluation begins in slot ``worker`` on a device such as "GPU 0: NVIDIA H200", in a process."""
 
     def on_step(self, trial: int, step: int) -> None:
         """Training reached ``step``; the first step is told, then about two a second."""
@@ -57,28 +57,31 @@ class Handler(Protocol):
         """What is known at a rung; the evaluation waits for the answer. True: prune."""
 
     def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        """The answer, whatever its outcome. The seat is free again when this is told."""
+        """The answer, whatever its outcome. The slot is free again when this is told."""
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        """Its worker died. ``evaluation`` is what that comes to, CRASHED, should the job not be given to another."""
+        """Its worker's exit code or signal speaks against it.
 
-    def on_displaced(self, trial: int, reason: str) -> None:
-        """Its place is gone (a node of the cluster died), through no fault of the job: to be run again elsewhere."""
+        ``evaluation`` is what that comes to, CRASHED, should the job not be given to another worker.
+        """
+
+    def on_preempted(self, trial: int, reason: str) -> None:
+        """The worker, or the way to it, was lost through no fault of the job: to be run again from its checkpoint."""
 
     def on_interrupted(self, trial: int) -> None:
-        """Left without a result, to be run again. The seat is free again when this is told."""
+        """Left without a result, to be run again. The slot is free again when this is told."""
 
 
 class Executor(Protocol):
-    """Runs jobs in ``n_slots`` seats. To be used from one thread, as a context manager."""
+    """Runs jobs in ``n_slots`` slots. To be used from one thread, as a context manager."""
 
     n_slots: int
 
     def n_free(self) -> int:
-        """Seats that take a job now. A seat whose last worker died takes none before its memory is free again."""
+        """Slots that take a job now. A slot whose last worker died takes none before its memory is free again."""
 
     def submit(self, job: Job) -> None:
-        """Give a free seat the job. Raises RuntimeError when no seat is free or the executor is closed."""
+        """Give a free slot the job. Raises RuntimeError when no slot is free or the executor is closed."""
 
     def poll(self, handler: Handler, timeout_s: float) -> None:
         """Tell the handler what happened; wait at most ``timeout_s`` for something, return earlier at will.
@@ -103,14 +106,6 @@ class Executor(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def tell_end(handler: Handler, trial: int, worker: int, evaluation: Evaluation | None) -> None:
-    """Tell that a job ended in seat ``worker``; None: without a result."""
-    if evaluation is None:
-        handler.on_interrupted(trial)
-    else:
-        handler.on_finished(trial, worker, evaluation)
 
 
 def failed_evaluation(

@@ -1,4 +1,4 @@
-"""Which executor a search runs on, and the seats it has: worker processes of this machine, or a Ray cluster."""
+"""Which executor a search runs on, and the slots it has: worker processes of this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from unetx_evaluators.proxy import ProxyEvaluator
+from unetx_search.executors.gpus import GpuProbe
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.ray.cluster import cluster_slots, connected
-from unetx_search.executors.slots import GpuProbe, Slot, make_slots
+from unetx_search.executors.slots import Slot, make_slots
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Seats, and what runs jobs in them."""
+    """Slots, and what runs jobs in them."""
 
     slots: tuple[Slot, ...]
     executor: Callable[[Evaluator, Task, Sequence[Slot]], Executor]
@@ -35,12 +36,21 @@ class Engine:
 
 @contextmanager
 def open_engine(config: SearchConfig, *, probe: GpuProbe) -> Iterator[Engine]:
-    """The engine that a request names. Raises RequestError when there are not the seats it asks for."""
-    sharing = 1 if config.workers_per_gpu == "auto" else config.workers_per_gpu  # auto begins with one, and adds seats
+    """The engine that a request names. Raises RequestError when there are not the slots it asks for."""
+    sharing = 1 if config.workers_per_gpu == "auto" else config.workers_per_gpu  # auto begins with one, and adds more
     if config.engine == "ray":
         with connected(config.ray_address) as nodes:
             slots = cluster_slots(nodes, config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers)
-            yield Engine(slots, lambda evaluator, task, chosen: _on_ray(config, sharing, evaluator, task, chosen))
+
+            def on_ray(evaluator: Evaluator, task: Task, chosen: Sequence[Slot]) -> Executor:
+                from unetx_search.executors.ray.executor import RayExecutor
+
+                checkpoints, logs = config.folder / CHECKPOINTS, config.folder / LOGS
+                return RayExecutor(
+                    evaluator, task, chosen, workers_per_gpu=sharing, checkpoints=checkpoints, log_folder=logs
+                )
+
+            yield Engine(slots, on_ray)
     else:
         slots = make_slots(config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers, probe=probe)
         yield Engine(
@@ -61,18 +71,3 @@ def check_torch(slots: Sequence[Slot]) -> None:
 def proxy_evaluator(config: SearchConfig, slots: Sequence[Slot]) -> Evaluator:
     """The trainer as it runs in these slots."""
     return ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)
-
-
-def _on_ray(
-    config: SearchConfig, workers_per_gpu: int, evaluator: Evaluator, task: Task, slots: Sequence[Slot]
-) -> Executor:
-    from unetx_search.executors.ray.executor import RayExecutor
-
-    return RayExecutor(
-        evaluator,
-        task,
-        slots,
-        workers_per_gpu=workers_per_gpu,
-        checkpoints=config.folder / CHECKPOINTS,
-        log_folder=config.folder / LOGS,
-    )

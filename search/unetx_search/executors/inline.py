@@ -1,4 +1,4 @@
-"""One seat in this very process: the whole loop without processes or GPUs, for tests and for debugging."""
+"""One slot in this very process: the whole loop without processes or GPUs, for tests and for debugging."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class InlineExecutor(Executor):
 
     def submit(self, job: Job) -> None:
         if self._closed or self._job is not None:
-            why = "it is closed" if self._closed else "its one seat is taken"
+            why = "it is closed" if self._closed else "its one slot is taken"
             raise RuntimeError(f"an executor takes a job while n_free() > 0; trial {job.trial} came when {why}")
         self._job, self._interrupted = job, False
 
@@ -52,7 +52,7 @@ class InlineExecutor(Executor):
         end()
 
     def _run(self, job: Job, handler: Handler) -> Callable[[], None]:
-        """Run the job; how to tell its end, once the seat is free. Re-raises what the handler raised."""
+        """Run the job; how to tell its end, once the slot is free. Re-raises what the handler raised."""
         if self._interrupted:
             return partial(handler.on_interrupted, job.trial)
         told = _Told()

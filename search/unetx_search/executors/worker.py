@@ -18,8 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,101 +26,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, Evaluator, Observer, Outcome
 from unetx_evaluators.signals import ignore_signals
+from unetx_search.executors import messages
 from unetx_search.executors.base import Job, failed_evaluation
+from unetx_search.executors.slots import Slot
 from unetx_studies.full import StorageFull, full_disk_explained
-from unetx_studies.processes import ProcessIdentity, this_process
+from unetx_studies.processes import this_process
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
 
 STEP_INTERVAL_S = 0.5
 """Between two reported steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """Parent to worker, once: a pickled pair of evaluator and task."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Parent to worker: a job, under a number that no other job of this executor has."""
-
-    number: int
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Parent to worker: what to do at the rung that job ``number`` has reported."""
-
-    number: int
-    prune: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupt:
-    """Parent to worker: leave job ``number`` at its next step."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """Worker to parent: up and listening."""
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """Worker to parent: the evaluator or the task could not be unpickled; the worker ends."""
-
-    traceback: str
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """Worker to parent: the evaluation begins."""
-
-    process: ProcessIdentity
-
-
-@dataclass(frozen=True, slots=True)
-class Stepped:
-    """Worker to parent: training reached this step."""
-
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReachedRung:
-    """Worker to parent: what is known at a rung; an Answer is awaited."""
-
-    point: CurvePoint
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Worker to parent: the answer."""
-
-    evaluation: Evaluation
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """Worker to parent: the job was left without a result, as asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class DiskFull:
-    """Worker to parent: the job was left because something could not be written."""
-
-    message: str
-
-
-Order = Setup | Begin | Answer | Interrupt
-Report = Hello | Broken | Started | Stepped | ReachedRung | Finished | Left | DiskFull
 
 
 class Relay(Observer):
@@ -198,60 +113,62 @@ def crashed(error: Exception, relay: Relay, seconds: float, outcome: Outcome = O
     return failed_evaluation(outcome, reason, curve=relay.curve, seconds=seconds, traceback=text)
 
 
-def main(connection: Connection[Report, Order], environment: Mapping[str, str], log_file: Path | None) -> None:
+def main(connection: Connection[messages.Report, messages.Order], slot: Slot, log_file: Path | None) -> None:
     """A worker process from its first line to its last. Returns only when the set-up failed."""
-    os.environ.update(environment)  # stood already when this process began; once more, in case a start-up hook undid it
+    os.environ.update(slot.environment)  # stood already as it began; once more, in case a start-up hook undid it
     ignore_signals()
     if log_file is not None:
         _redirect_output(log_file)
     faulthandler.enable()  # a segmentation fault leaves a Python traceback in the log
-    _volunteer_for_oom_killer()
+    with contextlib.suppress(OSError):  # when memory runs out, Linux is to end a worker rather than the coordinator
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     mailbox = Mailbox(connection)
-    mailbox.send(Hello())
+    mailbox.send(messages.Hello(slot.label))
     try:
         evaluator, task = pickle.loads(mailbox.setups.get().payload)
     except Exception:  # noqa: BLE001  whatever it is, the parent tells it to the user and gives up after a few
-        mailbox.send(Broken(traceback.format_exc()))
+        mailbox.send(messages.StartFailed(traceback.format_exc()))
         sys.exit(1)
     while True:
         _do_job(evaluator, task, mailbox.jobs.get(), mailbox)
 
 
-def _do_job(evaluator: Evaluator, task: Task, order: Begin, mailbox: Mailbox) -> None:
+def _do_job(evaluator: Evaluator, task: Task, order: messages.Begin, mailbox: Mailbox) -> None:
+    number = order.number
     relay = Relay(
-        is_interrupted=lambda: mailbox.interrupted == order.number,
-        tell_step=lambda step: mailbox.send(Stepped(step)),
-        ask_at_rung=lambda point: mailbox.ask(order.number, point),
+        is_interrupted=lambda: mailbox.interrupted == number,
+        tell_step=lambda step: mailbox.send(messages.Stepped(number, step)),
+        ask_at_rung=lambda point: mailbox.ask(number, point),
     )
-    mailbox.send(Started(this_process()))
+    mailbox.send(messages.Started(number, this_process()))
     began_s = time.monotonic()
     try:
         evaluation = evaluate_job(evaluator, task, order.job, relay)
     except StorageFull as error:
-        mailbox.send(DiskFull(str(error)))
+        mailbox.send(messages.DiskFull(number, str(error)))
         return
     if evaluation is None:
-        mailbox.send(Left())
+        mailbox.send(messages.Left(number))
         return
     try:
-        mailbox.send(Finished(evaluation))
+        mailbox.send(messages.Finished(number, evaluation))
     except Exception as error:  # noqa: BLE001  pickling runs foreign code, which raises what it likes
-        mailbox.send(Finished(crashed(error, relay, time.monotonic() - began_s)))
+        mailbox.send(messages.Finished(number, crashed(error, relay, time.monotonic() - began_s)))
 
 
 class Mailbox:
     """The worker's end of the pipe: sends from the main thread, receives in a thread of its own."""
 
-    def __init__(self, connection: Connection[Report, Order]) -> None:
-        self.setups: SimpleQueue[Setup] = SimpleQueue()
-        self.jobs: SimpleQueue[Begin] = SimpleQueue()
+    def __init__(self, connection: Connection[messages.Report, messages.Order]) -> None:
+        self.setups: SimpleQueue[messages.Setup] = SimpleQueue()
+        self.jobs: SimpleQueue[messages.Begin] = SimpleQueue()
         self.interrupted = 0
         """Number of the latest job that is to be left; numbers start at 1."""
-        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._answers: SimpleQueue[messages.Answer] = SimpleQueue()
         self._connection = connection
         threading.Thread(target=self._listen, name="mailbox", daemon=True).start()
 
-    def send(self, report: Report) -> None:
+    def send(self, report: messages.Report) -> None:
         """Blocks while the pipe is full. Raises what pickling raises; a parent that has gone ends the process."""
         try:
             self._connection.send(report)
@@ -260,7 +177,7 @@ class Mailbox:
 
     def ask(self, number: int, point: CurvePoint) -> bool:
         """Report a rung and wait for the answer; an interrupt counts as one."""
-        self.send(ReachedRung(point))
+        self.send(messages.ReachedRung(number, point))
         while True:
             answer = self._answers.get()
             if answer.number == number:  # the answer to a job that was left can come late
@@ -272,19 +189,16 @@ class Mailbox:
                 order = self._connection.recv()
             except (EOFError, OSError):
                 _leave()
-            self._sort(order)
-
-    def _sort(self, order: Order) -> None:
-        match order:
-            case Setup():
-                self.setups.put(order)
-            case Begin():
-                self.jobs.put(order)
-            case Answer():
-                self._answers.put(order)
-            case Interrupt():
-                self.interrupted = order.number
-                self._answers.put(Answer(order.number, prune=False))  # wakes a job that waits at a rung
+            match order:
+                case messages.Setup():
+                    self.setups.put(order)
+                case messages.Begin():
+                    self.jobs.put(order)
+                case messages.Answer():
+                    self._answers.put(order)
+                case messages.Interrupt():
+                    self.interrupted = max(self.interrupted, order.number)  # one of an earlier job may come late
+                    self._answers.put(messages.Answer(order.number, prune=False))  # wakes a job that waits at a rung
 
 
 def _leave() -> NoReturn:
@@ -296,16 +210,10 @@ def _leave() -> NoReturn:
 
 
 def _redirect_output(log_file: Path) -> None:
-    """Everything this process prints, C libraries included, goes to the end of the file."""
+    """Append everything this process prints, C libraries included, to the file."""
     descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     for target in (1, 2):
         os.dup2(descriptor, target)
     os.close(descriptor)
-
-
-def _volunteer_for_oom_killer() -> None:
-    """When memory runs out, Linux is to end a worker, which is replaced, rather than the coordinator."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

@@ -1,1 +1,1 @@
-"""Evaluations on a Ray cluster: the same jobs in the same seats, kept by actors."""
+"""Evaluations on a Ray cluster: the same workers, each held by an actor on its node."""

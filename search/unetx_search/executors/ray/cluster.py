@@ -1,4 +1,4 @@
-"""The way into a Ray cluster, and how many seats it has; ray itself is imported on use."""
+"""The way into a Ray cluster, and how many slots it has; ray itself is imported on use."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any, Literal
 
 from unetx_evaluators.signals import signals_held_back
@@ -19,8 +20,7 @@ from unetx_space.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
-KNOCK_S = 10.0
-"""For the head of a cluster to answer at all."""
+HEAD_ANSWERS_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +48,24 @@ def connected(address: str | None) -> Iterator[tuple[Node, ...]]:
     if ray.is_initialized():
         yield _nodes(ray.nodes())
         return
-    _connect(address)
-    try:
-        yield _nodes(ray.nodes())
-    finally:
-        ray.shutdown()
+    with redirect_stdout(_Log()):  # Ray prints what befalls nodes to stdout, where a search's results go
+        _connect(address)
+        try:
+            yield _nodes(ray.nodes())
+        finally:
+            ray.shutdown()
 
 
 def _connect(address: str | None) -> None:
     import ray
 
-    _keep_stdout_clean()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address)
-        with _own_signal_handlers(), signals_held_back():
+        head = os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address
+        if head and head != "local":  # Ray itself would try for minutes
+            host, _, port = head.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_ANSWERS_WITHIN_S).close()
+        with signals_held_back():
             ray.init(
                 address,
                 include_dashboard=False,
@@ -77,34 +81,18 @@ def _connect(address: str | None) -> None:
             "with RAY_AUTH_MODE=token and the head's ~/.ray/auth_token where the cluster uses tokens; or use "
             "--ray-address local for a cluster of this machine alone"
         ) from error
-
-
-def _knock(address: str | None) -> None:
-    """Raises OSError or ValueError when nobody listens there; Ray itself would try for minutes."""
-    if address and address != "local":
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-
-
-def _keep_stdout_clean() -> None:
-    """Ray prints what befalls nodes to stdout, where a search's results go; it goes to the log instead."""
-    from ray._private import worker
-
-    if hasattr(worker, "print_to_stdstream"):  # a private name, which a later version may lack
-        worker.print_to_stdstream = lambda data, **_: logger.info("Ray: %s", "\n".join(data["lines"]))
-
-
-@contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Ray sets its own handler of SIGTERM, which would end a search without order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if threading.current_thread() is threading.main_thread():  # Ray sets its own, which would end without order
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+
+class _Log(StringIO):
+    """Takes what is printed into the log instead."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            logger.info("Ray: %s", text.strip())
+        return len(text)
 
 
 def _nodes(found: Sequence[dict[str, Any]]) -> tuple[Node, ...]:
@@ -126,9 +114,9 @@ def cluster_slots(
     workers_per_gpu: int = 1,
     cpu_workers: int | None = None,
 ) -> tuple[Slot, ...]:
-    """Seats on ``gpus`` GPUs of the cluster, or CPU workers of one CPU each where that means none.
+    """Slots on ``gpus`` GPUs of the cluster, or CPU workers of one CPU each where that means none.
 
-    Which GPU a seat gets is for Ray to say, so a slot here pins nothing. Raises RequestError for more than there is.
+    Which GPU a slot gets is for Ray to say, so a slot here pins nothing. Raises RequestError for more than there is.
     """
     n_gpus, n_cpus = sum(node.n_gpus for node in nodes), sum(node.n_cpus for node in nodes)
     have = f"the Ray cluster has {n_gpus} GPUs and {n_cpus} CPUs on {len(nodes)} nodes"

@@ -1,32 +1,27 @@
-"""Seats all over a Ray cluster: an actor for each, which keeps the seat where Ray has put it (remote.py).
+"""The executor on a Ray cluster: the same supervisor, with a worker for each slot wherever Ray has room for it.
 
-Ray decides where an actor goes, and starts it when there is room. So a seat whose node is gone is placed on another,
-or waits, without a word, until there is a node again; the other seats work on.
+Ray starts an actor when there is room. So a slot whose node is gone gets a worker on another, or waits, without a word,
+until there is a node again; the other slots work on.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
-import pickle
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import ray
-from ray.exceptions import RayError
 
 from unetx_evaluators.evaluation import Evaluator
-from unetx_search.executors import worker
-from unetx_search.executors.base import Executor, Handler, Job
-from unetx_search.executors.ray.far_seat import ASK_AGAIN_S, FarSeat
-from unetx_search.executors.ray.reach import Reach
-from unetx_search.executors.ray.remote import Errand
+from unetx_search.executors.base import Handler, Job
+from unetx_search.executors.ray.actor_handle import Start, WorkerOnRay, wait_for_reports
+from unetx_search.executors.ray.shared_files_check import SharedFilesCheck
 from unetx_search.executors.slots import Slot
+from unetx_search.executors.supervisor import SlotState, Supervisor
 from unetx_space.errors import UnetxError
 
 if TYPE_CHECKING:
@@ -34,28 +29,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KILL_WITHIN_S = 5.0
-"""For an actor to end a worker process that did not leave by itself."""
 
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a cluster may take, in seconds."""
-
-    start_s: float = 120.0
-    """For the first workers to be up; those that are not by then may join later."""
-    lonely_s: float = 600.0
-    """With no worker left at all, for a node to come back."""
-    verdict_s: float = 30.0
-    """After an actor died: for Ray to find out that its whole node did, which by default takes it some 15 s."""
-
-
-class RayExecutor(Executor):
-    """A Ray actor per slot, each with a worker process of its own on the node where Ray has put it.
+class RayExecutor(Supervisor[WorkerOnRay]):
+    """Workers all over a cluster, each held by an actor on its node.
 
     Begins with waiting until the workers are up and have shown that they reach the task's arrays and, where one is
-    given, the folder of the ``checkpoints``. Raises UnetxError when a worker does not, or when none came up in time.
-    What LocalExecutor says of workers that die or hang holds here, too. A job whose node died is told as displaced.
+    given, the folder of the ``checkpoints``. Raises UnetxError when a worker does not, or when none came up within
+    ``start_within_s``; those that are not up by then may join later. Without any worker it waits for ``lonely_s``.
 
     To be made while connected to a cluster (``unetx_search.executors.ray.cluster.connected``).
     """
@@ -70,34 +50,29 @@ class RayExecutor(Executor):
         checkpoints: Path | None = None,
         log_folder: Path | None = None,
         overtime_s: float = 60.0,
-        patience: Patience = Patience(),
+        start_within_s: float = 120.0,
+        lonely_s: float = 600.0,
     ) -> None:
-        if log_folder is not None:
-            log_folder = log_folder.absolute()
-            log_folder.mkdir(parents=True, exist_ok=True)
-        setup = worker.Setup(pickle.dumps((evaluator, replace(task, folder=task.folder.absolute()))))
-        self.n_slots = len(slots)
-        self._patience = patience
-        self._closed = False
+        self._files = files = SharedFilesCheck.of(task, checkpoints)
+        self._start_within_s = start_within_s
+        self._lonely_s = lonely_s
         self._last_up_s = time.monotonic()
         self._warned = False
-        self._reach = Reach.of(task, checkpoints)
-        errands = [
-            Errand(
-                worker=slot.index,
-                device=slot.device,
-                n_threads=slot.n_threads,
-                workers_per_gpu=workers_per_gpu,
-                setup=setup,
-                reach=self._reach,
-                log_folder=log_folder,
-                overtime_s=overtime_s,
-                version=version("unetx-search"),
-            )
-            for slot in slots
-        ]
-        self._seats = [FarSeat(errand, patience.verdict_s) for errand in errands]
-        atexit.register(self.close)
+        self._is_gathering = True
+
+        def start(slot: Slot, log_file: Path | None) -> WorkerOnRay:
+            return WorkerOnRay(Start(slot, log_file, workers_per_gpu, files, version("unetx-search")))
+
+        super().__init__(
+            evaluator,
+            replace(task, folder=task.folder.absolute()),
+            slots,
+            start,
+            wait_for_reports,
+            starts_at_once=True,
+            log_folder=log_folder,
+            overtime_s=overtime_s,
+        )
         try:
             self._gather()
         except BaseException:
@@ -106,93 +81,51 @@ class RayExecutor(Executor):
 
     def _gather(self) -> None:
         """Wait for the workers; content with some when time is up."""
-        deadline_s = time.monotonic() + self._patience.start_s
-        for seat in self._seats:
-            seat.fill()
-        while not all(seat.up for seat in self._seats) and time.monotonic() < deadline_s:
-            for seat in self._ready(0.5):
-                if seat.up is None:
-                    seat.welcome()
-            for seat in self._seats:
-                seat.go_on_asking()
-        n_up = sum(seat.up is not None for seat in self._seats)
+        deadline_s, n_up = time.monotonic() + self._start_within_s, 0
+        while n_up < self.n_slots and time.monotonic() < deadline_s:
+            super().poll(cast(Handler, None), 0.5)  # no job is under way: nobody is told anything
+            n_up = sum(slot.is_up for slot in self._slots)
         if n_up == 0:
+            there, free = (
+                f"{found.get('GPU', 0):g} GPUs and {found.get('CPU', 0):g} CPUs"
+                for found in (ray.cluster_resources(), ray.available_resources())
+            )
             raise UnetxError(
-                f"workers begin when Ray finds room for them; in {self._patience.start_s:g} s it found none for any of "
-                f"{self.n_slots}. The cluster has {_resources(ray.cluster_resources())}, of which "
-                f"{_resources(ray.available_resources())} are free: wait until others have left it, or ask for less"
+                f"workers begin when Ray finds room for them; in {self._start_within_s:g} s it found none for any of "
+                f"{self.n_slots}. The cluster has {there}, of which "
+                f"{free} are free: wait until others have left it, or ask for less"
             )
+        self._is_gathering = False
         if n_up < self.n_slots:
-            logger.warning(
-                "%d of %d workers are up; the others join as soon as Ray finds room for them", n_up, self.n_slots
-            )
-
-    def n_free(self) -> int:
-        return 0 if self._closed else sum(seat.free for seat in self._seats)
+            words = "%d of %d workers are up; the others join as soon as Ray finds room for them"
+            logger.warning(words, n_up, self.n_slots)
 
     def submit(self, job: Job) -> None:
-        seat = next((seat for seat in self._seats if seat.free), None)
-        if self._closed or seat is None:
-            why = "it is closed" if self._closed else f"none of {self.n_slots} seats is free"
-            raise RuntimeError(f"an executor takes a job while n_free() > 0; trial {job.trial} came when {why}")
         checkpoint, weights = (file and file.absolute() for file in (job.checkpoint, job.weights))
-        seat.take(replace(job, checkpoint=checkpoint, weights=weights))
+        super().submit(replace(job, checkpoint=checkpoint, weights=weights))
 
     def poll(self, handler: Handler, timeout_s: float) -> None:
-        for seat in self._ready(timeout_s):
-            seat.attend(handler)
-        for seat in self._seats:
-            seat.look_after(handler)
-        self._mind_loneliness()
-
-    def _ready(self, timeout_s: float) -> list[FarSeat]:
-        """The seats that have an answer, waiting for the first one."""
-        asked = {seat.question: seat for seat in self._seats if seat.question is not None}
-        if not asked:
-            time.sleep(min(timeout_s, ASK_AGAIN_S))
-            return []
-        ray.wait(list(asked), num_returns=1, timeout=timeout_s)
-        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
-        return [asked[question] for question in answered]
-
-    def _mind_loneliness(self) -> None:
-        """Without any worker nothing will ever come; that is said, and not endured for ever."""
+        super().poll(handler, timeout_s)
         now_s = time.monotonic()
-        if any(seat.up for seat in self._seats):
+        if any(slot.is_up for slot in self._slots):
             self._last_up_s, self._warned = now_s, False
-        elif now_s - self._last_up_s > self._patience.lonely_s:
+        elif now_s - self._last_up_s > self._lonely_s:
             raise UnetxError(
-                f"a run needs a worker; all {self.n_slots} were lost and for {self._patience.lonely_s:g} s the cluster "
+                f"a run needs a worker; all {self.n_slots} were lost and for {self._lonely_s:g} s the cluster "
                 "had room for none. Every trial that had finished is safe: mend the cluster and run the same command"
             )
         elif not self._warned:
             self._warned = True
-            logger.warning(
-                "no worker is left; waiting up to %g s for a node with room for one", self._patience.lonely_s
-            )
+            words = "no worker is left; waiting up to %g s for a node with room for one"
+            logger.warning(words, self._lonely_s)
 
-    def interrupt(self) -> None:
-        for seat in self._seats:
-            seat.interrupt()
+    def _heed_unfit(self, slot: SlotState[WorkerOnRay], problem: str) -> None:
+        """A node that is not ready when it joins later (a disk that is mounted late) ends no run."""
+        if self._is_gathering:
+            raise UnetxError(problem)
+        super()._heed_unfit(slot, problem)
 
     def close(self, timeout_s: float = 10.0) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        atexit.unregister(self.close)
-        self._reach.forget()
-        if not ray.is_initialized():
-            return  # the connection is gone, and with it the actors
-        for seat in self._seats:
-            seat.begin_to_close(timeout_s)
-        deadline_s = time.monotonic() + timeout_s + KILL_WITHIN_S
-        with suppress(RayError):
-            while any(seat.closing for seat in self._seats) and time.monotonic() < deadline_s:
-                for seat in self._ready(0.2):
-                    seat.hear_goodbye()
-        for seat in self._seats:
-            seat.end()
-
-
-def _resources(found: Mapping[str, float]) -> str:
-    return f"{found.get('GPU', 0):g} GPUs and {found.get('CPU', 0):g} CPUs"
+        self._files.forget()
+        if ray.is_initialized():  # otherwise the connection is gone, and with it the actors
+            super().close(timeout_s)

@@ -1,4 +1,4 @@
-"""A seat whose worker died on a GPU takes no job before the memory is free again."""
+"""A slot whose worker died on a GPU takes no job before the memory is free again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from executor_helpers import TASK, Recorder, job, poll_until
 
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_search.executors.gpu_memory_wait import PATIENCE_S, MemoryWatch
+from unetx_search.executors.gpus import Gpu
 from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.memory import PATIENCE_S, MemoryWatch, nvidia_smi_free
-from unetx_search.executors.slots import Gpu, Slot, make_slots
+from unetx_search.executors.slots import Slot, make_slots
 
 GPU = Gpu(0, "GPU-0", "Pretended", 1000)
 
@@ -45,72 +46,59 @@ class Probe:
         return {} if self._last is None else {"GPU-0": self._last}
 
 
-def looks(probe: Probe, clock: Clock, seats: tuple[Slot, ...], n_looks: int) -> list[bool]:
-    """What a seat is told at looks half a second apart."""
-    rest = MemoryWatch(seats, probe=probe, clock=clock).rest(seats[0])
-    assert rest is not None
+def looks(probe: Probe, clock: Clock, slots: tuple[Slot, ...], n_looks: int) -> list[bool]:
+    """What a slot is told at looks half a second apart."""
+    is_free = MemoryWatch(slots, probe=probe, clock=clock).wait_for(slots[0])
     answers = []
     for _ in range(n_looks):
-        answers.append(rest.is_over())
+        answers.append(is_free())
         clock.now_s += 0.5
     return answers
 
 
-def test_alone_on_a_gpu_a_seat_waits_for_what_was_free_at_first() -> None:
+def test_alone_on_a_gpu_a_slot_waits_for_what_was_free_at_first() -> None:
     probe = Probe(900, 200, 200, 640, 650)
     assert looks(probe, Clock(), slots(), 4) == [False, False, False, True]
 
 
-def test_on_a_shared_gpu_a_seat_waits_until_no_more_is_coming() -> None:
+def test_on_a_shared_gpu_a_slot_waits_until_no_more_is_coming() -> None:
     probe = Probe(900, 200, 300, 400, 380)
     assert looks(probe, Clock(), slots(2), 4) == [False, False, False, True]
 
 
 def test_the_wait_ends_after_a_minute_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    rest = MemoryWatch(slots(), probe=Probe(900, 100), clock=clock).rest(slots()[0])
-    assert rest is not None
-    assert not rest.is_over()
+    is_free = MemoryWatch(slots(), probe=Probe(900, 100), clock=clock).wait_for(slots()[0])
+    assert not is_free()
     clock.now_s = PATIENCE_S
     with caplog.at_level(logging.WARNING):
-        assert rest.is_over()
+        assert is_free()
     assert "GPU-0 has 100 MiB free a minute after its worker died" in caplog.text
 
 
 def test_looks_are_at_most_two_a_second() -> None:
     probe, clock = Probe(900, 100), Clock()
-    rest = MemoryWatch(slots(), probe=probe, clock=clock).rest(slots()[0])
-    assert rest is not None
+    is_free = MemoryWatch(slots(), probe=probe, clock=clock).wait_for(slots()[0])
     for _ in range(10):
-        rest.is_over()
+        is_free()
     assert probe.n_asked == 2, "once at the start, once now"
 
 
 def test_where_the_driver_does_not_answer_nobody_waits() -> None:
-    assert MemoryWatch(slots(), probe=Probe(None), clock=Clock()).rest(slots()[0]) is None
-    rest = MemoryWatch(slots(), probe=Probe(900), clock=Clock()).rest(slots()[0])
-    assert rest is not None
-    assert rest.is_over(), "what was free is free"
+    assert MemoryWatch(slots(), probe=Probe(None), clock=Clock()).wait_for(slots()[0])()
+    assert MemoryWatch(slots(), probe=Probe(900), clock=Clock()).wait_for(slots()[0])(), "what was free is free"
 
 
-def test_a_cpu_seat_never_waits_and_asks_no_driver() -> None:
+def test_a_cpu_slot_never_waits_and_asks_no_driver() -> None:
     probe = Probe(900)
-    seats = make_slots(0, cpu_workers=2, n_cores=2)
-    assert MemoryWatch(seats, probe=probe, clock=Clock()).rest(seats[0]) is None
+    cpu = make_slots(0, cpu_workers=2, n_cores=2)
+    assert MemoryWatch(cpu, probe=probe, clock=Clock()).wait_for(cpu[0])()
     assert probe.n_asked == 0
-
-
-def test_without_nvidia_smi_there_is_a_warning_and_no_number(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert nvidia_smi_free() == {}
-    assert "nvidia-smi did not say" in caplog.text
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("misdeed", [Misdeed.KILL, Misdeed.HANG])
-def test_a_seat_is_free_again_only_when_its_memory_is(misdeed: Misdeed) -> None:
+def test_a_slot_is_free_again_only_when_its_memory_is(misdeed: Misdeed) -> None:
     free = {"GPU-0": 900}
 
     def probe() -> Mapping[str, int]:
@@ -125,7 +113,7 @@ def test_a_seat_is_free_again_only_when_its_memory_is(misdeed: Misdeed) -> None:
         poll_until(executor, told, lambda: told.n_ended == 1)
         executor.poll(told, 0.0)
         assert executor.n_free() == 0
-        with pytest.raises(RuntimeError, match="none of 1 seats is free"):
+        with pytest.raises(RuntimeError, match="none of 1 slots is free"):
             executor.submit(job(1))
         free = {"GPU-0": 890}
         poll_until(executor, told, lambda: executor.n_free() == 1)

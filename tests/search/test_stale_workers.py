@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unetx_search.orphans import end_orphans
+from unetx_search.stale_workers import end_stale_workers
 from unetx_studies.processes import ProcessIdentity, this_process
 from unetx_studies.store import JobRecord, Stage
 
@@ -36,7 +36,7 @@ def held_by(process: ProcessIdentity | None) -> JobRecord:
 
 def test_one_that_stays_is_killed_and_named(child: tuple[subprocess.Popen[str], ProcessIdentity]) -> None:
     process, identity = child
-    assert end_orphans([held_by(None), held_by(identity)], patience_s=0.0) == (identity,)
+    assert end_stale_workers([held_by(None), held_by(identity)], patience_s=0.0) == (identity,)
     assert process.wait() == -9
 
 
@@ -44,7 +44,7 @@ def test_one_that_leaves_by_itself_is_only_waited_for(child: tuple[subprocess.Po
     process, identity = child
     assert process.stdin is not None
     process.stdin.close()
-    assert end_orphans([held_by(identity)], patience_s=60.0) == ()
+    assert end_stale_workers([held_by(identity)], patience_s=60.0) == ()
     assert process.wait() == 1, "it ended by its own error, not by a signal"
 
 
@@ -53,5 +53,5 @@ def test_a_process_that_was_given_the_same_number_is_left_alone(
 ) -> None:
     process, identity = child
     strangers = [replace(identity, began=identity.began - 1), replace(identity, host="elsewhere"), this_process()]
-    assert end_orphans(map(held_by, strangers), patience_s=0.0) == ()
+    assert end_stale_workers(map(held_by, strangers), patience_s=0.0) == ()
     assert process.poll() is None

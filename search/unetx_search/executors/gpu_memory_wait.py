@@ -1,0 +1,68 @@
+"""After a worker died: is its GPU's memory free again? A new worker on a device that is still full would only die, too.
+
+A process on a CPU gives its memory back before its end can be seen. A GPU's driver may take seconds longer, and says
+only how much is free in all.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from unetx_search.executors.gpus import FreeMemoryProbe, free_memory_mib
+from unetx_search.executors.slots import Slot
+
+logger = logging.getLogger(__name__)
+
+SLACK_MIB = 256
+LOOK_EVERY_S = 0.5
+PATIENCE_S = 60.0
+
+
+class MemoryWatch:
+    """Knows how much was free on each GPU before the first worker, and when that is so again."""
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        *,
+        probe: FreeMemoryProbe = free_memory_mib,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._probe = probe
+        self._clock = clock
+        self._n_workers = Counter(slot.gpu for slot in slots if slot.gpu)
+        self._at_first = dict(probe()) if self._n_workers else {}
+
+    def wait_for(self, slot: Slot) -> Callable[[], bool]:
+        """Whether a new worker may start in the slot whose worker died just now, to be asked again until it may.
+
+        What was free at first has to be free again, or, where other workers share the GPU, no more is coming. After a
+        minute the answer is yes with a warning, for then somebody else has it. Looks at most twice a second.
+        """
+        if slot.gpu not in self._at_first:
+            return lambda: True
+        enough_mib = self._at_first[slot.gpu] - SLACK_MIB if self._n_workers[slot.gpu] == 1 else None
+        next_look_s = self._clock()
+        until_s, last_mib = next_look_s + PATIENCE_S, None
+
+        def is_free() -> bool:
+            nonlocal next_look_s, last_mib
+            now_s = self._clock()
+            if now_s < next_look_s:
+                return False
+            next_look_s = now_s + LOOK_EVERY_S
+            before_mib, last_mib = last_mib, self._probe().get(slot.gpu)
+            if last_mib is None:
+                return True
+            if now_s >= until_s:
+                words = "%s has %d MiB free a minute after its worker died; using it all the same"
+                logger.warning(words, slot.gpu, last_mib)
+                return True
+            if enough_mib is not None:
+                return last_mib >= enough_mib
+            return before_mib is not None and last_mib <= before_mib
+
+        return is_free

@@ -1,0 +1,138 @@
+"""What the actor of a worker does on its node; no cluster is needed."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from types import ModuleType
+
+import pytest
+from executor_helpers import LONG, TASK, is_running, job
+
+from unetx_evaluators.evaluation import Outcome
+from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_search.executors.gpus import Gpu
+from unetx_search.executors.messages import (
+    Answer,
+    Begin,
+    Exited,
+    Finished,
+    Hello,
+    Interrupt,
+    Left,
+    ReachedRung,
+    Report,
+    Setup,
+    Started,
+    Unfit,
+)
+from unetx_search.executors.slots import Slot
+
+pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
+
+from unetx_search.executors.ray.actor_handle import Start, WorkerActor, slot_here
+from unetx_search.executors.ray.shared_files_check import SharedFilesCheck
+
+pytestmark = pytest.mark.timeout(120)
+
+CPU = Slot(3, "cpu", "worker 3", {}, 1)
+START = Start(CPU, None, 1, SharedFilesCheck.of(TASK, None), version("unetx-search"))
+
+
+@pytest.fixture(autouse=True)
+def _main_module_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor replaces its process's main module, which here is pytest's."""
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+
+
+def setup(evaluator: FakeEvaluator) -> Setup:
+    return Setup(pickle.dumps((evaluator, TASK)))
+
+
+def until(reports: Iterator[Report], kind: type[Report]) -> Report:
+    """The next report of this kind."""
+    return next(report for report in reports if isinstance(report, kind))
+
+
+def test_an_actor_reports_what_its_worker_does_and_how_it_ended() -> None:
+    actor = WorkerActor(START)
+    reports = actor.reports()
+    hello = next(reports)
+    assert isinstance(hello, Hello)
+    assert hello.label.startswith("CPU on ")
+    actor.request("send", setup(FakeEvaluator()))
+    actor.request("send", Begin(1, job(7)))
+    started = next(reports)
+    assert isinstance(started, Started)
+    for prune in (False, True):
+        until(reports, ReachedRung)
+        actor.request("send", Answer(1, prune))
+    finished = until(reports, Finished)
+    assert isinstance(finished, Finished)
+    assert finished.evaluation.outcome is Outcome.PRUNED
+    actor.request("hang_up")
+    assert list(reports) == [Exited("exited with code 0")]
+    assert not is_running(started.process.pid)
+
+
+def test_orders_may_overtake_each_other() -> None:
+    """Ray promises no order: an interrupt before its job, an answer and an interrupt after theirs."""
+    actor = WorkerActor(START)
+    reports = actor.reports()
+    actor.request("send", setup(FakeEvaluator()))
+    actor.request("send", Interrupt(1))
+    actor.request("send", Begin(1, job(0)))
+    assert until(reports, Left) == Left(1)
+    for late in (Interrupt(1), Answer(1, prune=True), Begin(2, job(0))):
+        actor.request("send", late)
+    for _ in range(2):
+        until(reports, ReachedRung)
+        actor.request("send", Answer(2, prune=False))
+    finished = until(reports, Finished)
+    assert isinstance(finished, Finished)
+    assert finished.evaluation.outcome is Outcome.COMPLETE
+    actor.request("hang_up")
+    assert list(reports) == [Exited("exited with code 0")]
+
+
+def test_a_worker_that_cannot_hear_is_killed_on_request() -> None:
+    actor = WorkerActor(START)
+    reports = actor.reports()
+    actor.request("send", setup(FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C})))
+    actor.request("send", Begin(1, job(0, budget=LONG)))
+    until(reports, Started)
+    actor.request("kill")
+    assert list(reports) == [Exited("was killed by SIGKILL (by hand, or by the kernel when memory ran out)")]
+
+
+def test_another_version_is_told_and_not_tried() -> None:
+    [unfit] = WorkerActor(replace(START, version="0.0.1")).reports()
+    assert isinstance(unfit, Unfit)
+    assert "the coordinator has 0.0.1" in unfit.problem
+    assert "install one version on all nodes" in unfit.problem
+
+
+def test_a_gpu_slot_is_on_the_device_that_the_cluster_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    slot = replace(CPU, device="cuda", n_threads=4)
+    unknown = slot_here(slot, "node7", probe=tuple)
+    assert (unknown.index, unknown.label, unknown.n_threads) == (3, "GPU 1 on node7", 4)
+    assert unknown.environment["CUDA_VISIBLE_DEVICES"] == "1"
+    known = slot_here(slot, "node7", probe=lambda: (Gpu(1, "GPU-abc", "NVIDIA H200"),))
+    assert known.label == "GPU 1: NVIDIA H200 on node7"
+    assert known.environment == {
+        "CUDA_VISIBLE_DEVICES": "GPU-abc",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "OMP_NUM_THREADS": "4",
+        "MKL_NUM_THREADS": "4",
+        "OPENBLAS_NUM_THREADS": "4",
+    }
+
+
+def test_a_cpu_slot_hides_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    slot = slot_here(CPU, "node7", probe=lambda: (Gpu(0, "GPU-abc", "NVIDIA H200"),))
+    assert (slot.device, slot.label, slot.environment["CUDA_VISIBLE_DEVICES"]) == ("cpu", "CPU on node7", "")
