@@ -20,7 +20,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.canonical import canonical, canonical_names, key
 from unetx_space.design_space import SPACES, DesignSpace, design_space, narrowed
 from unetx_space.genome import NO_ATTENTION, Attention, DecoderNode, Genome, StageRef, decoder, encoder
-from unetx_space.graph import is_isomorphic, wl_features
+from unetx_space.graph import is_isomorphic
 from unetx_space.network import build, module_name, module_of
 from unetx_space.operators.catalogue import ATTENTIONS, FUSIONS, AttentionContext
 from unetx_space.presets import PRESETS
@@ -154,7 +154,6 @@ def test_columns_that_differ_in_what_reads_them_are_no_twins() -> None:
 def test_graphs_that_colour_refinement_cannot_tell_apart_are_told_apart() -> None:
     assert canonical(rings((2, 4))) != canonical(rings((6,)))
     assert not is_isomorphic(rings((2, 4)), rings((6,)))
-    assert wl_features(rings((2, 4)), 6) == wl_features(rings((6,)), 6)  # which see as little
     rng = random.Random(0)
     for genome in (rings((2, 4)), rings((6,)), rings((3, 3))):
         for _ in range(10):
