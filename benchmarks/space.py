@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -106,10 +107,8 @@ def building() -> list[str]:
         rng, space = random.Random(0), design_space("default", N_LEVELS)
         others = [Architecture(backbone, space.sample(rng)) for _ in range(20)]
         build(unet)
-        unet_ms = 1000 * min(
-            seconds(lambda unet=unet: build(unet)) for _ in range(9)
-        )  # nearly all of it draws random numbers
-        times = sorted(1000 * seconds(lambda other=other: build(other)) for other in others)
+        unet_ms = 1000 * min(seconds(partial(build, unet)) for _ in range(9))  # nearly all of it draws random numbers
+        times = sorted(1000 * seconds(partial(build, other)) for other in others)
         n_parameters = cost(unet, PATCH[dims]).n_parameters
         spread = f"{median(times):.0f}, {times[-1]:.0f}"
         print(f"{dims}D, width {base} at level 0{'':<6} {n_parameters:12,} {unet_ms:8.0f} {spread:>18}")
