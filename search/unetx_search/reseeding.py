@@ -1,0 +1,105 @@
+"""Which design is trained again, with which seed, in the last part of a study. Pure functions of what was evaluated.
+
+The highest of many noisy scores is partly luck. So the last share of a study's evaluations trains its best designs
+again, by successive halving (Karnin, Koren and Somekh, Almost Optimal Exploration in Multi-Armed Bandits, ICML 2013)
+over one list of seeds that all share: each of four rounds costs a quarter of the share, and halves the contenders while
+it doubles their seeds: 15 designs with 2 seeds, 8 with 4, 4 with 8, 2 with 16 in a study of 200. Contenders are the best
+by the shrunken estimate of all scores so far (``unetx_studies/shrinkage.py``), the reference, and the cheapest designs
+that may be as good as the reference within a margin. ``benchmarks/verdict.py`` compares this with top-two Thompson
+sampling (Russo, Simple Bayesian Algorithms for Best-Arm Identification, Operations Research 68(6), 1625-1647, 2020) and
+with few designs that have four seeds each.
+
+What comes next depends on the sets of evaluations that are finished and pending alone, so that it is the same after a
+crash and in whatever order they came. A round begins before the last evaluations of the round before have finished:
+no worker waits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from unetx_studies.shrinkage import Shrinkage, shrinkage
+from unetx_studies.spread import Scored
+
+DEFAULT_SHARE = 0.3
+N_ROUNDS = 4
+CHEAP_PLACES = 4
+"""One contender in so many is there for its cost."""
+MARGIN = 0.005
+"""What a design may be worse than the reference and still pass for as good, as long as that is not settled."""
+
+
+class Training(NamedTuple):
+    """An evaluation that was begun, for whatever reason: a design with a seed."""
+
+    design: str
+    seed: int
+    score: float | None = None
+    """None before the final score is there, and for ever where there is none, as after early stopping or failure."""
+
+
+class Replicate(NamedTuple):
+    """What to train next: a known design with a seed that it did not have yet."""
+
+    design: str
+    seed: int
+
+
+def n_replicates(total: int, share: float, n_given: int = 0) -> int:
+    """How many of a study's evaluations are replicates: the share, rounded down, and at most so many that one design
+    besides those given at the start is new."""
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"the share of replicates is at least 0 and less than 1, got {share:g}")
+    return max(0, min(int(total * share + 1e-9), total - n_given - 1))
+
+
+def next_replicate(
+    trainings: Iterable[Training],
+    total: int,
+    seeds: Sequence[int],
+    *,
+    share: float = DEFAULT_SHARE,
+    n_given: int = 0,
+    reference: str | None = None,
+    costs: Mapping[str, float] | None = None,
+    margin: float = MARGIN,
+) -> Replicate | None:
+    """The next replicate, or None: propose a new design, or, once the total is reached, stop.
+
+    ``trainings`` are all evaluations, finished, failed and pending; ``seeds`` the shared list, which begins with the seed
+    of new designs; ``n_given`` how many designs the study begins with. A reference is compared with on every seed.
+    With costs, designs that cost less than it and may be as good are trained again, too.
+    """
+    begun = sorted(set(trainings), key=lambda one: (one.design, one.seed))
+    wanted = n_replicates(total, share, n_given)
+    used: defaultdict[str, set[int]] = defaultdict(set)
+    for one in begun:
+        used[one.design].add(one.seed)
+    n_begun = sum(map(len, used.values()))
+    if n_begun >= total or len(used) < total - wanted:
+        return None
+    known = shrinkage(Scored(one.design, one.seed, one.score) for one in begun if one.score is not None)
+    if known is None:
+        return None
+    cheap = list(_cheap(known, reference, costs, margin)) if reference is not None and costs else []
+    best = [one.design for one in known.estimates if one.design != reference]
+    first, done = max(1, -(-wanted // N_ROUNDS)), n_begun - len(used)
+    for number in range(min(done // first, N_ROUNDS - 1), max(N_ROUNDS, len(seeds).bit_length() + 1)):
+        n_contenders = max(2, -(-first // 2**number))
+        contenders = _contenders(best, cheap, reference if reference in used else None, n_contenders)
+        waiting = [(len(used[design]), place) for place, design in enumerate(contenders)]
+        for n_seeds, place in sorted(waiting):
+            fresh = (seed for seed in seeds if seed not in used[contenders[place]])
+            if n_seeds < 2 ** (number + 1) and (seed := next(fresh, None)) is not None:
+                return Replicate(contenders[place], seed)
+    return None
+
+
+def _contenders(best: Sequence[str], cheap: Sequence[str], reference: str | None, number: int) -> list[str]:
+    """So many, each once: the best first, then the reference, then the cheap among the rest."""
+    n_cheap = min(len(cheap), -(-number // CHEAP_PLACES)) if number > 2 or not best else min(len(cheap), 1)
+    given = [] if reference is None else [reference]
+    n_best = max(1, number - len(given) - n_cheap)
+    return list(dict.fromkeys([*best[:1], *given, *best[1:n_best], *cheap[:n_cheap]]))
