@@ -2,10 +2,10 @@
 
 The highest of many noisy scores is partly luck. So the last share of a study's evaluations trains its best designs
 again, by successive halving (Karnin, Koren and Somekh, Almost Optimal Exploration in Multi-Armed Bandits, ICML 2013)
-over one list of seeds that all share: each of four rounds costs a quarter of the share, and halves the contenders while
-it doubles their seeds: 15 designs with 2 seeds, 8 with 4, 4 with 8, 2 with 16 in a study of 200. Contenders are the best
-by the shrunken estimate of all scores so far (``unetx_studies/shrinkage.py``), the reference, and the cheapest designs
-that may be as good as the reference within a margin. ``benchmarks/verdict.py`` compares this with top-two Thompson
+over one list of seeds that all share: every round costs as much, and halves the contenders while it doubles their seeds:
+15 designs with 2 seeds, 8 with 4, 4 with 8, 2 with 16 in a study of 200. Contenders are the best by the shrunken
+estimate of all scores so far (``unetx_studies/shrinkage.py``), beside them the reference, and the cheapest designs that
+may be as good as the reference within a margin. ``benchmarks/verdict.py`` compares this with top-two Thompson
 sampling (Russo, Simple Bayesian Algorithms for Best-Arm Identification, Operations Research 68(6), 1625-1647, 2020) and
 with few designs that have four seeds each.
 
@@ -16,15 +16,16 @@ no worker waits.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from unetx_studies.shrinkage import Shrinkage, shrinkage
+from unetx_studies.shrinkage import shrinkage
 from unetx_studies.spread import Scored
 
 DEFAULT_SHARE = 0.3
-N_ROUNDS = 4
+MAX_ROUNDS = 6
+"""With it the last contenders have 64 seeds, which tells them apart as finely as anyone asks."""
 CHEAP_PLACES = 4
 """One contender in so many is there for its cost."""
 MARGIN = 0.005
@@ -72,7 +73,7 @@ def next_replicate(
     of new designs; ``n_given`` how many designs the study begins with. A reference is compared with on every seed.
     With costs, designs that cost less than it and may be as good are trained again, too.
     """
-    begun = sorted(set(trainings), key=lambda one: (one.design, one.seed))
+    begun = sorted(set(trainings), key=lambda one: (one.design, one.seed, one.score is None))
     wanted = n_replicates(total, share, n_given)
     used: defaultdict[str, set[int]] = defaultdict(set)
     for one in begun:
@@ -83,23 +84,24 @@ def next_replicate(
     known = shrinkage(Scored(one.design, one.seed, one.score) for one in begun if one.score is not None)
     if known is None:
         return None
-    cheap = list(_cheap(known, reference, costs, margin)) if reference is not None and costs else []
-    best = [one.design for one in known.estimates if one.design != reference]
-    first, done = max(1, -(-wanted // N_ROUNDS)), n_begun - len(used)
-    for number in range(min(done // first, N_ROUNDS - 1), max(N_ROUNDS, len(seeds).bit_length() + 1)):
-        n_contenders = max(2, -(-first // 2**number))
-        contenders = _contenders(best, cheap, reference if reference in used else None, n_contenders)
-        waiting = [(len(used[design]), place) for place, design in enumerate(contenders)]
-        for n_seeds, place in sorted(waiting):
-            fresh = (seed for seed in seeds if seed not in used[contenders[place]])
-            if n_seeds < 2 ** (number + 1) and (seed := next(fresh, None)) is not None:
-                return Replicate(contenders[place], seed)
+    ranked = sorted(known.estimates, key=lambda one: (-one.mean, one.design))
+    best = [one.design for one in ranked if one.design != reference]
+    anchor = next((one for one in ranked if one.design == reference), None)
+    cheap: list[str] = []
+    if anchor is not None and costs is not None:
+        good = (one.design for one in ranked if one.mean >= anchor.mean - margin)
+        cheap = sorted((one for one in good if costs[one] < costs[anchor.design]), key=lambda one: costs[one])
+
+    n_rounds = next((n for n in range(1, MAX_ROUNDS) if wanted <= n * 2**n), MAX_ROUNDS)
+    n_first, n_done = -(-wanted // n_rounds), n_begun - len(used)
+    for number in range(min(n_done // n_first, n_rounds - 1), MAX_ROUNDS + 1):
+        places = -(-n_first // 2**number)
+        n_cheap = min(len(cheap), max(1, places // CHEAP_PLACES))
+        n_best = max(2, places - n_cheap)
+        given = [] if anchor is None else [anchor.design]
+        contenders = dict.fromkeys([*best[:1], *given, *best[1:n_best], *cheap[:n_cheap]])
+        for design in sorted(contenders, key=lambda one: len(used[one])):
+            fresh = next((seed for seed in seeds if seed not in used[design]), None)
+            if len(used[design]) < 2 ** (number + 1) and fresh is not None:
+                return Replicate(design, fresh)
     return None
-
-
-def _contenders(best: Sequence[str], cheap: Sequence[str], reference: str | None, number: int) -> list[str]:
-    """So many, each once: the best first, then the reference, then the cheap among the rest."""
-    n_cheap = min(len(cheap), -(-number // CHEAP_PLACES)) if number > 2 or not best else min(len(cheap), 1)
-    given = [] if reference is None else [reference]
-    n_best = max(1, number - len(given) - n_cheap)
-    return list(dict.fromkeys([*best[:1], *given, *best[1:n_best], *cheap[:n_cheap]]))
