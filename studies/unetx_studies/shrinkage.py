@@ -242,7 +242,18 @@ def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector
     own = np.where(sets_apart, 1.0 / size, c) * (1.0 - rho)[:, None]
     return (
         _Posterior(
-            index, sets, pattern, centre, means - centre, weight, rest / max(N - 3, 1), slope, own, leverage, effects, spread
+            index,
+            sets,
+            pattern,
+            centre,
+            means - centre,
+            weight,
+            rest / max(N - 3, 1),
+            slope,
+            own,
+            leverage,
+            effects,
+            spread,
         ),
         rho,
         kappa,
