@@ -1,7 +1,7 @@
 """Each design's true mean as far as its scores tell it: the score pulled towards the mean of all designs.
 
-The highest of many noisy scores is high by luck as well as by worth. The model takes both apart (a mixed model with two
-crossed random effects; Searle, Casella and McCulloch, Variance Components, Wiley 1992, chapters 5 and 7)::
+The highest of many noisy scores is high by luck as well as by worth. The model takes both apart (a mixed model with
+two crossed random effects; Searle, Casella and McCulloch, Variance Components, Wiley 1992, chapters 5 and 7)::
 
     y_ij = mu + a_i + b_j + e_ij        design i, trained with seed j
 
@@ -10,9 +10,9 @@ crossed random effects; Searle, Casella and McCulloch, Variance Components, Wile
     e_ij ~ N(0, (1 - rho) s^2)    the rest of the seed's noise
 
 so that rho is the reliability of a single score once what its seed gives to all is taken out. The estimate is the
-posterior mean of mu + a_i. mu and s are integrated out in closed form, rho and kappa over a grid with a prior (empirical
-Bayes with uncertain hyperparameters; Morris, Parametric Empirical Bayes Inference, Journal of the American Statistical
-Association 78, 47-55, 1983). The prior decides where nothing is repeated, and gives way to the data from a few repeats
+posterior mean of mu + a_i. mu and s are integrated out in closed form, rho and kappa over a grid with a prior
+(empirical Bayes with uncertain hyperparameters; Morris, Parametric Empirical Bayes Inference, Journal of the American
+Statistical Association 78, 47-55, 1983). The prior decides where nothing is repeated, and gives way to the data from a few repeats
 on. Which designs are repeated may depend on the scores, as long as all of them are given here: what decided is then part
 of the likelihood (Rubin, Inference and Missing Data, Biometrika 63, 581-592, 1976). The method of moments, as in
 ``spread.py``, has no such excuse: repeating the best pulls its estimate of the noise up. ``benchmarks/verdict.py``
@@ -26,7 +26,7 @@ kappa and s, and its own estimate is not shrunken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,6 +45,8 @@ MEDIAN_COMMON = 0.1
 """The median of kappa's prior, whose square root is half-normal (Gelman, Bayesian Analysis 1(3), 515-534, 2006)."""
 N_RELIABILITIES, N_COMMON = 24, 8
 """Nodes of the grid: quantiles of the priors, so that all weigh alike before the data."""
+PROBABILITY = 0.8
+"""With which the cheapest design has to be as good as the reference within the margin."""
 APART = 2.5 * 1.4826
 """Median absolute deviations, which times 1.4826 estimate a normal standard deviation."""
 
@@ -80,7 +82,11 @@ class Shrinkage:
     _posterior: _Posterior
 
     def __getitem__(self, design: str) -> Estimate:
-        return next(one for one in self.estimates if one.design == design)
+        """The estimate of one design; a ``KeyError`` where it has no score."""
+        for one in self.estimates:
+            if one.design == design:
+                return one
+        raise KeyError(design)
 
     def covariance(self, designs: Iterable[str]) -> tuple[Vector, Vector]:
         """Joint posterior means and covariance of the true means of these designs, in their order."""
@@ -91,6 +97,19 @@ class Shrinkage:
         means, covariance = self.covariance((design, other))
         variance = covariance[0, 0] + covariance[1, 1] - 2.0 * covariance[0, 1]
         return float(means[0] - means[1]), float(np.sqrt(max(0.0, variance)))
+
+    def cheapest(
+        self, costs: Mapping[str, float], reference: str, margin: float, probability: float = PROBABILITY
+    ) -> str | None:
+        """Of the designs that cost less than the reference and are, with this probability, not worse by more than the
+        margin, the one that costs least; None where there is none."""
+        lowest = self[reference].mean - margin
+        good = [one.design for one in self.estimates if one.mean >= lowest and costs[one.design] < costs[reference]]
+        for design in sorted(good, key=lambda name: costs[name]):
+            lead, error = self.difference(design, reference)
+            if lead + margin >= float(ndtri(probability)) * error:
+                return design
+        return None
 
 
 @dataclass(frozen=True, slots=True)

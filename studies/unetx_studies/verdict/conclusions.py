@@ -199,7 +199,7 @@ def conclusion(chosen: Chosen | None, margin: float, cost: float | None = None) 
         rest = f"{other} is as good as far as this shows{', and cheaper' if cost is not None and cost > 1.0 else ''}"
         if cost is not None and cost < 1.0:
             rest = f"it has {cost:.0%} of its cost"
-        found = f"No evidence that {name} is better than {other}: {numbers}; {rest}."
+        found = f"{'no' if chosen.scope else 'No'} evidence that {name} is better than {other}: {numbers}; {rest}."
     return f"{chosen.scope} {found}".lstrip()
 
 

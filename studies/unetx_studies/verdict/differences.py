@@ -1,15 +1,15 @@
 """The mean difference of two designs over seeds and cases, and how far it may be from the truth.
 
-Scores are a table of seeds by cases for each design; cases come in groups, as several of one patient do. A difference is
-taken case by case and seed by seed: seeds are crossed with designs, as one seed gives all designs the batches and the
+Scores are a table of seeds by cases for each design; cases come in groups, as several of one patient do. A difference
+is taken case by case and seed by seed: seeds are crossed with designs, as one seed gives all designs the batches and the
 initial values of what they share. Pairing by seed is right also where that makes nothing alike, and costs degrees of
 freedom only; seeds taken as nested would be wrong where it does. Of the differences::
 
     d_sg = delta + u_g + v_s + w_sg        seed s, group g
 
 all three parts count, as the question is about other patients and other trainings. The interval is that of the mean of
-a two-way layout with random effects, with Satterthwaite's degrees of freedom (Biometrics Bulletin 2(6), 110-114, 1946;
-Searle, Casella and McCulloch, Variance Components, Wiley 1992, section 4.3). The two-way ("pigeonhole") bootstrap (Owen,
+a two-way layout with random effects, with Satterthwaite's degrees of freedom (Biometrics Bulletin 2(6), 110-114,
+1946; Searle, Casella and McCulloch, Variance Components, Wiley 1992, section 4.3). The two-way ("pigeonhole") bootstrap (Owen,
 Annals of Applied Statistics 1(2), 386-411, 2007) takes too little from three or five seeds: ``benchmarks/verdict.py``
 measures 80 to 95 % coverage for its percentiles, 90 to 95 % studentised, against 93 to 97 % for this one.
 """

@@ -143,7 +143,7 @@ def outlook_lines(found: Outlook, n_seeds: int, n_groups: int, of: str = "cases"
         lines.append(f"A difference of {found.target:.4f} would take {' or '.join(ways)}.")
     else:
         lines.append(
-            f"A difference of {found.target:.4f} would take more of both: with any number of seeds these {n_groups} {of} "
-            f"show no less than {found.floor:.4f}."
+            f"A difference of {found.target:.4f} would take more of both: with any number of seeds these "
+            f"{n_groups} {of} show no less than {found.floor:.4f}."
         )
     return lines
