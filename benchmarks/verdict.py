@@ -426,7 +426,9 @@ def searched(world: Search, policy: str, n: int) -> Row:
         means = np.array([one.raw for one in ranked])
         errors = world.seed_sd / np.sqrt([len(one.seeds) for one in ranked])
         top = int(means.argmax())
-        low, high = zoom(means, errors, 1e6) if policy in FIRST and len(rows) < n // 40 else (np.nan, np.nan)
+        low, high = (
+            zoom(means, errors, 1e6, 0.04, 0.01) if policy in FIRST and len(rows) < n // 40 else (np.nan, np.nan)
+        )
         zoomed = truth[int(ranked[top].design)]
         moments = likely = (best.design, np.nan)
         if len(rows) < N_STUDIES // 4:

@@ -7,32 +7,37 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from unetx_studies.spread import CONFIDENCE, Vector
+from unetx_studies.spread import Vector
 
 N_STEPS = 1000
 """Values of the winner's truth that are tried on each side of its mean."""
 N_FOLDS = 5
 
 
-def zoom(means: Vector, errors: Vector, df: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The interval of the true value of whichever mean is the highest: the zoom correction (Zrnic and Fithian, A
-    Flexible Defense Against the Winner's Curse, arXiv 2411.18569, 2024), with the union bound, so for means that
-    depend on each other in any way.
+def zoom(means: Vector, errors: Vector, df: Vector | float, below: float, above: float) -> tuple[float, float]:
+    """The interval of the true value of whichever mean is the highest, for means that may depend on each other: the
+    zoom correction (Zrnic and Fithian, A Flexible Defense Against the Winner's Curse, arXiv 2411.18569, 2024) with the
+    union bound, on the side where choosing errs. The truth is below it with at most the first probability, above it
+    with at most the second.
 
-    With D_i what the truth of i lies below the highest truth, it holds with the confidence that no error exceeds
-    max(r, D_i / 2), for the smallest such r. Then who is further than 2 r below cannot win, and the winner's error is
-    at most r. A value t of the winner's truth is in the interval unless the winner's mean is further from it than the r of
-    the D_i that fit the means and t best: D_i = (2 / 3) (t - mean_i), and 0 above t. One clear winner has the usual
-    interval, k equal ones that of Bonferroni's correction.
+    Let i lie D_i below the highest truth. If no mean is too high by more than max(r, D_i / 2), and that of the truly
+    best not too low by so much, then who lies more than 2 r below does not win, and the winner is too high by r at
+    most. A value t of the winner's truth is in the interval unless the mean is further above it than the smallest r
+    that makes this likely enough, with the D_i that fit the means and t best: (2 / 3) (t - mean_i), and 0 above t. One
+    clear winner has the usual interval, k equal ones that of Bonferroni's correction. And a winner that is too low
+    means that the truly best is too low, too: no choosing errs on that side.
     """
-    best, level = int(np.argmax(means)), 1.0 - confidence
-    widest = float(stdtrit(df, 1.0 - level / (2 * len(means)))) * float(errors.max())
-    off = np.linspace(-widest, widest, 2 * N_STEPS + 1)
-    reach = np.maximum((means[best] + off[:, None] - means) / 3, abs(off)[:, None])
-    reach[:, best] = abs(off)
-    probability = 2.0 * stdtr(df, -reach / np.maximum(errors, np.finfo(float).tiny)).sum(1)
-    kept = off[probability >= level]
-    return float(means[best] + kept.min()), float(means[best] + kept.max())
+    best, tiny = int(np.argmax(means)), np.finfo(float).tiny
+    df = np.broadcast_to(np.asarray(df, dtype=np.float64), means.shape)
+    upper = float((stdtrit(df, 1.0 - above) * errors).max())
+    widest = float((stdtrit(df, 1.0 - below / (len(means) + 1)) * errors).max())
+    off = np.linspace(0.0, widest, N_STEPS + 1)
+    half = np.maximum((means[best] - off[:, None] - means) / 3, 0.0)
+    half[:, best] = 0.0
+    probability = stdtr(df, -np.maximum(half, off[:, None]) / np.maximum(errors, tiny)).sum(1)
+    out_of_reach = np.where(half > off[:, None], half, np.inf).min(1)
+    probability += stdtr(df[best], -out_of_reach / max(errors[best], tiny))
+    return float(means[best] - off[probability >= below].max()), float(means[best] + upper)
 
 
 def cross_fitted(differences: Vector, groups: Sequence[str]) -> float:
