@@ -1,54 +1,45 @@
-"""How far verdicts, shrunken estimates and re-seeding can be trusted: simulated studies of which the truth is known.
+"""How far a verdict on finals can be trusted: simulated studies of which the truth is known.
 
-    python benchmarks/verdict.py                   # about 25 minutes of one core; goes on where it stopped
-    python benchmarks/verdict.py --only intervals  # one part of: intervals finals chosen policies cheapest
+    python benchmarks/verdict.py                  # about 5 minutes of one core; goes on where it stopped
+    python benchmarks/verdict_report.py > benchmarks/results/verdict.txt
 
 Every world is simulated 2,000 times from a seed of its own. A row a world and method goes to
-benchmarks/results/verdict.jsonl; what stands there is not repeated; verdict_report.py makes the table of it.
-The recorded runs, benchmarks/results/proxies-*.jsonl, hold one design with two seeds a set, and noise.txt the deviations
-of designs and seeds: too few designs to choose from, so their deviations are simulated.
+benchmarks/results/verdict.jsonl; what stands there is not repeated.
 
-``intervals``: one design against the U-Net with a plan of finals. How often the interval covers the truth, how often it
-says better or worse, its width in units of the ideal one; against the two-way bootstrap, plain and studentised, the
+``intervals``: one design against the U-Net with a plan of finals. How often the interval holds the truth, how often it
+says better or worse, and its width in units of the ideal one; against the two-way bootstrap, plain and studentised, the
 fiducial distribution of the mean squares, and a sign-flip test over cases alone.
 
-``finals``: the best of three designs, chosen by the very scores that judge it. ``chosen``: the best of 200 trainings.
-``policies``: what re-seeding is worth. ``cheapest``: the cheapest design that is not worse than the U-Net.
+``finals``: the best of several designs, chosen by the very scores that judge it: cross-fitted as in the product, by the
+zoom correction, and as if it had been named beforehand.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import stdtr, stdtrit
 from scipy.stats import permutation_test
 
-from unetx_search import reseeding
-from unetx_search.reseeding import Replicate, Training, n_replicates, next_replicate
-from unetx_studies import shrinkage as shrinking
-from unetx_studies.shrinkage import Shrinkage, shrinkage
-from unetx_studies.spread import Scored, Vector, design_deviation, seed_spread
-from unetx_studies.verdict import Noise, Scores, conclusions, detectable, verdict, zoom
+from unetx_studies.spread import Vector
+from unetx_studies.verdict import Noise, Scores, conclusions, detectable, verdict
 from unetx_studies.verdict.differences import mean_squares
 
-RESULTS = Path(__file__).parent / "results"
-ROWS = RESULTS / "verdict.jsonl"
-N_STUDIES = 2_000
-N_BOOTSTRAP = 400
+ROWS = Path(__file__).parent / "results" / "verdict.jsonl"
+N_STUDIES, N_BOOTSTRAP, N_STEPS = 2_000, 400, 200
 SEED_SD, CASE_SD, REST_SD, MARGIN = 0.006, 0.02, 0.02, 0.005
-"""Of a design's mean score from seed to seed; of a case's difference, whatever the seed; and of one seed's beyond both."""
+"""Of a design's mean score from seed to seed; of a case's difference, whatever the seed; of one seed's beyond both."""
 Rng = np.random.Generator
 Row = dict[str, Any]
+Part = Iterator[tuple[str, str, Callable[[], Row]]]
 
 
 @dataclass(frozen=True)
@@ -118,9 +109,6 @@ WORLDS = (
 
 def seeded(*words: object) -> Rng:
     return np.random.default_rng(zlib.crc32(repr(words).encode()))
-
-
-# --- intervals --------------------------------------------------------------------------------------------------------
 
 
 def satterthwaite(values: Vector, groups: Sequence[str], rng: Rng) -> tuple[Vector, Vector]:
@@ -211,7 +199,30 @@ def flipped(world: Finals) -> Row:
     return {"better": better, "worse": worse, "truth": world.truth[0]}
 
 
-# --- finals: the best of three ----------------------------------------------------------------------------------------
+def zoom(means: Vector, errors: Vector, df: Vector | float, below: float, above: float) -> tuple[float, float]:
+    """The interval of the true value of whichever mean is the highest, for means that may depend on each other: the
+    zoom correction (Zrnic and Fithian, A Flexible Defense Against the Winner's Curse, arXiv 2411.18569, 2024) with the
+    union bound, on the side where choosing errs. The truth is below it with at most the first probability, above it
+    with at most the second.
+
+    Let i lie D_i below the highest truth. If no mean is too high by more than max(r, D_i / 2), and that of the truly
+    best not too low by so much, then who lies more than 2 r below does not win, and the winner is too high by r at
+    most. A value t of the winner's truth is in the interval unless the mean is further above it than the smallest r
+    that makes this likely enough, with the D_i that fit the means and t best: (2 / 3) (t - mean_i), and 0 above t. One
+    clear winner has the usual interval, k equal ones that of Bonferroni's correction. And a winner that is too low
+    means that the truly best is too low, too: no choosing errs on that side.
+    """
+    best, tiny = int(np.argmax(means)), np.finfo(float).tiny
+    df = np.broadcast_to(np.asarray(df, dtype=np.float64), means.shape)
+    upper = float((stdtrit(df, 1.0 - above) * errors).max())
+    widest = float((stdtrit(df, 1.0 - below / (len(means) + 1)) * errors).max())
+    off = np.linspace(0.0, widest, N_STEPS + 1)
+    half = np.maximum((means[best] - off[:, None] - means) / 3, 0.0)
+    half[:, best] = 0.0
+    probability = stdtr(df, -np.maximum(half, off[:, None]) / np.maximum(errors, tiny)).sum(1)
+    out_of_reach = np.where(half > off[:, None], half, np.inf).min(1)
+    probability += stdtr(df[best], -out_of_reach / max(errors[best], tiny))
+    return float(means[best] - off[probability >= below].max()), float(means[best] + upper)
 
 
 def finals() -> Iterator[tuple[str, str, Callable[[], Row]]]:
@@ -223,336 +234,74 @@ def finals() -> Iterator[tuple[str, str, Callable[[], Row]]]:
         Finals("one at +0.01", (0.01, 0.0, 0.0)),
         Finals("0, +0.005, +0.01", (0.0, 0.005, 0.01)),
         Finals("three at +0.02", (0.02,) * 3),
+        Finals("two at 0, one at +0.02", (0.0, 0.0, 0.02)),
+        Finals("three like U-Net, patients", (0.0,) * 3, sizes=(3,) * 12, patient_sd=0.02),
+        Finals("ten like U-Net", (0.0,) * 10),
+        Finals("ten from 0 to +0.015", tuple(np.linspace(0.0, 0.015, 10).tolist())),
         Finals("little noise, three like U-Net", (0.0,) * 3, **quiet),  # type: ignore[arg-type]
         Finals("little noise, all at the margin", (MARGIN,) * 3, **quiet),  # type: ignore[arg-type]
         Finals("little noise, all at minus the margin", (-MARGIN,) * 3, **quiet),  # type: ignore[arg-type]
     )
     for world in worlds:
-        yield world.name, "best of 3", lambda world=world: best_of_three(world)  # type: ignore[misc]
+        yield world.name, "verdict", lambda world=world: best_of_several(world)  # type: ignore[misc]
 
 
-def best_of_three(world: Finals) -> Row:
+def best_of_several(world: Finals) -> Row:
     values = world.differences(seeded("finals", world.name), N_STUDIES)
-    names, costs = ("a", "b", "c", "u-net"), {"a": 0.7, "b": 0.8, "c": 0.9, "u-net": 1.0}
+    names = (*(f"d{i}" for i in range(len(world.truth))), "u-net")
+    costs = {name: 0.5 + 0.5 * (i + 1) / len(names) for i, name in enumerate(names)}
     out = []
     for table in values:
         scores = Scores(names, tuple(range(world.n_seeds)), world.groups, np.concatenate([table, table[:1] * 0.0]))
-        found = verdict(scores, names[:3], names[3:], costs=costs, margin=MARGIN)
+        found = verdict(scores, names[:-1], names[-1:], costs=costs, margin=MARGIN)
         assert found.chosen is not None
         chosen = names.index(found.chosen.design)
         truth, own = world.truth[chosen], found.comparisons[chosen]
+        low, high = found.chosen.difference.interval()
+        squares = mean_squares(table, world.groups)
+        variances, df = squares.variance()
+        zoomed = zoom(squares.mean, np.sqrt(variances), df, 0.04, 0.01)
         cheap = None if found.cheapest is None else world.truth[names.index(found.cheapest.design)]
         out.append(
-            (
-                own.difference.mean - truth,
-                found.chosen.estimate - truth,
-                own.low <= truth <= own.high,
-                found.chosen.low <= truth <= found.chosen.high,
-                own.low > 0,
-                found.chosen.low > 0,
-                min(one.p_value for one in found.comparisons) <= 0.05,
-                "equivalent" in found.conclusion,
-                cheap is not None,
-                cheap is not None and cheap <= -MARGIN,
-            )
+            {
+                "plain_bias": (own.difference.mean - truth) / world.seed_sd,
+                "bias": (found.chosen.difference.mean - truth) / world.seed_sd,
+                "plain_cover": own.low <= truth <= own.high,
+                "zoom_cover": zoomed[0] <= truth <= zoomed[1],
+                "cover": low <= truth <= high,
+                "zoom_width": (zoomed[1] - zoomed[0]) / (high - low),
+                "plain_better": own.low > 0,
+                "zoom_better": zoomed[0] > 0,
+                "better": low > 0,
+                "worse": high < 0,
+                "holm": min(one.p_value for one in found.comparisons) <= 0.05,
+                "equivalent": "equivalent" in found.conclusion,
+                "cheaper": cheap is not None,
+                "cheap_wrong": cheap is not None and cheap <= -MARGIN,
+            }
         )
-    keys = "plain_bias cross_bias plain_cover zoom_cover plain_better zoom_better holm equivalent cheaper cheap_wrong"
-    row = dict(zip(keys.split(), np.mean(np.array(out, dtype=float), axis=0).tolist(), strict=True))
-    return {**row, "plain_bias": row["plain_bias"] / world.seed_sd, "cross_bias": row["cross_bias"] / world.seed_sd}
+    return {key: float(np.mean([row[key] for row in out])) for key in out[0]}
 
 
-# --- the best of 200 trainings ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Search:
-    """A world of searches: how designs and seeds scatter."""
-
-    name: str
-    design_sd: float = 0.005
-    seed_sd: float = SEED_SD
-    common_sd: float = 0.0
-    """What a seed gives to all designs."""
-    shape: str = "normal"
-    """Of the designs: normal, skewed (a tail of bad ones), outliers (one in fourteen is far below)."""
-    total: int = 200
-
-    @property
-    def must_show(self) -> bool:
-        """One of those that are simulated as often as the finals; the others a quarter as often."""
-        return self in SEARCHES[:3]
-
-    def designs(self, rng: Rng, n: int) -> Vector:
-        if self.shape == "skewed":
-            return self.design_sd * (1.0 - rng.exponential(size=n))
-        found = self.design_sd * rng.standard_normal(n)
-        if self.shape == "outliers":
-            found[rng.choice(n, n // 14, replace=False)] -= self.design_sd * rng.uniform(4, 30, n // 14)
-        return found
-
-
-SEARCHES = (
-    Search("designs 0.005"),
-    Search("no difference", design_sd=0.0),
-    Search("correlated seeds", common_sd=SEED_SD),
-    Search("designs 0.002", design_sd=0.002),
-    Search("designs 0.01", design_sd=0.01),
-    Search("a tail of bad designs", shape="skewed"),
-    Search("outliers", shape="outliers"),
-    Search("60 trainings", total=60),
-    Search("recorded nuclei", design_sd=0.0141, seed_sd=0.0027),
-    Search("recorded slices", design_sd=0.0039, seed_sd=0.0031),
-    Search("recorded slices, naive", design_sd=0.0145, seed_sd=0.0169),
-)
-Known = tuple[Scored, ...]
-Policy = Callable[[Search, list[Training], Rng], Replicate | None]
-
-
-@lru_cache(maxsize=4)
-def estimated(scores: Known) -> Shrinkage | None:
-    return shrinkage(scores)
-
-
-def halving(world: Search, begun: list[Training], rng: Rng) -> Replicate | None:
-    return next_replicate(begun, world.total, range(100), reference="000", n_given=1)
-
-
-def by_posterior(choose: Callable[[Vector, Vector, float, Rng], int]) -> Policy:
-    """A policy that names a design by the posterior means and variances of all, in the same last part of the total."""
-
-    def policy(world: Search, begun: list[Training], rng: Rng) -> Replicate | None:
-        used: dict[str, int] = {}
-        for one in begun:
-            used[one.design] = used.get(one.design, 0) + 1
-        if len(used) < world.total - n_replicates(world.total, 0.3):
-            return None
-        known = estimated(tuple(Scored(one.design, one.seed, one.score) for one in begun if one.score is not None))
-        assert known is not None
-        noise = known.seed_deviation**2
-        means = np.array([one.mean for one in known.estimates])
-        variances = np.array([one.standard_error**2 for one in known.estimates])
-        waiting = np.array([used[one.design] - len(one.seeds) for one in known.estimates])
-        variances = 1.0 / (1.0 / np.maximum(variances, 1e-12) + waiting / max(noise, 1e-12))
-        design = known.estimates[choose(means, variances, noise, rng)].design
-        return Replicate(design, used[design])
-
-    return policy
-
-
-def top_two(means: Vector, variances: Vector, noise: float, rng: Rng) -> int:
-    """Russo 2020: with even odds the best of one draw, or else of the first draw that another is the best of."""
-    draws = means + np.sqrt(variances) * rng.standard_normal((100, len(means)))
-    bests = draws.argmax(1)
-    others = bests[bests != bests[0]]
-    return int(bests[0] if rng.random() < 0.5 or not len(others) else others[0])
-
-
-def knowledge_gradient(means: Vector, variances: Vector, noise: float, rng: Rng) -> int:
-    """Frazier, Powell and Dayanik, SIAM Journal on Control and Optimization 47(5), 2410-2439, 2008."""
-    second, first = np.partition(means, -2)[-2:]
-    rival = np.where(np.arange(len(means)) == means.argmax(), second, first)
-    reach = np.maximum(variances / np.sqrt(variances + noise), 1e-15)
-    z = -abs(means - rival) / reach
-    return int(np.argmax(reach * (z * ndtr(z) + np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))))
-
-
-def fixed(world: Search, begun: list[Training], rng: Rng) -> Replicate | None:
-    """A quarter of the total with four seeds each."""
-    n = world.total // 4
-    return None if len(begun) < n else Replicate(f"{len(begun) % n:03}", len(begun) // n)
-
-
-N_WORKERS = 8
-POLICIES: dict[str, Policy] = {
-    "none": lambda world, begun, rng: None,
-    "halving": halving,
-    "top-two thompson": by_posterior(top_two),
-    "knowledge gradient": by_posterior(knowledge_gradient),
-    "a quarter x 4": fixed,
-}
-
-
-FIRST = ("none", "halving")
-
-
-def studies(world: Search, policy: str, n: int) -> Iterator[tuple[Vector, list[Training]]]:
-    """Truths and finished trainings of simulated searches with eight workers that finish together."""
-    rng, choices = seeded("studies", world.name), seeded("choices", world.name, policy)
-    for _ in range(n):
-        truth = world.designs(rng, world.total)
-        seeds = world.common_sd * rng.standard_normal(100)
-        noise = rng.standard_normal((world.total, 100)) * world.seed_sd
-        done: list[Training] = []
-        n_new = 0
-        while len(done) < world.total:
-            pending: list[Training] = []
-            while len(pending) < N_WORKERS and len(done) + len(pending) < world.total:
-                found = POLICIES[policy](world, [*done, *pending], choices)
-                n_new += found is None
-                pending.append(Training(f"{n_new - 1:03}", 0) if found is None else Training(*found))
-            for design, seed, _ in pending:
-                score = 0.8 + truth[int(design)] + seeds[seed] + noise[int(design), seed]
-                done.append(Training(design, seed, float(score)))
-        yield 0.8 + truth, done
-
-
-def chosen() -> Iterator[tuple[str, str, Callable[[], Row]]]:
-    for world in SEARCHES:
-        for policy in FIRST:
-            n = N_STUDIES if world.must_show else N_STUDIES // 4
-            yield world.name, policy, lambda world=world, policy=policy, n=n: searched(world, policy, n)  # type: ignore[misc]
-
-
-def policies() -> Iterator[tuple[str, str, Callable[[], Row]]]:
-    for world in SEARCHES:
-        for policy in POLICIES:
-            if policy not in FIRST:
-                n = N_STUDIES // 2 if world is SEARCHES[0] else N_STUDIES // 8
-                yield world.name, policy, lambda world=world, policy=policy, n=n: searched(world, policy, n)  # type: ignore[misc]
-
-
-def searched(world: Search, policy: str, n: int) -> Row:
-    """Of the design with the highest estimate: its truth, and how far estimates and intervals are from it."""
-    rows = []
-    for truth, done in studies(world, policy, n):
-        scores = [Scored(one.design, one.seed, one.score or 0.0) for one in done]
-        known = shrinkage(scores)
-        assert known is not None
-        best = known.estimates[0]
-        of = truth[int(best.design)]
-        lead, error = known.difference(best.design, "000")
-        behind = of - truth[0]
-        ranked = known.estimates
-        means = np.array([one.raw for one in ranked])
-        errors = world.seed_sd / np.sqrt([len(one.seeds) for one in ranked])
-        top = int(means.argmax())
-        low, high = (
-            zoom(means, errors, 1e6, 0.04, 0.01) if policy in FIRST and len(rows) < n // 40 else (np.nan, np.nan)
-        )
-        zoomed = truth[int(ranked[top].design)]
-        moments = likely = (best.design, np.nan)
-        if len(rows) < N_STUDIES // 4:
-            moments, likely = by_moments(scores), by_likelihood(scores)
-        rows.append(
-            (
-                of - 0.8,
-                best.raw - of,
-                best.mean - of,
-                abs(best.mean - of) <= 1.96 * best.standard_error,
-                abs(lead - behind) <= 1.96 * error,
-                lead > 1.96 * error and behind <= 0,
-                lead > 1.96 * error,
-                3.92 * best.standard_error,
-                np.nan if np.isnan(low) else low <= zoomed <= high,
-                high - low,
-                moments[1] - truth[int(moments[0])],
-                likely[1] - truth[int(likely[0])],
-                len(best.seeds),
-            )
-        )
-    keys = "truth plain shrunken cover cover_lead false_better better width zoom_cover zoom_width moments reml seeds"
-    row = dict(zip(keys.split(), np.nanmean(np.array(rows, dtype=float), axis=0).tolist(), strict=True))
-    return {**row, **{key: row[key] / world.seed_sd for key in ("plain", "shrunken", "moments", "reml")}, "n": n}
-
-
-def by_moments(scores: list[Scored]) -> tuple[str, float]:
-    """The best by shrinkage with the moments' variances of spread.py, and its estimate."""
-    seeds, designs = seed_spread(scores), design_deviation(scores)
-    by_design: dict[str, list[float]] = {}
-    for one in scores:
-        by_design.setdefault(one.design, []).append(one.score)
-    centre = np.mean([np.mean(own) for own in by_design.values()])
-    if seeds is None or designs is None:
-        best = max(by_design, key=lambda name: np.mean(by_design[name]))
-        return best, float(np.mean(by_design[best]))
-    estimates = {
-        name: centre + (np.mean(own) - centre) * designs**2 / (designs**2 + seeds.deviation**2 / len(own))
-        for name, own in by_design.items()
-    }
-    best = max(estimates, key=lambda name: estimates[name])
-    return best, float(estimates[best])
-
-
-def by_likelihood(scores: list[Scored]) -> tuple[str, float]:
-    """The best by the most likely node of the grid: restricted maximum likelihood, as finely as the grid is."""
-    index: dict[str, int] = {}
-    for one in scores:
-        index.setdefault(one.design, len(index))
-    table = np.full((len(index), 1 + max(one.seed for one in scores)), np.nan)
-    for one in scores:
-        table[index[one.design], one.seed] = one.score
-    posterior, _, _ = shrinking._posterior(table[:, ~np.isnan(table).all(0)], index)
-    weight = (posterior.weight == posterior.weight.max()).astype(float)
-    means, _ = replace(posterior, weight=weight / weight.sum()).marginal()
-    best = int(means.argmax())
-    return list(index)[best], float(means[best])
-
-
-# --- the cheapest that is as good -------------------------------------------------------------------------------------
-
-
-def cheapest() -> Iterator[tuple[str, str, Callable[[], Row]]]:
-    for covered in (True, False):
-        for probability in (0.5, 0.8, 0.95):
-            name = f"{'contenders covered' if covered else 'best alone'}, probability {probability:g}"
-            yield name, "halving", lambda covered=covered, p=probability: cheap(covered, p)  # type: ignore[misc]
-
-
-def cheap(covered: bool, probability: float) -> Row:
-    """Costs between half and one and a half of the U-Net's, no matter how good. Half of all designs cost less."""
-    rng, world = seeded("cheapest"), SEARCHES[0]
-    rows = []
-    for _ in range(N_STUDIES // 4):
-        truth = world.designs(rng, world.total)
-        truth[0] = 0.0
-        noise = rng.standard_normal((world.total, 100)) * world.seed_sd
-        costs = {f"{i:03}": float(cost) for i, cost in enumerate(rng.uniform(0.5, 1.5, world.total))} | {"000": 1.0}
-        done: list[Training] = []
-        n_new = 0
-        while len(done) < world.total:
-            pending: list[Training] = []
-            while len(pending) < N_WORKERS and len(done) + len(pending) < world.total:
-                found = next_replicate(
-                    [*done, *pending], world.total, range(100),
-                    reference="000", costs=costs if covered else None, margin=MARGIN,
-                )  # fmt: skip
-                n_new += found is None
-                pending.append(Training(f"{n_new - 1:03}", 0) if found is None else Training(*found))
-            done += [Training(d, s, float(0.8 + truth[int(d)] + noise[int(d), s])) for d, s, _ in pending]
-        known = shrinkage(Scored(one.design, one.seed, one.score or 0.0) for one in done)
-        assert known is not None
-        name = known.cheapest(costs, "000", MARGIN, probability)
-        best = truth[int(known.estimates[0].design)]
-        rows.append((best, costs[name or "000"], name is not None and truth[int(name)] < -MARGIN, name is not None))
-    return dict(
-        zip("truth cost wrong named".split(), np.mean(np.array(rows, dtype=float), axis=0).tolist(), strict=True)
-    )
-
-
-# --- rows and table ---------------------------------------------------------------------------------------------------
-
-PARTS = {"intervals": intervals, "finals": finals, "chosen": chosen, "policies": policies, "cheapest": cheapest}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", choices=PARTS, help="one part")
-    asked = parser.parse_args()
-    conclusions.sign_flip = conclusions.signed_rank = lambda differences: 1.0  # slow, and judged in "intervals"
-    reseeding.shrinkage = lambda scores: estimated(tuple(scores))  # eight workers ask with the same finished scores
+def work_off(parts: dict[str, Callable[[], Part]]) -> None:
+    """What is missing of these parts."""
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     done = {(row["part"], row["world"], row["method"]) for row in rows}
-    for part in [asked.only] if asked.only else PARTS:
-        for world, method, run in PARTS[part]():
+    for part, runs in parts.items():
+        for world, method, run in runs():
             if (part, world, method) in done:
                 continue
             began = time.process_time()
-            row = {"part": part, "world": world, "method": method, **run(), "seconds": 0.0}
+            row = {"part": part, "world": world, "method": method, **run()}
             row["seconds"] = round(time.process_time() - began, 1)
             print(json.dumps(row), file=sys.stderr, flush=True)
-            rows.append(row)
             with ROWS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def main() -> int:
+    conclusions.sign_flip = conclusions.signed_rank = lambda differences: 1.0  # slow, and judged in "intervals"
+    work_off({"intervals": intervals, "finals": finals})
     return 0
 
 

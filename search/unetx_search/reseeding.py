@@ -81,7 +81,8 @@ def next_replicate(
     n_begun = sum(map(len, used.values()))
     if n_begun >= total or len(used) < total - wanted:
         return None
-    known = shrinkage(Scored(*one) for one in sorted(one for one in begun if one.score is not None))
+    scores = (Scored(one.design, one.seed, one.score) for one in begun if one.score is not None)
+    known = shrinkage(sorted(scores))
     if known is None:
         return None
     ranked = sorted(known.estimates, key=lambda one: (-one.mean, one.design))

@@ -12,11 +12,11 @@ two crossed random effects; Searle, Casella and McCulloch, Variance Components, 
 so that rho is the reliability of a single score once what its seed gives to all is taken out. The estimate is the
 posterior mean of mu + a_i. mu and s are integrated out in closed form, rho and kappa over a grid with a prior
 (empirical Bayes with uncertain hyperparameters; Morris, Parametric Empirical Bayes Inference, Journal of the American
-Statistical Association 78, 47-55, 1983). The prior decides where nothing is repeated, and gives way to the data from a few repeats
-on. Which designs are repeated may depend on the scores, as long as all of them are given here: what decided is then part
-of the likelihood (Rubin, Inference and Missing Data, Biometrika 63, 581-592, 1976). The method of moments, as in
-``spread.py``, has no such excuse: repeating the best pulls its estimate of the noise up. ``benchmarks/verdict.py``
-compares them.
+Statistical Association 78, 47-55, 1983). The prior decides where nothing is repeated, and gives way to the data from a
+few repeats on. Which designs are repeated may depend on the scores, as long as all of them are given here: what decided
+is then part of the likelihood (Rubin, Inference and Missing Data, Biometrika 63, 581-592, 1976). The method of moments,
+as in ``spread.py``, has no such excuse. ``benchmarks/reseeding.py`` compares it, the most likely rho and kappa, and
+their whole distribution as here.
 
 Search spaces hold a tail of bad designs, as the net without skips is one. They would make the spread of designs, and so
 the estimates of the best, too large: whose plain mean is more than 2.5 median absolute deviations below the median
@@ -187,8 +187,8 @@ def shrinkage(scores: Iterable[Scored]) -> Shrinkage | None:
     means, variances = posterior.marginal()
     raw, errors = posterior.centre + posterior.means, np.sqrt(variances)
     used = [tuple(int(seed) for seed in seeds[has]) for has in posterior.sets]
-    columns_of_all = (index, means.tolist(), errors.tolist(), raw.tolist(), posterior.pattern.tolist())
-    estimates = (Estimate(name, *known, used[q]) for name, *known, q in zip(*columns_of_all, strict=True))
+    known = zip(index, means.tolist(), errors.tolist(), raw.tolist(), posterior.pattern.tolist(), strict=True)
+    estimates = (Estimate(name, mean, error, plain, used[q]) for name, mean, error, plain, q in known)
     square = posterior.weight * posterior.square
     return Shrinkage(
         tuple(sorted(estimates, key=lambda one: -one.mean)),

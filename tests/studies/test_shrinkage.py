@@ -125,7 +125,7 @@ def test_the_cheapest_is_as_good_with_the_probability_asked_for() -> None:
 
 @pytest.mark.parametrize("design_sd", [0.0, 0.005], ids=["equal designs", "designs differ"])
 def test_the_best_of_many_is_neither_overstated_nor_left_by_its_interval(design_sd: float) -> None:
-    """150 studies of 100 designs, of which halving repeats some: 15 once, 8 of these twice, 4 four times, 2 eight times.
+    """150 studies of 100 designs, of which halving repeats some: 15 once, 8 twice, 4 four times, 2 eight times.
     The mean error is within a tenth of the seeds' deviation, and two of its own standard errors; 95 % intervals hold in
     at least 90 %, which they fail to in one of 200 such tests; the plain mean of its scores is too high by more."""
     rng = np.random.default_rng(4)

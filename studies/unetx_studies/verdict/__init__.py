@@ -3,7 +3,7 @@
 from unetx_studies.verdict.conclusions import Cheapest, Chosen, Comparison, Verdict, conclusion, limits, verdict
 from unetx_studies.verdict.differences import Difference, Scores, difference
 from unetx_studies.verdict.power import Noise, Outlook, detectable, noise, outlook, outlook_lines
-from unetx_studies.verdict.selection import cross_fitted, zoom
+from unetx_studies.verdict.selection import best_of, cross_fitted
 
 __all__ = [
     "Cheapest",
@@ -14,6 +14,7 @@ __all__ = [
     "Outlook",
     "Scores",
     "Verdict",
+    "best_of",
     "conclusion",
     "cross_fitted",
     "detectable",
@@ -23,5 +24,4 @@ __all__ = [
     "outlook",
     "outlook_lines",
     "verdict",
-    "zoom",
 ]

@@ -10,15 +10,13 @@ import numpy as np
 from unetx_studies.spread import CONFIDENCE
 from unetx_studies.verdict.differences import Difference, Scores
 from unetx_studies.verdict.paired_tests import holm, sign_flip, signed_rank, smallest_p
-from unetx_studies.verdict.selection import cross_fitted, zoom
+from unetx_studies.verdict.selection import best_of
 
 MARGIN = 0.005
 """A smaller difference of Dice is none in practice."""
-ALONE, SPLIT = (0.025, 0.025), (0.04, 0.01)
-"""How the 5 % that an interval may fail are divided between truths below and above it: evenly for a design named
-beforehand. The best of several is rarely too low, so that an even division would leave half of the 5 % unused."""
-EQUIVALENCE = (0.05, 0.05)
-"""Two one-sided tests at 5 % (Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15(6), 657-680, 1987)."""
+EQUIVALENCE = 0.9
+"""Two one-sided tests at 5 % are one interval of 90 % (Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics
+15(6), 657-680, 1987)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +48,17 @@ class Chosen:
     design: str
     reference: str
     n_rivals: int
-    estimate: float
-    """Of its difference to the reference, cross-fitted."""
-    low: float
-    high: float
-    """Bounds of the 95 % interval, corrected for choosing."""
-    equivalence: tuple[float, float]
-    """The 90 % interval, corrected in the same way."""
-    n_seeds: int
-    n_groups: int
+    difference: Difference
+    """To the reference, corrected for choosing."""
+    better: float | None
+    """The probability of being better by more than the margin; None where the noise is unknown."""
 
     @property
     def scope(self) -> str:
         """What a conclusion from one seed or one patient is about, as the beginning of a sentence."""
-        return " ".join(
-            text
-            for n, text in ((self.n_seeds, "In these trainings alone,"), (self.n_groups, "For this patient alone,"))
-            if n == 1
-        )
+        if self.difference.n_seeds == 1:
+            return "In these trainings alone,"
+        return "For this patient alone," if self.difference.n_groups == 1 else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +99,12 @@ def verdict(
     With costs, the cheapest design is named among candidates and baselines. ``asked`` is how many candidates there
     should have been.
     """
-    present = set(scores.designs)
+    present = {name for name, own in zip(scores.designs, scores.values, strict=True) if not np.isnan(own).all()}
     candidates = [name for name in candidates if name in present]
     baselines = [name for name in baselines if name in present]
     comparisons = _comparisons(scores, candidates, baselines, margin)
     reference = baselines[0] if baselines else None
-    chosen = _chosen(scores, candidates, reference) if reference is not None else None
+    chosen = _chosen(scores, candidates, reference, margin) if reference is not None else None
     others = [name for name in (*candidates, *baselines) if name != reference]
     cheapest = None if reference is None or costs is None else _cheapest(scores, others, reference, costs, margin)
     cost = None if chosen is None or costs is None else costs[chosen.design] / costs[chosen.reference]
@@ -142,7 +133,7 @@ def _comparisons(
     )  # fmt: skip
 
 
-def _chosen(scores: Scores, candidates: Sequence[str], reference: str) -> Chosen | None:
+def _chosen(scores: Scores, candidates: Sequence[str], reference: str, margin: float) -> Chosen | None:
     """The winner among the candidates, on the seeds and cases that all of them and the reference have."""
     kept = [scores.designs.index(name) for name in (*candidates, reference)]
     has = ~np.isnan(scores.values[kept])
@@ -151,20 +142,9 @@ def _chosen(scores: Scores, candidates: Sequence[str], reference: str) -> Chosen
     if not candidates or not seeds.any() or not cases.any():
         return None
     values = scores.values[kept][:, seeds][:, :, cases]
-    groups = tuple(group for group, has_all in zip(scores.groups, cases, strict=True) if has_all)
-    common = Scores((*candidates, reference), tuple(np.asarray(scores.seeds)[seeds].tolist()), groups, values)
-    found = [common.difference(name, reference) for name in candidates]
-    means = np.array([one.mean for one in found])
-    estimate = cross_fitted(values[:-1] - values[-1], groups)
-    best = candidates[int(means.argmax())]
-    if found[0].standard_error is None:
-        nowhere = (-np.inf, np.inf)
-        return Chosen(best, reference, len(found), estimate, *nowhere, nowhere, found[0].n_seeds, found[0].n_groups)
-    errors = np.array([one.standard_error for one in found], dtype=np.float64)
-    df = np.array([one.degrees_of_freedom for one in found])
-    bounds = zoom(means, errors, df, *(ALONE if len(found) == 1 else SPLIT))
-    counts = found[0].n_seeds, found[0].n_groups
-    return Chosen(best, reference, len(found), estimate, *bounds, zoom(means, errors, df, *EQUIVALENCE), *counts)
+    groups = [scores.groups[case] for case in np.flatnonzero(cases)]
+    best, found = best_of(values[:-1] - values[-1], groups)
+    return Chosen(candidates[best], reference, len(candidates), found, found.probability_above(margin))
 
 
 def _cheapest(
@@ -186,16 +166,17 @@ def conclusion(chosen: Chosen | None, margin: float, cost: float | None = None) 
     if chosen is None:
         return "No conclusion: no design and baseline have scores on a common seed and case."
     name, other = chosen.design, chosen.reference
-    if np.isinf(chosen.low):
+    if chosen.difference.standard_error is None:
         return f"No conclusion: one seed and one patient do not say how far {name} and {other} would differ on others."
-    numbers = f"{chosen.estimate:+.4f} Dice, 95 % interval {chosen.low:+.4f} to {chosen.high:+.4f}"
-    if chosen.low > margin:
+    low, high = chosen.difference.interval()
+    numbers = f"{chosen.difference.mean:+.4f} Dice, 95 % interval {low:+.4f} to {high:+.4f}"
+    if low > margin:
         found = f"{name} is better than {other} by more than the margin of {margin:g}: {numbers}."
-    elif chosen.low > 0.0:
+    elif low > 0.0:
         found = f"{name} is better than {other}: {numbers}; not shown to be by more than the margin of {margin:g}."
-    elif chosen.high < 0.0:
+    elif high < 0.0:
         found = f"{name} is worse than {other}: {numbers}."
-    elif -margin < chosen.equivalence[0] and chosen.equivalence[1] < margin:
+    elif all(abs(bound) < margin for bound in chosen.difference.interval(EQUIVALENCE)):
         found = f"{name} and {other} are equivalent within the margin of {margin:g}: {numbers}."
     else:
         rest = f"{other} is as good as far as this shows{', and cheaper' if cost is not None and cost > 1.0 else ''}"
@@ -232,5 +213,5 @@ def limits(
         )
     holes = len(scores.groups) - n_cases, len(scores.seeds) - n_seeds
     if any(holes):
-        found.append(f"Some comparisons leave out {holes[0]} cases and {holes[1]} seeds that lack a score.")
+        found.append(f"Where scores are missing, comparisons leave out cases ({holes[0]}) and seeds ({holes[1]}).")
     return tuple(found)

@@ -14,7 +14,7 @@ N_RESAMPLES = 9_999
 
 def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
     """The two-sided p-value of "the differences are as likely of either sign", for their mean (Fisher, The Design of
-    Experiments, 1935, section 21). All 2^n signs where they are at most 9,999, else as many random ones."""
+    Experiments, 1935, chapter 3). All 2^n signs where they are at most 9,999, else as many random ones."""
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2 or not values.any():
         return 1.0

@@ -68,8 +68,8 @@ def detectable(
     """The smallest true difference that an interval of this confidence excludes 0 for with this probability; infinite
     with one seed or one group, as nothing then says how far others would be.
 
-    It solves P(T > t) = power for the non-central t distribution (Cohen, Statistical Power Analysis, 2nd ed., 1988,
-    section 12.7) with the standard error and the degrees of freedom that the noise lets expect.
+    It solves P(T > t) = power for the non-central t distribution (Cohen, Statistical Power Analysis for the Behavioral
+    Sciences, 2nd ed., 1988) with the standard error and the degrees of freedom that the noise lets expect.
     """
     if n_seeds < 2 or n_groups < 2:
         return math.inf

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 from unetx_studies.spread import Vector
+from unetx_studies.verdict.differences import Difference, difference, mean_squares
 
-N_STEPS = 1000
-"""Values of the winner's truth that are tried on each side of its mean."""
 N_FOLDS = 5
 
 
-def zoom(means: Vector, errors: Vector, df: Vector | float, below: float, above: float) -> tuple[float, float]:
-    """The interval of the true value of whichever mean is the highest, for means that may depend on each other: the
-    zoom correction (Zrnic and Fithian, A Flexible Defense Against the Winner's Curse, arXiv 2411.18569, 2024) with the
-    union bound, on the side where choosing errs. The truth is below it with at most the first probability, above it
-    with at most the second.
+def best_of(differences: Vector, groups: Sequence[str]) -> tuple[int, Difference]:
+    """Which design has the highest mean of [design, seed, case], and its difference: cross-fitted, and as uncertain as
+    its own, or as that of all on average where that is more, since choosing may have favoured a small error.
 
-    Let i lie D_i below the highest truth. If no mean is too high by more than max(r, D_i / 2), and that of the truly
-    best not too low by so much, then who lies more than 2 r below does not win, and the winner is too high by r at
-    most. A value t of the winner's truth is in the interval unless the mean is further above it than the smallest r
-    that makes this likely enough, with the D_i that fit the means and t best: (2 / 3) (t - mean_i), and 0 above t. One
-    clear winner has the usual interval, k equal ones that of Bonferroni's correction. And a winner that is too low
-    means that the truly best is too low, too: no choosing errs on that side.
+    Of one design it is the plain difference. ``benchmarks/verdict.py`` finds 93 to 97 % coverage for the best of three,
+    no matter how far they lie apart; the zoom correction (Zrnic and Fithian, A Flexible Defense Against the Winner's
+    Curse, arXiv 2411.18569, 2024), which is valid for any dependence, covers 98 to 99 % with a third more width, and
+    the distribution simulated at shrunken truths 88 to 97 %.
     """
-    best, tiny = int(np.argmax(means)), np.finfo(float).tiny
-    df = np.broadcast_to(np.asarray(df, dtype=np.float64), means.shape)
-    upper = float((stdtrit(df, 1.0 - above) * errors).max())
-    widest = float((stdtrit(df, 1.0 - below / (len(means) + 1)) * errors).max())
-    off = np.linspace(0.0, widest, N_STEPS + 1)
-    half = np.maximum((means[best] - off[:, None] - means) / 3, 0.0)
-    half[:, best] = 0.0
-    probability = stdtr(df, -np.maximum(half, off[:, None]) / np.maximum(errors, tiny)).sum(1)
-    out_of_reach = np.where(half > off[:, None], half, np.inf).min(1)
-    probability += stdtr(df[best], -out_of_reach / max(errors[best], tiny))
-    return float(means[best] - off[probability >= below].max()), float(means[best] + upper)
+    squares = mean_squares(differences, groups)
+    variances, df = squares.variance()
+    best = int(squares.mean.argmax())
+    plain = difference(differences[best], groups)
+    if plain.standard_error is None:
+        return best, replace(plain, mean=cross_fitted(differences, groups))
+    error = float(np.sqrt(max(variances[best], variances.mean())))
+    return best, replace(
+        plain, mean=cross_fitted(differences, groups), standard_error=error, degrees_of_freedom=float(df.min())
+    )
 
 
 def cross_fitted(differences: Vector, groups: Sequence[str]) -> float:
