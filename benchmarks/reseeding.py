@@ -1,9 +1,10 @@
 """What re-seeding and shrunken estimates are worth: simulated searches of which the truth is known.
 
-    python benchmarks/reseeding.py                # about 15 minutes of one core; goes on where it stopped
+    python benchmarks/reseeding.py                # about 6 minutes of one core; goes on where it stopped
     python benchmarks/verdict_report.py > benchmarks/results/verdict.txt
 
-Searches of 200 trainings (60 in one world) with eight workers that finish together. Designs scatter by 0.005 and seeds
+Searches of 200 trainings (60 in one world) with eight workers that finish together, 2,000 of the first two worlds and
+250 of the others. Designs scatter by 0.005 and seeds
 by 0.006, as the issue measured, or as benchmarks/results/noise.txt has them for recorded runs; the recorded runs
 themselves, benchmarks/results/proxies-*.jsonl, hold one design with two seeds a set, and cannot be chosen from.
 
@@ -42,11 +43,6 @@ class Search:
     shape: str = "normal"
     """Of the designs: normal, skewed (a tail of bad ones), outliers (one in fourteen is far below)."""
     total: int = 200
-
-    @property
-    def must_show(self) -> bool:
-        """One of those that are simulated as often as the finals; the others a quarter as often."""
-        return self in SEARCHES[:3]
 
     def designs(self, rng: Rng, n: int) -> Vector:
         if self.shape == "skewed":
@@ -148,29 +144,33 @@ def studies(world: Search, policy: Policy, n: int, name: str) -> Iterator[tuple[
         truth = world.designs(rng, world.total)
         seeds = world.common_sd * rng.standard_normal(100)
         noise = rng.standard_normal((world.total, 100)) * world.seed_sd
-        done: list[Training] = []
-        n_new = 0
+
+        def trained(design: str, seed: int) -> Training:
+            score = 0.8 + truth[int(design)] + seeds[seed] + noise[int(design), seed]  # noqa: B023
+            return Training(design, seed, float(score))
+
+        n_new = {"a quarter x 4": 0, "none": world.total}.get(name, world.total - n_replicates(world.total, 0.3))
+        n_new -= n_new % N_WORKERS  # until then, the policies propose new designs
+        done = [trained(f"{i:03}", 0) for i in range(n_new)]
         while len(done) < world.total:
             pending: list[Training] = []
             while len(pending) < N_WORKERS and len(done) + len(pending) < world.total:
                 found = policy(world, [*done, *pending], choices)
                 n_new += found is None
                 pending.append(Training(f"{n_new - 1:03}", 0) if found is None else Training(*found))
-            for design, seed, _ in pending:
-                score = 0.8 + truth[int(design)] + seeds[seed] + noise[int(design), seed]
-                done.append(Training(design, seed, float(score)))
+            done += [trained(design, seed) for design, seed, _ in pending]
         yield 0.8 + truth, done
 
 
 def chosen() -> Part:
     for world in SEARCHES:
         for policy in FIRST:
-            n = N_STUDIES if world.must_show else N_STUDIES // 8
+            n = N_STUDIES if world in SEARCHES[:2] else N_STUDIES // 8
             yield world.name, policy, lambda world=world, policy=policy, n=n: searched(world, policy, n)  # type: ignore[misc]
 
 
 def policies() -> Part:
-    for world in SEARCHES:
+    for world in (SEARCHES[0], SEARCHES[1], SEARCHES[3], SEARCHES[4], SEARCHES[9]):
         for policy in POLICIES:
             if policy not in FIRST:
                 n = N_STUDIES // 4 if world is SEARCHES[0] else N_STUDIES // 16
@@ -197,7 +197,7 @@ def searched(world: Search, policy: str, n: int) -> Row:
         )
         zoomed = truth[int(ranked[top].design)]
         moments = likely = (best.design, np.nan)
-        if len(rows) < N_STUDIES // 4:
+        if len(rows) < N_STUDIES // 8:
             moments, likely = by_moments(scores), by_likelihood(scores)
         rows.append(
             (
@@ -270,7 +270,7 @@ def cheap(covered: bool) -> Row:
         return next_replicate(begun, world.total, range(100), reference="000", n_given=1, costs=known, margin=MARGIN)
 
     rows = []
-    for truth, done in studies(world, policy, N_STUDIES // 4, "cheapest"):
+    for truth, done in studies(world, policy, N_STUDIES // 8, "cheapest"):
         known = shrinkage(Scored(one.design, one.seed, one.score or 0.0) for one in done)
         assert known is not None
         row = {"truth": truth[int(known.estimates[0].design)] - 0.8}
