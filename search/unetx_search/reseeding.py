@@ -3,7 +3,7 @@
 The highest of many noisy scores is partly luck. So the last share of a study's evaluations trains its best designs
 again, by successive halving (Karnin, Koren and Somekh, Almost Optimal Exploration in Multi-Armed Bandits, ICML 2013)
 over one list of seeds that all share: every round costs as much, and halves the contenders while it doubles their
-seeds: 15 designs with 2 seeds, 8 with 4, 4 with 8, 2 with 16 in a study of 200. Contenders are the best by the shrunken
+seeds: about 15 designs with 2 seeds, 8 with 4, 4 with 8, 2 with 16 in a study of 200. Contenders are the best by the shrunken
 estimate of all scores so far (``unetx_studies/shrinkage.py``), beside them the reference, and the cheapest designs that
 may be as good as the reference within a margin. ``benchmarks/verdict.py`` compares this with top-two Thompson
 sampling (Russo, Simple Bayesian Algorithms for Best-Arm Identification, Operations Research 68(6), 1625-1647, 2020) and
@@ -66,19 +66,22 @@ def next_replicate(
     reference: str | None = None,
     costs: Mapping[str, float] | None = None,
     margin: float = MARGIN,
+    is_exhausted: bool = False,
 ) -> Replicate | None:
     """The next replicate, or None: propose a new design, or, once the total is reached, stop.
 
     ``trainings`` are all evaluations, finished, failed and pending; ``seeds`` the shared list, which begins with the
     seed of new designs; ``n_given`` how many designs the study begins with. A reference is compared with on every seed.
-    With costs, designs that cost less than it and may be as good are trained again, too.
+    With costs, designs that cost less than it and may be as good are trained again, too. Where no new design is left,
+    the space ``is_exhausted``, and all that is left of the total are replicates. Before any score is known, there are
+    none.
     """
     begun = set(trainings)
-    wanted = n_replicates(total, share, n_given)
     used: defaultdict[str, set[int]] = defaultdict(set)
     for one in begun:
         used[one.design].add(one.seed)
     n_begun = sum(map(len, used.values()))
+    wanted = total - len(used) if is_exhausted else n_replicates(total, share, n_given)
     if n_begun >= total or len(used) < total - wanted:
         return None
     scores = (Scored(one.design, one.seed, one.score) for one in begun if one.score is not None)

@@ -132,6 +132,19 @@ def test_seeds_that_run_out_leave_new_designs() -> None:
     assert next_replicate(done, 20, (0,), reference="d000") is None
 
 
+def test_where_no_new_design_is_left_the_rest_is_replicates() -> None:
+    done = [Training(f"d{i:03}", SEEDS[0], 0.8 + i / 1000) for i in range(4)]
+    assert next_replicate(done, 20, SEEDS, reference="d000") is None
+    while len(done) < 20:
+        found = next_replicate(done, 20, SEEDS, reference="d000", is_exhausted=True)
+        assert found is not None
+        done.append(Training(*found, 0.8 + int(found.design[1:]) / 1000))
+    assert next_replicate(done, 20, SEEDS, reference="d000", is_exhausted=True) is None
+    again = replicates(done)
+    assert again["d003"] >= again["d001"]
+    assert again["d000"] >= 3
+
+
 def test_where_nothing_has_a_score_a_new_design_is_next() -> None:
     assert next_replicate([Training("d000", 0)], 2, SEEDS, share=0.5) is None
 
