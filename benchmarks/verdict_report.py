@@ -77,8 +77,8 @@ def finals(rows: Sequence[Row]) -> Iterator[str]:
 
 def searches(rows: Sequence[Row]) -> Iterator[str]:
     yield "The design with the highest shrunken estimate after 200 trainings. Truth above the mean of all designs,"
-    yield "times 10,000; what estimates overstate, in units of the seeds' deviation; coverage in % of the"
-    yield "shrunken estimate's interval, of that of its lead over the U-Net, and of the zoom correction of the plain means, "
+    yield "times 10,000; what estimates overstate, in units of the seeds' deviation; coverage in % of the shrunken"
+    yield "estimate's interval, of that of its lead over the U-Net, and of the zoom correction of the plain means,"
     yield "whose width is in units of the first's; how often the lead is said to be above 0, and how often wrongly."
     header = (
         "world, re-seeding", "studies", "seeds", "truth", "plain", "shrunken", "moments", "REML", "covered", "lead",
@@ -104,9 +104,9 @@ def searches(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def cheapest(rows: Sequence[Row]) -> Iterator[str]:
-    yield "The cheapest design that is with this probability not worse than the U-Net by more than 0.005: its"
-    yield "cost in units of the U-Net's, which the cheapest have half of, and how often in % it is worse; and the truth of"
-    yield "the best, times 10,000. Half of the designs cost more than the U-Net; cost tells nothing of worth; 250 studies."
+    yield "The cheapest design that is with this probability not worse than the U-Net by more than 0.005: its cost in"
+    yield "units of the U-Net's, which the cheapest have half of, and how often in % it is worse; and the truth of the"
+    yield "best, times 10,000. Half of the designs cost more than the U-Net; cost tells nothing of worth; 250 studies."
     header = ("contenders", "cost 0.5", "worse", "cost 0.8", "worse", "cost 0.95", "worse", "truth of the best")
     table = []
     for row in rows:
