@@ -5,7 +5,7 @@ again, by successive halving (Karnin, Koren and Somekh, Almost Optimal Explorati
 over one list of seeds that all share: every round costs as much, and halves the contenders while it doubles their
 seeds: about 15 designs with 2 seeds, 8 with 4, 4 with 8, 2 with 16 in a study of 200. Contenders are the best by the
 shrunken estimate of all scores so far (``unetx_studies/shrinkage.py``), beside them the reference, and the cheapest
-designs that may be as good as the reference within a margin. ``benchmarks/verdict.py`` compares this with top-two
+designs that may be as good as the reference within a margin. ``benchmarks/reseeding.py`` compares this with top-two
 Thompson sampling (Russo, Simple Bayesian Algorithms for Best-Arm Identification, Operations Research 68(6),
 1625-1647, 2020) and with few designs that have four seeds each.
 
