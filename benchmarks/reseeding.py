@@ -134,6 +134,8 @@ POLICIES: dict[str, Policy] = {
 }
 
 
+UNITS = ("plain", "shrunken", "moments", "reml")
+"""What is told in units of the deviation of a design's score from seed to seed."""
 FIRST = ("none", "halving")
 
 
@@ -218,7 +220,7 @@ def searched(world: Search, policy: str, n: int) -> Row:
         )
     keys = "truth plain shrunken cover cover_lead false_better better width zoom_cover zoom_width moments reml seeds"
     row = dict(zip(keys.split(), np.nanmean(np.array(rows, dtype=float), axis=0).tolist(), strict=True))
-    return {**row, **{key: row[key] / world.seed_sd for key in ("plain", "shrunken", "moments", "reml")}, "n": n}
+    return {**row, **{key: row[key] / np.hypot(world.seed_sd, world.common_sd) for key in UNITS}, "n": n}
 
 
 def by_moments(scores: list[Scored]) -> tuple[str, float]:
