@@ -46,8 +46,9 @@ COMMON_SCALE = 0.3
 515-534, 2006)."""
 N_RELIABILITIES, N_COMMON = 24, 8
 """Nodes of the grid: quantiles of rho's prior, and kappa from 0.0016 to 26 in steps of four times."""
-PROBABILITY = 0.8
-"""With which the cheapest design has to be as good as the reference within the margin."""
+PROBABILITY = 0.95
+"""With which the cheapest design has to be as good as the reference within the margin. In ``benchmarks/reseeding.py``
+2 % of those named are not, against 5 % with 0.8, for hardly more cost."""
 APART = 2.5 * 1.4826
 """Median absolute deviations, which times 1.4826 estimate a normal standard deviation."""
 
