@@ -17,10 +17,10 @@ def best_of(differences: Vector, groups: Sequence[str]) -> tuple[int, Difference
     """Which design has the highest mean of [design, seed, case], and its difference: cross-fitted, and as uncertain as
     its own, or as that of all on average where that is more, since choosing may have favoured a small error.
 
-    Of one design it is the plain difference. In ``benchmarks/verdict.py`` the interval of the best of three or ten holds
-    the truth in 95 to 98 % of studies, no matter how far they lie apart; the zoom correction (Zrnic and Fithian, A
-    Flexible Defense Against the Winner's Curse, arXiv 2411.18569, 2024), which is valid for any dependence, in 97 to
-    100 %, with a fifth to two fifths more width.
+    Of one design it is the plain difference. In ``benchmarks/verdict.py`` the interval of the best of three or ten
+    holds the truth in 95 to 98 % of studies, no matter how far they lie apart; the zoom correction (Zrnic and
+    Fithian, A Flexible Defense Against the Winner's Curse, arXiv 2411.18569, 2024), which is valid for any
+    dependence, in 97 to 100 %, with a fifth to two fifths more width.
     """
     squares = mean_squares(differences, groups)
     variances, df = squares.variance()
