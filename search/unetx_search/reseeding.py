@@ -1,0 +1,111 @@
+"""Which design is trained again, with which seed, in the last part of a study. Pure functions of what was evaluated.
+
+The highest of many noisy scores is partly luck. So the last share of a study's evaluations trains its best designs
+again, by successive halving (Karnin, Koren and Somekh, Almost Optimal Exploration in Multi-Armed Bandits, ICML 2013)
+over one list of seeds that all share: every round costs as much, and halves the contenders while it doubles their
+seeds: about 15 designs with 2 seeds, 8 with 4, 4 with 8, 2 with 16 in a study of 200. Contenders are the best by the
+shrunken estimate of all scores so far (``unetx_studies/shrinkage.py``), beside them the reference, and the cheapest
+designs that may be as good as the reference within a margin. ``benchmarks/reseeding.py`` compares this with top-two
+Thompson sampling (Russo, Simple Bayesian Algorithms for Best-Arm Identification, Operations Research 68(6),
+1625-1647, 2020) and with few designs that have four seeds each.
+
+What comes next depends on the sets of evaluations that are finished and pending alone, so that it is the same after a
+crash and in whatever order they came. A round begins before the last evaluations of the round before have finished:
+no worker waits.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from unetx_studies.shrinkage import shrinkage
+from unetx_studies.spread import Scored
+
+DEFAULT_SHARE = 0.3
+MAX_ROUNDS = 6
+"""With it the last contenders have 64 seeds, which tells them apart as finely as anyone asks."""
+CHEAP_PLACES = 4
+"""One contender in so many is there for its cost."""
+MARGIN = 0.005
+"""What a design may be worse than the reference and still pass for as good, as long as that is not settled."""
+
+
+class Training(NamedTuple):
+    """An evaluation that was begun, for whatever reason: a design with a seed."""
+
+    design: str
+    seed: int
+    score: float | None = None
+    """None before the final score is there, and for ever where there is none, as after early stopping or failure."""
+
+
+class Replicate(NamedTuple):
+    """What to train next: a known design with a seed that it did not have yet."""
+
+    design: str
+    seed: int
+
+
+def n_replicates(total: int, share: float, n_given: int = 0) -> int:
+    """How many of a study's evaluations are replicates: the share, rounded down, and at most so many that one design
+    besides those given at the start is new."""
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"the share of replicates is at least 0 and less than 1, got {share:g}")
+    return max(0, min(int(total * share + 1e-9), total - n_given - 1))
+
+
+def next_replicate(
+    trainings: Iterable[Training],
+    total: int,
+    seeds: Sequence[int],
+    *,
+    share: float = DEFAULT_SHARE,
+    n_given: int = 0,
+    reference: str | None = None,
+    costs: Mapping[str, float] | None = None,
+    margin: float = MARGIN,
+    is_exhausted: bool = False,
+) -> Replicate | None:
+    """The next replicate, or None: propose a new design, or, once the total is reached, stop.
+
+    ``trainings`` are all evaluations, finished, failed and pending; ``seeds`` the shared list, which begins with the
+    seed of new designs; ``n_given`` how many designs the study begins with. A reference is compared with on every seed.
+    With costs, designs that cost less than it and may be as good are trained again, too. Where no new design is left,
+    the space ``is_exhausted``, and all that is left of the total are replicates. Before any score is known, there are
+    none.
+    """
+    begun = set(trainings)
+    used: defaultdict[str, set[int]] = defaultdict(set)
+    for one in begun:
+        used[one.design].add(one.seed)
+    n_begun = sum(map(len, used.values()))
+    wanted = total - len(used) if is_exhausted else n_replicates(total, share, n_given)
+    if n_begun >= total or len(used) < total - wanted:
+        return None
+    scores = (Scored(one.design, one.seed, one.score) for one in begun if one.score is not None)
+    known = shrinkage(sorted(scores))
+    if known is None:
+        return None
+    ranked = sorted(known.estimates, key=lambda one: (-one.mean, one.design))
+    best = [one.design for one in ranked if one.design != reference]
+    anchor = next((one for one in ranked if one.design == reference), None)
+    cheap: list[str] = []
+    if anchor is not None and costs is not None:
+        good = (one.design for one in ranked if one.mean >= anchor.mean - margin)
+        cheap = sorted((one for one in good if costs[one] < costs[anchor.design]), key=lambda one: costs[one])
+
+    n_rounds = next((n for n in range(1, MAX_ROUNDS) if wanted <= n * 2**n), MAX_ROUNDS)
+    n_first, n_done = -(-wanted // n_rounds), n_begun - len(used)
+    for number in range(min(n_done // n_first, n_rounds - 1), MAX_ROUNDS + 1):
+        places = -(-n_first // 2**number)
+        n_cheap = min(len(cheap), max(1, places // CHEAP_PLACES))
+        n_best = max(2, places - n_cheap)
+        given = [] if anchor is None else [anchor.design]
+        contenders = dict.fromkeys([*best[:1], *given, *best[1:n_best], *cheap[:n_cheap]])
+        for design in sorted(contenders, key=lambda one: len(used[one])):
+            fresh = next((seed for seed in seeds if seed not in used[design]), None)
+            if len(used[design]) < 2 ** (number + 1) and fresh is not None:
+                return Replicate(design, fresh)
+    return None
