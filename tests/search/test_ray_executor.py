@@ -23,7 +23,7 @@ from unetx_search.book import utc_now
 from unetx_search.executors.ray.reach import Reach
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import UnetxError
-from unetx_studies.full import StorageFull
+from unetx_studies.disk_full import StorageFull
 
 pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
 
@@ -257,8 +257,8 @@ def test_a_node_that_dies_takes_no_job_with_it_and_its_seats_come_back_with_a_ne
         poll_until(executor, told, lambda: executor.n_free() == 4)
     check_whole(tmp_path / "s", 24)
     assert bench.notes.lost, "some trial was under way on the node"
-    assert {job.n_deaths for job in bench.jobs} == {0}, "no trial is to blame"
-    assert max(job.n_starts for job in bench.jobs) <= 2
+    assert {job.n_lost for job in bench.records_now} == {0}, "no trial is to blame"
+    assert max(job.n_starts for job in bench.records_now) <= 2
     assert {record.outcome for record in bench.records_now} <= {Outcome.COMPLETE, Outcome.PRUNED}
 
 

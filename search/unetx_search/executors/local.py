@@ -20,7 +20,7 @@ from unetx_search.executors.memory import FreeMemoryProbe, MemoryWatch, Rest, nv
 from unetx_search.executors.process import WorkerProcess, end_all
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import UnetxError
-from unetx_studies.full import StorageFull
+from unetx_studies.disk_full import StorageFull
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task

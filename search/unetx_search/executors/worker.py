@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NoReturn
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, Evaluator, Observer, Outcome
 from unetx_evaluators.signals import ignore_signals
 from unetx_search.executors.base import Job, failed_evaluation
-from unetx_studies.full import StorageFull, full_disk_explained
+from unetx_studies.disk_full import StorageFull, full_disk_explained
 from unetx_studies.processes import ProcessIdentity, this_process
 
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from unetx_search.sharing.choice import (
 )
 from unetx_search.sharing.workbench import Workbench, less_than_at_first
 from unetx_space.memory import FLOAT32_BYTES, training_memory
-from unetx_space.presets import PRESETS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from unetx_evaluators.evaluation import Evaluator
     from unetx_evaluators.tasks.task import Task
     from unetx_search.config import SearchConfig
-    from unetx_search.ground import Ground
+    from unetx_search.study_setup import StudySetup
     from unetx_space.architecture import Architecture
 
 N_DRAWN = 200
@@ -50,7 +49,7 @@ def seats_that_pay(
     slots: Sequence[Slot],
     evaluator: Evaluator,
     task: Task,
-    ground: Ground,
+    ground: StudySetup,
     n_missing: int,
     console: Console,
     *,
@@ -109,31 +108,27 @@ def _settled(kind: str, kept: Sharing | None, room: Room, slot: Slot, bench: Ben
         return decided(kind, measured(measure, room), room)
 
 
-def _bench(evaluator: Evaluator, task: Task, ground: Ground, cores: int, free_memory: FreeMemoryProbe) -> Bench:
+def _bench(evaluator: Evaluator, task: Task, ground: StudySetup, cores: int, free_memory: FreeMemoryProbe) -> Bench:
     def opened(slot: Slot, at_most: int) -> Workbench:
         seats = shared_slots([slot], {slot.kind: at_most}, n_cores=cores)
         held_memory = less_than_at_first(slot, free_memory)
-        return Workbench(evaluator, task, seats, _u_net(ground), ground.budget, held_memory)
+        return Workbench(evaluator, task, seats, ground.u_net, ground.budget, held_memory)
 
     return opened
 
 
-def _u_net(ground: Ground) -> Architecture:
-    return ground.architecture(PRESETS["u-net"].genome(ground.backbone.n_levels))
-
-
-def _dearer_mib(ground: Ground) -> float:
+def _dearer_mib(ground: StudySetup) -> float:
     """What autograd keeps for the dearest of many designs that the search may propose more than for the U-Net.
 
     By the plan, for a whole batch at the width that is trained, in float32, which no GPU exceeds.
     """
-    rng, is_admissible = random.Random(0), ground.admission()
-    drawn = (ground.space.sample(rng) for _ in range(N_DRAWN))
-    dearest = max((_kept_mib(ground.architecture(g), ground) for g in drawn if is_admissible(g)), default=0.0)
-    return max(0.0, dearest - _kept_mib(_u_net(ground), ground))
+    rng = random.Random(0)
+    drawn = (ground.affordable(ground.space.sample(rng)) for _ in range(N_DRAWN))
+    dearest = max((_kept_mib(found[0], ground) for found in drawn if found is not None), default=0.0)
+    return max(0.0, dearest - _kept_mib(ground.u_net, ground))
 
 
-def _kept_mib(architecture: Architecture, ground: Ground) -> float:
+def _kept_mib(architecture: Architecture, ground: StudySetup) -> float:
     trained = replace(architecture, backbone=architecture.backbone.scaled(ground.budget.width_factor))
     return ground.budget.batch_size * training_memory(trained, ground.patch, bytes_per_value=FLOAT32_BYTES) / MIB
 

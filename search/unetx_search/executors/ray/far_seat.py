@@ -38,7 +38,7 @@ from unetx_search.executors.ray.remote import (
     Up,
 )
 from unetx_space.errors import UnetxError
-from unetx_studies.full import StorageFull
+from unetx_studies.disk_full import StorageFull
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from unetx_search.executors.ray.reach import Reach
 from unetx_search.executors.slots import THREAD_VARIABLES, Device, GpuProbe, Slot, nvidia_smi_probe
 from unetx_search.executors.worker import DiskFull, Finished, Left, ReachedRung, Setup, Started, Stepped
 from unetx_space.errors import UnetxError
-from unetx_studies.full import StorageFull
+from unetx_studies.disk_full import StorageFull
 from unetx_studies.processes import ProcessIdentity
 
 LOOK_EVERY_S = 0.5
