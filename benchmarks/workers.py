@@ -97,8 +97,7 @@ def search(folder: Path, cache: Path, n_workers: int, n_trials: int, more: tuple
     subprocess.run(command, check=True, capture_output=True, text=True)
     with sqlite3.connect(folder / "s" / "study.db") as database:
         rows = database.execute(
-            "select ended_at, seconds, score from unetx_evaluations where outcome in ('complete', 'pruned')"
-            " order by trial_number"
+            "select ended_at, seconds, score from unetx_trials where outcome in ('complete', 'pruned') order by number"
         ).fetchall()
     assert len(rows) == n_trials, f"{len(rows)} of {n_trials} trials came to a score"
     trials = tuple(Trial(_seconds(ended) - seconds, _seconds(ended), score) for ended, seconds, score in rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,17 @@ from mask_samples import blobs, disturbed, one_hot
 from monai.metrics.surface_distance import compute_average_surface_distance
 from PIL import Image
 from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
+from trial_records import ASKED, NOON
 
 from unetx_evaluators.evaluation import DataError, DataErrors, NullObserver
 from unetx_evaluators.metrics import METRICS, Metric, compare, summarise
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import TaskOptions, open_source, prepare
 from unetx_evaluators.tasks.sources import open as opening
+from unetx_studies.job_states import finished
 from unetx_studies.store import Records, open_store, study_url
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending_data.md"
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def followed(section: str, **known: object) -> Any:
@@ -47,9 +47,8 @@ def test_an_added_metric_is_scored_stored_and_summarised(metric: Metric, tmp_pat
     evaluation = ProxyEvaluator().evaluate(architecture, task, TINY_BUDGET, 0, NullObserver())
     with open_store(study_url(tmp_path), create=True) as store:
         records = Records(store, "s")
-        records.add_architecture("key", architecture, 1, 1)
-        records.start(0, "key", seed=0, origin="sampler", budget=TINY_BUDGET, started_at=NOON)
-        records.finish(0, evaluation, worker=0, ended_at=NOON)
+        records.begin(ASKED, architecture)
+        records.finish(finished(ASKED, evaluation, 0, NOON), evaluation)
         stored = records.case_scores(0)
     values = [score.values[metric.name] for score in stored]
     assert stored == evaluation.case_scores

@@ -12,42 +12,48 @@ from unetx_studies.drawing import to_svg
 from unetx_studies.neighbours import BEST
 
 if TYPE_CHECKING:
-    import optuna
+    from collections.abc import Sequence
 
+    from unetx_evaluators.evaluation import CaseScore
     from unetx_evaluators.tasks import Task
-    from unetx_studies.store import Records
+    from unetx_space.architecture import Architecture
+    from unetx_studies.store import TrialRecord
 
 
-def save_best(records: Records, study: optuna.Study, task: Task, folder: Path) -> None:
-    """Write ``best.json`` and ``best.svg`` for the best design, when there is one."""
-    record = records.best()
-    if record is None:
-        return
-    architecture = replace(
-        records.architecture(record.key),
+def save_best(
+    trial: TrialRecord,
+    architecture: Architecture,
+    scores: Sequence[CaseScore],
+    study: str,
+    task: Task,
+    folder: Path,
+) -> None:
+    """Write ``best.json`` and ``best.svg`` for the design of the best trial."""
+    told = replace(
+        architecture,
         score={
-            "dice": record.score,
+            "dice": trial.score,
             "metric": "mean over foreground classes of the mean Dice over validation cases",
-            "original_dice": records.original_dice().get(record.trial_number),
-            "metrics": summarise(records.case_scores(record.trial_number)),
-            "budget": asdict(record.budget),
-            "seed": record.seed,
+            "original_dice": trial.original_dice,
+            "metrics": summarise(scores),
+            "budget": asdict(trial.budget),
+            "seed": trial.seed,
         },
         provenance={
-            **whereabouts(study, record.trial_number, task),
-            "origin": record.origin,
-            "key": record.key,
-            "versions": dict(record.versions),
+            **whereabouts(study, trial.number, task),
+            "origin": str(trial.origin),
+            "key": trial.key,
+            "versions": dict(trial.versions),
         },
     )
-    architecture.save(folder / BEST)
-    write_whole(folder / "best.svg", to_svg(architecture))
+    told.save(folder / BEST)
+    write_whole(folder / "best.svg", to_svg(told))
 
 
-def whereabouts(study: optuna.Study, trial: int, task: Task) -> dict[str, Any]:
+def whereabouts(study: str, trial: int, task: Task) -> dict[str, Any]:
     """The part of an architecture's provenance that is known before it is trained."""
     return {
-        "study": study.study_name,
+        "study": study,
         "trial": trial,
         "task": {
             "name": task.name,

@@ -1,8 +1,8 @@
-"""The one writer: asks the sampler, hands jobs to the executor, records what comes back, tells Optuna.
+"""The one writer: asks the sampler, hands jobs to the executor, and records what comes back.
 
-What belongs together is one transaction: a trial with its genome, our record and its job; a result with Optuna's state.
-So after any crash a trial is there as a whole or not at all, and finished or not; what is not is resumed from its last
-checkpoint, or run again, under the same number.
+Every event is one transaction of our records. So after any crash a trial is there as a whole or not at all, and
+finished or not; what is not is resumed from its last checkpoint, or run again, under the same number. The sampler's
+study in memory and the mirror in Optuna's tables follow the records.
 """
 
 from __future__ import annotations
@@ -10,39 +10,32 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from optuna.trial import Trial
+from typing import TYPE_CHECKING
 
 from unetx_evaluators.evaluation import Outcome
-from unetx_search import ledger
-from unetx_search.config import FIRST_PRESETS, REPEATED_FROM, Diagnosis
-from unetx_search.executors.base import Job, failed_evaluation
-from unetx_search.samplers.guard import ORIGIN, Guard
+from unetx_search.config import Diagnosis
+from unetx_search.executors.base import Job
 from unetx_search.stale_workers import end_stale_workers
-from unetx_space.canonical import canonical, key
-from unetx_space.cost import cost
-from unetx_space.design_space import adapted
 from unetx_space.errors import UnetxError
-from unetx_space.presets import PRESETS
+from unetx_studies import job_states
+from unetx_studies.candidate import Candidate, OriginKind
 from unetx_studies.evidence import evidence
-from unetx_studies.ranking import ADAPTED, PRESET, REPLICATE_OF, is_given, ranking
-from unetx_studies.store import DecisionRecord, JobRecord, again
+from unetx_studies.ranking import Ranking
+from unetx_studies.store import TrialRecord, utc_now
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint, Evaluation
-    from unetx_search.book import Book
     from unetx_search.executors.base import Executor
-    from unetx_search.ground import Ground
     from unetx_search.reporter import Reporter
+    from unetx_search.sampler_study import SamplerStudy
+    from unetx_search.samplers.constrained_sampler import ConstrainedSampler
+    from unetx_search.study_setup import StudySetup
     from unetx_space.architecture import Architecture
-    from unetx_space.genome import Genome
     from unetx_studies.processes import ProcessIdentity
-    from unetx_studies.store import EvaluationRecord
+    from unetx_studies.store import OptunaMirror, Records
 
 N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
@@ -57,7 +50,7 @@ class SearchFailed(UnetxError):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RunOptions:
     """How far a run goes, and what a proposal may know."""
 
     n_trials: int
@@ -74,73 +67,66 @@ class Terms:
 
 
 @dataclass(slots=True)
-class _Trial:
-    """An unfinished trial."""
+class _Unfinished:
+    """A trial without a result: one that runs, or one that an earlier try has left."""
 
-    trial: Trial
-    job: JobRecord
-    origin: str = ""
-    design: str = ""
-    """Its key, once it is known."""
-    reported: set[int] = field(default_factory=set)
-    """Steps of which Optuna has the score."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A trial that can be handed out."""
-
-    held: _Trial
+    trial: TrialRecord
     architecture: Architecture
-    seed: int
-    is_recorded_now: bool
-    """Its record was begun with this."""
+    scores: dict[int, float]
+    """By step, of the rungs at which the pruner has spoken."""
 
 
 class Coordinator:
-    """Runs a study to its total; implements the executor's Handler."""
+    """Runs a study to its total; implements the executor's Handler.
+
+    ``study`` and ``mirror`` are those of ``records``, from which the first is filled here. ``on_best`` is called with
+    the trial of a new best design.
+    """
 
     def __init__(
         self,
         *,
-        book: Book,
+        setup: StudySetup,
+        records: Records,
+        study: SamplerStudy,
+        sampler: ConstrainedSampler,
+        mirror: OptunaMirror,
         executor: Executor,
-        ground: Ground,
         reporter: Reporter,
-        terms: Terms,
-        on_best: Callable[[int], None],
-        on_dispatch: Callable[[Trial, Architecture], None] = lambda trial, architecture: None,
+        options: RunOptions,
+        on_best: Callable[[TrialRecord], None],
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._book = book
+        self._setup = setup
+        self._records = records
+        self._study = study
+        self._sampler = sampler
+        self._mirror = mirror
         self._executor = executor
-        self._ground = ground
         self._reporter = reporter
-        self._terms = terms
+        self._options = options
         self._on_best = on_best
-        self._on_dispatch = on_dispatch
-        self._running: dict[int, _Trial] = {}
-        self._to_rerun: deque[_Trial] = deque()
+        self._clock = clock
+        self._running: dict[int, _Unfinished] = {}
+        self._to_rerun: deque[_Unfinished] = deque()
+        self._given: deque[Candidate] = deque()
+        """Designs that come before any that is proposed."""
+        self._uses: Counter[str] = Counter()
+        """How many trials have each design, by its key."""
+        self._ranking = Ranking()
         self._n_asked = 0
+        self._n_finished = 0
+        """Of the study, by this run or an earlier one."""
         self._n_finished_now = 0
         self._n_useless_now = 0
         self._stopping = False
         self.ran_out_of_time = False
         """The run ended because its time was up."""
-        self._uses = Counter(record.key for record in book.records.evaluations())
-        self._n_finished = 0
-        """Of the study, by this run or an earlier one."""
-        self._first = {e.key: (-(e.score or 0.0), e.trial_number) for e in ranking(book.records.evaluations())}
-        """Score, negative, and trial of every design's first complete evaluation: the least is the best design's."""
-        self._best_trial = min(self._first.values(), default=(0.0, -1))[1]
-
-    def is_new(self, genome: Genome) -> bool:
-        """No trial of this study has evaluated, or is evaluating, an equal design."""
-        return key(self._ground.architecture(genome)) not in self._uses
 
     def stop(self) -> None:
-        """Ask for an orderly end; safe to call from a signal handler."""
+        """Ask for a graceful shutdown; safe to call from a signal handler."""
         self._stopping = True
-        self._book.hurry()
+        self._records.hurry()
 
     @property
     def was_stopped(self) -> bool:
@@ -153,101 +139,49 @@ class Coordinator:
         Raises SearchFailed when going on is pointless, StorageFull when nothing more can be written, ServerGone when
         the database stays away, LeaseLost when another run has the study by now.
         """
-        self._recover()
-        self._enqueue_presets()
-        self._n_finished = len(self._book.records.evaluations(finished_only=True))
+        self._resume()
         while not self._stopping and not self._is_time_up():
             self._fill()
-            if not self._running and not self._is_work_left():
+            if not self._running and not self._to_rerun and self._n_asked >= self._options.n_trials:
                 return
             self._executor.poll(self, timeout_s=0.5)
-            self._book.give_sign_of_life()
+            self._records.heartbeat()
             if self._n_useless_now == self._n_finished_now >= N_HOPELESS:
-                self._leave_running()
+                self._shut_down()
                 raise SearchFailed(self._why_hopeless())
-        self._leave_running()
+        self._shut_down()
 
     def _is_time_up(self) -> bool:
-        ends_at = self._terms.ends_at
-        self.ran_out_of_time = ends_at is not None and self._book.clock() >= ends_at
+        ends_at = self._options.ends_at
+        self.ran_out_of_time = ends_at is not None and self._clock() >= ends_at
         return self.ran_out_of_time
 
-    # What an earlier life of this study left.
-
-    def _recover(self) -> None:
-        """Finish what can be finished, and queue what has to be run again."""
-        book = self._book
-        trials = book.study.get_trials(deepcopy=False)
-        records = {record.trial_number: record for record in book.records.evaluations()}
-        jobs = {job.trial: job for job in book.ledger.jobs()}
-        end_stale_workers(jobs.values())
-        plan = ledger.recovery(trials, records)
-        self._n_asked = plan.n_asked
-        for number in plan.to_tell:
-            job = jobs.get(number, JobRecord(number))
-            book.write(partial(self._tell_late, records[number], set(trials[number].intermediate_values), job))
-        for number in plan.to_close:
-            reason = f"finished in Optuna's tables as {trials[number].state.name} by somebody else, without a result"
-            job = jobs.get(number, JobRecord(number))
-            book.write(partial(self._close, failed_evaluation(Outcome.CRASHED, reason), job))
-        for number in plan.to_run:
-            job = ledger.left(jobs.get(number, JobRecord(number)))
-            reported = set(trials[number].intermediate_values)
-            self._to_rerun.append(_Trial(self._trial(number), job, reported=reported))
-
-    def _tell_late(self, record: EvaluationRecord, reported: set[int], job: JobRecord) -> None:
-        """A result that Optuna has not heard of."""
-        book, trial = self._book, self._trial(job.trial)
-        assert record.outcome is not None
-        book.report(trial, book.records.curve(job.trial), reported)
-        book.tell(trial, record.outcome, record.score)
-        book.ledger.write(ledger.finished(job))
-
-    def _close(self, evaluation: Evaluation, job: JobRecord) -> None:
-        """A trial that has no result and will get none."""
-        book = self._book
-        book.records.finish(job.trial, evaluation, worker=-1, ended_at=book.clock())
-        book.ledger.write(ledger.finished(job))
-
-    def _trial(self, number: int) -> Trial:
-        study = self._book.study
-        return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
-
-    def _enqueue_presets(self) -> None:
-        """Queue the presets that the study does not have yet, as far as its total allows.
-
-        In a narrowed space a preset is tried with the nearest choices there are, and called adapted. From a certain
-        total on the first, U-Net, is evaluated with a second seed, too: it tells what a seed is worth.
-        """
-        study, space = self._book.study, self._ground.space
-        given: dict[str, dict[str, Any]] = {}
-        for name in FIRST_PRESETS:
-            genome = canonical(PRESETS[name].genome(self._ground.backbone.n_levels))
-            params = adapted(space, genome)
-            is_exact = canonical(space.from_params(params)) == canonical(genome)
-            if params not in given.values():
-                given[f"{PRESET}{name}{'' if is_exact else ADAPTED}"] = params
-        if self._terms.n_trials >= REPEATED_FROM:
-            first = next(iter(given))
-            given[f"{REPLICATE_OF}{first}"] = given[first]
-        trials = study.get_trials(deepcopy=False)
-        known = {trial.user_attrs.get(ORIGIN) for trial in trials}
-        missing = [origin for origin in given if origin not in known]
-        for origin in missing[: max(0, self._terms.n_trials - len(trials))]:
-            self._book.write(partial(study.enqueue_trial, given[origin], user_attrs={ORIGIN: origin}))
+    def _resume(self) -> None:
+        """Take up what earlier runs of this study have recorded, and queue what has to be run again."""
+        trials, curves = self._records.trials(), self._records.curves()
+        end_stale_workers(trials)
+        for trial in trials:
+            scores = {point.step: point.score for point in curves.get(trial.number, ())}
+            self._study.restore(trial, scores)
+            self._uses[trial.key] += 1
+            self._ranking.add(trial)
+            self._n_finished += trial.is_finished
+            if not trial.is_finished:
+                architecture = self._records.architecture(trial.key)
+                self._to_rerun.append(_Unfinished(job_states.left(trial), architecture, scores))
+        self._n_asked = len(trials)
+        known = {trial.origin for trial in trials}
+        self._given.extend(one for one in self._setup.given(self._options.n_trials) if one.origin not in known)
 
     # From a free slot to a job.
-
-    def _is_work_left(self) -> bool:
-        return bool(self._to_rerun) or self._n_asked < self._terms.n_trials
 
     def _fill(self) -> None:
         """Give every free slot a trial."""
         while self._executor.n_free() > 0 and not self._stopping:
             if self._to_rerun:
                 self._dispatch(self._to_rerun.popleft())
-            elif self._n_asked < self._terms.n_trials and self._is_enough_known():
-                self._dispatch(None)
+            elif self._n_asked < self._options.n_trials and self._is_enough_known():
+                self._dispatch(self._ask())
             else:
                 return
 
@@ -258,82 +192,78 @@ class Coordinator:
 
     def _horizon(self, number: int) -> int | None:
         """The last trial that this one may see."""
-        return None if self._terms.lag is None else number - self._terms.lag
+        return None if self._options.lag is None else number - self._options.lag
 
-    def _dispatch(self, left: _Trial | None) -> None:
-        """Hand a trial out: one that was left, or a new one, which is asked, recorded and logged in one transaction."""
-        book, ground = self._book, self._ground
-        ready = book.write(partial(self._prepare, left), before_again=partial(self._renew, left))
-        held, trial, architecture = ready.held, ready.held.trial, ready.architecture
-        self._n_asked += left is None
-        self._uses[held.design] += ready.is_recorded_now
-        self._running[trial.number] = held
-        folder = self._terms.checkpoints
-        checkpoint = folder / f"trial-{trial.number}" if folder is not None else None
-        above = self._diagnosed_above(held)
-        job = Job(trial.number, architecture, ground.budget, ready.seed, checkpoint, diagnosed_above=above)
+    def _ask(self) -> _Unfinished:
+        """A new trial with its design, recorded."""
+        asked = self._study.ask()
+        if self._given:
+            candidate = self._given.popleft()
+        else:
+            horizon = self._horizon(asked.number)
+            with self._study.seeing(horizon):
+                candidate = self._sampler.propose(self._study.study, asked, self._uses)
+            saw = f"{self._n_finished} finished trials" if horizon is None else f"exactly trials 0..{horizon}"
+            saw = saw if horizon is None or horizon >= 0 else "no trial"
+            candidate = replace(candidate, reason=f"{candidate.reason}; it saw {saw}")
+        self._study.choose(asked.number, candidate.params)
+        trial = TrialRecord(
+            number=asked.number,
+            key=candidate.key,
+            params=candidate.params,
+            origin=candidate.origin,
+            why=candidate.reason,
+            n_parameters=candidate.cost.n_parameters,
+            macs=candidate.cost.macs,
+            seed=self._setup.seed + self._uses[candidate.key],
+            budget=self._setup.budget,
+            asked_at=self._clock(),
+            optuna_notes=self._study.notes(asked.number),
+        )
+        self._records.begin(trial, candidate.architecture)
+        self._uses[trial.key] += 1
+        self._n_asked += 1
+        return _Unfinished(trial, candidate.architecture, {})
+
+    def _dispatch(self, unfinished: _Unfinished) -> None:
+        """Hand a trial out, then show it."""
+        trial = unfinished.trial
+        self._running[trial.number] = unfinished
+        job = Job(
+            trial.number,
+            unfinished.architecture,
+            trial.budget,
+            trial.seed,
+            self._checkpoint(trial.number),
+            diagnosed_above=self._diagnosed_above(trial),
+        )
         self._executor.submit(job)
-        self._write(held, lambda: self._on_dispatch(held.trial, architecture))
+        self._mirror.follow(trial, unfinished.scores, unfinished.architecture)
 
-    def _prepare(self, left: _Trial | None) -> _Ready:
-        """A trial with its genome and its seed, recorded as far as it is not yet."""
-        book, ground = self._book, self._ground
-        held = left or self._ask()
-        trial = held.trial
-        with book.storage.seeing(self._horizon(trial.number)):
-            architecture = ground.architecture(ground.space.suggest(trial))
-        held.origin, held.design = trial.user_attrs.get(ORIGIN, "sampler"), key(architecture)
-        earlier = book.records.evaluation(trial.number) if left else None
-        n_finished = self._n_asked - len(self._running) - len(self._to_rerun) - (left is not None)
-        seed = self._record(held, architecture, n_finished) if earlier is None else earlier.seed
-        book.ledger.write(held.job)
-        return _Ready(held, architecture, seed, is_recorded_now=earlier is None)
+    def _checkpoint(self, number: int) -> Path | None:
+        folder = self._options.checkpoints
+        return None if folder is None else folder / f"trial-{number}"
 
-    def _write(self, held: _Trial, change: Callable[[], None]) -> None:
-        """One transaction about a trial; should it have to be run again, then with the trial as it stands."""
-        self._book.write(change, before_again=partial(self._renew, held))
-
-    def _renew(self, held: _Trial | None) -> None:
-        """Optuna's object remembers what it has written, also when that was rolled back: take a new one."""
-        if held is not None:
-            held.trial = self._trial(held.trial.number)
-
-    def _ask(self) -> _Trial:
-        trial = self._book.study.ask()
-        return _Trial(trial, JobRecord(trial.number))
-
-    def _record(self, held: _Trial, architecture: Architecture, n_finished: int) -> int:
-        """Begin the trial's record; the seed it is evaluated with."""
-        book, number, design = self._book, held.trial.number, held.design
-        seed = self._ground.seed + self._uses[design]
-        full = cost(architecture, self._ground.patch)
-        now = book.clock()
-        book.records.add_architecture(design, architecture, full.n_parameters, full.macs)
-        book.records.start(number, design, seed=seed, origin=held.origin, budget=self._ground.budget, started_at=now)
-        book.ledger.decide(DecisionRecord(number, held.origin, self._reason(number, held.origin, n_finished), now))
-        return seed
-
-    def _reason(self, number: int, origin: str, n_finished: int) -> str:
-        """For the decision log."""
-        sampler = self._book.study.sampler
-        why = sampler.why(number) if isinstance(sampler, Guard) else ""
-        if not why:
-            return f"{origin}: given, not proposed"
-        horizon = self._horizon(number)
-        saw = f"{n_finished} finished trials" if horizon is None else f"exactly trials 0..{horizon}"
-        return f"{why}; it saw {saw if horizon is None or horizon >= 0 else 'no trial'}"
+    def _diagnosed_above(self, trial: TrialRecord) -> float:
+        """The score above which a trial is diagnosed."""
+        if self._options.diagnosis == "none":
+            return math.inf
+        if self._options.diagnosis == "all" or trial.origin.kind is OriginKind.PRESET:
+            return -math.inf
+        best = self._ranking.best(up_to=self._horizon(trial.number))
+        return -math.inf if best is None or best.score is None else best.score
 
     # The end.
 
-    def _leave_running(self) -> None:
+    def _shut_down(self) -> None:
         """Ask the running evaluations to stop and wait for their answers, but not for long."""
         self._executor.interrupt()
-        deadline = self._book.clock() + STOP_WITHIN
-        while self._running and self._book.clock() < deadline:
+        deadline = self._clock() + STOP_WITHIN
+        while self._running and self._clock() < deadline:
             self._executor.poll(self, timeout_s=0.2)
 
     def _why_hopeless(self) -> str:
-        last = self._book.records.evaluations(finished_only=True)[-1]
+        last = self._records.trials(finished_only=True)[-1]
         return (
             f"the first {self._n_finished_now} evaluations of this run all failed, so going on would only burn time; "
             f"the last one ended as {last.outcome}: {last.reason}"
@@ -342,97 +272,73 @@ class Coordinator:
     # The executor's events.
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
-        held = self._running[trial]
-        held.job = ledger.taken(held.job, worker, device, process, self._book.clock())
-        self._note(held)
-        self._reporter.trial_started(trial, worker, device, held.origin)
+        running = self._running[trial]
+        running.trial = job_states.taken(running.trial, worker, device, process, self._clock())
+        self._records.update(running.trial)
+        self._reporter.trial_started(trial, worker, device, str(running.trial.origin))
 
     def on_step(self, trial: int, step: int) -> None:
         self._reporter.trial_step(trial, step)
 
     def on_rung(self, trial: int, point: CurvePoint) -> bool:
-        held = self._running[trial]
-        if point.step not in held.reported:  # else a trial that is run again has come here before: the answer stands
-            self._write(held, lambda: self._judge(held, point))
-            held.reported.add(point.step)
+        running = self._running[trial]
+        if point.step not in running.scores:  # else a trial that is run again has come here before: the answer stands
+            self._study.report(trial, point.step, point.score)
+            running.scores[point.step] = point.score
+            with self._study.seeing(self._horizon(trial)):
+                is_behind = self._study.should_prune(trial)  # asked about presets, too: the others compare with them
+            pruned_at = point.step if is_behind and not running.trial.origin.is_given else running.trial.pruned_at
+            running.trial = replace(running.trial, pruned_at=pruned_at, optuna_notes=self._study.notes(trial))
+            self._records.update(running.trial, point)
+            self._mirror.follow(running.trial, running.scores)
         self._reporter.trial_rung(trial, point)
-        return held.job.pruned_at == point.step
-
-    def _judge(self, held: _Trial, point: CurvePoint) -> None:
-        """Tell Optuna the score at a rung, and note the pruner's word."""
-        self._book.report(held.trial, [point], held.reported)
-        if self._is_behind(held):
-            held.job = ledger.told_to_stop(held.job, point.step)
-            self._book.ledger.write(held.job)
-
-    def _is_behind(self, held: _Trial) -> bool:
-        """The pruner's word. It is asked about presets, too, because the others are compared with them."""
-        with self._book.storage.seeing(self._horizon(held.trial.number)):
-            is_behind = held.trial.should_prune()
-        return is_behind and not is_given(held.origin)
+        return running.trial.pruned_at == point.step
 
     def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        held = self._running.pop(trial)
-        self._write(held, lambda: self._finish(held, worker, evaluation))
-        if self._terms.checkpoints is not None:
-            (self._terms.checkpoints / f"trial-{trial}").unlink(missing_ok=True)
+        running = self._running.pop(trial)
+        for point in evaluation.curve:
+            if point.step not in running.scores:
+                self._study.report(trial, point.step, point.score)
+                running.scores[point.step] = point.score
+        finished = job_states.finished(running.trial, evaluation, worker, self._clock())
+        self._records.finish(finished, evaluation)
+        self._study.end(finished)
+        self._mirror.follow(finished, running.scores)
+        checkpoint = self._checkpoint(trial)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
         self._n_finished += 1
         self._n_finished_now += 1
         self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
-        best_before, self._best_trial = self._best_trial, self._best_with(held, evaluation)
-        if self._best_trial != best_before:
-            again(lambda: self._on_best(self._best_trial))
-        self._reporter.trial_finished(trial, evaluation, self._best_trial == trial)
+        before = self._ranking.best()
+        self._ranking.add(finished)
+        best = self._ranking.best()
+        if best is not None and best is not before:
+            self._on_best(best)
+        self._reporter.trial_finished(trial, evaluation, is_best=best is not None and best.number == trial)
         if self._n_finished == N_UNTIL_MEASURED:
-            self._reporter.measured(again(lambda: evidence(self._book.records.evaluations(finished_only=True))))
-
-    def _finish(self, held: _Trial, worker: int, evaluation: Evaluation) -> None:
-        self._book.finish(held.trial, evaluation, worker=worker, reported=held.reported)
-        self._book.ledger.write(ledger.finished(held.job))
+            self._reporter.measured(evidence(self._records.trials(finished_only=True)))
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        held = self._running[trial]
-        held.job = ledger.lost(held.job, evaluation.reason)
-        if ledger.is_deadly(held.job):
-            reason = f"{held.job.n_deaths} workers died of it; the last: {evaluation.reason}"
+        running = self._running[trial]
+        running.trial = job_states.lost(running.trial, evaluation.reason)
+        if job_states.is_deadly(running.trial):
+            reason = f"{running.trial.n_lost} workers died of it; the last: {evaluation.reason}"
             self.on_finished(trial, worker, replace(evaluation, reason=reason))
-            return
-        self._run_again(trial, evaluation.reason)
+        else:
+            self._requeue(trial, evaluation.reason)
 
     def on_preempted(self, trial: int, reason: str) -> None:
-        held = self._running[trial]
-        held.job = ledger.left(held.job)
-        self._run_again(trial, reason)
+        running = self._running[trial]
+        running.trial = job_states.left(running.trial)
+        self._requeue(trial, reason)
 
-    def _run_again(self, trial: int, reason: str) -> None:
-        self._note(self._running[trial])
-        self._to_rerun.append(self._running.pop(trial))
+    def _requeue(self, trial: int, reason: str) -> None:
+        running = self._running.pop(trial)
+        self._records.update(running.trial)
+        self._to_rerun.append(running)
         self._reporter.trial_lost(trial, reason)
 
     def on_interrupted(self, trial: int) -> None:
-        held = self._running.pop(trial)
-        held.job = ledger.left(held.job)
-        self._note(held)
+        self._records.update(job_states.left(self._running.pop(trial).trial))
         self._reporter.trial_interrupted(trial)
-
-    def _note(self, held: _Trial) -> None:
-        """How far the trial has come, for whoever asks and for the next run."""
-        self._write(held, lambda: self._book.ledger.write(held.job))
-
-    def _best_with(self, held: _Trial, evaluation: Evaluation) -> int:
-        """The trial of the best design, as ``ranking`` has it, with this result."""
-        number, score = held.trial.number, evaluation.score
-        is_first = number <= self._first.get(held.design, (0.0, number))[1]
-        if evaluation.outcome is Outcome.COMPLETE and score is not None and math.isfinite(score) and is_first:
-            self._first[held.design] = (-score, number)
-        return min(self._first.values(), default=(0.0, -1))[1]
-
-    def _diagnosed_above(self, held: _Trial) -> float:
-        """The score above which a trial is diagnosed."""
-        if self._terms.diagnosis == "none":
-            return math.inf
-        if self._terms.diagnosis == "all" or held.origin.startswith("preset"):
-            return -math.inf
-        until = self._horizon(held.trial.number)
-        scores = (-score for score, trial in self._first.values() if until is None or trial <= until)
-        return max(scores, default=-math.inf)

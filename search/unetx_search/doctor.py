@@ -29,7 +29,7 @@ from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.settling import kept_pilot, moved_to, trained_on
 from unetx_space.errors import RequestError
 from unetx_space.files import write_whole
-from unetx_studies.full import full_disk_explained
+from unetx_studies.disk_full import full_disk_explained
 from unetx_studies.sheet import PARTS, DatasetFacts, PilotFacts, axis_ranges, number_words, sheet_html, size_words
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,19 +17,17 @@ from unetx_search.progress import WORKERS, WorkersFile, WorkerState, duration
 from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
 from unetx_space.errors import RequestError
 from unetx_studies.evidence import evidence
-from unetx_studies.ranking import ranking
+from unetx_studies.ranking import outcome_counts, ranking
 from unetx_studies.store import (
-    DecisionRecord,
-    EvaluationRecord,
-    JobRecord,
-    Ledger,
-    Place,
+    Lease,
     Records,
     RunRecord,
     Stage,
     Store,
+    StudyLocation,
+    TrialRecord,
     check_study,
-    find_place,
+    find_location,
     open_store,
 )
 
@@ -43,40 +41,33 @@ class Status:
     study: str
     folder: Path
     now: datetime
-    run: RunRecord | None
-    """The latest run of the command; None for a study of a version that kept no such thing."""
+    run: RunRecord
+    """The latest run of the command."""
     is_running: bool
-    n_trials: int
-    """The total that the latest run was to reach; what there is where no run is known."""
-    evaluations: tuple[EvaluationRecord, ...]
-    """Finished ones, by trial number."""
-    jobs: tuple[JobRecord, ...]
-    """Unfinished trials."""
+    trials: tuple[TrialRecord, ...]
+    """Every trial, in order."""
     workers: Mapping[int, WorkerState]
     """What each worker is doing; empty when nothing runs."""
-    decisions: Sequence[DecisionRecord]
-    original_dice: Mapping[int, float] = field(default_factory=dict)
-    """Scores on the cases' original voxels, by trial."""
     sharing: Mapping[str, Sharing] = field(default_factory=dict)
     """How many workers share each kind of GPU, where that was measured."""
 
     @property
-    def outcomes(self) -> dict[str, int]:
-        """How many trials ended in which way."""
-        counts: dict[str, int] = {}
-        for record in self.evaluations:
-            counts[str(record.outcome)] = counts.get(str(record.outcome), 0) + 1
-        return dict(sorted(counts.items()))
+    def evaluations(self) -> tuple[TrialRecord, ...]:
+        """The finished trials."""
+        return tuple(trial for trial in self.trials if trial.is_finished)
 
     @property
-    def best(self) -> EvaluationRecord | None:
+    def n_trials(self) -> int:
+        """The total that the latest run was to reach."""
+        return self.run.n_trials
+
+    @property
+    def best(self) -> TrialRecord | None:
         """The first of the ranking."""
         return next(iter(ranking(self.evaluations)), None)
 
     def state(self) -> str:
         """One sentence."""
-        if self.run is None:
-            return "written by a version that kept no record of its runs"
         who = f"{self.run.process} (run {self.run.id[:8]})"
         if self.is_running:
             return f"running for {duration((self.now - self.run.started_at).total_seconds())} as {who}"
@@ -92,57 +83,50 @@ def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetim
     """The status of the study in ``folder``. Raises RequestError when there is none."""
     now = clock()
     check_study(folder)
-    place = find_place(folder)
-    with open_store(place.url, create=False, read_only=True) as store:
-        name = _name(place, store)
-        records, ledger = Records(store, name), Ledger(store, name)
-        runs = ledger.runs()
-        run = runs[-1] if runs else None
-        is_running = run is not None and run.lives(now)
-        evaluations = records.evaluations(finished_only=True)
+    location = find_location(folder)
+    with open_store(location.url, create=False, read_only=True) as store:
+        name = _name(location, store)
+        run = Lease(store, name).runs()[-1]
+        is_running = run.lives(now)
         return Status(
             study=name,
             folder=folder,
             now=now,
             run=run,
             is_running=is_running,
-            n_trials=run.n_trials if run else len(evaluations),
-            evaluations=evaluations,
-            jobs=ledger.jobs(unfinished_only=True),
+            trials=Records(store, name).trials(),
             workers=WorkersFile.read(folder / WORKERS) if is_running else {},
-            decisions=ledger.decisions(),
-            original_dice=records.original_dice(),
             sharing=read_sharing(folder / SHARING),
         )
 
 
-def _name(place: Place, store: Store) -> str:
+def _name(location: StudyLocation, store: Store) -> str:
     """Of the study; a server's is one among others, a file has one, whatever its folder is called.
 
     Raises RequestError when it has begun no trial, or none of several is called as the folder.
     """
     names = Records.studies(store)
-    mine = place.study if place.is_on_server else place.folder.resolve().name
+    mine = location.study if location.is_on_server else location.folder.resolve().name
     if mine in names:
         return str(mine)
-    if place.is_on_server or len(names) != 1:
+    if location.is_on_server or len(names) != 1:
         found = ", ".join(names) or "none that has begun a trial"
-        wanted = f"the study {place.study!r}" if place.is_on_server else "one study"
-        raise RequestError(f"expected {wanted} in {place.shown}, found {found}")
+        wanted = f"the study {location.study!r}" if location.is_on_server else "one study"
+        raise RequestError(f"expected {wanted} in {location.shown}, found {found}")
     return names[0]
 
 
 def status_text(status: Status) -> str:
     """One screen: where it stands, the workers, what failed last, where to look."""
-    counts = ", ".join(f"{n} {outcome}" for outcome, n in status.outcomes.items()) or "none yet"
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in outcome_counts(status.trials).items()) or "none yet"
     lines = [
         f"{status.study}: {status.state()}",
         f"  trials     {len(status.evaluations)} of {status.n_trials} ({counts})",
     ]
     if (best := status.best) is not None:
-        original = status.original_dice.get(best.trial_number, best.score)
-        on_original = f", {original:.4f} on the original voxels" if original != best.score else ""
-        lines.append(f"  best       Dice {best.score:.4f} (trial {best.trial_number}){on_original}")
+        original = best.original_dice
+        on_original = "" if original in (None, best.score) else f", {original:.4f} on the original voxels"
+        lines.append(f"  best       Dice {best.score:.4f} (trial {best.number}){on_original}")
     lines += spread_lines(evidence(status.evaluations))
     lines += [f"  {kind}: {sharing}" for kind, sharing in status.sharing.items()]
     lines += [*map(_job_line, _jobs(status)), *_latest_failure(status)]
@@ -154,21 +138,23 @@ def _jobs(status: Status) -> list[dict[str, object]]:
     """Every unfinished trial, with what its worker does where one has it."""
     at_work = {worker.trial: worker for worker in status.workers.values()}
     found: list[dict[str, object]] = []
-    for job in status.jobs:
-        is_held = status.is_running and job.stage is Stage.RUNNING
-        worker = at_work.get(job.trial) if is_held else None
+    for trial in status.trials:
+        if trial.is_finished:
+            continue
+        is_held = status.is_running and trial.stage is Stage.RUNNING
+        worker = at_work.get(trial.number) if is_held else None
         found.append(
             {
-                "trial": job.trial,
+                "trial": trial.number,
                 "state": "running" if is_held else "waiting",
-                "worker": job.worker if is_held else None,
-                "device": job.device if is_held else "",
+                "worker": trial.worker if is_held else None,
+                "device": trial.device if is_held else "",
                 "step": worker.step if worker else None,
                 "dice": worker.score if worker else None,
-                "seconds": (status.now - job.taken_at).total_seconds() if is_held and job.taken_at else None,
-                "starts": job.n_starts,
-                "workers_lost": job.n_deaths,
-                "last_loss": job.last_death,
+                "seconds": (status.now - trial.started_at).total_seconds() if is_held and trial.started_at else None,
+                "starts": trial.n_starts,
+                "workers_lost": trial.n_lost,
+                "last_loss": trial.exit_reason,
             }
         )
     return found
@@ -187,15 +173,15 @@ def _job_line(job: dict[str, object]) -> str:
 
 def _latest_failure(status: Status) -> list[str]:
     failed = [e for e in status.evaluations if e.outcome is not None and (e.outcome.failed or e.outcome.violates)]
-    latest = max(failed, key=lambda e: e.ended_at or e.started_at, default=None)
+    latest = max(failed, key=lambda e: e.ended_at or e.asked_at, default=None)
     if latest is None:
         return []
-    return [f"  last loss  trial {latest.trial_number} ended as {latest.outcome}: {latest.reason}"]
+    return [f"  last loss  trial {latest.number} ended as {latest.outcome}: {latest.reason}"]
 
 
 def decisions_text(status: Status) -> str:
     """Why each genome was proposed, one line a trial."""
-    return "\n".join(f"trial {d.trial:>4}  {d.decided_at:%Y-%m-%d %H:%M:%S}  {d.reason}" for d in status.decisions)
+    return "\n".join(f"trial {t.number:>4}  {t.asked_at:%Y-%m-%d %H:%M:%S}  {t.why}" for t in status.trials)
 
 
 def status_json(status: Status) -> str:
@@ -208,14 +194,12 @@ def status_json(status: Status) -> str:
         "is_running": status.is_running,
         "n_trials": status.n_trials,
         "n_finished": len(status.evaluations),
-        "outcomes": status.outcomes,
-        "best_trial": best.trial_number if best else None,
+        "outcomes": outcome_counts(status.trials),
+        "best_trial": best.number if best else None,
         "best_dice": best.score if best else None,
         "evidence": evidence_facts(evidence(status.evaluations)),
-        "best_original_dice": status.original_dice.get(best.trial_number) if best else None,
-        "run": None
-        if run is None
-        else {
+        "best_original_dice": best.original_dice if best else None,
+        "run": {
             "id": run.id,
             "host": run.process.host,
             "pid": run.process.pid,
@@ -226,7 +210,7 @@ def status_json(status: Status) -> str:
         },
         "workers_per_gpu": {kind: asdict(sharing) for kind, sharing in status.sharing.items()},
         "jobs": _jobs(status),
-        "decisions": [{"trial": d.trial, "origin": d.origin, "reason": d.reason} for d in status.decisions],
+        "decisions": [{"trial": t.number, "origin": str(t.origin), "reason": t.why} for t in status.trials],
     }
     return json.dumps(facts, indent=2, allow_nan=False)
 

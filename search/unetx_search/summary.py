@@ -22,10 +22,11 @@ from unetx_space.presets import PRESETS
 from unetx_studies.drawing import to_svg, to_text
 from unetx_studies.evidence import evidence
 from unetx_studies.neighbours import BEST, with_hint
+from unetx_studies.ranking import outcome_counts
 
 if TYPE_CHECKING:
     from unetx_search.run import Summary
-    from unetx_studies.store import EvaluationRecord
+    from unetx_studies.store import TrialRecord
 
 N_RANKED = 5
 USUAL_PATCH: Mapping[int, tuple[int, ...]] = {2: (128, 128), 3: (64, 64, 64)}
@@ -34,6 +35,7 @@ USUAL_PATCH: Mapping[int, tuple[int, ...]] = {2: (128, 128), 3: (64, 64, 64)}
 
 def summary_text(summary: Summary) -> str:
     """The end of a search on one screen: ranking, the reference designs, honest words, where to go from here."""
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in outcome_counts(summary.evaluations).items())
     if summary.was_stopped:
         head = f"stopped: {len(summary.evaluations)} of {summary.n_trials} trials are done"
     elif summary.ran_out_of_time:
@@ -42,7 +44,7 @@ def summary_text(summary: Summary) -> str:
         head = f"the study is complete: {len(summary.evaluations)} of {summary.n_trials} trials were done before"
     else:
         head = f"done: {len(summary.evaluations)} of {summary.n_trials} trials"
-    lines = [f"{summary.study}: {head} ({_outcomes(summary)})", ""]
+    lines = [f"{summary.study}: {head} ({counts or 'none yet'})", ""]
     lines += _ranking(summary)
     lines += _on_original_voxels(summary)
     lines += caution(evidence(summary.evaluations))
@@ -50,13 +52,6 @@ def summary_text(summary: Summary) -> str:
         lines += ["", f"Warning: {warning}"]  # in one line, so that the option in it can be copied
     lines += ["", *_where_to_go(summary)]
     return "\n".join(lines)
-
-
-def _outcomes(summary: Summary) -> str:
-    counts: dict[str, int] = {}
-    for record in summary.evaluations:
-        counts[str(record.outcome)] = counts.get(str(record.outcome), 0) + 1
-    return ", ".join(f"{n} {outcome}" for outcome, n in sorted(counts.items())) or "none yet"
 
 
 def _ranking(summary: Summary) -> list[str]:
@@ -71,12 +66,12 @@ def _ranking(summary: Summary) -> list[str]:
     for record in shown:
         rank = summary.ranking.index(record) + 1
         lines.append(
-            f"{rank:>5}  {record.trial_number:>5}  {record.score:.4f}  {record.seconds or 0:>7.0f}  {_design(record)}"
+            f"{rank:>5}  {record.number:>5}  {record.score:.4f}  {record.seconds or 0:>7.0f}  {_design(record)}"
         )
     return lines
 
 
-def _design(record: EvaluationRecord) -> str:
+def _design(record: TrialRecord) -> str:
     return f"{record.key[:12]}  {record.origin}"
 
 
@@ -85,9 +80,8 @@ def _on_original_voxels(summary: Summary) -> list[str]:
     told = []
     best, unet = summary.best, summary.preset("u-net")
     for name, record in (("the best", best), ("U-Net", unet if unet is not best else None)):
-        dice = summary.original_dice.get(record.trial_number) if record is not None else None
-        if record is not None and dice is not None and dice != record.score:
-            told.append(f"{dice:.4f} ({name}, trial {record.trial_number})")
+        if record is not None and record.original_dice not in (None, record.score):
+            told.append(f"{record.original_dice:.4f} ({name}, trial {record.number})")
     return ["", f"on the original voxels: {', '.join(told)}"] if told else []
 
 
@@ -120,18 +114,18 @@ def summary_json(summary: Summary) -> str:
             "was_stopped": summary.was_stopped,
             "ran_out_of_time": summary.ran_out_of_time,
             "warnings": list(summary.warnings),
-            "best_trial": best.trial_number if best else None,
+            "best_trial": best.number if best else None,
             "best_dice": best.score if best else None,
             "evidence": evidence_facts(evidence(summary.evaluations)),
-            "best_original_dice": summary.original_dice.get(best.trial_number) if best else None,
+            "best_original_dice": best.original_dice if best else None,
             "evaluations": [
                 {
-                    "trial": record.trial_number,
+                    "trial": record.number,
                     "outcome": record.outcome,
                     "reason": record.reason,
                     "dice": record.score,
-                    "original_dice": summary.original_dice.get(record.trial_number),
-                    "origin": record.origin,
+                    "original_dice": record.original_dice,
+                    "origin": str(record.origin),
                     "key": record.key,
                     "seed": record.seed,
                     "seconds": record.seconds,

@@ -21,7 +21,7 @@ from unetx_space.errors import RequestError
 from unetx_studies.artifacts import ARTIFACTS
 from unetx_studies.loopback import check_loopback, loopback_only, refused
 from unetx_studies.notes import is_note, note_taker
-from unetx_studies.store import check_study, find_place, open_store, optuna_storage
+from unetx_studies.store import check_study, find_location, open_store, optuna_storage
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -52,7 +52,7 @@ def dashboard_app(study_folder: Path) -> WSGIApplication:
     Raises RequestError when the folder holds no study.
     """
     check_study(study_folder)
-    url = find_place(study_folder).url
+    url = find_location(study_folder).url
     open_store(url, create=False, read_only=True).close()  # says what is wrong better than Optuna would
     artifacts = study_folder / ARTIFACTS
     reader = optuna_dashboard.wsgi(

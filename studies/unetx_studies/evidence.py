@@ -20,7 +20,7 @@ from unetx_studies.spread import (
 )
 
 if TYPE_CHECKING:
-    from unetx_studies.store import EvaluationRecord
+    from unetx_studies.store import TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Evidence:
         return None if self.lead is None or self.lead_of_best is None else self.lead > self.lead_of_best
 
 
-def evidence(evaluations: Sequence[EvaluationRecord]) -> Evidence:
+def evidence(evaluations: Sequence[TrialRecord]) -> Evidence:
     """What these evaluations of one study tell. All have its budget; those that run or failed tell nothing."""
     done = complete(evaluations)
     scores = [Scored(e.key, e.seed, e.score) for e in done if e.score is not None]

@@ -1,9 +1,9 @@
 """Takes notes on a study and its trials, as optuna-dashboard's page sends them, also while a search writes the study.
 
 Optuna-dashboard keeps notes of trials, too, as system attributes of the study, so that a finished trial can have them.
-The coordinator neither writes those keys nor keeps a study's attributes in memory, so its one-writer rule holds for all
-that it rests on: trials. A note is a few short transactions on a connection of its own, which waits for its turn as
-every writer does, and is closed at once; the last connection to a finished study leaves the file whole and no log.
+A search rests on our own tables, which no note touches. A note is a few short transactions on a connection of its own,
+which waits for its turn as every writer does, and is closed at once; the last connection to a finished study leaves the
+file whole and no log.
 """
 
 from __future__ import annotations

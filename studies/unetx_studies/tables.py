@@ -1,12 +1,12 @@
-"""Our tables, beside Optuna's in the same database and joined to them by study name and trial number.
+"""Our tables: the record of what was asked, how far it has come and what came out, joined by study and trial number.
 
-What was asked, who ran it and when, and what came out stand in one row of ``unetx_evaluations``. Who coordinates a
-study stands in ``unetx_leases``, how far each trial has come in ``unetx_jobs``, and why it was proposed in
-``unetx_decisions``. Optuna's own tables are never touched from here.
+Optuna's tables lie in the same database, are a mirror of these, and are never touched from here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -14,30 +14,24 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Column,
     DateTime,
     Dialect,
+    Double,
     Enum,
     ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
     MetaData,
     String,
+    Table,
     Text,
     TypeDecorator,
-    UniqueConstraint,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from unetx_evaluators.evaluation import Outcome
-
-SCHEMA_VERSION = 2
-"""Raised by one with every change of these tables, together with a step in ``store/migrations``."""
-
-
-class Stage(StrEnum):
-    """Where a trial is in its life."""
-
-    ASKED = "asked"  # proposed and recorded; no worker has it
-    RUNNING = "running"  # a worker has it
-    FINISHED = "finished"  # its result is recorded and Optuna was told
+from unetx_evaluators.evaluation import Budget, Outcome
+from unetx_studies.candidate import Origin
+from unetx_studies.processes import ProcessIdentity
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -71,189 +65,135 @@ class Words(TypeDecorator[str]):
         return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _values(enumeration: type[StrEnum]) -> list[str]:
-    return [member.value for member in enumeration]
+class Document(TypeDecorator[Any]):
+    """A frozen dataclass, kept as JSON; ``read`` makes it again from that."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, read: Callable[[Mapping[str, Any]], Any]) -> None:
+        super().__init__(none_as_null=True)
+        self.read = read
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else asdict(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else self.read(value)
 
 
-class Base(DeclarativeBase):
-    """All of our tables; constraints have names, so that a migration can speak of them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "pk": "pk_%(table_name)s",
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        }
-    )
+def _process(data: Mapping[str, Any]) -> ProcessIdentity:
+    return ProcessIdentity(**data)
 
 
-class MetaRow(Base):
-    """Facts about the tables themselves: ``schema_version`` and ``created``."""
-
-    __tablename__ = "unetx_meta"
-
-    key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    value: Mapped[str] = mapped_column(Text)
+def _one_of(enumeration: type[StrEnum]) -> Enum:
+    """A member of an enumeration, kept by the value that people read."""
+    return Enum(enumeration, native_enum=False, length=32, values_callable=lambda found: [m.value for m in found])
 
 
-class ArchitectureRow(Base):
-    """A design at full size, once for all evaluations of it."""
-
-    __tablename__ = "unetx_architectures"
-
-    key: Mapped[str] = mapped_column(String(64), primary_key=True)
-    document: Mapped[str] = mapped_column(Text)
-    """The JSON document without score and provenance."""
-    n_parameters: Mapped[int] = mapped_column(BigInteger)
-    macs: Mapped[int] = mapped_column(BigInteger)
-    """Multiply-adds for one training patch."""
+METADATA = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+"""All of our tables; constraints have names, so that a migration can speak of them."""
 
 
-class EvaluationRow(Base):
-    """One trial's evaluation; it is running as long as ``outcome`` is NULL."""
+RUNS = Table(
+    "unetx_runs",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("study", String(512), nullable=False, index=True),
+    Column("process", Document(_process), nullable=False),
+    Column("n_trials", Integer, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("ending", Words, nullable=False),
+)
+"""One run of the command on a study: who coordinated it, its total, its last heartbeat, and how it ended."""
 
-    __tablename__ = "unetx_evaluations"
-    __table_args__ = (UniqueConstraint("study", "trial_number"),)
+STUDIES = Table(
+    "unetx_studies",
+    METADATA,
+    Column("name", String(512), primary_key=True),
+    Column("id", String(64), nullable=False),
+    Column("holder", ForeignKey(RUNS.c.id)),
+)
+"""A study; ``id`` is what its folder knows it by, ``holder`` the run that has its lease. A run that ends in order gives
+the lease back."""
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    study: Mapped[str] = mapped_column(String(512))
-    """Optuna's name of the study."""
-    trial_number: Mapped[int]
+ARCHITECTURES = Table(
+    "unetx_architectures",
+    METADATA,
+    Column("key", String(64), primary_key=True),
+    Column("document", Text, nullable=False),
+)
+"""A design at full size, once for all its evaluations: the JSON document without score and provenance."""
 
+TRIALS = Table(
+    "unetx_trials",
+    METADATA,
+    Column("study", String(512), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
     # What was asked.
-    architecture_key: Mapped[str] = mapped_column(ForeignKey(ArchitectureRow.key), index=True)
-    seed: Mapped[int] = mapped_column(BigInteger)
-    origin: Mapped[str] = mapped_column(String(64))
-    budget: Mapped[dict[str, Any]] = mapped_column(JSON)
-
-    # Who ran it and when.
-    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    worker: Mapped[int | None]
-    device: Mapped[str | None] = mapped_column(Text)
-    versions: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
-
+    Column("key", ForeignKey(ARCHITECTURES.c.key), nullable=False),
+    Column("params", JSON, nullable=False),
+    Column("origin", Document(Origin.from_json), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("n_parameters", BigInteger, nullable=False),
+    Column("macs", BigInteger, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("budget", Document(Budget.from_json), nullable=False),
+    Column("asked_at", UtcDateTime, nullable=False),
+    # How far it has come.
+    Column("optuna_notes", JSON, nullable=False),
+    Column("n_starts", Integer, nullable=False),
+    Column("n_lost", Integer, nullable=False),
+    Column("exit_reason", Words, nullable=False),
+    Column("pruned_at", Integer),
+    Column("worker", Integer),
+    Column("device", Text, nullable=False),
+    Column("process", Document(_process)),
+    Column("started_at", UtcDateTime),
     # What came out.
-    outcome: Mapped[Outcome | None] = mapped_column(
-        Enum(Outcome, native_enum=False, length=32, values_callable=_values)
-    )
-    reason: Mapped[str | None] = mapped_column(Words)
-    traceback: Mapped[str | None] = mapped_column(Words)
-    score: Mapped[float | None]
-    n_parameters: Mapped[int | None] = mapped_column(BigInteger)
-    """Of the trained, width-scaled network."""
-    peak_mem_mib: Mapped[float | None]
-    seconds: Mapped[float | None]
+    Column("outcome", _one_of(Outcome)),
+    Column("ended_at", UtcDateTime),
+    Column("reason", Words, nullable=False),
+    Column("traceback", Words, nullable=False),
+    Column("score", Double),
+    Column("original_dice", Double),
+    Column("seconds", Double, nullable=False),
+    Column("versions", JSON, nullable=False),
+    Column("insight", JSON(none_as_null=True)),
+)
+"""One trial: ``TrialRecord`` tells what each column means; ``insight`` is what ``Insight.to_json`` gives."""
 
-    case_scores: Mapped[list[CaseScoreRow]] = relationship(
-        cascade="all, delete-orphan", passive_deletes=True, order_by="CaseScoreRow.id"
-    )
-    curve: Mapped[list[CurveRow]] = relationship(
-        cascade="all, delete-orphan", passive_deletes=True, order_by="CurveRow.step"
-    )
+CURVES = Table(
+    "unetx_curves",
+    METADATA,
+    Column("study", String(512), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("score", Double),
+    Column("loss", Double),
+    Column("seconds", Double, nullable=False),
+    ForeignKeyConstraint(["study", "number"], [TRIALS.c.study, TRIALS.c.number], ondelete="CASCADE"),
+)
+"""What was known at a rung; NULL stands for a number that is none, as the loss of a net that diverged."""
 
-
-class CaseScoreRow(Base):
-    """A metric's value for one class on one case; NULL where the class is absent from truth and prediction alike."""
-
-    __tablename__ = "unetx_case_scores"
-    __table_args__ = (UniqueConstraint("evaluation_id", "case_name", "class_name", "metric"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey(EvaluationRow.id, ondelete="CASCADE"))
-    case_name: Mapped[str] = mapped_column(String(512))
-    class_name: Mapped[str] = mapped_column(String(256))
-    metric: Mapped[str] = mapped_column(String(64))
-    value: Mapped[float | None]
-
-
-class InsightRow(Base):
-    """What an evaluation told beside its scores."""
-
-    __tablename__ = "unetx_insights"
-
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey(EvaluationRow.id, ondelete="CASCADE"), primary_key=True)
-    loss_sum: Mapped[float | None]
-    """Of all training steps."""
-    document: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """``Insight.to_json``: zero-cost features, gradients by stage, similarity of skips, recall by size."""
-
-
-class CurveRow(Base):
-    """What was known at a rung; NULL stands for a number that is none, as the loss of a net that diverged."""
-
-    __tablename__ = "unetx_curves"
-
-    evaluation_id: Mapped[int] = mapped_column(ForeignKey(EvaluationRow.id, ondelete="CASCADE"), primary_key=True)
-    step: Mapped[int] = mapped_column(primary_key=True)
-    score: Mapped[float | None]
-    loss: Mapped[float | None]
-    seconds: Mapped[float]
-
-
-class RunRow(Base):
-    """One run of the command on a study: who coordinated it, and how it ended."""
-
-    __tablename__ = "unetx_runs"
-
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    study: Mapped[str] = mapped_column(String(512), index=True)
-    n_trials: Mapped[int]
-    """The total it was to reach."""
-    n_slots: Mapped[int]
-    host: Mapped[str] = mapped_column(String(256))
-    boot: Mapped[str] = mapped_column(String(64))
-    namespace: Mapped[str] = mapped_column(String(64))
-    pid: Mapped[int]
-    began: Mapped[int] = mapped_column(BigInteger)
-    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    """Its last sign of life."""
-    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    ending: Mapped[str | None] = mapped_column(Words)
-
-
-class LeaseRow(Base):
-    """Who coordinates a study now: at most one run. A run that ends in order takes its lease away."""
-
-    __tablename__ = "unetx_leases"
-
-    study: Mapped[str] = mapped_column(String(512), primary_key=True)
-    run: Mapped[str] = mapped_column(ForeignKey(RunRow.id))
-
-
-class JobRow(Base):
-    """How far a trial has come, and who has it now."""
-
-    __tablename__ = "unetx_jobs"
-
-    study: Mapped[str] = mapped_column(String(512), primary_key=True)
-    trial_number: Mapped[int] = mapped_column(primary_key=True)
-    stage: Mapped[Stage] = mapped_column(Enum(Stage, native_enum=False, length=16, values_callable=_values))
-    n_starts: Mapped[int]
-    n_deaths: Mapped[int]
-    """Workers that died while they had it."""
-    last_death: Mapped[str] = mapped_column(Words)
-    pruned_at: Mapped[int | None]
-    """The step at which it was told to stop."""
-    worker: Mapped[int | None]
-    device: Mapped[str | None] = mapped_column(Text)
-    host: Mapped[str | None] = mapped_column(String(256))
-    boot: Mapped[str | None] = mapped_column(String(64))
-    namespace: Mapped[str | None] = mapped_column(String(64))
-    pid: Mapped[int | None]
-    began: Mapped[int | None] = mapped_column(BigInteger)
-    taken_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-
-
-class DecisionRow(Base):
-    """Why a trial's genome was proposed."""
-
-    __tablename__ = "unetx_decisions"
-
-    study: Mapped[str] = mapped_column(String(512), primary_key=True)
-    trial_number: Mapped[int] = mapped_column(primary_key=True)
-    origin: Mapped[str] = mapped_column(String(64))
-    reason: Mapped[str] = mapped_column(Text)
-    decided_at: Mapped[datetime] = mapped_column(UtcDateTime)
+SCORES = Table(
+    "unetx_scores",
+    METADATA,
+    Column("study", String(512), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("case_name", String(512), primary_key=True),
+    Column("class_name", String(256), primary_key=True),
+    Column("metric", String(32), primary_key=True),
+    Column("value", Double),
+    ForeignKeyConstraint(["study", "number"], [TRIALS.c.study, TRIALS.c.number], ondelete="CASCADE"),
+    sqlite_with_rowid=False,
+)
+"""One metric of one class on one case; NULL where the class is absent from truth and prediction alike."""

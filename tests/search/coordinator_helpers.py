@@ -12,21 +12,31 @@ from pathlib import Path
 import optuna
 from executor_helpers import TASK
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Evaluator
-from unetx_search.book import lease, new_run, open_book
-from unetx_search.coordinator import Coordinator, Terms
+from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.base import Executor
 from unetx_search.executors.inline import InlineExecutor
-from unetx_search.ground import Ground
-from unetx_search.samplers.guard import Guard
+from unetx_search.sampler_study import SamplerStudy
+from unetx_search.samplers.constrained_sampler import ConstrainedSampler
+from unetx_search.study_setup import StudySetup
 from unetx_space.design_space import DesignSpace
 from unetx_studies.evidence import Evidence
-from unetx_studies.store import Patience, Records, open_store, study_url
+from unetx_studies.store import (
+    OptunaMirror,
+    Patience,
+    Records,
+    held_lease,
+    new_run,
+    open_store,
+    optuna_storage,
+    study_url,
+)
 
 BUDGET = Budget(steps=6, batch_size=1, width_factor=0.25, rungs=(2, 4, 6), validation_cases=3)
 BACKBONE = TASK.backbone()
-GROUND = Ground(BACKBONE, TASK.patch, DesignSpace(BACKBONE.n_levels), BUDGET, seed=0, max_cost=4.0)
+SETUP = StudySetup(BACKBONE, TASK.patch, DesignSpace(BACKBONE.n_levels), BUDGET, seed=0, max_cost=4.0)
 
 
 @dataclass
@@ -78,7 +88,7 @@ class Bench:
         self.where = url or folder
         """For ``rows``."""
         self.patience: Patience | None = None
-        self.ground = GROUND
+        self.setup = SETUP
         self.notes = Notes()
         self.pruner: Callable[[], optuna.pruners.BasePruner] = lambda: optuna.pruners.MedianPruner(n_startup_trials=3)
         self.sampler_of: Callable[[int], BaseSampler] = tpe
@@ -87,45 +97,45 @@ class Bench:
         self.executor_of: Callable[[Evaluator], Executor] = lambda evaluator: InlineExecutor(evaluator, TASK)
 
     @contextmanager
-    def open(self, evaluator: Evaluator, terms: Terms | int) -> Iterator[Coordinator]:
-        """A coordinator that has the lease; ``terms`` may be the total alone."""
-        terms = Terms(terms) if isinstance(terms, int) else terms
-        run = new_run("s", n_trials=terms.n_trials, n_slots=1, clock=self.clock)
+    def open(self, evaluator: Evaluator, options: RunOptions | int) -> Iterator[Coordinator]:
+        """A coordinator that has the lease; ``options`` may be the total alone."""
+        options = RunOptions(options) if isinstance(options, int) else options
+        run = new_run("s", n_trials=options.n_trials, clock=self.clock)
+        setup = self.setup
         with (
-            open_store(self.url, create=True, patience=self.patience) as store,
-            lease(store, run, clock=self.clock),
-            open_book(store, run, pruner=self.pruner(), clock=self.clock) as self.book,
+            open_store(self.url, create=True, patience=self.patience) as self.store,
+            held_lease(self.store, run, clock=self.clock) as self.lease,
         ):
-            self.executor = self.executor_of(evaluator)
-            coordinator = Coordinator(
-                book=self.book,
-                executor=self.executor,
-                ground=self.ground,
-                reporter=self.notes,
-                terms=replace(terms, checkpoints=self.folder / "checkpoints"),
-                on_best=self.notes.bests.append,
-            )
-            self.book.study.sampler = Guard(
-                self.sampler_of,
-                self.ground.space,
-                is_admissible=self.ground.admission(),
-                is_new=coordinator.is_new,
-                seed=0,
-            )
-            yield coordinator
+            self.records = Records(self.store, "s", self.lease)
+            with OptunaMirror(self.store, "s", self.records, setup.genes) as self.mirror:
+                self.executor = self.executor_of(evaluator)
+                yield Coordinator(
+                    setup=setup,
+                    records=self.records,
+                    study=SamplerStudy("s", setup.genes, self.pruner()),
+                    sampler=ConstrainedSampler(self.sampler_of, setup.genes, setup.admitted, seed=0),
+                    mirror=self.mirror,
+                    executor=self.executor,
+                    reporter=self.notes,
+                    options=replace(options, checkpoints=self.folder / "checkpoints"),
+                    on_best=lambda trial: self.notes.bests.append(trial.number),
+                    clock=self.clock,
+                )
 
-    def run(self, evaluator: Evaluator, terms: Terms | int) -> None:
-        with self.open(evaluator, terms) as coordinator:
+    def run(self, evaluator: Evaluator, options: RunOptions | int) -> None:
+        with self.open(evaluator, options) as coordinator:
             coordinator.run()
-            self.look()
+        self.look()
 
     def look(self) -> None:
-        """Read everything as it is now."""
-        self.records_now = self.book.records.evaluations()
-        self.trials = self.book.study.get_trials(deepcopy=False)
-        self.jobs = self.book.ledger.jobs()
-        self.decisions = self.book.ledger.decisions()
+        """Read everything as it is now: our records, and what Optuna finds in its tables."""
+        self.records_now = self.stored().trials()
+        self.trials = self.mirrored()
 
     def stored(self) -> Records:
         """What the database holds, read with a store of its own."""
         return Records(open_store(self.url, create=False, read_only=True), "s")
+
+    def mirrored(self) -> list[FrozenTrial]:
+        """The trials that Optuna finds in its tables."""
+        return optuna.load_study(study_name="s", storage=optuna_storage(self.url, read_only=True)).trials

@@ -31,7 +31,7 @@ def rows(where: Path | str, query: str) -> list[Any]:
         return _rows_of_file(where, query)
     psycopg = pytest.importorskip("psycopg")
     with psycopg.connect(where.replace("+psycopg", "")) as database:
-        if not database.execute("select 1 from pg_tables where tablename = 'unetx_evaluations'").fetchall():
+        if not database.execute("select 1 from pg_tables where tablename = 'unetx_trials'").fetchall():
             return []
         return list(database.execute(query).fetchall())
 
@@ -40,16 +40,14 @@ def _rows_of_file(folder: Path, query: str) -> list[Any]:
     if not (folder / "study.db").exists():
         return []
     with sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True, timeout=60) as database:
-        if not database.execute("select 1 from sqlite_master where name = 'unetx_evaluations'").fetchall():
+        if not database.execute("select 1 from sqlite_master where name = 'unetx_trials'").fetchall():
             return []
         return database.execute(query).fetchall()
 
 
 def finished(where: Path | str) -> dict[int, Result]:
     """The finished trials of a study that nobody writes."""
-    query = (
-        "select trial_number, architecture_key, outcome, seed, score from unetx_evaluations where outcome is not null"
-    )
+    query = "select number, key, outcome, seed, score from unetx_trials where outcome is not null"
     return {number: tuple(rest) for number, *rest in rows(where, query)}
 
 
@@ -61,13 +59,11 @@ def check_whole(folder: Path, n_trials: int, url: str | None = None) -> None:
         assert rows(folder, "pragma foreign_key_check") == []
     numbers = [(number,) for number in range(n_trials)]
     assert rows(where, "select number from trials order by number") == numbers
-    assert rows(where, "select trial_number from unetx_evaluations order by trial_number") == numbers
-    assert rows(where, "select trial_number from unetx_jobs where stage = 'finished' order by trial_number") == numbers
-    assert rows(where, "select trial_number from unetx_decisions order by trial_number") == numbers
+    assert rows(where, "select number from unetx_trials where outcome is not null order by number") == numbers
     states = rows(
         where,
-        "select t.state, e.outcome, e.score, v.value from trials t join unetx_evaluations e "
-        "on e.trial_number = t.number left join trial_values v on v.trial_id = t.trial_id",
+        "select t.state, e.outcome, e.score, v.value from trials t join unetx_trials e "
+        "on e.number = t.number left join trial_values v on v.trial_id = t.trial_id",
     )
     assert len(states) == n_trials
     expected = {"complete": "COMPLETE", "pruned": "PRUNED", "crashed": "FAIL"}
@@ -76,6 +72,6 @@ def check_whole(folder: Path, n_trials: int, url: str | None = None) -> None:
     genes = rows(where, "select count(*) from trial_params group by trial_id")
     assert len(genes) == n_trials
     assert len(set(genes)) == 1, "every trial has all its genes"
-    assert rows(where, "select * from unetx_leases") == []
+    assert rows(where, "select name from unetx_studies where holder is not null") == []
     checkpoints = folder / "checkpoints"
     assert not checkpoints.exists() or not [p for p in checkpoints.iterdir() if p.suffix == ""]

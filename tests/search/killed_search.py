@@ -19,9 +19,8 @@ from kill_helpers import DEADLINE_S
 from sqlalchemy import Engine, event
 
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_search.book import utc_now
 from unetx_search.executors.local import LocalExecutor
-from unetx_studies.store import Patience
+from unetx_studies.store import Patience, utc_now
 
 
 def killing(plan: dict[int, str]) -> Callable[..., None]:

@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coordinator_helpers import BACKBONE, GROUND, Bench
+from coordinator_helpers import BACKBONE, SETUP, Bench
 from executor_helpers import TASK
 from optuna.trial import TrialState
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluator, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.config import Diagnosis
-from unetx_search.coordinator import SearchFailed, Terms
+from unetx_search.coordinator import RunOptions, SearchFailed
 from unetx_search.executors.base import Job
 from unetx_search.executors.inline import InlineExecutor
-from unetx_search.samplers.guard import ORIGIN
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
 from unetx_space.design_space import design_space, narrowed
@@ -33,38 +32,38 @@ def bench(tmp_path: Path) -> Bench:
 
 def test_a_study_reaches_its_total_with_one_record_for_every_trial(bench: Bench) -> None:
     bench.run(FakeEvaluator(), 12)
-    assert [record.trial_number for record in bench.records_now] == list(range(12))
+    assert [record.number for record in bench.records_now] == list(range(12))
     assert [trial.number for trial in bench.trials] == list(range(12))
     for record, trial in zip(bench.records_now, bench.trials, strict=True):
         assert record.outcome is not None
         expected = TrialState.COMPLETE if record.outcome is Outcome.COMPLETE else TrialState.PRUNED
         assert trial.state is expected
         assert trial.value == pytest.approx(record.score)
-        assert trial.user_attrs[ORIGIN] == record.origin
+        assert trial.user_attrs["origin"] == str(record.origin)
 
 
 def test_the_presets_come_first_and_are_never_pruned(bench: Bench) -> None:
     bench.run(FakeEvaluator(), 12)
-    assert [record.origin for record in bench.records_now[:2]] == ["preset u-net", "preset no-skip"]
+    assert [str(record.origin) for record in bench.records_now[:2]] == ["preset u-net", "preset no-skip"]
     assert [record.outcome for record in bench.records_now[:2]] == [Outcome.COMPLETE] * 2
-    unet = GROUND.architecture(PRESETS["u-net"].genome(BACKBONE.n_levels))
+    unet = SETUP.architecture(PRESETS["u-net"].genome(BACKBONE.n_levels))
     assert bench.records_now[0].key == key(unet)
     assert Outcome.PRUNED in {record.outcome for record in bench.records_now}, "the pruner had its say elsewhere"
 
 
 @pytest.mark.parametrize("name", ["default", "full-scale", "nested"])
 def test_presets_are_exact_in_every_whole_space(bench: Bench, name: str) -> None:
-    bench.ground = replace(GROUND, space=design_space(name, BACKBONE.n_levels))
+    bench.setup = replace(SETUP, space=design_space(name, BACKBONE.n_levels))
     bench.run(FakeEvaluator(), 3)
-    assert [record.origin for record in bench.records_now[:2]] == ["preset u-net", "preset no-skip"]
+    assert [str(record.origin) for record in bench.records_now[:2]] == ["preset u-net", "preset no-skip"]
     for record, preset in zip(bench.records_now, ("u-net", "no-skip"), strict=False):
-        assert record.key == key(GROUND.architecture(PRESETS[preset].genome(BACKBONE.n_levels)))
+        assert record.key == key(SETUP.architecture(PRESETS[preset].genome(BACKBONE.n_levels)))
 
 
 def test_in_a_narrowed_space_presets_are_adapted_and_say_so(bench: Bench) -> None:
-    bench.ground = replace(GROUND, space=narrowed(GROUND.space, upsampler="linear", attention="se@block"))
+    bench.setup = replace(SETUP, space=narrowed(SETUP.space, upsampler="linear", attention="se@block"))
     bench.run(FakeEvaluator(), 3)
-    assert [r.origin for r in bench.records_now[:2]] == ["preset u-net, adapted", "preset no-skip, adapted"]
+    assert [str(r.origin) for r in bench.records_now[:2]] == ["preset u-net, adapted", "preset no-skip, adapted"]
     with open_store(bench.url, create=False) as store:
         unet = Records(store, "s").architecture(bench.records_now[0].key)
     for node in unet.genome.nodes:
@@ -73,19 +72,19 @@ def test_in_a_narrowed_space_presets_are_adapted_and_say_so(bench: Bench) -> Non
 
 
 def test_presets_that_fall_together_are_tried_once(bench: Bench) -> None:
-    bench.ground = replace(GROUND, space=narrowed(GROUND.space, sources="finer"))
+    bench.setup = replace(SETUP, space=narrowed(SETUP.space, sources="finer"))
     bench.run(FakeEvaluator(), 3)
-    assert [r.origin for r in bench.records_now] == ["preset u-net, adapted", "random", "random"]
+    assert [str(r.origin) for r in bench.records_now] == ["preset u-net, adapted", "random", "random"]
 
 
 def test_every_design_is_new_valid_and_inside_the_cost_limit(bench: Bench) -> None:
     bench.run(FakeEvaluator(), 12)
-    proposed = [record for record in bench.records_now if record.origin != "replicate of preset u-net"]
+    proposed = [record for record in bench.records_now if str(record.origin) != "replicate of preset u-net"]
     assert len({record.key for record in proposed}) == len(proposed) == 11
     with open_store(bench.url, create=False) as store:
         records = Records(store, "s")
         designs = [records.architecture(record.key) for record in bench.records_now]
-    assert all(cost(design, TASK.patch).macs <= 4 * GROUND.unet_macs() for design in designs)
+    assert all(cost(design, TASK.patch).macs <= 4 * cost(SETUP.u_net, TASK.patch).macs for design in designs)
     assert all(canonical(design.genome) == design.genome for design in designs)
 
 
@@ -93,11 +92,11 @@ def test_the_best_is_announced_each_time_it_changes(bench: Bench) -> None:
     bench.run(FakeEvaluator(), 10)
     best, announced = float("-inf"), []
     for record in bench.records_now:
-        if record.origin == "replicate of preset u-net":
+        if str(record.origin) == "replicate of preset u-net":
             continue  # a second seed does not move a design
         if record.outcome is Outcome.COMPLETE and record.score is not None and record.score > best:
             best = record.score
-            announced.append(record.trial_number)
+            announced.append(record.number)
     assert bench.notes.bests == announced
 
 
@@ -117,8 +116,8 @@ class NotingExecutor(InlineExecutor):
 def test_presets_are_diagnosed_and_others_when_they_beat_what_was_seen(bench: Bench, lag: int | None) -> None:
     executor = NotingExecutor(FakeEvaluator())
     bench.executor_of = lambda _: executor
-    bench.run(FakeEvaluator(), Terms(9, lag=lag))
-    bench.run(FakeEvaluator(), Terms(12, lag=lag))  # the second run knows the scores of the first
+    bench.run(FakeEvaluator(), RunOptions(9, lag=lag))
+    bench.run(FakeEvaluator(), RunOptions(12, lag=lag))  # the second run knows the scores of the first
     for job in executor.jobs:
         seen = [
             r.score for r in bench.records_now[: max(0, job.trial + 1 - (lag or 1))] if r.outcome is Outcome.COMPLETE
@@ -132,7 +131,7 @@ def test_presets_are_diagnosed_and_others_when_they_beat_what_was_seen(bench: Be
 def test_all_trials_can_be_diagnosed_and_none(bench: Bench, diagnosis: Diagnosis, above: float) -> None:
     executor = NotingExecutor(FakeEvaluator())
     bench.executor_of = lambda _: executor
-    bench.run(FakeEvaluator(), Terms(4, diagnosis=diagnosis))
+    bench.run(FakeEvaluator(), RunOptions(4, diagnosis=diagnosis))
     assert {job.diagnosed_above for job in executor.jobs} == {above}
 
 
@@ -147,10 +146,10 @@ def test_a_study_is_continued_to_a_higher_total_and_not_beyond(bench: Bench) -> 
 
 def test_a_total_of_one_is_the_u_net_alone_and_the_next_is_the_no_skip_net(bench: Bench) -> None:
     bench.run(FakeEvaluator(), 1)
-    assert [record.origin for record in bench.records_now] == ["preset u-net"]
+    assert [str(record.origin) for record in bench.records_now] == ["preset u-net"]
     assert len(bench.trials) == 1
     bench.run(FakeEvaluator(), 3)
-    assert [record.origin for record in bench.records_now] == ["preset u-net", "preset no-skip", "random"]
+    assert [str(record.origin) for record in bench.records_now] == ["preset u-net", "preset no-skip", "random"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_an_interrupted_trial_is_run_again_under_the_same_number_and_design(benc
 
         coordinator.on_rung = stop_in_the_third_trial  # type: ignore[method-assign]
         coordinator.run()
-        left = bench.book.records.evaluation(2)
+        left = bench.records.trial(2)
     assert coordinator.was_stopped
     assert bench.notes.interrupted == [2]
     assert left is not None

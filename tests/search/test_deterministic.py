@@ -19,7 +19,7 @@ from shuffled_executor import ShuffledExecutor
 
 from unetx_evaluators.evaluation import Budget, Evaluation
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_search.coordinator import Terms
+from unetx_search.coordinator import RunOptions
 from unetx_search.pruners import PRUNERS, with_rungs_for
 
 N_TRIALS = 18
@@ -30,27 +30,27 @@ def run(folder: Path, n_slots: int, order: int, lag: int | None = LAG, pruner: s
     """A study; the most jobs that were under way at once."""
     bench = Bench(folder)
     budget = with_rungs_for(pruner, Budget(18, 1, 0.25, (6, 12, 18), validation_cases=3))
-    bench.ground = replace(bench.ground, budget=budget)
+    bench.setup = replace(bench.setup, budget=budget)
     bench.pruner = lambda: PRUNERS[pruner](budget)
     executor = ShuffledExecutor(n_slots, order)
     bench.executor_of = lambda _: executor
-    bench.run(FakeEvaluator(), Terms(N_TRIALS, lag=lag))
+    bench.run(FakeEvaluator(), RunOptions(N_TRIALS, lag=lag))
     return bench, executor.most_at_once
 
 
 def facts(bench: Bench) -> Sequence[object]:
-    return [(r.trial_number, r.key, r.seed, r.origin, r.outcome, r.score) for r in bench.records_now]
+    return [(r.number, r.key, r.seed, str(r.origin), r.outcome, r.score) for r in bench.records_now]
 
 
 @pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])
 def test_any_number_of_workers_up_to_the_lag_gives_the_same_study(tmp_path: Path, pruner: str) -> None:
     expected, _ = run(tmp_path / "alone", 1, 0, pruner=pruner)
     assert {"pruned", "complete"} <= {record.outcome for record in expected.records_now}
-    assert "sampler" in {record.origin for record in expected.records_now}
+    assert "sampler" in {str(record.origin) for record in expected.records_now}
     for n_slots, order in ((2, 1), (3, 2), (LAG, 3), (LAG, 4), (LAG + 3, 5)):
         found, most_at_once = run(tmp_path / f"{n_slots}-{order}", n_slots, order, pruner=pruner)
         assert facts(found) == facts(expected)
-        assert [d.reason for d in found.decisions] == [d.reason for d in expected.decisions]
+        assert [d.why for d in found.records_now] == [d.why for d in expected.records_now]
         assert most_at_once == min(n_slots, LAG)
 
 
@@ -67,7 +67,7 @@ class Crash(BaseException):
 def test_a_crash_in_between_changes_nothing(tmp_path: Path) -> None:
     expected, _ = run(tmp_path / "whole", 1, 0)
     bench = Bench(tmp_path / "crashed")
-    bench.ground, bench.pruner = expected.ground, expected.pruner
+    bench.setup, bench.pruner = expected.setup, expected.pruner
     for order, last in ((1, 5), (2, 9)):
         bench.executor_of = lambda _, order=order: ShuffledExecutor(3, order)  # type: ignore[misc]
 
@@ -77,10 +77,10 @@ def test_a_crash_in_between_changes_nothing(tmp_path: Path) -> None:
 
         bench.notes.trial_finished = crash  # type: ignore[method-assign]
         with suppress(Crash):
-            bench.run(FakeEvaluator(), Terms(N_TRIALS, lag=LAG))
+            bench.run(FakeEvaluator(), RunOptions(N_TRIALS, lag=LAG))
     bench.notes.trial_finished = lambda trial, evaluation, is_best: None  # type: ignore[method-assign]
     bench.executor_of = lambda _: ShuffledExecutor(LAG, 3)
-    bench.run(FakeEvaluator(), Terms(N_TRIALS, lag=LAG))
+    bench.run(FakeEvaluator(), RunOptions(N_TRIALS, lag=LAG))
     assert facts(bench) == facts(expected)
 
 
@@ -122,12 +122,12 @@ def test_proposal_and_pruning_of_trial_n_see_exactly_the_trials_up_to_n_minus_la
     bench.sampler_of = lambda seed: Watching(proposals)
     bench.pruner = lambda: pruner
     bench.executor_of = lambda _: ShuffledExecutor(LAG, 0)
-    bench.run(FakeEvaluator(), Terms(N_TRIALS, lag=LAG))
+    bench.run(FakeEvaluator(), RunOptions(N_TRIALS, lag=LAG))
     for number in range(3, N_TRIALS):  # the first three are presets
         assert proposals[number] == [(n, "COMPLETE") for n in range(number - LAG + 1)]
         assert pruner.seen[number] == list(range(number - LAG + 1))
         seen = f"exactly trials 0..{number - LAG}" if number >= LAG else "no trial"
-        assert bench.decisions[number].reason.endswith(f"it saw {seen}")
+        assert bench.records_now[number].why.endswith(f"it saw {seen}")
 
 
 def test_every_trial_has_a_reason_and_a_sampler_of_its_own_seed(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_every_trial_has_a_reason_and_a_sampler_of_its_own_seed(tmp_path: Path) 
         bench.sampler_of = sampler_of
         for total in totals:
             bench.run(FakeEvaluator(), total)
-        return [decision.reason for decision in bench.decisions]
+        return [record.why for record in bench.records_now]
 
     whole = play(tmp_path / "whole", [8])
     in_parts = play(tmp_path / "parts", [3, 5, 8])

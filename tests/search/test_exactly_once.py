@@ -15,12 +15,12 @@ from executor_helpers import TASK, cpu_slots
 from kill_helpers import check_whole, rows
 from optuna import Study
 from optuna.pruners import BasePruner
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import Engine, event, text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_search.coordinator import Terms
+from unetx_search.coordinator import RunOptions
 from unetx_search.executors.base import Handler
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
@@ -28,7 +28,7 @@ from unetx_search.pruners import PRUNERS
 from unetx_studies.processes import this_process
 from unetx_studies.store import LeaseLost, Stage, open_store
 
-ALONE = Terms(8, lag=1)
+ALONE = RunOptions(8, lag=1)
 """One trial after another: an interrupted study can be compared with one that was not."""
 
 
@@ -57,7 +57,7 @@ def crash_at(statement: int) -> Iterator[None]:
 def story(bench: Bench) -> list[object]:
     """Everything about a study that must not depend on crashes."""
     return [
-        (record.trial_number, record.key, record.seed, record.origin, record.outcome, record.score)
+        (record.number, record.key, record.seed, str(record.origin), record.outcome, record.score)
         for record in bench.records_now
     ] + [
         (trial.number, trial.state, trial.value, trial.params, trial.intermediate_values, trial.constraints)
@@ -66,19 +66,24 @@ def story(bench: Bench) -> list[object]:
 
 
 def check_nothing_is_half(bench: Bench) -> None:
-    """Whatever trial there is, but for those that only wait in the queue, is there with everything that belongs to it,
-    and finished in all tables or in none."""
-    asked = [number for (number,) in rows(bench.where, "select number from trials where state != 'WAITING'")]
-    for table in ("unetx_evaluations", "unetx_jobs", "unetx_decisions"):
-        assert [number for (number,) in rows(bench.where, f"select trial_number from {table} order by 1")] == asked
+    """Whatever trial there is, is there with everything that belongs to it; a result is never there without its
+    curve and its cases. Optuna has no trial that we do not have, and none with a part of its genes."""
+    asked = [number for (number,) in rows(bench.where, "select number from unetx_trials order by number")]
+    assert asked == list(range(len(asked)))
+    mirrored = [number for (number,) in rows(bench.where, "select number from trials order by number")]
+    assert mirrored == asked[: len(mirrored)]
     genes = {count for (count,) in rows(bench.where, "select count(*) from trial_params group by trial_id")}
-    assert genes <= {len(bench.ground.space.genes)}
-    states = rows(
+    assert genes <= {len(bench.setup.space.genes)}
+    of_trial = "where x.study = t.study and x.number = t.number"
+    parts = rows(
         bench.where,
-        "select t.state != 'RUNNING', e.outcome is not null, j.stage = 'finished' from trials t "
-        "join unetx_evaluations e on e.trial_number = t.number join unetx_jobs j on j.trial_number = t.number",
+        f"select outcome, (select max(step) from unetx_curves x {of_trial}), "
+        f"(select count(*) from unetx_scores x {of_trial}), (t.insight is not null) from unetx_trials t",
     )
-    assert all(in_optuna == in_ours == in_ledger for in_optuna, in_ours, in_ledger in states)
+    for outcome, last_step, n_scores, has_insight in parts:
+        assert (n_scores > 0) == (outcome == "complete")
+        assert bool(has_insight) == (outcome is not None)
+        assert outcome != "complete" or last_step == bench.setup.budget.steps
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +104,12 @@ def test_a_study_that_crashed_at_several_statements_tells_the_same_story(
     rng = random.Random(seed)
     bench = Bench(tmp_path, server_url)
     for _ in range(3):
-        with suppress(Crash), bench.open(FakeEvaluator(), ALONE) as coordinator, crash_at(rng.randrange(1, 90)):
+        with suppress(Crash), bench.open(FakeEvaluator(), ALONE) as coordinator, crash_at(rng.randrange(1, 500)):
             coordinator.run()
         check_nothing_is_half(bench)
     bench.run(FakeEvaluator(), ALONE)
     assert story(bench) == undisturbed
-    assert {job.stage for job in bench.jobs} == {Stage.FINISHED}
+    assert {record.stage for record in bench.records_now} == {Stage.FINISHED}
 
 
 def test_a_trial_goes_on_from_its_last_checkpoint_and_its_curve_is_whole(
@@ -127,7 +132,7 @@ def test_a_trial_goes_on_from_its_last_checkpoint_and_its_curve_is_whole(
     assert [step for trial, step in bench.notes.rungs if trial == 1] == [4], "step 2 is not trained again"
     assert [point.step for point in bench.stored().curve(1)] == [2, 4, 6]
     assert list((bench.folder / "checkpoints").iterdir()) == []
-    assert bench.jobs[1].n_starts == 2
+    assert bench.records_now[1].n_starts == 2
 
 
 @pytest.mark.parametrize("pruner", ["median", "halving"])
@@ -136,12 +141,12 @@ def test_a_trial_that_was_told_to_stop_is_told_so_again(tmp_path: Path, pruner: 
 
     def bench_in(folder: Path) -> Bench:
         bench = Bench(folder)
-        bench.pruner = lambda: PRUNERS[pruner](bench.ground.budget)
+        bench.pruner = lambda: PRUNERS[pruner](bench.setup.budget)
         return bench
 
     bench = bench_in(tmp_path / "whole")
     bench.run(FakeEvaluator(), 12)
-    pruned = next(record.trial_number for record in bench.records_now if record.outcome is Outcome.PRUNED)
+    pruned = next(record.number for record in bench.records_now if record.outcome is Outcome.PRUNED)
     bench = bench_in(tmp_path / "again")
     with suppress(Crash), bench.open(FakeEvaluator(), 12) as coordinator:
         original = coordinator.on_finished
@@ -156,7 +161,7 @@ def test_a_trial_that_was_told_to_stop_is_told_so_again(tmp_path: Path, pruner: 
         raise AssertionError("the trial must end")
     bench.run(FakeEvaluator(), 12)
     assert bench.records_now[pruned].outcome is Outcome.PRUNED
-    assert bench.jobs[pruned].pruned_at == max(bench.trials[pruned].intermediate_values)
+    assert bench.records_now[pruned].pruned_at == max(bench.trials[pruned].intermediate_values)
 
 
 class Counting(BasePruner):
@@ -200,7 +205,7 @@ def test_a_job_that_killed_a_worker_is_tried_once_more_and_then_counts_as_crashe
         bench.executor_of = lambda _: executor
         bench.run(evaluator, 4)
     assert bench.notes.lost == [2]
-    assert bench.jobs[2].n_deaths == n_deaths
+    assert bench.records_now[2].n_lost == n_deaths
     record = bench.records_now[2]
     if n_deaths == 1:
         assert record.outcome is Outcome.COMPLETE
@@ -233,7 +238,7 @@ def test_a_job_whose_nodes_died_is_not_to_blame_and_runs_elsewhere_under_its_num
     bench.executor_of = lambda evaluator: Fragile(evaluator, TASK)
     bench.run(FakeEvaluator(), 4)
     assert bench.notes.lost == [2, 2, 2]
-    assert (bench.jobs[2].n_deaths, bench.jobs[2].n_starts) == (0, 3)
+    assert (bench.records_now[2].n_lost, bench.records_now[2].n_starts) == (0, 3)
     assert bench.records_now[2].outcome is Outcome.COMPLETE
     check_whole(bench.folder, 4)
 
@@ -251,41 +256,11 @@ def test_a_job_that_killed_a_worker_before_a_crash_of_the_coordinator_has_one_mo
         bench.executor_of = lambda _: executor
         bench.run(evaluator, 4)
     assert bench.records_now[2].outcome is Outcome.CRASHED
-    assert bench.jobs[2].n_starts == 2
+    assert bench.records_now[2].n_starts == 2
 
 
 def _crash(trial: int, reason: str) -> None:
     raise Crash
-
-
-def test_a_result_of_which_optuna_has_not_heard_is_told_with_its_curve(tmp_path: Path, server_url: str | None) -> None:
-    """As a version that told Optuna in a second transaction could leave it."""
-    bench = Bench(tmp_path, server_url)
-    bench.run(FakeEvaluator(), 3)
-    before = story(bench)
-    with open_store(bench.url, create=False) as store, store.writing() as session:
-        session.execute(text("update trials set state = 'RUNNING' where number = 1"))
-        session.execute(text("delete from trial_values where trial_id = 2"))
-        session.execute(text("delete from trial_intermediate_values where trial_id = 2 and step > 2"))
-        session.execute(text("delete from unetx_jobs"))  # nor did that version keep jobs
-    bench.run(FakeEvaluator(), 3)
-    assert story(bench) == before
-
-
-def test_a_trial_that_somebody_else_has_finished_in_optunas_tables_is_closed_with_a_word(
-    tmp_path: Path, server_url: str | None
-) -> None:
-    bench = Bench(tmp_path, server_url)
-    with suppress(Crash), bench.open(FakeEvaluator(), 3) as coordinator:
-        bench.notes.trial_rung = _crash  # type: ignore[assignment]
-        coordinator.run()
-    with open_store(bench.url, create=False) as store, store.writing() as session:
-        session.execute(text("update trials set state = 'FAIL' where number = 0"))
-    bench.notes.trial_rung = lambda trial, point: None  # type: ignore[method-assign]
-    bench.run(FakeEvaluator(), 3)
-    assert bench.records_now[0].outcome is Outcome.CRASHED
-    assert "finished in Optuna's tables as FAIL by somebody else" in bench.records_now[0].reason
-    assert [trial.state for trial in bench.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
 
 
 def test_a_run_that_lost_its_lease_writes_nothing_more(tmp_path: Path, server_url: str | None) -> None:
@@ -296,12 +271,12 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(tmp_path: Path, server_ur
         finish(trial, evaluation, is_best)
         if trial == 2:
             with open_store(bench.url, create=False) as store, store.writing() as session:
-                other = "insert into unetx_runs select 'other', study, n_trials, n_slots, host, boot, namespace, "
-                session.execute(text(other + "pid, began, started_at, seen_at, null, null from unetx_runs"))
-                session.execute(text("update unetx_leases set run = 'other'"))
-            bench.book.seen_at = bench.book.seen_at.replace(year=2000)  # silent for long
+                other = "insert into unetx_runs select 'other', study, process, n_trials, started_at, seen_at, null, ''"
+                session.execute(text(other + " from unetx_runs"))
+                session.execute(text("update unetx_studies set holder = 'other'"))
+            bench.lease.renewed_at = bench.lease.renewed_at.replace(year=2000)  # silent for long
 
     bench.notes.trial_finished = lose_the_lease  # type: ignore[method-assign]
     with pytest.raises(LeaseLost, match="taken the study 's' over"):
         bench.run(FakeEvaluator(), 6)
-    assert [record.trial_number for record in bench.stored().evaluations()] == [0, 1, 2]
+    assert [record.number for record in bench.stored().trials()] == [0, 1, 2]

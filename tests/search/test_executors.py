@@ -43,7 +43,7 @@ from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.ray.cluster import connected
 from unetx_space.errors import UnetxError
-from unetx_studies.full import StorageFull
+from unetx_studies.disk_full import StorageFull
 
 pytestmark = pytest.mark.timeout(120)
 

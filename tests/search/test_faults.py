@@ -44,7 +44,7 @@ def test_every_fault_of_a_worker_is_a_typed_outcome_while_the_study_goes_on(tmp_
         9: Misdeed.KILL,  # and the trial goes well at its second try
     }
     bench = Bench(tmp_path / "s")
-    bench.ground = replace(bench.ground, budget=replace(bench.ground.budget, max_seconds=1.0))
+    bench.setup = replace(bench.setup, budget=replace(bench.setup.budget, max_seconds=1.0))
     run_with(bench, FakeEvaluator(acts_by_call=acts, calls_folder=tmp_path / "calls"), 10)
     outcomes = [record.outcome for record in bench.records_now]
     expected = [
@@ -62,7 +62,7 @@ def test_every_fault_of_a_worker_is_a_typed_outcome_while_the_study_goes_on(tmp_
         reasons, ("MemoryError", "UnpicklableError", "hung", "SIGSEGV", "cannot be pickled", "hung"), strict=True
     ):
         assert words in reason
-    assert [job.n_deaths for job in bench.jobs] == [0, 0, 0, 0, 0, 2, 0, 0, 1, 0]
+    assert [job.n_lost for job in bench.records_now] == [0, 0, 0, 0, 0, 2, 0, 0, 1, 0]
 
 
 def test_a_worker_that_cannot_write_leaves_its_job_and_stops_the_run_with_a_word(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_worker_that_cannot_write_leaves_its_job_and_stops_the_run_with_a_word
     bench = Bench(tmp_path / "s")
     with pytest.raises(StorageFull, match=r"the disk that holds .*trial-2 is full.*run the same command again"):
         run_with(bench, evaluator, 4)
-    assert [record.is_finished for record in bench.stored().evaluations()] == [True, True, False]
+    assert [record.is_finished for record in bench.stored().trials()] == [True, True, False]
     run_with(bench, evaluator, 4)
     check_whole(tmp_path / "s", 4)
 
@@ -94,17 +94,17 @@ def test_a_database_that_cannot_grow_stops_the_run_and_goes_on_after_room_was_ma
 
     def leave_no_room(trial: int, evaluation: object, is_best: bool) -> None:
         if trial == 3:
-            with bench.book.storage.together() as session:
-                session.execute(text("pragma max_page_count = 1"))  # as many as there are already
+            with bench.store.writing() as connection:
+                connection.execute(text("pragma max_page_count = 1"))  # as many as there are already
 
     bench.notes.trial_finished = leave_no_room  # type: ignore[method-assign]
     with pytest.raises(StorageFull, match=r"the disk that holds .*study\.db is full"):
         bench.run(FakeEvaluator(), 60)
-    kept = [record for record in bench.stored().evaluations() if record.is_finished]
+    kept = [record for record in bench.stored().trials() if record.is_finished]
     assert len(kept) >= 4
     bench.notes.trial_finished = lambda trial, evaluation, is_best: None  # type: ignore[method-assign]
     bench.run(FakeEvaluator(), len(kept) + 3)
-    assert [record for record in bench.records_now if record.trial_number in {k.trial_number for k in kept}] == kept
+    assert [record for record in bench.records_now if record.number in {k.number for k in kept}] == kept
     check_whole(tmp_path, len(kept) + 3)
 
 
@@ -134,11 +134,11 @@ def test_a_full_disk_stops_the_run_with_a_word_and_the_study_goes_on_after_room_
         with pytest.raises(StorageFull, match="is full"):
             bench.run(FakeEvaluator(), 300)
         ballast.unlink()
-        kept = [record for record in bench.stored().evaluations() if record.is_finished]
+        kept = [record for record in bench.stored().trials() if record.is_finished]
         assert kept
         bench.run(FakeEvaluator(), len(kept) + 5)
-        assert [record for record in bench.records_now if record.trial_number in {k.trial_number for k in kept}] == kept
+        assert [record for record in bench.records_now if record.number in {k.number for k in kept}] == kept
         check_whole(disk / "s", len(kept) + 5)
-        assert {job.stage for job in bench.jobs} == {Stage.FINISHED}
+        assert {job.stage for job in bench.records_now} == {Stage.FINISHED}
         with open_store(bench.url, create=False, read_only=True) as store, store.reading() as session:
             assert session.scalar(text("pragma integrity_check")) == "ok"

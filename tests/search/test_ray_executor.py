@@ -20,10 +20,10 @@ from ray_helpers import SMALL, actors, cluster, kill_node
 
 from unetx_evaluators.evaluation import CurvePoint, Outcome
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_search.book import utc_now
 from unetx_search.executors import supervisor
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import UnetxError
+from unetx_studies.store import utc_now
 
 pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
 
@@ -178,8 +178,8 @@ def test_a_node_that_dies_takes_no_job_with_it_and_its_slots_come_back_with_a_ne
         poll_until(executor, told, lambda: executor.n_free() == 4)
     check_whole(tmp_path / "s", 24)
     assert bench.notes.lost, "some trial was under way on the node"
-    assert {job.n_deaths for job in bench.jobs} == {0}, "no trial is to blame"
-    assert max(job.n_starts for job in bench.jobs) <= 2
+    assert {job.n_lost for job in bench.records_now} == {0}, "no trial is to blame"
+    assert max(job.n_starts for job in bench.records_now) <= 2
     assert {record.outcome for record in bench.records_now} <= {Outcome.COMPLETE, Outcome.PRUNED}
 
 

@@ -72,7 +72,7 @@ def test_two_hundred_trials_on_four_pretended_gpus_of_two_nodes_run_exactly_once
     check_whole(tmp_path / "s", 200)
     assert len(calls(tmp_path / "calls")) == 200
     assert sorted(Counter(calls(tmp_path / "calls")).values()) == [*[1] * 198, 2], "U-Net on a second seed, as meant"
-    assert {worker for (worker,) in rows(tmp_path / "s", "select worker from unetx_evaluations")} == {0, 1, 2, 3}
+    assert {worker for (worker,) in rows(tmp_path / "s", "select worker from unetx_trials")} == {0, 1, 2, 3}
     assert rows(tmp_path / "s", "select n_slots from unetx_runs") == [(4,)]
     assert {path.name for path in (tmp_path / "s" / "logs").iterdir()} == {f"worker-{n}.log" for n in range(4)}
     assert list((tmp_path / "s" / "checkpoints").iterdir()) == []
@@ -107,8 +107,7 @@ def test_a_deterministic_study_is_the_same_on_a_cluster_and_on_one_machine_and_m
     here = run(two_nodes, tmp_path / "here", **common, **local)
     both = run(two_nodes, tmp_path / "both", **common, **local)
     facts = [
-        [(e.trial_number, e.key, e.seed, e.outcome, e.score) for e in found.evaluations]
-        for found in (there, here, both)
+        [(e.number, e.key, e.seed, e.outcome, e.score) for e in found.evaluations] for found in (there, here, both)
     ]
     assert facts[0] == facts[1] == facts[2]
 
@@ -167,7 +166,7 @@ def kill_and_go_on(made: Any, out: Path, victims: list[str], rng: random.Random)
     assert done.returncode == 0, errors
     assert before.items() <= finished(folder).items()
     check_whole(folder, len(before) + 3)
-    assert {number for (number,) in rows(folder, "select n_deaths from unetx_jobs")} == {0}
+    assert {number for (number,) in rows(folder, "select n_lost from unetx_trials")} == {0}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coordinator_helpers import GROUND, Bench
+from coordinator_helpers import SETUP, Bench
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
@@ -22,6 +22,7 @@ from unetx_search.summary import summary_json, summary_text
 from unetx_space.architecture import Architecture
 from unetx_space.design_space import narrowed
 from unetx_studies.evidence import evidence
+from unetx_studies.ranking import ranking
 
 REPLICATE = "replicate of preset u-net"
 
@@ -46,29 +47,29 @@ def summary_of(bench: Bench) -> Summary:
 def test_u_net_comes_a_second_time_right_after_the_presets_with_the_next_seed_and_is_never_pruned(bench: Bench) -> None:
     bench.pruner = Strict
     bench.run(FakeEvaluator(), 10)
-    assert [r.origin for r in bench.records_now[:3]] == ["preset u-net", "preset no-skip", REPLICATE]
+    assert [str(r.origin) for r in bench.records_now[:3]] == ["preset u-net", "preset no-skip", REPLICATE]
     first, _, second = bench.records_now[:3]
     assert second.key == first.key
     assert (first.seed, second.seed) == (0, 1)
     assert second.score != first.score
     assert [r.outcome for r in bench.records_now] == [Outcome.COMPLETE] * 3 + [Outcome.PRUNED] * 7
     assert len(bench.trials) == 10, "it counts towards the total"
-    assert bench.decisions[2].reason == f"{REPLICATE}: given, not proposed"
+    assert bench.records_now[2].why == f"{REPLICATE}: given, not proposed"
 
 
 def test_a_small_study_does_without_and_has_it_once_it_grows(bench: Bench) -> None:
     bench.run(FakeEvaluator(), 9)
-    assert REPLICATE not in {r.origin for r in bench.records_now}
+    assert REPLICATE not in {str(r.origin) for r in bench.records_now}
     for total in (10, 10, 12):
         bench.run(FakeEvaluator(), total)
-        assert [r.trial_number for r in bench.records_now if r.origin == REPLICATE] == [9]
+        assert [r.number for r in bench.records_now if str(r.origin) == REPLICATE] == [9]
         assert [trial.number for trial in bench.trials] == list(range(total))
 
 
 def test_adapted_presets_that_fall_together_are_repeated_once(bench: Bench) -> None:
-    bench.ground = replace(GROUND, space=narrowed(GROUND.space, sources="finer"))
+    bench.setup = replace(SETUP, space=narrowed(SETUP.space, sources="finer"))
     bench.run(FakeEvaluator(), 10)
-    origins = [r.origin for r in bench.records_now[:3]]
+    origins = [str(r.origin) for r in bench.records_now[:3]]
     assert origins == ["preset u-net, adapted", f"{REPLICATE}, adapted", "random"]
 
 
@@ -87,8 +88,8 @@ def test_a_study_has_one_second_seed_whenever_it_was_interrupted(tmp_path: Path)
             bench.run(FakeEvaluator(), 10)
         bench.notes.trial_finished = lambda trial, evaluation, is_best: None  # type: ignore[method-assign]
         bench.run(FakeEvaluator(), 10)
-        assert [(r.key, r.seed, r.origin, r.score) for r in bench.records_now] == [
-            (r.key, r.seed, r.origin, r.score) for r in whole.records_now
+        assert [(r.key, r.seed, str(r.origin), r.score) for r in bench.records_now] == [
+            (r.key, r.seed, str(r.origin), r.score) for r in whole.records_now
         ]
 
 
@@ -105,13 +106,13 @@ def test_a_second_seed_that_shines_makes_u_net_no_better(bench: Bench) -> None:
     summary = summary_of(bench)
     unet = summary.preset("u-net")
     assert unet is not None
-    assert unet.trial_number == 0
+    assert unet.number == 0
     assert unet in summary.ranking
     assert bench.records_now[2] not in summary.ranking
     assert len(summary.ranking) == len({r.key for r in summary.ranking})
     assert summary.best is not None
-    assert summary.best.trial_number == bench.notes.bests[-1] != 2
-    assert read_status(bench.folder).best == summary.best == bench.stored().best()
+    assert summary.best.number == bench.notes.bests[-1] != 2
+    assert read_status(bench.folder).best == summary.best == next(iter(ranking(bench.stored().trials())))
     assert summary_text(summary).count("preset u-net") == 1
 
 
@@ -120,9 +121,9 @@ def test_a_second_seed_that_is_the_first_to_end_hands_its_place_to_the_first(ben
     bench.run(Lucky(), 10)
     assert bench.notes.finished.index(2) < bench.notes.finished.index(0)
     assert 2 in bench.notes.bests
-    best = bench.stored().best()
+    best = next(iter(ranking(bench.stored().trials())))
     assert best is not None
-    assert best.trial_number == bench.notes.bests[-1] != 2
+    assert best.number == bench.notes.bests[-1] != 2
 
 
 def test_after_twenty_finished_trials_it_is_said_once_what_was_measured(bench: Bench) -> None:

@@ -52,8 +52,8 @@ def counts(folder: Path) -> dict[str, int]:
         queries = {
             "trials": "select count(*) from trials",
             "finished": "select count(*) from trials where state in ('COMPLETE', 'PRUNED', 'FAIL')",
-            "ours": "select count(*) from unetx_evaluations",
-            "ours finished": "select count(*) from unetx_evaluations where outcome is not null",
+            "ours": "select count(*) from unetx_trials",
+            "ours finished": "select count(*) from unetx_trials where outcome is not null",
         }
         found = {name: db.execute(query).fetchone()[0] for name, query in queries.items()}
         assert db.execute("pragma integrity_check").fetchone()[0] == "ok"
@@ -70,7 +70,7 @@ def test_a_search_leaves_a_study_a_best_architecture_and_its_drawing(tmp_path: P
     assert summary.best is not None
     assert "original voxels" not in summary_text(summary)
     assert best.score["dice"] == summary.best.score == max(e.score for e in summary.ranking if e.score is not None)
-    assert best.provenance["trial"] == summary.best.trial_number
+    assert best.provenance["trial"] == summary.best.number
     assert best.backbone.widths[0] == 32, "an architecture keeps the full-size backbone"
     with open_store(study_url(folder), create=False, read_only=True) as store:
         assert Records(store, "s").case_scores(0)
@@ -100,7 +100,7 @@ def test_scores_on_original_voxels_are_told_where_they_differ(tmp_path: Path) ->
     status = read_status(tmp_path / "s")
     assert f"{less:.4f} on the original voxels" in status_text(status)
     assert json.loads(status_json(status))["best_original_dice"] == less
-    beaten = replace(summary, evaluations=(unet, replace(bare, score=0.9)), original_dice={0: less, 1: 0.75})
+    beaten = replace(summary, evaluations=(unet, replace(bare, score=0.9, original_dice=0.75)))
     assert f"voxels: 0.7500 (the best, trial 1), {less:.4f} (U-Net, trial 0)\n" in summary_text(beaten)
 
 
@@ -201,9 +201,7 @@ def test_killed_in_the_middle_and_run_again_the_total_is_exact_and_nothing_is_lo
     process.wait(timeout=DEADLINE_S)
     process.communicate()
     with sqlite3.connect(folder / "study.db") as db:
-        before = dict(
-            db.execute("select trial_number, score from unetx_evaluations where outcome is not null").fetchall()
-        )
+        before = dict(db.execute("select number, score from unetx_trials where outcome is not null").fetchall())
     assert len(before) >= 3
     after = result(start(tmp_path, 8, 0.0))
     assert counts(folder) == {"trials": 8, "finished": 8, "ours": 8, "ours finished": 8}
@@ -238,9 +236,9 @@ def test_two_signals_stop_at_once(tmp_path: Path) -> None:
         if "again to stop at once" in line:
             break
     os.kill(process.pid, signal.SIGINT)
-    process.wait(timeout=15)
+    printed, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    process.communicate()
+    assert printed == "", "a stop in order ends with a summary"
 
 
 def n_started(folder: Path) -> int:

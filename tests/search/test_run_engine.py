@@ -53,8 +53,13 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
         time.sleep(0.05)
 
 
+def pids_of_workers(folder: Path) -> list[int]:
+    query = "select json_extract(process, '$.pid') from unetx_trials where process is not null"
+    return [pid for (pid,) in rows(folder, query)]
+
+
 def n_running(folder: Path) -> int:
-    return len(rows(folder, "select 1 from unetx_jobs where stage = 'running'"))
+    return len(rows(folder, "select 1 from unetx_trials where process is not null"))
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -118,13 +123,16 @@ def test_sigterm_ends_a_run_in_30_s_even_when_its_workers_hang_and_nothing_is_le
         [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     wait_until(lambda: n_running(folder) == 2, process)
-    workers = [pid for (pid,) in rows(folder, "select pid from unetx_jobs")]
+    workers = [
+        pid
+        for (pid,) in rows(folder, "select json_extract(process, '$.pid') from unetx_trials where process is not null")
+    ]
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 130
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert rows(folder, "select ending from unetx_runs") == [("ended",)]
-    assert rows(folder, "select * from unetx_leases") == []
+    assert rows(folder, "select name from unetx_studies where holder is not null") == []
     run(tmp_path)
     check_whole(folder, 4)
 
@@ -138,7 +146,10 @@ def test_a_worker_that_outlived_its_killed_coordinator_is_ended_before_its_trial
         [sys.executable, str(script), str(tmp_path)], stderr=subprocess.DEVNULL, text=True, start_new_session=True
     )
     wait_until(lambda: n_running(folder) == 2, process)
-    orphans = [pid for (pid,) in rows(folder, "select pid from unetx_jobs")]
+    orphans = [
+        pid
+        for (pid,) in rows(folder, "select json_extract(process, '$.pid') from unetx_trials where process is not null")
+    ]
     process.kill()
     process.wait(timeout=DEADLINE_S)
     assert all(Path(f"/proc/{pid}").exists() for pid in orphans), "a loop in C hears nobody"
@@ -169,9 +180,9 @@ def test_when_the_time_is_up_the_run_ends_in_order_and_the_same_command_continue
 def test_a_deterministic_study_uses_no_more_workers_than_it_can_and_keeps_its_word(tmp_path: Path) -> None:
     one = run(tmp_path / "one", trials=8, deterministic=2, cpu_workers=1, pruner="hyperband")
     two = run(tmp_path / "two", trials=8, deterministic=2, cpu_workers=3, pruner="hyperband")
-    facts = [[(e.trial_number, e.key, e.outcome, e.score) for e in found.evaluations] for found in (one, two)]
+    facts = [[(e.number, e.key, e.outcome, e.score) for e in found.evaluations] for found in (one, two)]
     assert facts[0] == facts[1]
-    assert rows(tmp_path / "two" / "s", "select n_slots from unetx_runs") == [(2,)]
+    assert set(rows(tmp_path / "two" / "s", "select worker from unetx_trials")) == {(0,), (1,)}
     with pytest.raises(RequestError, match="deterministic: begun with 2, now None"):
         run(tmp_path / "two", trials=9, pruner="hyperband")
 

@@ -22,7 +22,7 @@ from unetx_search.run import search
 from unetx_search.status import read_status
 from unetx_search.summary import summary_text
 from unetx_space.errors import Interrupted, RequestError
-from unetx_studies.store import Ledger, Records, open_store, study_url
+from unetx_studies.store import Lease, Records, open_store, study_url
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -83,14 +83,14 @@ def test_the_study_of_a_renamed_folder_goes_on_under_its_own_name(out: Path) -> 
     assert len(summary.evaluations) == 2
     assert (summary.study, read_status(out / "mine").study) == ("s", "s")
     with open_store(study_url(out / "mine"), create=False, read_only=True) as store:
-        assert Records.studies(store) == Ledger.studies(store) == ("s",)
+        assert Records.studies(store) == Lease.studies(store) == ("s",)
 
 
 def test_a_file_of_several_studies_goes_on_with_the_one_that_is_asked_for(out: Path) -> None:
     with closing(sqlite3.connect(out / "s" / "study.db")) as database, database:
-        database.execute("create temp table copy as select * from unetx_evaluations")
-        database.execute("update copy set study = 'other', id = id + 1000")
-        database.execute("insert into unetx_evaluations select * from copy")
+        database.execute("create temp table copy as select * from unetx_trials")
+        database.execute("update copy set study = 'other'")
+        database.execute("insert into unetx_trials select * from copy")
     assert run(out, PaintedSource()).was_complete
     assert read_status(out / "s").study == "s"
     (out / "s").rename(out / "mine")

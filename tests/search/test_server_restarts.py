@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from test_exactly_once import ALONE, story
 
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_search.coordinator import Terms
+from unetx_search.coordinator import RunOptions
 from unetx_search.pruners import PRUNERS
 from unetx_studies.store import Patience, ServerGone, Stage
 
@@ -77,7 +77,7 @@ def check_undisturbed(bench: Bench, undisturbed: list[object]) -> None:
     """Nothing that a trial is made of depends on what happened to the server."""
     assert story(bench) == undisturbed
     check_whole(bench.folder, N_TRIALS, bench.url)
-    assert {job.stage for job in bench.jobs} == {Stage.FINISHED}
+    assert {job.stage for job in bench.records_now} == {Stage.FINISHED}
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
@@ -92,7 +92,7 @@ def test_a_server_that_is_restarted_in_the_middle_of_transactions_costs_nothing_
     assert broken[0] >= len(numbers), "every restart met a connection in use"
     check_undisturbed(bench, undisturbed)
     assert bench.notes.finished == list(range(N_TRIALS)), "each was evaluated once"
-    assert {job.n_starts for job in bench.jobs} == {1}
+    assert {job.n_starts for job in bench.records_now} == {1}
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 30))])
@@ -116,8 +116,8 @@ def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(
     with bench.open(FakeEvaluator(), ALONE) as coordinator:
         monkeypatch.setattr(PGDialect_psycopg, "do_commit", commit)
         coordinator.run()
-        bench.look()
         monkeypatch.undo()
+    bench.look()
     assert min(fates.values()) > 3
     check_undisturbed(bench, undisturbed)
     assert bench.notes.finished == list(range(N_TRIALS))
@@ -156,7 +156,7 @@ def test_a_server_that_stays_away_ends_the_run_in_order_and_the_same_command_con
             coordinator.run()
     finally:
         postgres.start()
-    n_before = len(bench.stored().evaluations(finished_only=True))
+    n_before = len(bench.stored().trials(finished_only=True))
     assert n_before > 0
     bench.run(FakeEvaluator(), ALONE)
     check_undisturbed(bench, undisturbed)
@@ -176,18 +176,18 @@ def test_sessions_that_an_administrator_ends_at_every_turn_change_no_word_of_the
     benches = [Bench(tmp_path / "calm"), Bench(tmp_path / "hectic", postgres_url)]
     (tmp_path / "hectic").mkdir()
     for bench in benches:
-        bench.pruner = lambda bench=bench: PRUNERS[pruner](bench.ground.budget)  # type: ignore[misc]
+        bench.pruner = lambda bench=bench: PRUNERS[pruner](bench.setup.budget)  # type: ignore[misc]
     calm, hectic = benches
-    calm.run(FakeEvaluator(), Terms(12, lag=1))
+    calm.run(FakeEvaluator(), RunOptions(12, lag=1))
     database = postgres_url.partition("@/")[2].partition("?")[0]
     with (
-        hectic.open(FakeEvaluator(), Terms(12, lag=1)) as coordinator,
+        hectic.open(FakeEvaluator(), RunOptions(12, lag=1)) as coordinator,
         n_breaks() as broken,
         at_statements(set(range(10, 1000, 29)), lambda: postgres.end_sessions(database)),
     ):
         coordinator.run()
-        hectic.look()
+    hectic.look()
     assert broken[0] > 10
     assert story(hectic) == story(calm)
-    assert [job.pruned_at for job in hectic.jobs] == [job.pruned_at for job in calm.jobs]
-    assert any(job.pruned_at for job in calm.jobs)
+    assert [job.pruned_at for job in hectic.records_now] == [job.pruned_at for job in calm.records_now]
+    assert any(job.pruned_at for job in calm.records_now)

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from trial_records import ASKED
 
 from unetx_search.stale_workers import end_stale_workers
 from unetx_studies.processes import ProcessIdentity, this_process
-from unetx_studies.store import JobRecord, Stage
+from unetx_studies.store import TrialRecord
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell when it began")
 
@@ -30,8 +31,8 @@ def child() -> Iterator[tuple[subprocess.Popen[str], ProcessIdentity]]:
         process.kill()
 
 
-def held_by(process: ProcessIdentity | None) -> JobRecord:
-    return JobRecord(0, Stage.RUNNING, process=process)
+def held_by(process: ProcessIdentity | None) -> TrialRecord:
+    return replace(ASKED, process=process)
 
 
 def test_one_that_stays_is_killed_and_named(child: tuple[subprocess.Popen[str], ProcessIdentity]) -> None:

@@ -54,7 +54,7 @@ def test_a_study_that_runs_is_told_with_its_workers_steps_and_scores(bench: Benc
     assert status.is_running
     told = status_text(status)
     assert told.startswith("s: running for ")
-    assert f"as {bench.book.run.process} (run {bench.book.run.id[:8]})" in told
+    assert f"as {bench.lease.run.process} (run {bench.lease.run.id[:8]})" in told
     assert "trials     2 of 6 (2 complete)" in told
     assert "worker 0   this process: trial 2, step 4, Dice" in told
     assert "best       Dice 0.8" in told
@@ -71,8 +71,8 @@ def test_a_run_that_died_is_told_as_such_and_its_trials_wait(bench: Bench) -> No
     with suppress(Stop):
         bench.run(FakeEvaluator(), 3)
     with open_store(bench.url, create=False) as store, store.writing() as session:  # as after a SIGKILL
-        session.execute(text("update unetx_runs set began = 1, ended_at = null, ending = null"))
-        session.execute(text("insert into unetx_leases select study, id from unetx_runs"))
+        session.execute(text("update unetx_runs set process = json_set(process, '$.began', 1), ended_at = null"))
+        session.execute(text("update unetx_studies set holder = (select id from unetx_runs)"))
     status = read_status(bench.folder, clock=now)
     assert not status.is_running
     assert "died; run the same command to continue" in status_text(status)
@@ -83,16 +83,15 @@ def _stop(trial: int, point: CurvePoint) -> None:
     raise Stop
 
 
-def test_a_run_on_another_machine_runs_as_long_as_it_shows_signs_of_life(bench: Bench) -> None:
+def test_a_run_on_another_machine_runs_as_long_as_its_heart_beats(bench: Bench) -> None:
     bench.notes.trial_rung = _stop  # type: ignore[method-assign]
     with suppress(Stop):
         bench.run(FakeEvaluator(), 3)
     with open_store(bench.url, create=False) as store, store.writing() as session:
-        session.execute(text("update unetx_runs set host = 'elsewhere', ended_at = null"))
-    seen_at = read_status(bench.folder).run
-    assert seen_at is not None
+        session.execute(text("update unetx_runs set process = json_set(process, '$.host', 'x'), ended_at = null"))
+    seen_at = read_status(bench.folder).run.seen_at
     for seconds, is_running in ((100, True), (121, False)):
-        later = seen_at.seen_at + timedelta(seconds=seconds)
+        later = seen_at + timedelta(seconds=seconds)
         assert read_status(bench.folder, clock=lambda later=later: later).is_running is is_running  # type: ignore[misc]
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from evaluation_records import record
+from trial_records import RANDOM, preset, record, repeated
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_studies.evidence import evidence
 from unetx_studies.spread import Scored, design_deviation, lead_of_best, lead_of_two, reliability
 
 STUDY = [
-    record(0, "u", 0.80, origin="preset u-net"),
-    record(1, "n", 0.50, origin="preset no-skip"),
-    record(2, "u", 0.82, seed=1, origin="replicate of preset u-net"),
+    record(0, "u", 0.80, origin=preset("u-net")),
+    record(1, "n", 0.50, origin=preset("no-skip")),
+    record(2, "u", 0.82, seed=1, origin=repeated("u-net")),
     record(3, "a", 0.83),
     record(4, "b", 0.95, outcome=Outcome.PRUNED),
     record(5, "c", 0.79),
@@ -41,7 +41,7 @@ def test_the_net_without_skips_does_not_stretch_the_spread_of_designs() -> None:
 
 
 def test_a_lead_beyond_what_noise_gives_the_best_of_so_many_counts() -> None:
-    quiet = [record(8 + seed, "u", 0.80 + 0.0001 * seed, seed=seed, origin="random") for seed in range(2, 6)]
+    quiet = [record(8 + seed, "u", 0.80 + 0.0001 * seed, seed=seed, origin=RANDOM) for seed in range(2, 6)]
     found = evidence([STUDY[0], *STUDY[3:], *quiet])
     assert found.lead_of_best is not None
     assert found.lead_of_best < 0.003 < 0.03
@@ -57,12 +57,12 @@ def test_one_seed_each_tells_a_lead_and_not_what_it_is_worth() -> None:
 
 
 def test_two_seeds_of_the_very_same_score_measure_nothing() -> None:
-    found = evidence([record(0, "u", 0.0, origin="preset u-net"), record(1, "u", 0.0, seed=1), record(2, "a", 0.1)])
+    found = evidence([record(0, "u", 0.0, origin=preset("u-net")), record(1, "u", 0.0, seed=1), record(2, "a", 0.1)])
     assert (found.seeds, found.lead_of_best, found.is_gain) == (None, None, None)
 
 
 def test_before_anything_is_complete_nothing_is_known() -> None:
-    for evaluations in ([], [record(0, "u", None, origin="preset u-net", outcome=None)]):
+    for evaluations in ([], [record(0, "u", None, origin=preset("u-net"), outcome=None)]):
         found = evidence(evaluations)
         assert (found.n_complete, found.n_rivals) == (0, 0)
         assert (found.lead, found.seeds) == (None, None)

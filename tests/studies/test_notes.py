@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import optuna_dashboard
 import pytest
+from optuna.storages import RDBStorage
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
@@ -25,7 +26,7 @@ from unetx_space.presets import PRESETS
 from unetx_studies import notes
 from unetx_studies.artifacts import attach_drawing
 from unetx_studies.dashboard import dashboard_server
-from unetx_studies.store import OneWriterStorage, Store, one_writer_storage, open_store, optuna_storage, study_url
+from unetx_studies.store import Store, open_store, optuna_storage, study_url
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -46,15 +47,20 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def storage(store: Store) -> Iterator[OneWriterStorage]:
-    opened = one_writer_storage(store)
+def storage(store: Store) -> Iterator[RDBStorage]:
+    opened = optuna_storage(store.url)
     yield opened
-    opened.close()
+    close(opened)
+
+
+def close(storage: RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 @pytest.fixture
-def study(storage: OneWriterStorage) -> optuna.Study:
-    """As the coordinator holds it."""
+def study(storage: RDBStorage) -> optuna.Study:
+    """As the coordinator's mirror holds it."""
     return optuna.create_study(storage=storage, study_name="s", direction="maximize")
 
 
@@ -114,7 +120,7 @@ def shown(port: int) -> dict[str, str]:
 
 
 def test_notes_outlast_everything_that_the_coordinator_writes_later(
-    tmp_path: Path, store: Store, storage: OneWriterStorage, study: optuna.Study
+    tmp_path: Path, store: Store, storage: RDBStorage, study: optuna.Study
 ) -> None:
     done, running = study.ask(), study.ask()
     study.tell(done, 0.5)
@@ -122,12 +128,11 @@ def test_notes_outlast_everything_that_the_coordinator_writes_later(
         assert put(port, "1", "of the study") == 200
         assert put(port, f"1/{done._trial_id}", "of a finished trial") == 200
         assert put(port, f"1/{running._trial_id}", "of a running trial") == 200
-        with storage.together():
-            running.suggest_float("x", 0, 1)
-            running.set_user_attr("a", 1)
-            running.report(0.25, 1)
-            study.tell(running, 0.75)
-            study.set_user_attr("b", 2)
+        running.suggest_float("x", 0, 1)
+        running.set_user_attr("a", 1)
+        running.report(0.25, 1)
+        study.tell(running, 0.75)
+        study.set_user_attr("b", 2)
         study.tell(study.ask(), 1.0)
         notes = {"0": "of a finished trial", "1": "of a running trial", "2": "", "study": "of the study"}
         with elsewhere(tmp_path) as fresh:  # the other has the trials of two seconds ago in memory
@@ -135,7 +140,7 @@ def test_notes_outlast_everything_that_the_coordinator_writes_later(
         assert put(port, f"1/{running._trial_id}", "changed", version=2) == 200
     assert optuna_dashboard.get_note(study) == "of the study", "the coordinator sees it, too"
     assert [trial.values for trial in study.trials] == [[0.5], [0.75], [1.0]]
-    storage.close()
+    close(storage)
     store.close()
     assert [path.name for path in tmp_path.iterdir()] == ["study.db"], "the last to close folds the log into the file"
     with here(tmp_path) as port:
@@ -175,12 +180,12 @@ def test_notes_and_the_search_never_meet_a_lock_they_cannot_wait_for(
 
 
 def test_a_note_waits_for_the_coordinators_transaction_and_reading_does_not(
-    tmp_path: Path, storage: OneWriterStorage, study: optuna.Study
+    tmp_path: Path, store: Store, study: optuna.Study
 ) -> None:
     study.ask()
     with elsewhere(tmp_path) as port, ThreadPoolExecutor(1) as pool:
-        with storage.together():
-            study.ask().set_user_attr("a", 1)
+        with store.writing() as connection:
+            connection.execute(text("insert into unetx_studies values ('mark', '', null)"))
             noting = pool.submit(put, port, "1", "patient")
             assert shown(port) == {"0": "", "study": ""}
             assert not noting.done()
@@ -188,9 +193,11 @@ def test_a_note_waits_for_the_coordinators_transaction_and_reading_does_not(
         assert shown(port)["study"] == "patient"
 
 
-def test_a_note_on_a_study_that_nobody_writes_leaves_no_log(tmp_path: Path, store: Store, study: optuna.Study) -> None:
+def test_a_note_on_a_study_that_nobody_writes_leaves_no_log(
+    tmp_path: Path, store: Store, storage: RDBStorage, study: optuna.Study
+) -> None:
     study.tell(study.ask(), 1.0)
-    study._storage.close()  # type: ignore[attr-defined]
+    close(storage)
     store.close()
     with here(tmp_path) as port:
         assert put(port, "1/1", "long " * 1000) == 200
@@ -309,7 +316,7 @@ with open_store(url, create=False, read_only=True):
 
 
 def test_a_note_that_came_before_the_trials_drawing_stays_below_it(
-    tmp_path: Path, storage: OneWriterStorage, study: optuna.Study
+    tmp_path: Path, storage: RDBStorage, study: optuna.Study
 ) -> None:
     backbone = isotropic_backbone(2, n_levels=3)
     design = Architecture(backbone, PRESETS["u-net"].genome(3))
@@ -317,13 +324,11 @@ def test_a_note_that_came_before_the_trials_drawing_stays_below_it(
     with here(tmp_path) as port:
         assert put(port, f"1/{early._trial_id}", "I saw it first") == 200
         for trial in (early, late, early):
-            with storage.together():
-                attach_drawing(trial, design, tmp_path)
+            attach_drawing(trial, design, tmp_path)
         told = shown(port)
         assert put(port, f"1/{late._trial_id}", "then me", version=2) == 200
     assert told["0"].startswith("![architecture of trial 0](/artifacts/")
     assert told["0"].endswith(")\n\nI saw it first")
     assert told["1"].startswith("![architecture of trial 1](/artifacts/")
-    with storage.together():
-        attach_drawing(late, design, tmp_path)
+    attach_drawing(late, design, tmp_path)
     assert optuna_dashboard.get_note(late) == "then me"

@@ -13,17 +13,16 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import OperationalError
 
 from unetx_space.errors import RequestError
-from unetx_studies.full import StorageFull, full_disk_explained
+from unetx_studies.disk_full import StorageFull, full_disk_explained
 from unetx_studies.store import (
     ConnectionLost,
     Patience,
     ServerGone,
     Store,
-    again,
-    one_writer_storage,
     open_store,
     optuna_storage,
 )
+from unetx_studies.store.retry import retry
 from unetx_studies.store.server import engine_options, parse_url, without_secrets
 
 
@@ -64,8 +63,8 @@ def test_tables_that_are_made_by_many_at_the_same_instant_are_made_once(postgres
     def make() -> None:
         barrier.wait()
         try:
-            with open_store(postgres_url, create=True) as store:
-                one_writer_storage(store).close()
+            with open_store(postgres_url, create=True) as store, store.making_tables():
+                optuna_storage(postgres_url).engine.dispose()
         except BaseException as error:  # noqa: BLE001 (told below)
             problems.append(error)
 
@@ -76,7 +75,7 @@ def test_tables_that_are_made_by_many_at_the_same_instant_are_made_once(postgres
         thread.join()
     assert problems == []
     with open_store(postgres_url, create=False) as store:
-        assert {"studies", "trials", "unetx_evaluations"} <= set(inspect(store.engine).get_table_names())
+        assert {"studies", "trials", "unetx_trials"} <= set(inspect(store.engine).get_table_names())
 
 
 def test_a_database_without_our_tables_is_refused_unless_it_is_to_be_made_one(postgres_url: str) -> None:
@@ -90,16 +89,16 @@ def test_a_database_without_our_tables_is_refused_unless_it_is_to_be_made_one(po
 
 
 def test_a_reader_cannot_write_whoever_asks(postgres_url: str) -> None:
-    with open_store(postgres_url, create=True) as writer:
-        storage = one_writer_storage(writer)
-        optuna.create_study(storage=storage, study_name="s")
-        storage.close()
+    open_store(postgres_url, create=True).close()
+    storage = optuna_storage(postgres_url)
+    optuna.create_study(storage=storage, study_name="s")
+    storage.engine.dispose()
     with (
         open_store(postgres_url, create=False, read_only=True) as reader,
         pytest.raises(Exception, match="read-only transaction"),
         reader.engine.begin() as connection,
     ):
-        connection.execute(text("insert into unetx_meta values ('a', 'b')"))
+        connection.execute(text("insert into unetx_studies values ('a', 'b', null)"))
     shown = optuna_storage(postgres_url, read_only=True)
     assert [study.study_name for study in shown.get_all_studies()] == ["s"]
     with pytest.raises(Exception, match="exception is raised during the commit") as caught:
@@ -128,15 +127,15 @@ def test_what_breaks_inside_a_transaction_is_told_from_a_server_that_is_away(
 ) -> None:
     def write(store: Store) -> None:
         with store.writing() as session:
-            session.execute(text("insert into unetx_meta values ('mark', 'lost')"))
+            session.execute(text("insert into unetx_studies values ('mark', 'lost', null)"))
             postgres.restart("fast")
-            session.execute(text("insert into unetx_meta values ('other', 'lost')"))
+            session.execute(text("insert into unetx_studies values ('other', 'lost', null)"))
 
     with open_store(postgres_url, create=True) as store:
         with pytest.raises(ConnectionLost, match="broke in the middle"):
             write(store)
         with store.reading() as session:
-            assert session.scalar(text("select count(*) from unetx_meta where value = 'lost'")) == 0
+            assert session.scalar(text("select count(*) from unetx_studies where id = 'lost'")) == 0
 
 
 def test_what_a_server_has_confirmed_outlives_its_crash(postgres: Server, postgres_url: str) -> None:
@@ -158,10 +157,10 @@ def test_what_may_be_done_again_is_done_five_times_at_most(n_failures: int, is_w
         return "done"
 
     if is_well:
-        assert again(change) == "done"
+        assert retry(change) == "done"
     else:
         with pytest.raises(ConnectionLost):
-            again(change)
+            retry(change)
     assert len(calls) == min(n_failures + 1, 5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,10 +17,14 @@ import optuna
 import pytest
 from sqlalchemy import inspect, text
 
+import unetx_studies.store
 from unetx_space.errors import RequestError
 from unetx_studies.store import Store, open_store, optuna_storage, study_url
+from unetx_studies.store.schema import VERSION_TABLE
 from unetx_studies.store.sqlite import filesystem_of, journal_mode, set_journal_mode
-from unetx_studies.tables import SCHEMA_VERSION, Base
+from unetx_studies.tables import METADATA
+
+LATEST = "1"
 
 ODD_NAMES = ["with space", "naïve-肝臓", "a#b", "a?b", "100%", "50%25", "{braces}", "a@b:c", "a&b=c;d", "quote'\""]
 
@@ -41,11 +46,10 @@ def test_a_new_store_has_exactly_our_tables_and_their_version(tmp_path: Path) ->
     with create(tmp_path) as store:
         names = set(inspect(store.engine).get_table_names())
         with store.engine.connect() as connection:
-            meta = {row.key: row.value for row in connection.execute(text("SELECT key, value FROM unetx_meta"))}
-    assert names == set(Base.metadata.tables)
+            version = connection.scalar(text("SELECT version_num FROM unetx_version"))
+    assert names == {*METADATA.tables, VERSION_TABLE}
     assert all(name.startswith("unetx_") for name in names)
-    assert meta["schema_version"] == str(SCHEMA_VERSION)
-    assert meta["created"].endswith("+00:00")
+    assert version == LATEST
 
 
 def test_a_writing_connection_uses_a_write_ahead_log_waits_a_minute_and_holds_foreign_keys(tmp_path: Path) -> None:
@@ -59,9 +63,9 @@ def test_a_writing_connection_uses_a_write_ahead_log_waits_a_minute_and_holds_fo
 
 def test_opening_again_keeps_what_is_there(tmp_path: Path) -> None:
     with create(tmp_path) as store, store.engine.begin() as connection:
-        connection.execute(text("INSERT INTO unetx_meta VALUES ('mark', 'kept')"))
+        connection.execute(text("INSERT INTO unetx_studies VALUES ('mark', 'kept', NULL)"))
     with create(tmp_path) as store, store.engine.connect() as connection:
-        assert connection.scalar(text("SELECT value FROM unetx_meta WHERE key = 'mark'")) == "kept"
+        assert connection.scalar(text("SELECT id FROM unetx_studies WHERE name = 'mark'")) == "kept"
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -103,11 +107,44 @@ def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
         open_store(study_url(tmp_path), create=True)
 
 
-def test_tables_of_a_newer_version_are_refused_naming_both_versions(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("UPDATE unetx_version SET version_num = '99'", "99"),
+        ("DROP TABLE unetx_version", "before the first"),  # as before the first release
+    ],
+)
+def test_tables_of_another_version_are_refused_naming_both_versions(tmp_path: Path, change: str, found: str) -> None:
     with create(tmp_path) as store, store.engine.begin() as connection:
-        connection.execute(text("UPDATE unetx_meta SET value = '99' WHERE key = 'schema_version'"))
-    with pytest.raises(RequestError, match=rf"version 99.*version {SCHEMA_VERSION}"):
-        create(tmp_path)
+        connection.execute(text(change))
+    for read_only in (False, True):
+        with pytest.raises(RequestError, match=rf"version {found}.*version {LATEST}; open it with .* newer one"):
+            open_store(study_url(tmp_path), create=not read_only, read_only=read_only)
+
+
+NEXT = """
+from alembic import op
+import sqlalchemy
+revision, down_revision = "2", "1"
+def upgrade():
+    op.add_column("unetx_trials", sqlalchemy.Column("mood", sqlalchemy.Text))
+"""
+
+
+def test_tables_of_an_older_release_are_brought_up_to_date_when_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a release to come, which adds a column."""
+    create(tmp_path / "s").close()
+    package = Path(unetx_studies.store.__file__).parent
+    shutil.copytree(package / "migrations", tmp_path / "migrations")
+    (tmp_path / "migrations" / "versions" / "v2.py").write_text(NEXT, encoding="utf-8")
+    monkeypatch.setattr("unetx_studies.store.schema.REVISIONS", str(tmp_path / "migrations"))
+    with pytest.raises(RequestError, match="has tables of version 1, this unetx-search reads version 2"):
+        open_store(study_url(tmp_path / "s"), create=False, read_only=True)
+    with open_store(study_url(tmp_path / "s"), create=False) as store:
+        assert "mood" in {column["name"] for column in inspect(store.engine).get_columns("unetx_trials")}
+    open_store(study_url(tmp_path / "s"), create=False, read_only=True).close()
 
 
 @pytest.mark.parametrize(
@@ -168,22 +205,22 @@ def test_a_reader_cannot_write(tmp_path: Path, writer_is_open: bool) -> None:
         writer.close()
     store = open_store(study_url(tmp_path), create=False, read_only=True)
     with pytest.raises(Exception, match="readonly database"), store.engine.begin() as connection:
-        connection.execute(text("INSERT INTO unetx_meta VALUES ('a', 'b')"))
+        connection.execute(text("INSERT INTO unetx_studies VALUES ('a', 'b', NULL)"))
     writer.close()
 
 
 def test_a_reader_sees_what_a_writer_that_is_still_open_has_committed(tmp_path: Path) -> None:
     with create(tmp_path) as writer, open_store(study_url(tmp_path), create=False, read_only=True) as reader:
         with writer.engine.begin() as connection:
-            connection.execute(text("INSERT INTO unetx_meta VALUES ('a', 'b')"))
+            connection.execute(text("INSERT INTO unetx_studies VALUES ('a', 'b', NULL)"))
         with reader.engine.connect() as connection:
-            assert connection.scalar(text("SELECT value FROM unetx_meta WHERE key = 'a'")) == "b"
+            assert connection.scalar(text("SELECT id FROM unetx_studies WHERE name = 'a'")) == "b"
 
 
 def _leave_without_closing(url: str) -> None:
     store = open_store(url, create=True)
     with store.engine.begin() as connection:
-        connection.execute(text("INSERT INTO unetx_meta VALUES ('a', 'b')"))
+        connection.execute(text("INSERT INTO unetx_studies VALUES ('a', 'b', NULL)"))
     os._exit(9)
 
 
@@ -197,7 +234,7 @@ def test_what_was_committed_outlives_a_writer_that_was_killed(tmp_path: Path) ->
             open_store(study_url(tmp_path), create=False, read_only=read_only) as store,
             store.engine.connect() as connection,
         ):
-            assert connection.scalar(text("SELECT value FROM unetx_meta WHERE key = 'a'")) == "b"
+            assert connection.scalar(text("SELECT id FROM unetx_studies WHERE name = 'a'")) == "b"
             assert connection.scalar(text("PRAGMA integrity_check")) == "ok"
 
 
@@ -206,12 +243,12 @@ def test_a_writer_waits_for_another_writer_instead_of_failing(tmp_path: Path) ->
     store, other = create(tmp_path), create(tmp_path)
     holds_lock = threading.Event()
     with store.engine.connect() as blocker:
-        blocker.execute(text("INSERT INTO unetx_meta VALUES ('first', '1')"))
+        blocker.execute(text("INSERT INTO unetx_studies VALUES ('first', '1', NULL)"))
 
         def write() -> None:
             holds_lock.set()
             with other.engine.begin() as connection:
-                connection.execute(text("INSERT INTO unetx_meta VALUES ('second', '2')"))
+                connection.execute(text("INSERT INTO unetx_studies VALUES ('second', '2', NULL)"))
 
         thread = threading.Thread(target=write)
         thread.start()
@@ -219,7 +256,7 @@ def test_a_writer_waits_for_another_writer_instead_of_failing(tmp_path: Path) ->
         blocker.commit()
         thread.join()
     with store.engine.connect() as connection:
-        assert connection.scalar(text("SELECT COUNT(*) FROM unetx_meta WHERE key IN ('first', 'second')")) == 2
+        assert connection.scalar(text("SELECT COUNT(*) FROM unetx_studies WHERE name IN ('first', 'second')")) == 2
 
 
 class Busy:
@@ -261,8 +298,8 @@ def test_another_process_that_comes_and_goes_leaves_the_log_to_those_who_use_it(
         subprocess.run([sys.executable, "-c", visit], check=True)
         assert {"study.db-wal", "study.db-shm"} <= set(files(tmp_path))
         with store.writing() as session:
-            session.execute(text("INSERT INTO unetx_meta VALUES ('mark', 'kept')"))
-        query = count.format("select count(*) from unetx_meta where key = ''mark''".replace("''", '"'))
+            session.execute(text("INSERT INTO unetx_studies VALUES ('mark', 'kept', NULL)"))
+        query = count.format("select count(*) from unetx_studies where name = ''mark''".replace("''", '"'))
         seen = subprocess.run([sys.executable, "-c", query], check=True, capture_output=True, text=True)
     assert seen.stdout.strip() == "1"
 
@@ -275,7 +312,7 @@ def test_optunas_tables_and_ours_share_one_file_with_a_write_ahead_log(tmp_path:
             assert connection.scalar(text("PRAGMA busy_timeout")) == 60_000
         study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
         study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
-        assert {"studies", "trials", "unetx_evaluations"} <= set(inspect(store.engine).get_table_names())
+        assert {"studies", "trials", "unetx_trials"} <= set(inspect(store.engine).get_table_names())
         assert pragma(store, "integrity_check") == "ok"
 
 

@@ -25,7 +25,7 @@ from unetx_search.executors.base import Executor, Handler, Job, failed_evaluatio
 from unetx_search.executors.slots import Slot
 from unetx_search.executors.worker_handle import KILL_TIMEOUT_S, WorkerHandle
 from unetx_space.errors import UnetxError
-from unetx_studies.full import StorageFull
+from unetx_studies.disk_full import StorageFull
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task

@@ -29,7 +29,7 @@ from unetx_evaluators.signals import ignore_signals
 from unetx_search.executors import messages
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_search.executors.slots import Slot
-from unetx_studies.full import StorageFull, full_disk_explained
+from unetx_studies.disk_full import StorageFull, full_disk_explained
 from unetx_studies.processes import this_process
 
 if TYPE_CHECKING:

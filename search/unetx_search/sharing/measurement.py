@@ -23,7 +23,6 @@ from unetx_search.executors.gpus import FreeMemoryProbe, free_memory_mib
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, shared_slots
 from unetx_search.sharing.choice import MOST_WORKERS, SHARING, Limits, Sample, decide, read_sharing, write_sharing
-from unetx_space.presets import PRESETS
 from unetx_space.training_memory import FLOAT32_BYTES, training_memory
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from unetx_evaluators.tasks.task import Task
     from unetx_search.config import SearchConfig
-    from unetx_search.ground import Ground
+    from unetx_search.study_setup import StudySetup
     from unetx_space.architecture import Architecture
     from unetx_studies.processes import ProcessIdentity
 
@@ -63,7 +62,7 @@ def slots_that_pay(
     slots: Sequence[Slot],
     evaluator: Evaluator,
     task: Task,
-    ground: Ground,
+    setup: StudySetup,
     n_missing: int,
     console: Console,
     *,
@@ -80,7 +79,6 @@ def slots_that_pay(
         console.print("--workers-per-gpu auto is about GPUs, and none is used: CPU workers share nothing")
         return tuple(slots)
     cores = usable_cores() if n_cores is None else n_cores
-    u_net = ground.architecture(PRESETS["u-net"].genome(ground.backbone.n_levels))
     kinds: dict[str, list[Slot]] = {}
     for slot in slots:
         kinds.setdefault(slot.kind, []).append(slot)
@@ -89,10 +87,10 @@ def slots_that_pay(
     def with_own_workers(slot: Slot, at_most: int) -> Iterator[Measure]:
         shared = shared_slots([slot], {slot.kind: at_most}, n_cores=cores)
         with LocalExecutor(evaluator, task, shared) as executor:
-            yield Workbench(executor, u_net, ground.budget, lambda: free_memory().get(slot.gpu))
+            yield Workbench(executor, setup.u_net, setup.budget, lambda: free_memory().get(slot.gpu))
 
     at_most = useful_workers(len(slots), cores=cores, n_missing=n_missing, window=config.deterministic)
-    free, extra_mib, path = free_memory(), _extra_mib(ground, u_net), config.folder / SHARING
+    free, extra_mib, path = free_memory(), _extra_mib(setup), config.folder / SHARING
     kept = dict(read_sharing(path, version("torch")))
     for kind, same in kinds.items():
         known = [free.get(slot.gpu) for slot in same]
@@ -124,20 +122,20 @@ def useful_workers(n_gpus: int, *, cores: int, n_missing: int, window: int | Non
     return max(1, min(wanted if window is None else [*wanted, -(-window // n_gpus)]))
 
 
-def _extra_mib(ground: Ground, u_net: Architecture) -> float:
+def _extra_mib(setup: StudySetup) -> float:
     """What autograd keeps for the most expensive of many designs that the search may propose more than for the U-Net.
 
     By the plan, for a whole batch at the width that is trained, in float32, which no GPU exceeds.
     """
 
     def kept_mib(architecture: Architecture) -> float:
-        trained = replace(architecture, backbone=architecture.backbone.scaled(ground.budget.width_factor))
-        return ground.budget.batch_size * training_memory(trained, ground.patch, bytes_per_value=FLOAT32_BYTES) / 2**20
+        trained = replace(architecture, backbone=architecture.backbone.scaled(setup.budget.width_factor))
+        return setup.budget.batch_size * training_memory(trained, setup.patch, bytes_per_value=FLOAT32_BYTES) / 2**20
 
-    rng, is_admissible = random.Random(0), ground.admission()
-    drawn = (ground.space.sample(rng) for _ in range(N_DRAWN))
-    most = max((kept_mib(ground.architecture(genome)) for genome in drawn if is_admissible(genome)), default=0.0)
-    return max(0.0, most - kept_mib(u_net))
+    rng = random.Random(0)
+    drawn = (setup.affordable(setup.space.sample(rng)) for _ in range(N_DRAWN))
+    most = max((kept_mib(found[0]) for found in drawn if found is not None), default=0.0)
+    return max(0.0, most - kept_mib(setup.u_net))
 
 
 class Trouble(Exception):

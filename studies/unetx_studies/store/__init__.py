@@ -1,43 +1,62 @@
 """The only code that opens the database."""
 
-from unetx_studies.full import StorageFull, full_disk_explained
+from unetx_studies.disk_full import StorageFull, full_disk_explained
 from unetx_studies.neighbours import DATABASE, check_study
-from unetx_studies.store.ledger import DecisionRecord, JobRecord, LeaseLost, Ledger, RunRecord
-from unetx_studies.store.one_writer import OneWriterStorage, one_writer_storage
+from unetx_studies.store.lease import (
+    HeldLease,
+    Lease,
+    LeaseLost,
+    RunRecord,
+    heartbeats,
+    held_lease,
+    new_run,
+    utc_now,
+)
 from unetx_studies.store.open import Store, open_store, optuna_storage, study_url
-from unetx_studies.store.patience import ConnectionLost, Patience, ServerGone, again
-from unetx_studies.store.place import Place, check_writable, find_place, is_begun, keep_place, settle_place
-from unetx_studies.store.records import ArchitectureRecord, EvaluationRecord, Records
-from unetx_studies.tables import Stage
+from unetx_studies.store.optuna_mirror import OptunaMirror, constraints_in_optuna, end_in_optuna
+from unetx_studies.store.records import Records, Stage, TrialRecord
+from unetx_studies.store.retry import ConnectionLost, Patience, ServerGone
+from unetx_studies.store.schema import NoStudy
+from unetx_studies.store.study_location import (
+    StudyLocation,
+    check_writable,
+    find_location,
+    is_begun,
+    keep_location,
+    settle_location,
+)
 
 __all__ = [
     "DATABASE",
-    "ArchitectureRecord",
     "ConnectionLost",
-    "DecisionRecord",
-    "EvaluationRecord",
-    "JobRecord",
+    "HeldLease",
+    "Lease",
     "LeaseLost",
-    "Ledger",
-    "OneWriterStorage",
+    "NoStudy",
+    "OptunaMirror",
     "Patience",
-    "Place",
     "Records",
     "RunRecord",
     "ServerGone",
     "Stage",
     "StorageFull",
     "Store",
-    "again",
+    "StudyLocation",
+    "TrialRecord",
     "check_study",
     "check_writable",
-    "find_place",
+    "constraints_in_optuna",
+    "end_in_optuna",
+    "find_location",
     "full_disk_explained",
+    "heartbeats",
+    "held_lease",
     "is_begun",
-    "keep_place",
-    "one_writer_storage",
+    "keep_location",
+    "new_run",
     "open_store",
     "optuna_storage",
-    "settle_place",
+    "settle_location",
     "study_url",
+    "utc_now",
 ]

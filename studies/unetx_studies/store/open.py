@@ -5,26 +5,21 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, insert, inspect, select
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, inspect
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from unetx_space.errors import RequestError
-from unetx_studies.full import full_disk_explained
+from unetx_studies.disk_full import full_disk_explained
 from unetx_studies.neighbours import DATABASE
 from unetx_studies.store import server, sqlite
-from unetx_studies.store.migrations import migrate
-from unetx_studies.store.patience import ConnectionLost, Patience, ServerGone
+from unetx_studies.store.retry import ConnectionLost, Patience, ServerGone
+from unetx_studies.store.schema import check_schema
 from unetx_studies.store.server import is_server, parse_url, without_secrets
-from unetx_studies.tables import SCHEMA_VERSION, Base, MetaRow
-
-OLDEST_VERSION = 1
 
 
 class Store:
@@ -37,7 +32,6 @@ class Store:
         self.engine = engine
         self.read_only = read_only
         self.patience = patience
-        self._open: Session | None = None
         self._n_breaks = 0
         """Connections that broke while they were in use."""
         event.listen(engine, "handle_error", self._note_break)
@@ -56,7 +50,7 @@ class Store:
         return is_server(self.engine.url)
 
     @contextmanager
-    def connected(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
         """A connection that works when it is given.
 
         Raises ServerGone when the server stays away, ConnectionLost when the connection breaks inside.
@@ -79,41 +73,20 @@ class Store:
         return self.engine.connect()
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
+    def writing(self) -> Iterator[Connection]:
         """One transaction: committed as a whole at the end, or rolled back as a whole by an exception.
 
-        Inside another one of this store it is part of that one. Raises StorageFull when the disk is, and what
-        ``connected`` raises.
+        Raises StorageFull when the disk is, and what ``reading`` raises.
         """
-        if self._open is not None:
-            yield self._open
-            self._open.flush()
-            return
-        with (
-            full_disk_explained(_place(self.engine.url)),
-            self.connected() as connection,
-            connection.begin(),
-            Session(connection, join_transaction_mode="rollback_only") as session,
-        ):
+        with full_disk_explained(_place(self.engine.url)), self.reading() as connection, connection.begin():
             if not self.is_on_server:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # what is read inside cannot change before it is written
-            self._open = session
-            try:
-                yield session
-                session.flush()
-            finally:
-                self._open = None
-
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
-        """A session that is rolled back at its end. Raises what ``connected`` raises."""
-        with self.connected() as connection, Session(connection) as session:
-            yield session
+            yield connection
 
     @contextmanager
     def making_tables(self) -> Iterator[None]:
         """Inside, no other process makes or changes tables of a server; for Optuna's own, which it makes unguarded."""
-        with self.connected() as connection, connection.begin():
+        with self.reading() as connection, connection.begin():
             if self.is_on_server:
                 server.lock_tables(connection)
             yield
@@ -141,17 +114,12 @@ def study_url(folder: Path | str) -> str:
     return URL.create("sqlite", database=path.as_posix()).render_as_string()
 
 
-class NoStudy(RequestError):
-    """The database is there and holds none of our tables: another's, or one whose tables are being made just now."""
-
-
 def open_store(url: str, *, create: bool, read_only: bool = False, patience: Patience | None = None) -> Store:
     """Our tables in the database at ``url``, created there when they are missing and ``create`` says so.
 
-    Tables of an older version are brought to that of today, except to read: what was there then is read as it is.
-    ``patience`` is for later: a server that does not answer now is a wrong request. Raises RequestError when there is
-    no database, when it is damaged, and when a newer version of this project has written it; NoStudy when it holds none
-    of our tables.
+    Tables of an older release are brought up to date, except to read. ``patience`` is for later: a server that does not
+    answer now is a wrong request. Raises RequestError when there is no database, when it is damaged, and when another
+    version of this project has written it; NoStudy when it holds none of our tables.
     """
     if create and read_only:
         raise ValueError("what is opened read-only cannot be created")
@@ -160,7 +128,7 @@ def open_store(url: str, *, create: bool, read_only: bool = False, patience: Pat
         with engine.begin() as connection:
             if not read_only:
                 _begin_alone(connection)
-            _check_schema(connection, create=create, read_only=read_only)
+            check_schema(connection, create=create, read_only=read_only)
     except DBAPIError as error:
         engine.dispose()
         raise RequestError(server.refusal(engine.url, error)) from error
@@ -212,28 +180,6 @@ def _server_engine(url: URL, *, read_only: bool) -> Engine:
         ) from error
 
 
-def _check_schema(connection: Connection, *, create: bool, read_only: bool) -> None:
-    shown = without_secrets(connection.engine.url)
-    if not inspect(connection).has_table(MetaRow.__tablename__):
-        if not create:
-            raise NoStudy(f"{shown} holds no unetx-search study; name the folder that a search wrote")
-        _create_schema(connection)
-    version = connection.scalar(select(MetaRow.value).where(MetaRow.key == "schema_version"))
-    if version is None or not version.isdigit() or not OLDEST_VERSION <= int(version) <= SCHEMA_VERSION:
-        raise RequestError(
-            f"{shown} has tables of version {version}, this unetx-search reads version "
-            f"{SCHEMA_VERSION}; open it with the unetx-search that wrote it, or a newer one"
-        )
-    if int(version) < SCHEMA_VERSION and not read_only:
-        migrate(connection, int(version))
-
-
-def _create_schema(connection: Connection) -> None:
-    Base.metadata.create_all(connection)
-    facts = {"schema_version": str(SCHEMA_VERSION), "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    connection.execute(insert(MetaRow), [{"key": key, "value": value} for key, value in facts.items()])
-
-
 def optuna_storage(url: str, *, read_only: bool = False) -> RDBStorage:
     """Optuna's storage in the same database, on connections of the same kind.
 
@@ -244,7 +190,11 @@ def optuna_storage(url: str, *, read_only: bool = False) -> RDBStorage:
     options = _optuna_options(parsed, read_only=read_only)
     # Rendered anew, because Optuna formats the URL and would choke on a brace that is not escaped.
     escaped = parsed.render_as_string(hide_password=False)
-    return RDBStorage(escaped, engine_kwargs=options, skip_table_creation=read_only)
+    storage = RDBStorage(escaped, engine_kwargs=options, skip_table_creation=read_only)
+    if is_server(parsed) and not read_only:
+        storage.engine.dispose()  # its connections so far are not reliable yet
+        server.make_reliable(storage.engine)
+    return storage
 
 
 def _optuna_options(url: URL, *, read_only: bool) -> dict[str, Any]:

@@ -1,302 +1,277 @@
-"""Evaluations as they are kept: written by the coordinator alone, read by everyone.
+"""Trials as they are kept: written by the coordinator alone, read by everyone.
 
-A trial's record is begun by ``start`` and completed by ``finish``, each in one transaction, so that a reader sees an
-evaluation either running or whole. Instants are handed in; no clock is read here.
+Every event of a trial is one transaction that writes its row as it then is, and whatever belongs to it. Writing the
+same again changes nothing, so that a connection which broke is answered by doing it again. A reader sees a result
+whole or not at all. Instants are handed in; no clock is read here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, insert, inspect, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import Connection, Select, insert, select
 
 from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, Evaluation, Outcome
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import canonical
 from unetx_space.documents import loads
-from unetx_studies.ranking import ranking
+from unetx_studies.candidate import Origin
+from unetx_studies.processes import ProcessIdentity
+from unetx_studies.store.lease import HeldLease, upsert
 from unetx_studies.store.open import Store
-from unetx_studies.tables import (
-    ArchitectureRow,
-    CaseScoreRow,
-    CurveRow,
-    EvaluationRow,
-    InsightRow,
-)
+from unetx_studies.store.retry import retry
+from unetx_studies.tables import ARCHITECTURES, CURVES, SCORES, TRIALS
 
-Part = TypeVar("Part", CaseScoreRow, CurveRow, InsightRow)
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationRecord:
-    """A trial's evaluation without its cases and its curve, which ``Records`` reads apart."""
+class Stage(StrEnum):
+    """Where a trial is in its life."""
 
-    trial_number: int
+    ASKED = "asked"  # recorded; no worker has it
+    RUNNING = "running"  # a worker has it
+    FINISHED = "finished"  # its result is recorded
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """A trial: what was asked, how far it has come and what came out."""
+
+    number: int
     key: str
+    """Of its design."""
+    params: Mapping[str, Any]
+    """The design's genes by name."""
+    origin: Origin
+    why: str
+    """Why its design was chosen."""
+    n_parameters: int
+    """Of the design at full size."""
+    macs: int
+    """Multiply-adds of the design at full size for one training patch."""
     seed: int
-    origin: str
-    """Where the genome came from: ``preset u-net``, ``replicate of preset u-net``, ``sampler``, ``random``,
-    ``replicate``."""
     budget: Budget
+    asked_at: datetime
 
-    started_at: datetime
-    ended_at: datetime | None
-    worker: int | None
-    device: str
-    versions: Mapping[str, str]
+    optuna_notes: Mapping[str, Any] = field(default_factory=dict)
+    """What Optuna's sampler and pruner have noted about it (system attributes), and want to find again."""
+    n_starts: int = 0
+    n_lost: int = 0
+    """Workers that ended without an answer while they had it."""
+    exit_reason: str = ""
+    """How the last of these ended."""
+    pruned_at: int | None = None
+    """The step at which it was told to stop."""
+    worker: int | None = None
+    device: str = ""
+    process: ProcessIdentity | None = None
+    """The worker's, from its start on; None when no worker has it."""
+    started_at: datetime | None = None
+    """When its worker began."""
 
-    outcome: Outcome | None
-    """None while it is running, or when it was left half done."""
-    reason: str
-    traceback: str
-    score: float | None
-    n_parameters: int | None
-    """Of the trained, width-scaled network."""
-    peak_mem_mib: float | None
-    seconds: float
+    outcome: Outcome | None = None
+    """None while there is no result."""
+    ended_at: datetime | None = None
+    reason: str = ""
+    """Why it did not complete."""
+    traceback: str = ""
+    score: float | None = None
+    original_dice: float | None = None
+    """The score on the cases' original voxels, where the evaluation told it."""
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
         return self.outcome is not None
 
-
-@dataclass(frozen=True, slots=True)
-class TrialInsight:
-    """What an evaluation told beside its scores."""
-
-    loss_sum: float | None
-    """Of all training steps up to the last rung reached."""
-    document: Mapping[str, Any]
-    """As ``Insight.to_json`` writes it; training steps are texts, as JSON has it."""
+    @property
+    def stage(self) -> Stage:
+        """Where it is in its life."""
+        if self.is_finished:
+            return Stage.FINISHED
+        return Stage.ASKED if self.process is None else Stage.RUNNING
 
 
-@dataclass(frozen=True, slots=True)
-class ArchitectureRecord:
-    """A design with its costs at full size."""
-
-    key: str
-    architecture: Architecture
-    n_parameters: int
-    macs: int
-    """Multiply-adds for one training patch."""
+_COLUMNS = [TRIALS.c[one.name] for one in fields(TrialRecord)]
 
 
 class Records:
-    """The records of one study. Reads return what was committed last."""
+    """The trials of one study. Reads return what was committed last.
 
-    def __init__(self, store: Store, study: str) -> None:
+    ``lease`` is renewed with what is written; who writes without one holds none. Writing raises LeaseLost when the
+    study is another run's by now.
+    """
+
+    def __init__(self, store: Store, study: str, lease: HeldLease | None = None) -> None:
         self._store = store
         self._study = study
+        self._lease = lease
 
     @staticmethod
     def studies(store: Store) -> tuple[str, ...]:
         """Names of the studies that have begun a trial."""
-        with store.reading() as session:
-            return tuple(session.scalars(select(EvaluationRow.study).distinct().order_by(EvaluationRow.study)))
+        with store.reading() as connection:
+            return tuple(connection.scalars(select(TRIALS.c.study).distinct().order_by(TRIALS.c.study)))
 
     # Writing.
 
-    def add_architecture(self, key: str, architecture: Architecture, n_parameters: int, macs: int) -> None:
-        """Keep a design; nothing happens when it is known. Score and provenance are left out.
+    def heartbeat(self) -> None:
+        """Renew the lease, unless that was done a moment ago; nobody takes it over so soon. Raises LeaseLost."""
+        if self._lease is not None and self._lease.is_due():
+            self._write(lambda connection: None)
 
-        Raises ValueError when the key is known for another design.
-        """
+    def hurry(self) -> None:
+        """Wait next to no time for a server from now on; safe to call from a signal handler."""
+        self._store.patience.hurry()
+
+    def begin(self, trial: TrialRecord, architecture: Architecture) -> None:
+        """A trial and its design, score and provenance left out. Raises ValueError when the key is another design's."""
         document = Architecture(architecture.backbone, architecture.genome).dumps()
-        with self._store.writing() as session:
-            known = session.get(ArchitectureRow, key)
-            if known is None:
-                session.add(ArchitectureRow(key=key, document=document, n_parameters=n_parameters, macs=macs))
-            elif known.document != document and not _same_design(loads(known.document), architecture):
-                raise ValueError(f"the key {key} stands for another architecture already")
 
-    def start(
-        self, trial_number: int, key: str, *, seed: int, origin: str, budget: Budget, started_at: datetime
-    ) -> None:
-        """Begin a trial's record, over whatever an interrupted run of the same trial left.
+        def begin(connection: Connection) -> None:
+            row = upsert(connection, ARCHITECTURES).values(key=trial.key, document=document)
+            connection.execute(row.on_conflict_do_nothing())
+            known = connection.scalar(select(ARCHITECTURES.c.document).where(ARCHITECTURES.c.key == trial.key))
+            if known is not None and known != document and not _same_design(loads(known), architecture):
+                raise ValueError(f"the key {trial.key} stands for another architecture already")
+            self._save(connection, trial, {})
 
-        Raises ValueError when the trial has finished: a result is never overwritten.
+        self._write(begin)
+
+    def update(self, trial: TrialRecord, point: CurvePoint | None = None) -> None:
+        """How far a trial has come, and what is known at a rung. Raises ValueError when it has finished already."""
+
+        def update(connection: Connection) -> None:
+            if self._save(connection, trial, {}) and point is not None:
+                self._save_curve(connection, trial, [point])
+
+        self._write(update)
+
+    def finish(self, trial: TrialRecord, evaluation: Evaluation) -> None:
+        """The end of a trial, with its cases, its curve and what else the evaluation told.
+
+        Raises ValueError when it has finished otherwise already: a result is never overwritten.
         """
-        with self._store.writing() as session:
-            left = self._row(session, trial_number)
-            if left is not None:
-                self._refuse_finished(left)
-                session.delete(left)
-                session.flush()
-            session.add(
-                EvaluationRow(
-                    study=self._study,
-                    trial_number=trial_number,
-                    architecture_key=key,
-                    seed=seed,
-                    origin=origin,
-                    budget=asdict(budget),
-                    started_at=started_at,
-                )
-            )
 
-    def finish(self, trial_number: int, evaluation: Evaluation, *, worker: int, ended_at: datetime) -> None:
-        """Complete a trial's record: the evaluation, its cases and its curve in one transaction.
+        def finish(connection: Connection) -> None:
+            if not self._save(connection, trial, {"insight": evaluation.insight.to_json()}):
+                return  # it stands as a whole, and only the answer was lost
+            self._save_curve(connection, trial, evaluation.curve)
+            scores = [
+                self._of(trial, case_name=score.case, class_name=score.class_name, metric=metric, value=_or_null(value))
+                for score in evaluation.case_scores
+                for metric, value in score.values.items()
+            ]
+            if scores:
+                connection.execute(insert(SCORES), scores)
 
-        Raises LookupError when the trial was never started, ValueError when it has finished already.
-        """
-        with self._store.writing() as session:
-            row = self._row(session, trial_number)
-            if row is None:
-                raise LookupError(f"trial {trial_number} of {self._study!r} finished without having been started")
-            self._refuse_finished(row)
-            row.ended_at, row.worker = ended_at, worker
-            _write_result(row, evaluation)
-            for kind, parts in (
-                (CaseScoreRow, _case_rows(row, evaluation)),
-                (CurveRow, _curve_rows(row, evaluation)),
-                (InsightRow, [_insight_row(row, evaluation)]),
-            ):
-                if parts:
-                    session.execute(insert(kind), parts)
+        self._write(finish)
 
-    def _refuse_finished(self, row: EvaluationRow) -> None:
-        if row.outcome is not None:
-            raise ValueError(f"trial {row.trial_number} of {self._study!r} has finished already as {row.outcome}")
+    def _write(self, change: Callable[[Connection], T]) -> T:
+        """One transaction, made again when the connection breaks; with it the lease is renewed where that is due."""
+
+        def once() -> T:
+            with self._store.writing() as connection:
+                if self._lease is not None and (self._store.is_on_server or self._lease.is_due()):
+                    self._lease.renew(connection)
+                return change(connection)
+
+        return retry(once)
+
+    def _save(self, connection: Connection, trial: TrialRecord, more: Mapping[str, Any]) -> bool:
+        """Whether the row was written; not so where it stands already as finished with this very result."""
+        facts = {one.name: getattr(trial, one.name) for one in fields(TrialRecord)} | {"score": _or_null(trial.score)}
+        changed = {name: value for name, value in (*facts.items(), *more.items()) if name != "number"}
+        row = upsert(connection, TRIALS).values(study=self._study, **facts, **more)
+        row = row.on_conflict_do_update(
+            index_elements=["study", "number"], set_=changed, where=TRIALS.c.outcome.is_(None)
+        )
+        if connection.execute(row.returning(TRIALS.c.number)).first() is not None:
+            return True
+        known = connection.execute(self._of_study(TRIALS.c.outcome, TRIALS.c.ended_at, number=trial.number)).one()
+        if tuple(known) != (trial.outcome, trial.ended_at):
+            raise ValueError(f"trial {trial.number} of {self._study!r} has finished already as {known.outcome}")
+        return False
+
+    def _save_curve(self, connection: Connection, trial: TrialRecord, curve: Sequence[CurvePoint]) -> None:
+        for point in curve:
+            facts = {"score": _or_null(point.score), "loss": _or_null(point.loss), "seconds": point.seconds}
+            row = upsert(connection, CURVES).values(self._of(trial, step=point.step, **facts))
+            connection.execute(row.on_conflict_do_update(index_elements=["study", "number", "step"], set_=facts))
+
+    def _of(self, trial: TrialRecord, **facts: Any) -> dict[str, Any]:
+        return {"study": self._study, "number": trial.number, **facts}
 
     # Reading.
 
-    def evaluation(self, trial_number: int) -> EvaluationRecord | None:
-        """The record of a trial, or None when it was never started."""
-        with self._store.reading() as session:
-            row = self._row(session, trial_number)
-            return None if row is None else _record(row)
+    def trial(self, number: int) -> TrialRecord | None:
+        """A trial, or None when it was never asked."""
+        return next(iter(self._read(self._of_study(*_COLUMNS, number=number), _trial)), None)
 
-    def evaluations(self, *, finished_only: bool = False) -> tuple[EvaluationRecord, ...]:
-        """Every record in order of trial number, running ones included unless told otherwise."""
-        query = self._of_study()
-        if finished_only:
-            query = query.where(EvaluationRow.outcome.is_not(None))
-        with self._store.reading() as session:
-            return tuple(_record(row) for row in session.scalars(query.order_by(EvaluationRow.trial_number)))
-
-    def best(self) -> EvaluationRecord | None:
-        """The first of the ``ranking``; None before an evaluation is complete."""
-        return next(iter(ranking(self.evaluations(finished_only=True))), None)
-
-    def known_keys(self) -> frozenset[str]:
-        """Keys of every design that this study has evaluated or is evaluating."""
-        return self._keys(self._of_study())
-
-    def finished_keys(self) -> frozenset[str]:
-        """Keys of every design with a finished evaluation in this study, whatever its outcome."""
-        return self._keys(self._of_study().where(EvaluationRow.outcome.is_not(None)))
+    def trials(self, *, finished_only: bool = False) -> tuple[TrialRecord, ...]:
+        """Every trial in order, unfinished ones included unless told otherwise."""
+        query = self._of_study(*_COLUMNS).order_by(TRIALS.c.number)
+        return self._read(query.where(TRIALS.c.outcome.is_not(None)) if finished_only else query, _trial)
 
     def architecture(self, key: str) -> Architecture:
         """The design of a key. Raises LookupError."""
-        return self.architecture_record(key).architecture
+        query = select(ARCHITECTURES.c.document).where(ARCHITECTURES.c.key == key)
+        for document in self._read(query, lambda row: row["document"]):
+            return loads(document)
+        raise LookupError(f"no architecture has the key {key!r}")
 
-    def architecture_record(self, key: str) -> ArchitectureRecord:
-        """The design of a key with its full-size costs. Raises LookupError."""
-        with self._store.reading() as session:
-            row = session.get(ArchitectureRow, key)
-            if row is None:
-                raise LookupError(f"no architecture has the key {key!r}")
-            return ArchitectureRecord(row.key, loads(row.document), row.n_parameters, row.macs)
+    def case_scores(self, number: int) -> tuple[CaseScore, ...]:
+        """Per case and class, in order of their names; empty while there are none."""
+        query = select(SCORES).where(SCORES.c.study == self._study, SCORES.c.number == number)
+        found: dict[tuple[str, str], dict[str, float | None]] = {}
+        for row in self._read(query.order_by(SCORES.c.case_name, SCORES.c.class_name), dict):
+            found.setdefault((row["case_name"], row["class_name"]), {})[row["metric"]] = row["value"]
+        return tuple(CaseScore(case, class_name, values) for (case, class_name), values in found.items())
 
-    def case_scores(self, trial_number: int) -> tuple[CaseScore, ...]:
-        """Per case and class, in the order in which they came; empty while there are none."""
-        values: dict[tuple[str, str], dict[str, float | None]] = {}
-        for row in self._parts(trial_number, CaseScoreRow, CaseScoreRow.id):
-            values.setdefault((row.case_name, row.class_name), {})[row.metric] = row.value
-        return tuple(CaseScore(*of, by_metric) for of, by_metric in values.items())
+    def insight(self, number: int) -> Mapping[str, Any] | None:
+        """What the trial's evaluation told beside its scores, as ``Insight.to_json`` gives it; None before its end."""
+        found = self._read(self._of_study(TRIALS.c.insight, number=number), lambda row: row["insight"])
+        return next(iter(found), None)
 
-    def insight(self, trial_number: int) -> TrialInsight | None:
-        """What the trial's evaluation told beside its scores; None before its end, and from older versions."""
-        rows = self._parts(trial_number, InsightRow)
-        return TrialInsight(rows[0].loss_sum, rows[0].document) if rows else None
+    def curve(self, number: int) -> tuple[CurvePoint, ...]:
+        """The rungs that a trial has reached, ascending."""
+        return self.curves(number).get(number, ())
 
-    def original_dice(self) -> Mapping[int, float]:
-        """The objective on original voxels by trial, where an evaluation told it."""
-        query = select(EvaluationRow.trial_number, InsightRow.document).join(InsightRow)
-        with self._store.reading() as session:
-            if not inspect(session.connection()).has_table(InsightRow.__tablename__):
-                return {}  # a database of an older version, opened to read
-            told = session.execute(query.where(EvaluationRow.study == self._study)).all()
-        dice = {trial: document.get("original_dice") for trial, document in told}
-        return {trial: value for trial, value in dice.items() if value is not None}
+    def curves(self, number: int | None = None) -> Mapping[int, tuple[CurvePoint, ...]]:
+        """The same of every trial that has reached one, or of one alone, by number."""
+        query = select(CURVES).where(CURVES.c.study == self._study).order_by(CURVES.c.number, CURVES.c.step)
+        found: dict[int, tuple[CurvePoint, ...]] = {}
+        for row in self._read(query if number is None else query.where(CURVES.c.number == number), dict):
+            point = CurvePoint(row["step"], _or_nan(row["score"]), _or_nan(row["loss"]), row["seconds"])
+            found[row["number"]] = (*found.get(row["number"], ()), point)
+        return found
 
-    def curve(self, trial_number: int) -> tuple[CurvePoint, ...]:
-        """The rungs that were reached, ascending."""
-        rows = self._parts(trial_number, CurveRow, CurveRow.step)
-        return tuple(CurvePoint(row.step, _or_nan(row.score), _or_nan(row.loss), row.seconds) for row in rows)
+    def _of_study(self, *columns: Any, number: int | None = None) -> Select[Any]:
+        query = select(*columns).where(TRIALS.c.study == self._study)
+        return query if number is None else query.where(TRIALS.c.number == number)
 
-    def _of_study(self) -> Select[EvaluationRow]:
-        return select(EvaluationRow).where(EvaluationRow.study == self._study)
+    def _read(self, query: Select[Any], make: Callable[[Mapping[str, Any]], T]) -> tuple[T, ...]:
+        """What is made of each row; asked again when the connection breaks."""
 
-    def _row(self, session: Session, trial_number: int) -> EvaluationRow | None:
-        return session.scalars(self._of_study().where(EvaluationRow.trial_number == trial_number)).one_or_none()
+        def once() -> tuple[T, ...]:
+            with self._store.reading() as connection:
+                return tuple(make(row) for row in connection.execute(query).mappings())  # type: ignore[arg-type]
 
-    def _keys(self, query: Select[EvaluationRow]) -> frozenset[str]:
-        with self._store.reading() as session:
-            return frozenset(session.scalars(query.with_only_columns(EvaluationRow.architecture_key)))
+        return retry(once)
 
-    def _parts(
-        self, trial_number: int, row: type[Part], order: InstrumentedAttribute[int] | None = None
-    ) -> Sequence[Part]:
-        query = select(row).join(EvaluationRow, EvaluationRow.id == row.evaluation_id).order_by(order)
-        query = query.where(EvaluationRow.study == self._study, EvaluationRow.trial_number == trial_number)
-        with self._store.reading() as session:
-            if not inspect(session.connection()).has_table(row.__tablename__):
-                return ()  # a database of an older version, opened to read
-            return session.scalars(query).all()
+
+def _trial(row: Mapping[str, Any]) -> TrialRecord:
+    return TrialRecord(**row)
 
 
 def _same_design(one: Architecture, other: Architecture) -> bool:
     return one.backbone == other.backbone and canonical(one.genome) == canonical(other.genome)
-
-
-def _write_result(row: EvaluationRow, evaluation: Evaluation) -> None:
-    row.outcome, row.reason, row.traceback = evaluation.outcome, evaluation.reason, evaluation.traceback
-    row.score = _or_null(evaluation.score)
-    row.n_parameters = evaluation.n_parameters
-    row.peak_mem_mib, row.seconds = evaluation.peak_mem_mib, evaluation.seconds
-    row.device, row.versions = evaluation.device, dict(evaluation.versions)
-
-
-def _case_rows(row: EvaluationRow, evaluation: Evaluation) -> list[dict[str, Any]]:
-    return [
-        {
-            "evaluation_id": row.id,
-            "case_name": score.case,
-            "class_name": score.class_name,
-            "metric": metric,
-            "value": _or_null(value),
-        }
-        for score in evaluation.case_scores
-        for metric, value in score.values.items()
-    ]
-
-
-def _insight_row(row: EvaluationRow, evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "evaluation_id": row.id,
-        "loss_sum": _or_null(evaluation.loss_sum),
-        "document": evaluation.insight.to_json(),
-    }
-
-
-def _curve_rows(row: EvaluationRow, evaluation: Evaluation) -> list[dict[str, Any]]:
-    return [
-        {
-            "evaluation_id": row.id,
-            "step": point.step,
-            "score": _or_null(point.score),
-            "loss": _or_null(point.loss),
-            "seconds": point.seconds,
-        }
-        for point in evaluation.curve
-    ]
 
 
 def _or_null(number: float | None) -> float | None:
@@ -306,25 +281,3 @@ def _or_null(number: float | None) -> float | None:
 
 def _or_nan(number: float | None) -> float:
     return math.nan if number is None else number
-
-
-def _record(row: EvaluationRow) -> EvaluationRecord:
-    return EvaluationRecord(
-        trial_number=row.trial_number,
-        key=row.architecture_key,
-        seed=row.seed,
-        origin=row.origin,
-        budget=Budget.from_json(row.budget),
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        worker=row.worker,
-        device=row.device or "",
-        versions=row.versions or {},
-        outcome=row.outcome,
-        reason=row.reason or "",
-        traceback=row.traceback or "",
-        score=row.score,
-        n_parameters=row.n_parameters,
-        peak_mem_mib=row.peak_mem_mib,
-        seconds=row.seconds or 0.0,
-    )

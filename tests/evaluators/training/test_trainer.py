@@ -138,7 +138,7 @@ def test_logits_that_are_not_finite_end_as_diverged(task: Task, monkeypatch: pyt
             logits: Tensor = self.head(x)
             return logits if self.training else logits * math.inf
 
-    monkeypatch.setattr(Architecture, "build", lambda self, seed: Broken())
+    monkeypatch.setattr("unetx_space.network.build", lambda architecture, *, seed: Broken())
     asked = (tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     result = ProxyEvaluator().evaluate(*asked, diagnosed_above=math.inf)
     assert (result.outcome, result.reason) == (Outcome.DIVERGED, "the logits of case validation0 are not finite")
@@ -165,7 +165,7 @@ def _cpu_memory() -> None:
 def test_exhausted_memory_is_a_typed_outcome_with_its_traceback(
     exhaust: Callable[[], None], task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Architecture, "build", lambda self, seed: exhaust())
+    monkeypatch.setattr("unetx_space.network.build", lambda architecture, *, seed: exhaust())
     result = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     assert result.outcome is Outcome.OUT_OF_MEMORY
     assert "llocate" in result.reason
@@ -173,10 +173,10 @@ def test_exhausted_memory_is_a_typed_outcome_with_its_traceback(
 
 
 def test_a_bug_flies_out(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Architecture, seed: int) -> nn.Module:
+    def fail(architecture: Architecture, *, seed: int) -> nn.Module:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(Architecture, "build", fail)
+    monkeypatch.setattr("unetx_space.network.build", fail)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
 

@@ -66,7 +66,7 @@ class Patience:
         ) from latest
 
 
-def again(change: Callable[[], T]) -> T:
+def retry(change: Callable[[], T]) -> T:
     """What ``change`` gives, called again when the connection broke in it; for what may be done any number of times.
 
     Raises ConnectionLost when that does not help.

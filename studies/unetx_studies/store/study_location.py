@@ -15,21 +15,22 @@ from uuid import uuid4
 from unetx_space.errors import RequestError, command
 from unetx_space.files import read_object, write_whole
 from unetx_studies.neighbours import BEST, DATABASE, STORAGE
-from unetx_studies.store.ledger import Ledger
-from unetx_studies.store.open import NoStudy, open_store, study_url
+from unetx_studies.store.lease import Lease
+from unetx_studies.store.open import open_store, study_url
 from unetx_studies.store.records import Records
+from unetx_studies.store.schema import NoStudy
 from unetx_studies.store.server import is_server, parse_url, without_secrets
 
 REMAINS = ("config.json", BEST)
 """Files that only a study that has begun has beside its database."""
 _RESTORE = (
     "it says on which server the study is: restore it from a backup, or write it anew with the fields url "
-    "(postgresql://USER@HOST/DATABASE), study (its name there) and id (its attribute unetx:identity there)"
+    "(postgresql://USER@HOST/DATABASE), study (its name there) and id (its id in the table unetx_studies there)"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StudyLocation:
     """Where a study is kept."""
 
     folder: Path
@@ -52,23 +53,23 @@ class Place:
         return without_secrets(parse_url(self.url)) if self.is_on_server else str(self.folder / DATABASE)
 
 
-def find_place(folder: Path) -> Place:
+def find_location(folder: Path) -> StudyLocation:
     """Where the study in ``folder`` is kept. Raises RequestError when what the folder says about it is damaged."""
     path = folder / STORAGE
     if not path.exists():
-        return Place(folder, study_url(folder))
+        return StudyLocation(folder, study_url(folder))
     kept = read_object(path, {"url": str, "study": str, "id": str}, _RESTORE)
-    return Place(folder, _server_url(kept["url"]), kept["study"], kept["id"])
+    return StudyLocation(folder, _server_url(kept["url"]), kept["study"], kept["id"])
 
 
-def settle_place(folder: Path, study: str, storage: str | None) -> Place:
+def settle_location(folder: Path, study: str, storage: str | None) -> StudyLocation:
     """Where a search keeps its study: as its folder says, or else on the server at ``storage``, or else in a file.
 
     A folder has one study, which goes on under the name that it began with when the folder is called otherwise now;
     ``study`` names a new one. Raises RequestError when the folder says another thing than the request, and when its
     database is lost.
     """
-    found = find_place(folder)
+    found = find_location(folder)
     if storage is None:
         return found if found.is_on_server else replace(found, study=_study_in(found, study))
     url = _server_url(storage)
@@ -77,26 +78,26 @@ def settle_place(folder: Path, study: str, storage: str | None) -> Place:
         return replace(found, url=url)
     if (folder / DATABASE).exists():
         _refuse_move(found, url)
-    return Place(folder, url, study, uuid4().hex, is_new=True)
+    return StudyLocation(folder, url, study, uuid4().hex, is_new=True)
 
 
-def check_writable(place: Place) -> None:
+def check_writable(location: StudyLocation) -> None:
     """Raises RequestError when the folder or its file cannot be written, as far as the system tells beforehand."""
-    paths = [place.folder] if place.is_on_server else [place.folder, place.folder / DATABASE]
+    paths = [location.folder] if location.is_on_server else [location.folder, location.folder / DATABASE]
     closed = [str(path) for path in paths if path.exists() and not os.access(path, os.W_OK)]
     if closed:
         raise RequestError(
             f"a search writes into its study, and {' and '.join(closed)} cannot be written by you; change that, or go "
-            f"on in a copy, in another folder: {command('cp', '-r', place.folder, 'FOLDER')}"
+            f"on in a copy, in another folder: {command('cp', '-r', location.folder, 'FOLDER')}"
         )
 
 
-def keep_place(place: Place) -> None:
+def keep_location(location: StudyLocation) -> None:
     """Note in the folder on which server its study is; nothing is noted of a file, which lies there."""
-    if place.is_on_server:
-        place.folder.mkdir(parents=True, exist_ok=True)
-        facts = {"url": place.shown, "study": place.study, "id": place.id}
-        write_whole(place.folder / STORAGE, json.dumps(facts, indent=2) + "\n")
+    if location.is_on_server:
+        location.folder.mkdir(parents=True, exist_ok=True)
+        facts = {"url": location.shown, "study": location.study, "id": location.id}
+        write_whole(location.folder / STORAGE, json.dumps(facts, indent=2) + "\n")
 
 
 def _server_url(words: str) -> str:
@@ -109,42 +110,42 @@ def _server_url(words: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def _study_in(place: Place, study: str) -> str:
+def _study_in(location: StudyLocation, study: str) -> str:
     """The name of the one study in a folder's file; ``study`` where there is none yet, or that is one of several."""
-    if not is_begun(place):
+    if not is_begun(location):
         return study
     try:
-        with open_store(place.url, create=False, read_only=True) as store:
-            names = Records.studies(store) or Ledger.studies(store)
+        with open_store(location.url, create=False, read_only=True) as store:
+            names = Records.studies(store) or Lease.studies(store)
     except NoStudy:  # another search that began at the same moment has not made its tables yet
         return study
     if len(names) > 1 and study not in names:
         raise RequestError(
-            f"{place.shown} holds the studies {', '.join(names)}, and none is called {study!r}; give the folder one of "
-            "these names, and use it with --study"
+            f"{location.shown} holds the studies {', '.join(names)}, and none is called {study!r}; give the folder "
+            "one of these names, and use it with --study"
         )
     return names[0] if len(names) == 1 else study
 
 
-def is_begun(place: Place) -> bool:
+def is_begun(location: StudyLocation) -> bool:
     """Whether the folder's file holds anything. Raises RequestError when it has been lost, and the rest has not."""
-    database = place.folder / DATABASE
+    database = location.folder / DATABASE
     if database.exists() and database.stat().st_size > 0:
         return True
-    left = [name for name in REMAINS if (place.folder / name).exists()]
+    left = [name for name in REMAINS if (location.folder / name).exists()]
     if left:
         how = "is empty" if database.exists() else "is missing"
         raise RequestError(
-            f"{place.folder} holds {' and '.join(left)} of a study, but its database {DATABASE} {how}; restore it from "
-            "a backup, or begin another study with --study NAME; to begin anew here, move these files away"
+            f"{location.folder} holds {' and '.join(left)} of a study, but its database {DATABASE} {how}; restore it "
+            "from a backup, or begin another study with --study NAME; to begin anew here, move these files away"
         )
     return False
 
 
-def _refuse_move(place: Place, url: str) -> None:
+def _refuse_move(location: StudyLocation, url: str) -> None:
     asked = without_secrets(parse_url(url))
-    if asked != place.shown:
+    if asked != location.shown:
         raise RequestError(
-            f"a study stays where it was begun: {place.folder} has its database at {place.shown}, and --storage names "
-            f"{asked}; leave --storage out, or take another --study NAME"
+            f"a study stays where it was begun: {location.folder} has its database at {location.shown}, and --storage "
+            f"names {asked}; leave --storage out, or take another --study NAME"
         )

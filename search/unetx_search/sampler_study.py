@@ -1,0 +1,108 @@
+"""What samplers and pruners see: an Optuna study in memory, made anew from our records at each start."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import RandomSampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from unetx_studies.store import constraints_in_optuna, end_in_optuna
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
+    from unetx_studies.store import TrialRecord
+
+
+class _NarrowedStorage(InMemoryStorage):
+    """Shows trials of numbers up to ``up_to`` alone; None shows all."""
+
+    up_to: int | None = None
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        trials = super().get_all_trials(study_id, deepcopy, states)
+        return trials if self.up_to is None else [trial for trial in trials if trial.number <= self.up_to]
+
+
+class SamplerStudy:
+    """A study of the same trials as our records, by the same numbers.
+
+    It has the study's name, by which Hyperband tells brackets apart. Trials are asked, and restored, in order of their
+    numbers.
+    """
+
+    def __init__(self, name: str, genes: Mapping[str, CategoricalDistribution], pruner: BasePruner) -> None:
+        self._storage = _NarrowedStorage()
+        self._genes = genes
+        self.study = optuna.create_study(
+            storage=self._storage, study_name=name, direction="maximize", sampler=RandomSampler(), pruner=pruner
+        )
+        self._running: dict[int, Trial] = {}
+
+    @contextmanager
+    def seeing(self, up_to: int | None) -> Iterator[None]:
+        """Inside, samplers and pruners find the trials of numbers up to this one; None: all."""
+        self._storage.up_to = up_to
+        try:
+            yield
+        finally:
+            self._storage.up_to = None
+
+    def ask(self) -> FrozenTrial:
+        """The next trial, which has no parameters yet."""
+        trial = self.study.ask()
+        self._running[trial.number] = trial
+        return self._frozen(trial.number)
+
+    def choose(self, number: int, params: Mapping[str, Any]) -> None:
+        """Set the parameters of a trial that was asked."""
+        for name, gene in self._genes.items():
+            self._storage.set_trial_param(self._id_of(number), name, gene.to_internal_repr(params[name]), gene)
+
+    def report(self, number: int, step: int, score: float) -> None:
+        """A running trial has come to a rung."""
+        self._running[number].report(score, step)
+
+    def should_prune(self, number: int) -> bool:
+        """The pruner's word on a running trial."""
+        return self._running[number].should_prune()
+
+    def notes(self, number: int) -> dict[str, Any]:
+        """What sampler and pruner have noted about a trial."""
+        return dict(self._frozen(number).system_attrs)
+
+    def end(self, trial: TrialRecord) -> None:
+        """A trial has its result."""
+        running = self._running.pop(trial.number)
+        for name, violation in constraints_in_optuna(trial).items():
+            running.set_constraint(name, violation)
+        state, value = end_in_optuna(trial, self._frozen(trial.number).intermediate_values)
+        self._storage.set_trial_state_values(self._id_of(trial.number), state, None if value is None else [value])
+
+    def restore(self, trial: TrialRecord, scores: Mapping[int, float]) -> None:
+        """A trial of an earlier run, as our record has it; ``scores`` by the steps of its rungs."""
+        number = self.ask().number
+        if number != trial.number:
+            raise RuntimeError(f"trial {trial.number} of the records follows trial {number - 1}")
+        self.choose(number, trial.params)
+        for step, score in scores.items():
+            self.report(number, step, score)
+        for name, note in trial.optuna_notes.items():
+            self._storage.set_trial_system_attr(self._id_of(number), name, note)
+        if trial.is_finished:
+            self.end(trial)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._storage.get_trial(self._id_of(number))
+
+    def _id_of(self, number: int) -> int:
+        study_id = self._storage.get_study_id_from_name(self.study.study_name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)

@@ -1,0 +1,104 @@
+"""What all trials of a study share: the fixed half of every design, the space, the budget, the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from optuna.distributions import CategoricalDistribution
+
+from unetx_search.config import FIRST_PRESETS, REPEATED_FROM
+from unetx_space.architecture import Architecture
+from unetx_space.canonical import canonical, key
+from unetx_space.cost import cost
+from unetx_space.design_space import adapted
+from unetx_space.presets import PRESETS
+from unetx_space.validity import faults
+from unetx_studies.candidate import Candidate, Origin, OriginKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from unetx_evaluators.evaluation import Budget
+    from unetx_space.backbone import Backbone
+    from unetx_space.cost import Cost
+    from unetx_space.design_space import DesignSpace
+    from unetx_space.genome import Genome
+
+
+@dataclass(frozen=True)
+class StudySetup:
+    """What all trials of a study share."""
+
+    backbone: Backbone
+    patch: tuple[int, ...]
+    space: DesignSpace
+    budget: Budget
+    seed: int
+    max_cost: float
+    """In multiples of the U-Net preset's multiply-adds."""
+
+    def architecture(self, genome: Genome) -> Architecture:
+        """The full-size architecture of a genome, spelt canonically."""
+        return Architecture(self.backbone, canonical(genome))
+
+    @cached_property
+    def u_net(self) -> Architecture:
+        """The preset that the cost limit is measured in."""
+        return self.architecture(PRESETS["u-net"].genome(self.backbone.n_levels))
+
+    @cached_property
+    def max_macs(self) -> float:
+        """The cost limit."""
+        return self.max_cost * cost(self.u_net, self.patch).macs
+
+    def affordable(self, genome: Genome) -> tuple[Architecture, Cost] | None:
+        """The architecture of a genome with its cost; None where it is invalid on this patch or too expensive."""
+        architecture = self.architecture(genome)
+        if faults(architecture, self.patch):
+            return None
+        full = cost(architecture, self.patch)
+        return (architecture, full) if full.macs <= self.max_macs else None
+
+    def admitted(self, params: Mapping[str, Any], origin: Origin, reason: str) -> Candidate | None:
+        """The design that these genes spell; None where it is not affordable."""
+        found = self.affordable(self.space.from_params(params))
+        return None if found is None else Candidate(found[0], key(found[0]), found[1], params, origin, reason)
+
+    @cached_property
+    def genes(self) -> dict[str, CategoricalDistribution]:
+        """Every gene of the space as Optuna knows it."""
+        return {name: CategoricalDistribution(choices) for name, choices in self.space.genes.items()}
+
+    def given(self, n_trials: int) -> Iterator[Candidate]:
+        """The designs that a study of so many trials begins with; limits do not concern them.
+
+        These are presets, in a narrowed space with the nearest choices there are, and called adapted. From a certain
+        total on the first, U-Net, is evaluated with a second seed, too: it tells what a seed is worth.
+        """
+        presets = list(self._presets())
+        yield from presets
+        if n_trials >= REPEATED_FROM:
+            first = presets[0]
+            origin = replace(first.origin, kind=OriginKind.REPLICATE)
+            yield replace(first, origin=origin, reason=_given(origin))
+
+    def _presets(self) -> Iterator[Candidate]:
+        known: list[Mapping[str, Any]] = []
+        for name in FIRST_PRESETS:
+            genome = canonical(PRESETS[name].genome(self.backbone.n_levels))
+            params = adapted(self.space, genome)
+            if params not in known:
+                known.append(params)
+                nearest = canonical(self.space.from_params(params))
+                architecture = Architecture(self.backbone, nearest)
+                origin = Origin(OriginKind.PRESET, name, is_adapted=nearest != genome)
+                full = cost(architecture, self.patch)
+                yield Candidate(architecture, key(architecture), full, params, origin, _given(origin))
+
+
+def _given(origin: Origin) -> str:
+    return f"{origin}: given, not proposed"

@@ -1,0 +1,314 @@
+"""Optuna's tables as a mirror of our records, in the same database, for optuna-dashboard and ``optuna.load_study``.
+
+They are written through Optuna's public interface alone, after our records, and never read for a search. A write that
+fails costs no result: the mirror is behind then, and is compared with the records and mended a while later, at the end,
+or when the study is opened again. What an outside hand has changed is put right on the same occasion. What Optuna
+allows nobody to change, as a finished trial, is mended by rebuilding the mirrored study as a whole; notes and artifacts
+that people have added are carried over.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from unetx_evaluators.evaluation import Outcome
+from unetx_space.architecture import Architecture
+from unetx_space.errors import RequestError
+from unetx_studies.store.open import Store, optuna_storage
+from unetx_studies.store.records import Records, TrialRecord
+
+MARK = "unetx:mirror"
+"""User attribute of a study in Optuna's tables that mirrors our records; any other is left alone."""
+VIOLATED = {"trainable": 1.0}
+"""Optuna's constraints of a trial whose design is at fault."""
+MEND_AFTER_S = 60.0
+"""So long after a failure the mirror is mended, at the next event."""
+KEPT = "kept"
+"""Name of the attribute under which notes and artifacts lie while a mirrored study is rebuilt."""
+OF_A_TRIAL = re.compile(r"dashboard:(?P<kind>artifacts:)?(?P<id>\d+):(?P<rest>.*)")
+"""What optuna-dashboard keeps about a trial in its study's attributes, under the trial's id."""
+
+Scores = Mapping[int, float]
+"""By the step at which they were reached."""
+
+logger = logging.getLogger(__name__)
+
+
+def end_in_optuna(trial: TrialRecord, scores: Scores) -> tuple[TrialState, float | None]:
+    """Optuna's state and value of a trial: RUNNING without a result, and of a pruned one the last score."""
+    if trial.outcome is None:
+        return TrialState.RUNNING, None
+    if trial.outcome is Outcome.COMPLETE and trial.score is not None and not math.isnan(trial.score):
+        return TrialState.COMPLETE, trial.score
+    if trial.outcome.failed or trial.outcome is Outcome.COMPLETE:
+        return TrialState.FAIL, None
+    last = scores[max(scores)] if scores else math.nan
+    return TrialState.PRUNED, None if math.isnan(last) else last
+
+
+def constraints_in_optuna(trial: TrialRecord) -> Mapping[str, float]:
+    """Above 0 where the design itself is at fault, so that samplers learn from it."""
+    return VIOLATED if trial.outcome is not None and trial.outcome.violates else {}
+
+
+class OptunaMirror:
+    """Optuna's tables of the study of ``records``; to be used from one thread, as a context manager.
+
+    ``attach`` adds to a running trial what a dashboard shows beside it, once for each trial.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        study: str,
+        records: Records,
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        attach: Callable[[Trial, TrialRecord, Architecture], None] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._name = study
+        self._records = records
+        self._distributions = dict(distributions)
+        self._attach = attach
+        self._clock_s = clock_s
+        self._storage: RDBStorage | None = None
+        self._study_id = -1
+        self._shown: dict[int, tuple[int, dict[int, float]]] = {}
+        """Of each trial that has been written, by number: Optuna's id, and the scores at rungs."""
+        self._behind_since_s: float | None = None
+        self._was_told = False
+
+    def __enter__(self) -> Self:
+        """Mends what is amiss. Raises RequestError where somebody else's study of this name is in Optuna's tables."""
+        self._guarded(self._mend)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Mends the mirror where it is behind, unless an error ends the run; then the next one does it."""
+        try:
+            if self._behind_since_s is not None and error is None:
+                self._guarded(self._mend)
+        finally:
+            if self._storage is not None:
+                self._storage.remove_session()
+                self._storage.engine.dispose()
+
+    def follow(self, trial: TrialRecord, scores: Scores, architecture: Architecture | None = None) -> None:
+        """Show a trial as our record has it now, ``scores`` being what it has reached at its rungs.
+
+        ``architecture`` is looked up in the records where it is not given and needed.
+        """
+        if self._behind_since_s is None:
+            self._guarded(lambda: self._show(trial, scores, architecture))
+        elif self._clock_s() - self._behind_since_s >= MEND_AFTER_S:
+            self._guarded(self._mend)
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+            self._behind_since_s = None
+        except RequestError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it is, the records stand, and the mirror is mended later)
+            self._behind_since_s = self._clock_s()
+            if not self._was_told:
+                self._was_told = True
+                logger.warning("Optuna's tables could not be written, and are mended later: %s", error)
+
+    def _opened(self) -> RDBStorage:
+        if self._storage is None:
+            with self._store.making_tables():
+                self._storage = optuna_storage(self._store.url)
+        return self._storage
+
+    # One trial.
+
+    def _show(self, trial: TrialRecord, scores: Scores, architecture: Architecture | None = None) -> None:
+        storage = self._opened()
+        if trial.number not in self._shown:
+            self._append(trial, {})
+            self._attach_to(trial, architecture)
+        trial_id, shown = self._shown[trial.number]
+        for step, score in scores.items():
+            if not _is_same(shown.get(step), score):
+                storage.set_trial_intermediate_value(trial_id, step, score)
+                shown[step] = score
+        state, final = end_in_optuna(trial, scores)
+        if state.is_finished():
+            for name, value in _troubles(trial).items():
+                storage.set_trial_user_attr(trial_id, name, value)
+            violated = create_trial(state=TrialState.RUNNING, constraints=dict(constraints_in_optuna(trial)))
+            for name, value in violated.system_attrs.items():
+                storage.set_trial_system_attr(trial_id, name, value)
+            storage.set_trial_state_values(trial_id, state, None if final is None else [final])
+
+    def _append(self, trial: TrialRecord, system_attrs: Mapping[str, Any]) -> None:
+        """The next trial of the mirrored study, as it was when it was asked."""
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(trial.params),
+            distributions=self._distributions,
+            user_attrs={
+                "origin": str(trial.origin),
+                "key": trial.key,
+                "seed": trial.seed,
+                "n_parameters": trial.n_parameters,
+                "macs": trial.macs,
+            },
+            system_attrs=dict(system_attrs),
+        )
+        template.datetime_start = trial.asked_at.astimezone().replace(tzinfo=None)  # Optuna knows local times only
+        self._shown[trial.number] = self._opened().create_new_trial(self._study_id, template), {}
+
+    def _attach_to(self, trial: TrialRecord, architecture: Architecture | None) -> None:
+        if self._attach is not None:
+            study = optuna.load_study(study_name=self._name, storage=self._opened(), sampler=RandomSampler())
+            shown = architecture or self._records.architecture(trial.key)
+            self._attach(Trial(study, self._shown[trial.number][0]), trial, shown)
+
+    # The whole study.
+
+    def _mend(self) -> None:
+        """Make Optuna's tables say what our records say."""
+        storage = self._opened()
+        trials, curves = self._records.trials(), self._records.curves()
+        scores = {t.number: {point.step: point.score for point in curves.get(t.number, ())} for t in trials}
+        found = self._open_study()
+        spare = f"{self._name} (kept notes)"
+        is_half_rebuilt = spare in {study.study_name for study in storage.get_all_studies()}
+        if is_half_rebuilt or not _can_become(found, trials, scores):
+            self._rebuild(trials, found, spare)
+            found = []
+        else:
+            self._shown = {t.number: (self._id_of(t.number), dict(t.intermediate_values)) for t in found}
+        for trial in found:
+            if not trial.state.is_finished():
+                self._attach_to(trials[trial.number], None)
+        done = {trial.number for trial in found if trial.state.is_finished()}
+        for record in trials:
+            if record.number not in done:
+                self._records.heartbeat()
+                self._show(record, scores[record.number])
+
+    def _id_of(self, number: int) -> int:
+        return self._opened().get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _open_study(self) -> list[FrozenTrial]:
+        """The trials of the mirrored study, which is made where it is missing. RequestError for somebody else's."""
+        storage = self._opened()
+        try:
+            self._study_id = storage.get_study_id_from_name(self._name)
+        except KeyError:
+            self._study_id = storage.create_new_study([StudyDirection.MAXIMIZE], self._name)
+        found = storage.get_all_trials(self._study_id, deepcopy=False)
+        if MARK not in storage.get_study_user_attrs(self._study_id):
+            if found:
+                raise RequestError(
+                    f"the database has a study {self._name!r} in Optuna's tables already that was not begun from this "
+                    "folder; take another --study NAME"
+                )
+            storage.set_study_user_attr(self._study_id, MARK, 1)
+        return found
+
+    def _rebuild(self, trials: Sequence[TrialRecord], found: Sequence[FrozenTrial], spare: str) -> None:
+        """The mirrored study anew, with what people have added to the old one.
+
+        That lies in a spare study meanwhile, so that nothing of it is lost when the process ends in between.
+        """
+        storage = self._opened()
+        try:
+            spare_id = storage.get_study_id_from_name(spare)
+        except KeyError:
+            spare_id = storage.create_new_study([StudyDirection.MAXIMIZE], spare)
+        kept = storage.get_study_user_attrs(spare_id).get(KEPT)
+        if kept is None:
+            kept = self._added(found)
+            storage.set_study_user_attr(spare_id, KEPT, kept)
+        storage.delete_study(self._study_id)
+        self._open_study()
+        self._shown = {}
+        for trial in trials:
+            self._records.heartbeat()
+            self._append(trial, kept["artifacts"].get(str(trial.number), {}))
+        ids = {str(old): self._shown[number][0] for number, old in kept["ids"] if number in self._shown}
+
+        def moved(words: str) -> str:
+            """The same words, with the study and the trials under their new ids in the paths of artifacts."""
+            words = re.sub(
+                rf"/artifacts/{kept['study_id']}/(\d+)/", lambda m: f"/artifacts/#/{ids.get(m[1], m[1])}/", words
+            )
+            return words.replace(f"/artifacts/{kept['study_id']}/", "/artifacts/#/").replace("#", str(self._study_id))
+
+        for name, value in kept["study"].items():
+            of_trial = OF_A_TRIAL.fullmatch(name)
+            if of_trial is not None:
+                if of_trial["id"] not in ids:
+                    continue
+                name = f"dashboard:{of_trial['kind'] or ''}{ids[of_trial['id']]}:{of_trial['rest']}"
+            storage.set_study_system_attr(self._study_id, name, moved(value) if isinstance(value, str) else value)
+        storage.delete_study(spare_id)
+
+    def _added(self, found: Sequence[FrozenTrial]) -> dict[str, Any]:
+        """Notes and artifacts of the study and its trials, with the ids under which they are kept now."""
+        n_of = Counter(trial.number for trial in found)
+        unique = [trial for trial in found if n_of[trial.number] == 1]
+        return {
+            "study_id": self._study_id,
+            "ids": [(trial.number, self._id_of(trial.number)) for trial in unique],
+            "study": dict(self._opened().get_study_system_attrs(self._study_id)),
+            "artifacts": {
+                str(trial.number): {n: value for n, value in trial.system_attrs.items() if n.startswith("artifacts:")}
+                for trial in unique
+            },
+        }
+
+
+def _troubles(trial: TrialRecord) -> dict[str, str]:
+    """What went wrong with a trial, for who looks at it in a dashboard."""
+    if trial.outcome is None or not (trial.outcome.failed or trial.outcome.violates):
+        return {}
+    troubles = {"outcome": str(trial.outcome), "reason": trial.reason, "traceback": trial.traceback}
+    return {name: words for name, words in troubles.items() if words}
+
+
+def _can_become(found: Sequence[FrozenTrial], trials: Sequence[TrialRecord], scores: Mapping[int, Scores]) -> bool:
+    """Whether Optuna allows the trials it has to be made what our records say."""
+    if len(found) > len(trials):
+        return False
+    return all(
+        one.number == trial.number
+        and one.params == dict(trial.params)
+        and one.intermediate_values.keys() <= scores[trial.number].keys()
+        and (one.state is TrialState.RUNNING or _has_ended_as(one, trial, scores[trial.number]))
+        for one, trial in zip(found, trials, strict=False)
+    )
+
+
+def _has_ended_as(found: FrozenTrial, trial: TrialRecord, scores: Scores) -> bool:
+    return (
+        (found.state, found.value) == end_in_optuna(trial, scores)
+        and found.constraints == constraints_in_optuna(trial)
+        and all(_is_same(found.intermediate_values.get(step), score) for step, score in scores.items())
+    )
+
+
+def _is_same(found: float | None, score: float) -> bool:
+    return found is not None and (found == score or (math.isnan(found) and math.isnan(score)))
