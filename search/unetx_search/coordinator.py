@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from unetx_evaluators.evaluation import Outcome
 from unetx_search.config import Diagnosis
 from unetx_search.executors.base import Job
-from unetx_search.stale_workers import end_stale_workers
+from unetx_search.executors.stale_workers import end_stale_workers
 from unetx_space.errors import UnetxError
 from unetx_studies import job_states
 from unetx_studies.candidate import Candidate, OriginKind

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from trial_records import ASKED
 
-from unetx_search.stale_workers import end_stale_workers
+from unetx_search.executors.stale_workers import end_stale_workers
 from unetx_studies.processes import ProcessIdentity, this_process
 from unetx_studies.store import TrialRecord
 

@@ -28,7 +28,7 @@ from unetx_studies.job_states import finished, lost, taken
 from unetx_studies.processes import this_process
 from unetx_studies.ranking import Ranking
 from unetx_studies.store import Records, Stage, Store, TrialRecord, open_store, study_url
-from unetx_studies.tables import ARCHITECTURES, CURVES, SCORES, TRIALS
+from unetx_studies.store.tables import ARCHITECTURES, CURVES, SCORES, TRIALS
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BUDGET = Budget(steps=40, batch_size=4, width_factor=0.25, rungs=(10, 20, 40), validation_cases=3, max_seconds=90.5)

@@ -20,9 +20,9 @@ from sqlalchemy import inspect, text
 import unetx_studies.store
 from unetx_space.errors import RequestError
 from unetx_studies.store import Store, open_store, optuna_storage, study_url
-from unetx_studies.store.schema import VERSION_TABLE
+from unetx_studies.store.schema_versions import VERSION_TABLE
 from unetx_studies.store.sqlite import filesystem_of, journal_mode, set_journal_mode
-from unetx_studies.tables import METADATA
+from unetx_studies.store.tables import METADATA
 
 LATEST = "1"
 
@@ -139,7 +139,7 @@ def test_tables_of_an_older_release_are_brought_up_to_date_when_they_are_written
     package = Path(unetx_studies.store.__file__).parent
     shutil.copytree(package / "migrations", tmp_path / "migrations")
     (tmp_path / "migrations" / "versions" / "v2.py").write_text(NEXT, encoding="utf-8")
-    monkeypatch.setattr("unetx_studies.store.schema.REVISIONS", str(tmp_path / "migrations"))
+    monkeypatch.setattr("unetx_studies.store.schema_versions.REVISIONS", str(tmp_path / "migrations"))
     with pytest.raises(RequestError, match="has tables of version 1, this unetx-search reads version 2"):
         open_store(study_url(tmp_path / "s"), create=False, read_only=True)
     with open_store(study_url(tmp_path / "s"), create=False) as store:

@@ -16,7 +16,7 @@ from unetx_studies.store.open import Store, open_store, optuna_storage, study_ur
 from unetx_studies.store.optuna_mirror import OptunaMirror, constraints_in_optuna, end_in_optuna
 from unetx_studies.store.records import Records, Stage, TrialRecord
 from unetx_studies.store.retry import ConnectionLost, Patience, ServerGone
-from unetx_studies.store.schema import NoStudy
+from unetx_studies.store.schema_versions import NoStudy
 from unetx_studies.store.study_location import (
     StudyLocation,
     check_writable,

@@ -23,7 +23,7 @@ from unetx_space.errors import Interrupted, RequestError, UnetxError
 from unetx_studies.processes import Presence, ProcessIdentity, presence, this_process
 from unetx_studies.store.open import Store, open_store
 from unetx_studies.store.retry import ServerGone, retry
-from unetx_studies.tables import RUNS, STUDIES, TRIALS
+from unetx_studies.store.tables import RUNS, STUDIES, TRIALS
 
 SILENCE = timedelta(seconds=120)
 """A run on another machine, whose process cannot be looked up from here, counts as dead after so long without a

@@ -18,7 +18,7 @@ from unetx_studies.disk_full import full_disk_explained
 from unetx_studies.neighbours import DATABASE
 from unetx_studies.store import server, sqlite
 from unetx_studies.store.retry import ConnectionLost, Patience, ServerGone
-from unetx_studies.store.schema import check_schema
+from unetx_studies.store.schema_versions import check_schema
 from unetx_studies.store.server import is_server, parse_url, without_secrets
 
 

@@ -25,7 +25,7 @@ from unetx_studies.processes import ProcessIdentity
 from unetx_studies.store.lease import HeldLease, upsert
 from unetx_studies.store.open import Store
 from unetx_studies.store.retry import retry
-from unetx_studies.tables import ARCHITECTURES, CURVES, SCORES, TRIALS
+from unetx_studies.store.tables import ARCHITECTURES, CURVES, SCORES, TRIALS
 
 T = TypeVar("T")
 

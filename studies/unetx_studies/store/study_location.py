@@ -18,7 +18,7 @@ from unetx_studies.neighbours import BEST, DATABASE, STORAGE
 from unetx_studies.store.lease import Lease
 from unetx_studies.store.open import open_store, study_url
 from unetx_studies.store.records import Records
-from unetx_studies.store.schema import NoStudy
+from unetx_studies.store.schema_versions import NoStudy
 from unetx_studies.store.server import is_server, parse_url, without_secrets
 
 REMAINS = ("config.json", BEST)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, inspect
 
 from unetx_space.errors import RequestError
 from unetx_studies.store.server import without_secrets
-from unetx_studies.tables import METADATA
+from unetx_studies.store.tables import METADATA
 
 VERSION_TABLE = "unetx_version"
 REVISIONS = "unetx_studies:store/migrations"
