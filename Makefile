@@ -4,17 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo test test-all test-kills lint types clean
 
 demo: $(STAMP)
 	$(BIN)/unetx-search --study demo --out runs
 	$(BIN)/unetx-search show runs/demo/best.json
 
+# A process for each core, so each computes on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
+
+# The slow tests that CI runs: kills, hangs and restarts, on this machine and on a Ray cluster.
+test-kills: $(STAMP)
+	$(PYTEST) -m slow tests/search tests/evaluators/tasks/test_prepare_killed.py -k "not hundred and not twenty"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -296,6 +296,37 @@ def test_a_program_that_forgets_to_close_ends_and_leaves_nothing() -> None:
     assert not is_running(int(output))
 
 
+STOPPED_WHILE_A_WORKER_STARTS = """
+import contextlib, multiprocessing
+from executor_helpers import TASK, cpu_slots, job
+from unetx_evaluators.fake import FakeEvaluator
+from unetx_search.executors import worker_handle
+from unetx_search.executors.local import LocalExecutor
+
+@contextlib.contextmanager
+def a_second_ctrl_c_meanwhile():
+    yield
+    executor.close(timeout_s=0.0)
+    raise KeyboardInterrupt
+
+worker_handle.signals_held_back = a_second_ctrl_c_meanwhile
+executor = LocalExecutor(FakeEvaluator(), TASK, cpu_slots(1))
+try:
+    executor.submit(job(0))
+except KeyboardInterrupt as error:
+    kept = error  # as that which ends a program is kept, with all that its frames hold
+(worker,) = multiprocessing.active_children()
+print(worker.pid)
+"""
+
+
+def test_a_program_that_is_stopped_while_a_worker_starts_ends_and_leaves_nothing() -> None:
+    with running_script(STOPPED_WHILE_A_WORKER_STARTS) as script:
+        output, _ = script.communicate(timeout=DEADLINE_S)
+    assert script.returncode == 0
+    assert not is_running(int(output))
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +26,14 @@ KILL_TIMEOUT_S = 5.0
 _SPAWN = multiprocessing.get_context("spawn")
 _start_lock = threading.Lock()
 """Starting a process changes this process's environment for a moment."""
+_alive: set[BaseProcess] = set()
+"""Worker processes that were started and not released, also those whose handle a Ctrl-C has lost."""
+
+
+@atexit.register  # runs before multiprocessing's own exit hook, which would wait for them forever
+def _kill_those_left() -> None:
+    for process in _alive:
+        process.kill()
 
 
 class WorkerHandle(Protocol):
@@ -68,6 +78,7 @@ class WorkerProcess(WorkerHandle):
         )
         with theirs, _start_lock, _environment(slot.environment), signals_held_back():
             self._process.start()
+            _alive.add(self._process)
 
     @property
     def sources(self) -> list[Connection[Order, Report] | int]:
@@ -113,6 +124,7 @@ class WorkerProcess(WorkerHandle):
             self._process.kill()
             self._process.join(KILL_TIMEOUT_S)
             if self._process.exitcode is not None:
+                _alive.discard(self._process)
                 self._process.close()
 
 
