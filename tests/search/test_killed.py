@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSI
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("server_url", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
 def test_a_study_killed_a_dozen_times_ends_as_if_it_had_not_been(tmp_path: Path, server_url: str | None) -> None:
     """Eight runs: in every second one a worker dies on the way, and each ends with its coordinator or with both."""
     rng = random.Random(0)

@@ -31,7 +31,7 @@ from unetx_search.executors.ray.cluster import cluster_slots, connected
 from unetx_search.executors.ray.executor import RayExecutor
 from unetx_search.executors.ray.shared_files_check import SharedFilesCheck
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 NODE = {"num_cpus": 2, "num_gpus": 2}
 
@@ -56,7 +56,6 @@ def gpu_workers(workers_per_gpu: int = 1) -> tuple[Slot, ...]:
         return cluster_slots(nodes, "all", workers_per_gpu=workers_per_gpu)
 
 
-@pytest.mark.slow
 def test_each_of_four_workers_on_two_nodes_has_a_gpu_of_its_own(two_nodes: Any) -> None:
     shown = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS")
     with RayExecutor(FakeEvaluator(shown_variables=shown, seconds_per_step=0.05), TASK, gpu_workers()) as executor:
@@ -71,7 +70,6 @@ def test_each_of_four_workers_on_two_nodes_has_a_gpu_of_its_own(two_nodes: Any) 
     assert all(label.startswith("GPU ") and " on " in label for _, label in told.started.values())
 
 
-@pytest.mark.slow
 def test_workers_share_a_gpu_in_fractions(two_nodes: Any) -> None:
     evaluator = FakeEvaluator(shown_variables=("CUDA_VISIBLE_DEVICES",), seconds_per_step=0.05)
     slots = gpu_workers(workers_per_gpu=3)[:6]
@@ -81,7 +79,6 @@ def test_workers_share_a_gpu_in_fractions(two_nodes: Any) -> None:
     assert {told.finished[trial].versions["CUDA_VISIBLE_DEVICES"] for trial in range(6)} <= {"0", "1"}
 
 
-@pytest.mark.slow
 def test_an_actor_that_dies_on_a_node_that_lives_preempts_its_job_and_its_worker_ends_with_it(two_nodes: Any) -> None:
     told = Recorder()
     evaluator = FakeEvaluator(seconds_per_step=0.01)
@@ -98,7 +95,6 @@ def test_an_actor_that_dies_on_a_node_that_lives_preempts_its_job_and_its_worker
     assert (told.lost, told.n_ended, told.finished[1].outcome) == ({}, 2, Outcome.COMPLETE)
 
 
-@pytest.mark.slow
 def test_a_worker_that_sees_other_arrays_is_refused_before_any_job(
     two_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +106,6 @@ def test_a_worker_that_sees_other_arrays_is_refused_before_any_job(
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_node_that_joins_without_the_files_is_left_out_while_the_others_work(
     two_nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,7 +128,6 @@ def test_a_node_that_joins_without_the_files_is_left_out_while_the_others_work(
     assert (sorted(told.finished), told.n_ended) == ([1], 1)
 
 
-@pytest.mark.slow
 def test_slots_without_room_do_not_block_the_others_and_nobody_waits_for_ever(
     two_nodes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -183,7 +177,6 @@ def test_a_node_that_dies_takes_no_job_with_it_and_its_slots_come_back_with_a_ne
     assert {record.outcome for record in bench.records_now} <= {Outcome.COMPLETE, Outcome.PRUNED}
 
 
-@pytest.mark.slow
 def test_when_the_last_node_is_gone_the_run_waits_and_then_ends_with_a_word(
     two_nodes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,7 +25,7 @@ from unetx_search.config import SearchConfig
 from unetx_search.run import Summary, search
 from unetx_space.errors import RequestError
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 SCRIPT = Path(__file__).with_name("ray_search.py")
 SOURCE = DemoSource(n_cases=6)
@@ -62,7 +62,6 @@ def calls(folder: Path) -> list[str]:
     return [json.loads(file.read_text(encoding="utf-8"))["digest"] for file in folder.glob("*.json")]
 
 
-@pytest.mark.slow
 def test_two_hundred_trials_on_four_pretended_gpus_of_two_nodes_run_exactly_once(
     two_nodes: Any, tmp_path: Path
 ) -> None:
@@ -96,7 +95,6 @@ def test_a_real_search_of_eight_trials_on_the_demo_task(two_nodes: Any, tmp_path
     assert (tmp_path / "demo" / "best.json").exists()
 
 
-@pytest.mark.slow
 def test_a_deterministic_study_is_the_same_on_a_cluster_and_on_one_machine_and_may_change_engines(
     two_nodes: Any, tmp_path: Path
 ) -> None:
@@ -112,7 +110,6 @@ def test_a_deterministic_study_is_the_same_on_a_cluster_and_on_one_machine_and_m
     assert facts[0] == facts[1] == facts[2]
 
 
-@pytest.mark.slow
 def test_more_gpus_than_the_cluster_has_are_refused_and_nothing_is_written(two_nodes: Any, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--gpus 5 asks for more than is there: the Ray cluster has 4 GPUs"):
         run(two_nodes, tmp_path / "runs", gpus=5)
@@ -169,14 +166,12 @@ def kill_and_go_on(made: Any, out: Path, victims: list[str], rng: random.Random)
     assert {number for (number,) in rows(folder, "select n_lost from unetx_trials")} == {0}
 
 
-@pytest.mark.slow
 def test_a_study_whose_node_and_whose_coordinator_were_killed_ends_as_if_they_had_not_been(
     two_nodes: Any, tmp_path: Path
 ) -> None:
     kill_and_go_on(two_nodes, tmp_path, ["node", "coordinator"], random.Random(0))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_study_of_which_something_was_killed_a_dozen_times_ends_as_if_it_had_not_been(
     two_nodes: Any, tmp_path: Path
@@ -185,7 +180,6 @@ def test_a_study_of_which_something_was_killed_a_dozen_times_ends_as_if_it_had_n
     kill_and_go_on(two_nodes, tmp_path, [rng.choice(["node", "coordinator", "both"]) for _ in range(12)], rng)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_to_the_whole_group_stops_a_search_and_its_own_cluster_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals

@@ -210,7 +210,7 @@ def test_killed_in_the_middle_and_run_again_the_total_is_exact_and_nothing_is_lo
     assert {trial: scores[trial] for trial in before} == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_one_signal_stops_in_order_and_the_same_command_continues(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "s"
     process = start(tmp_path, 6, 0.2)

@@ -81,6 +81,7 @@ def test_a_second_run_is_refused_with_the_identity_of_the_first_which_goes_on(tm
     check_whole(tmp_path / "s", 6)
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_start_at_the_same_instant_one_does_all_the_work(
     tmp_path: Path, server_url: str | None
 ) -> None:

@@ -29,7 +29,7 @@ from unetx_studies.store import optuna_storage
 
 PASSWORD = "corr3ct-h0rse"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 def run(out: Path, storage: str | None = None, *, console: Console | None = None, **changes: Any) -> Summary:
@@ -64,7 +64,6 @@ def test_the_same_search_proposes_the_same_on_a_server_and_in_a_file(tmp_path: P
     assert facts[0] == facts[1]
 
 
-@pytest.mark.slow
 def test_two_hundred_trials_are_there_exactly_once(tmp_path: Path, postgres_url: str) -> None:
     summary = run(tmp_path, postgres_url, trials=200, sampler="random")
     assert [record.number for record in summary.evaluations] == list(range(200))
@@ -217,7 +216,6 @@ def test_a_driver_that_is_missing_is_named_with_the_way_to_get_it(run: Run, monk
     assert "s3cret" not in told
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_real_search_on_the_demo_keeps_its_study_on_a_server(run: Run, postgres_url: str) -> None:
     code, out, err = run("--trials", 8, "--gpus", 0, "--storage", postgres_url, "--json")

@@ -25,6 +25,8 @@ psycopg = pytest.importorskip("psycopg", reason="psycopg, the driver, is not ins
 
 N_TRIALS = ALONE.n_trials
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def at_statements(numbers: set[int], act: Callable[[], None]) -> Iterator[list[int]]:
