@@ -47,9 +47,9 @@ from unetx_evaluators.tasks.task import Splits, Task
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.base import Executor, Handler, Job
 from unetx_search.pruners import PRUNERS
-from unetx_search.run import SAMPLERS
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.samplers.constrained_sampler import ConstrainedSampler
+from unetx_search.samplers.registry import SAMPLERS
 from unetx_search.study_setup import StudySetup
 from unetx_space.design_space import DesignSpace
 from unetx_studies.evidence import Evidence

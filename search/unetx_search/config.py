@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from unetx_search.data_choices import DataChoices, Rule, check_rules
+from unetx_search.executors.engines import ENGINES
 from unetx_search.reading_words import MOST_NAME_BYTES
+from unetx_search.samplers.registry import SAMPLERS
 from unetx_space.design_space import DesignSpace, SpaceName, design_space, narrowed
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
     from unetx_evaluators.evaluation import Budget
     from unetx_evaluators.tasks.task import Task
+
+    EngineName = str
+    SamplerName = str
+else:  # what may be said is what is registered, in help and refusals, too
+    EngineName, SamplerName = Literal[tuple(ENGINES)], Literal[tuple(SAMPLERS)]
 
 DEMO = "demo"
 MOST_HOURS = 100_000
@@ -80,7 +87,7 @@ class SearchConfig(DataChoices, Choices):
     """CPU workers, one thread each, where no GPU is used. One per core by default."""
     workers_per_gpu: Literal["auto"] | int = 1
     """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay."""
-    engine: Literal["local", "ray"] = "local"
+    engine: EngineName = "local"
     """Where evaluations run: on this machine (local), or on the GPUs or CPUs of a Ray cluster (ray)."""
     ray_address: str | None = None
     """HOST:PORT of the Ray cluster's head, or "local" for a cluster of this machine alone. By default the one in
@@ -102,7 +109,7 @@ class SearchConfig(DataChoices, Choices):
     weight, steps and, where the plan leaves it open, voxel size. Kept with the prepared data."""
     pilot_gain: float = 0.01
     """Dice that twice the steps must gain in the pilot for evaluations to train that long."""
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: SamplerName = "tpe"
     """What proposes designs: Optuna's TPE, or uniform draws to compare it with."""
     pruner: Literal["median", "halving", "hyperband", "none"] = "median"
     """What stops an evaluation early: it is behind the median of the others; not among the best third at a rung
@@ -150,7 +157,12 @@ class SearchConfig(DataChoices, Choices):
         yield "cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1
         sharing = self.workers_per_gpu
         yield "workers-per-gpu", sharing, "at least 1, or auto", sharing == "auto" or sharing >= 1
-        yield "workers-per-gpu", sharing, "a count with --engine ray", self.engine == "local" or sharing != "auto"
+        yield (
+            "workers-per-gpu",
+            sharing,
+            f"a count with --engine {self.engine}",
+            self.engine == "local" or sharing != "auto",
+        )
         address, is_there = self.ray_address, self.ray_address is not None
         yield "ray-address", address, "given with --engine ray only", self.engine == "ray" or not is_there
         yield "ray-address", address, "HOST:PORT without a protocol", not (address and "://" in address)

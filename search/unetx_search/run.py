@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -26,7 +26,8 @@ from unetx_search.preparing import keep_beside, no_empty_folders, split_warnings
 from unetx_search.progress import WORKERS, Standing, WorkersFile, display
 from unetx_search.pruners import PRUNERS
 from unetx_search.sampler_study import SamplerStudy
-from unetx_search.samplers.constrained_sampler import ConstrainedSampler, SamplerOf
+from unetx_search.samplers.constrained_sampler import ConstrainedSampler
+from unetx_search.samplers.registry import SAMPLERS
 from unetx_search.settling import Asked, asked
 from unetx_search.sharing.measurement import slots_that_pay
 from unetx_search.study_setup import StudySetup
@@ -332,12 +333,6 @@ def _coordinated(
     with screen, _graceful_shutdown(coordinator, executor, console):
         coordinator.run()
     return coordinator
-
-
-SAMPLERS: Mapping[str, SamplerOf] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-}
 
 
 @contextmanager

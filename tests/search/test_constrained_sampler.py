@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import NopPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from trial_records import record
 
@@ -117,6 +117,11 @@ def test_the_whole_space_is_named_from_the_first_trial() -> None:
 def test_tpe_is_in_charge_after_its_start() -> None:
     candidates = Bench(TPESampler(seed=0, n_startup_trials=4)).propose_all(8)
     assert origins(candidates) == ["random"] * 4 + ["sampler"] * 4
+
+
+def test_genes_that_an_evolutionary_sampler_mutates_are_asked_for_one_by_one() -> None:
+    evolution = NSGAIISampler(seed=0, population_size=4, mutation_prob=0.5)
+    assert origins(Bench(evolution).propose_all(12)) == ["random"] * 4 + ["sampler"] * 8
 
 
 def test_a_sampler_that_repeats_itself_is_replaced_after_a_bounded_number_of_redraws() -> None:

@@ -25,6 +25,7 @@ from executor_helpers import (
     u_net,
     wait_until,
 )
+from extending_page import module_of
 from ray_helpers import actors, cluster
 
 from unetx_evaluators.evaluation import (
@@ -55,6 +56,12 @@ def make_inline(evaluator: Evaluator) -> Executor:
     return InlineExecutor(evaluator, TASK)
 
 
+def make_in_turn(evaluator: Evaluator) -> Executor:
+    """The executor that the page on extending adds."""
+    made: Executor = module_of("search/unetx_search/executors/in_turn.py").InTurnExecutor(evaluator, TASK)
+    return made
+
+
 def make_local(evaluator: Evaluator, n_workers: int = 1, **options: Any) -> Executor:
     return LocalExecutor(evaluator, TASK, cpu_slots(n_workers), **options)
 
@@ -83,7 +90,7 @@ def closed_at_the_end(request: pytest.FixtureRequest) -> Iterator[Make]:
         yield lambda *arguments, **options: stack.enter_context(request.param(*arguments, **options))
 
 
-make = pytest.fixture(params=[make_inline, make_local, ON_RAY], name="make")(closed_at_the_end)
+make = pytest.fixture(params=[make_inline, make_in_turn, make_local, ON_RAY], name="make")(closed_at_the_end)
 """Makes an executor of each kind."""
 make_workers = pytest.fixture(params=[make_local, ON_RAY], name="make_workers")(closed_at_the_end)
 """Makes an executor of each kind that has worker processes."""

@@ -1,18 +1,14 @@
-"""Which executor a search runs on, and the slots it has: worker processes of this machine, or a Ray cluster."""
+"""Where a search may run, by the names of ``--engine``; nothing heavy is imported before one is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_search.executors.gpus import GpuProbe
-from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.ray.cluster import cluster_slots, connected
-from unetx_search.executors.slots import Slot, make_slots
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
@@ -20,10 +16,19 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
     from unetx_search.config import SearchConfig
     from unetx_search.executors.base import Executor
+    from unetx_search.executors.gpus import GpuProbe
+    from unetx_search.executors.slots import Slot
 
 LOGS = "logs"
 CHECKPOINTS = "checkpoints"
 """Folders of a study."""
+
+ENGINES: Mapping[str, str] = {
+    "local": "unetx_search.executors.local:local_engine",
+    "ray": "unetx_search.executors.ray.cluster:ray_engine",
+}
+"""What opens each engine, ``module:function``: a function of the request and of what counts GPUs, which gives the
+engine for the length of a ``with``. Raises RequestError when there are not the slots that the request asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +39,10 @@ class Engine:
     executor: Callable[[Evaluator, Task, Sequence[Slot]], Executor]
 
 
-@contextmanager
-def open_engine(config: SearchConfig, *, probe: GpuProbe) -> Iterator[Engine]:
+def open_engine(config: SearchConfig, *, probe: GpuProbe) -> AbstractContextManager[Engine]:
     """The engine that a request names. Raises RequestError when there are not the slots it asks for."""
-    sharing = 1 if config.workers_per_gpu == "auto" else config.workers_per_gpu  # auto begins with one, and adds more
-    if config.engine == "ray":
-        with connected(config.ray_address) as nodes:
-            slots = cluster_slots(nodes, config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers)
-
-            def on_ray(evaluator: Evaluator, task: Task, chosen: Sequence[Slot]) -> Executor:
-                from unetx_search.executors.ray.executor import RayExecutor
-
-                checkpoints, logs = config.folder / CHECKPOINTS, config.folder / LOGS
-                return RayExecutor(
-                    evaluator, task, chosen, workers_per_gpu=sharing, checkpoints=checkpoints, log_folder=logs
-                )
-
-            yield Engine(slots, on_ray)
-    else:
-        slots = make_slots(config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers, probe=probe)
-        yield Engine(
-            slots,
-            lambda evaluator, task, chosen: LocalExecutor(evaluator, task, chosen, log_folder=config.folder / LOGS),
-        )
+    engine: AbstractContextManager[Engine] = resolve_name(ENGINES[config.engine])(config, probe)
+    return engine
 
 
 def check_torch(slots: Sequence[Slot]) -> None:
@@ -70,4 +56,6 @@ def check_torch(slots: Sequence[Slot]) -> None:
 
 def proxy_evaluator(config: SearchConfig, slots: Sequence[Slot]) -> Evaluator:
     """The trainer as it runs in these slots."""
+    from unetx_evaluators.proxy import ProxyEvaluator
+
     return ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unetx_evaluators.evaluation import Evaluator
+from unetx_search.executors.engines import LOGS, Engine
 from unetx_search.executors.gpu_memory_wait import MemoryWatch
-from unetx_search.executors.gpus import FreeMemoryProbe, free_memory_mib
-from unetx_search.executors.slots import Slot
+from unetx_search.executors.gpus import FreeMemoryProbe, GpuProbe, free_memory_mib
+from unetx_search.executors.slots import Slot, make_slots
 from unetx_search.executors.supervisor import Supervisor
 from unetx_search.executors.worker_handle import WorkerProcess, wait_for_reports
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
+    from unetx_search.config import SearchConfig
 
 
 class LocalExecutor(Supervisor[WorkerProcess]):
@@ -36,3 +39,12 @@ class LocalExecutor(Supervisor[WorkerProcess]):
             return WorkerProcess(slot, log_file, watch.wait_for)
 
         super().__init__(evaluator, task, slots, start, wait_for_reports, log_folder=log_folder, overtime_s=overtime_s)
+
+
+@contextmanager
+def local_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
+    """The GPUs or cores of this machine, with a worker process for each slot."""
+    sharing = 1 if config.workers_per_gpu == "auto" else config.workers_per_gpu  # auto begins with one, and adds more
+    slots = make_slots(config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers, probe=probe)
+    logs = config.folder / LOGS
+    yield Engine(slots, lambda evaluator, task, chosen: LocalExecutor(evaluator, task, chosen, log_folder=logs))

@@ -86,7 +86,11 @@ class ConstrainedSampler:
         return replace(known, origin=Origin(repeated), reason=_reason(repeated, refused))
 
     def _proposals(self, study: Study, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
-        """What the wrapped sampler proposes; nothing while it has too little to learn from."""
+        """What the wrapped sampler proposes; nothing while it has too little to learn from.
+
+        Genes that it leaves out of a joint proposal, as evolutionary samplers do with those they mutate, are asked for
+        one by one, as Optuna does.
+        """
         single = {name: gene.choices[0] for name, gene in self._genes.items() if gene.single()}
         learnable: dict[str, BaseDistribution] = {
             name: gene for name, gene in self._genes.items() if name not in single
@@ -94,9 +98,11 @@ class ConstrainedSampler:
         sampler = self._sampler_of(trial_seed(self._seed, trial.number))
         for _ in range(self._n_redraws):
             params = sampler.sample_relative(study, trial, learnable)
-            if params.keys() != learnable.keys():
+            if learnable and not params:
                 return
-            yield {**single, **params}
+            missing = [name for name in learnable if name not in params]
+            rest = {name: sampler.sample_independent(study, trial, name, learnable[name]) for name in missing}
+            yield {**single, **params, **rest}
 
     def random(self, trial_number: int) -> Iterator[dict[str, Any]]:
         """Genes at random for a trial."""

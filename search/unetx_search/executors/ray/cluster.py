@@ -12,11 +12,19 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unetx_evaluators.signals import signals_held_back
+from unetx_search.executors.engines import CHECKPOINTS, LOGS, Engine
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import RequestError
+
+if TYPE_CHECKING:
+    from unetx_evaluators.evaluation import Evaluator
+    from unetx_evaluators.tasks.task import Task
+    from unetx_search.config import SearchConfig
+    from unetx_search.executors.base import Executor
+    from unetx_search.executors.gpus import GpuProbe
 
 logger = logging.getLogger(__name__)
 
@@ -138,3 +146,22 @@ def cluster_slots(
             else f"a CPU worker takes one CPU of the cluster: {have}"
         )
     return tuple(Slot(index, "cpu", f"worker {index}", {}, 1) for index in range(n_workers))
+
+
+@contextmanager
+def ray_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
+    """The GPUs or CPUs of a cluster, with a worker for each slot; the GPUs of this machine are not counted."""
+    assert config.workers_per_gpu != "auto", "a cluster's workers a GPU are counted by the user"
+    sharing = config.workers_per_gpu
+    with connected(config.ray_address) as nodes:
+        slots = cluster_slots(nodes, config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers)
+
+        def executor(evaluator: Evaluator, task: Task, chosen: Sequence[Slot]) -> Executor:
+            from unetx_search.executors.ray.executor import RayExecutor
+
+            checkpoints, logs = config.folder / CHECKPOINTS, config.folder / LOGS
+            return RayExecutor(
+                evaluator, task, chosen, workers_per_gpu=sharing, checkpoints=checkpoints, log_folder=logs
+            )
+
+        yield Engine(slots, executor)
