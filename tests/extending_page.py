@@ -22,20 +22,16 @@ class Step:
     """Of the table's file, or of the module."""
     code: str
 
-    def module(self) -> ModuleType:
-        """The module, executed."""
-        module = ModuleType(Path(self.path).stem)
-        exec(compile(self.code, f"docs/extending.md: {self.path}", "exec"), module.__dict__)
-        return module
-
 
 STEPS = tuple(Step(*found) for found in STEP.findall((ROOT / "docs/extending.md").read_text(encoding="utf-8")))
 
 
 def module_of(path: str) -> ModuleType:
-    """The module that the page has under a path."""
+    """The module that the page has under a path, executed."""
     (step,) = (step for step in STEPS if step.path == path and not step.table)
-    return step.module()
+    module = ModuleType(Path(path).stem)
+    exec(compile(step.code, f"docs/extending.md: {path}", "exec"), vars(module))
+    return module
 
 
 def entry_of(table: str, module: ModuleType, **known: object) -> Any:
