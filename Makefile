@@ -21,7 +21,7 @@ test-all: $(STAMP)
 
 # The slow tests that CI runs: kills, hangs and restarts, on this machine and on a Ray cluster.
 test-kills: $(STAMP)
-	$(PYTEST) -m slow tests/search tests/evaluators/tasks/test_prepare_killed.py -k "not hundred and not twenty"
+	$(PYTEST) -m slow tests/search tests/evaluators/tasks/test_prepare_killed.py -k "not hundred and not twenty and not real"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -141,6 +141,7 @@ def test_a_best_json_that_names_an_unknown_operator(run: Run, tmp_path: Path) ->
     assert "did you mean 'transposed'" in answer
 
 
+@pytest.mark.slow
 def test_a_search_on_pictures_ends_with_a_ranking_and_files(run: Run, pictures: Path) -> None:
     words = ("--data", pictures, "--trials", 3, "--gpus", 0, "--steps", 4, "--batch-size", 2, "--width-factor", 0.125)
     code, out, err = run(*words)

@@ -120,7 +120,7 @@ def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(
         coordinator.run()
         monkeypatch.undo()
     bench.look()
-    assert min(fates.values()) > 3
+    assert min(fates.values()) >= 3, "both happened, more than once"
     check_undisturbed(bench, undisturbed)
     assert bench.notes.finished == list(range(N_TRIALS))
 

@@ -15,7 +15,7 @@ from unetx_studies.store.server import reason
 T = TypeVar("T")
 
 LOOK_EVERY_S = 0.5
-MAX_TRIES = 5
+MAX_TRIES = 12
 """Of what a broken connection may interrupt."""
 HURRY_S = 5.0
 
