@@ -166,7 +166,9 @@ class Coordinator:
             self._uses[trial.key] += 1
             self._ranking.add(trial)
             self._n_finished += trial.is_finished
-            if not trial.is_finished:
+            if trial.is_finished:
+                self._remove_checkpoint(trial.number)  # of a run that ended between the two
+            else:
                 architecture = self._records.architecture(trial.key)
                 self._to_rerun.append(_Unfinished(job_states.left(trial), architecture, scores))
         self._n_asked = len(trials)
@@ -244,6 +246,11 @@ class Coordinator:
         folder = self._options.checkpoints
         return None if folder is None else folder / f"trial-{number}"
 
+    def _remove_checkpoint(self, number: int) -> None:
+        checkpoint = self._checkpoint(number)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+
     def _diagnosed_above(self, trial: TrialRecord) -> float:
         """The score above which a trial is diagnosed."""
         if self._options.diagnosis == "none":
@@ -302,11 +309,9 @@ class Coordinator:
                 running.scores[point.step] = point.score
         finished = job_states.finished(running.trial, evaluation, worker, self._clock())
         self._records.finish(finished, evaluation)
+        self._remove_checkpoint(trial)
         self._study.end(finished)
         self._mirror.follow(finished, running.scores)
-        checkpoint = self._checkpoint(trial)
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
         self._n_finished += 1
         self._n_finished_now += 1
         self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
