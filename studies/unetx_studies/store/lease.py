@@ -90,9 +90,12 @@ class Lease:
         Raises RequestError when another run is at work, naming it, and when the database has a study of this name that
         is known by another id than ``study_id``.
         """
-        before = retry(lambda: self._claim(run, study_id))
-        _held.add(run.id)
-        return before
+        _held.add(run.id)  # before another thread can see the claim, and take it for one that was abandoned here
+        try:
+            return retry(lambda: self._claim(run, study_id))
+        except BaseException:
+            _held.discard(run.id)
+            raise
 
     def _claim(self, run: RunRecord, study_id: str) -> RunRecord | None:
         with self._store.writing() as connection:
