@@ -25,12 +25,12 @@ def reset_resident_peak() -> None:
         return
 
 
-def resident_peak_mib(process: int | None = None) -> float | None:
-    """The most that a process had resident, this one unless said; for others only on Linux, while they live."""
-    kib = _numbers(Path(f"/proc/{process or 'self'}/status")).get("VmHWM")
+def resident_peak_mib() -> float | None:
+    """The most that this process had resident; None where the system does not tell."""
+    kib = _numbers(Path("/proc/self/status")).get("VmHWM")
     if kib is not None:
         return kib / 1024
-    if process is not None or sys.platform == "win32":
+    if sys.platform == "win32":
         return None
     import resource  # not on Windows
 

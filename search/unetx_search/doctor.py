@@ -119,7 +119,7 @@ class _Dataset:
         self._config = SearchConfig(**{field.name: getattr(choices, field.name) for field in fields(DataChoices)})
         self._slots = slots
         self._console = console
-        self._evaluator = evaluator or proxy_evaluator(self._config, slots)
+        self._evaluator = evaluator or proxy_evaluator(slots)
 
     def examined(self) -> Examination:
         with PreparationBars(self._source.name, self._console) as bars:

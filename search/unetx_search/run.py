@@ -163,7 +163,7 @@ def _asked(config: SearchConfig, engine: Engine, slots: Sequence[Slot], console:
     """What the request comes to; where the study has begun, by what it was begun with."""
 
     def executor_of(task: Task) -> Executor:
-        return engine.executor(given.evaluator or proxy_evaluator(config, slots), task, slots)
+        return engine.executor(given.evaluator or proxy_evaluator(slots), task, slots)
 
     settings = config.folder / SETTINGS
     begun = read_begun(settings) if settings.exists() else None
@@ -259,10 +259,10 @@ def _search(
         was_stopped = ran_out_of_time = False
         if n_missing > 0:
             if config.workers_per_gpu == "auto":
-                measured_with = evaluator or proxy_evaluator(config, slots)
+                measured_with = evaluator or proxy_evaluator(slots)
                 with heartbeats(claim.store.url, claim.lease.run):
                     slots = slots_that_pay(config, slots, measured_with, task, setup, n_missing, console)
-            chosen = evaluator or proxy_evaluator(config, slots)
+            chosen = evaluator or proxy_evaluator(slots)
             with engine.executor(chosen, task, slots) as executor:
                 coordinator = _coordinated(config, claim, setup, records, mirror, executor, save, console)
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time

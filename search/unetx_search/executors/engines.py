@@ -54,7 +54,7 @@ def check_torch(slots: Sequence[Slot]) -> None:
         )
 
 
-def proxy_evaluator(config: SearchConfig, slots: Sequence[Slot]) -> Evaluator:
+def proxy_evaluator(slots: Sequence[Slot]) -> Evaluator:
     """The trainer as it runs in these slots."""
     from unetx_evaluators.proxy import ProxyEvaluator
 
