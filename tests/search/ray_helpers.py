@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,13 @@ def kill_node(made: Any, node: Any) -> None:
 
 
 def actors() -> list[int]:
-    """Process ids of the actors that hold workers, as Ray names them."""
-    return [
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if "".join(process.info["cmdline"] or ()).startswith("ray::WorkerActor")
-    ]
+    """Process ids of the actors that hold workers in this process's clusters, as Ray names them.
+
+    Other clusters of the machine are none of ours: tests run in several processes.
+    """
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "".join(process.cmdline()).startswith("ray::WorkerActor"):
+                found.append(process.pid)
+    return found
