@@ -20,6 +20,7 @@ from unetx_search.executors.local import LocalExecutor
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState
 from unetx_search.status import decisions_text, read_status, status_json, status_text, watch
 from unetx_space.errors import RequestError
+from unetx_studies.ranking import Ranked
 from unetx_studies.store import open_store, study_url
 
 NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
@@ -102,8 +103,8 @@ def test_a_complete_study_an_ended_one_and_a_failed_one_are_told_apart(bench: Be
     with stopped.open(FakeEvaluator(), 5) as coordinator:
         finish = stopped.notes.trial_finished
 
-        def stop(trial: int, evaluation: Evaluation, is_best: bool) -> None:
-            finish(trial, evaluation, is_best)
+        def stop(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
+            finish(trial, evaluation, best, is_best)
             coordinator.stop()
 
         stopped.notes.trial_finished = stop  # type: ignore[method-assign]
