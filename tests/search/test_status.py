@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_search.coordinator import RunOptions
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState
 from unetx_search.status import decisions_text, read_status, status_json, status_text, watch
@@ -58,7 +59,8 @@ def test_a_study_that_runs_is_told_with_its_workers_steps_and_scores(bench: Benc
     assert f"as {bench.lease.run.process} (run {bench.lease.run.id[:8]})" in told
     assert "trials     2 of 6 (2 complete)" in told
     assert "worker 0   this process: trial 2, step 4, Dice" in told
-    assert "best       Dice 0.8" in told
+    assert "best       trial 0: Dice estimated at 0." in told
+    assert "; measured 0.8" in told
     assert "worker-N.log" in told
     facts = json.loads(status_json(status))
     assert (facts["n_finished"], facts["n_trials"], facts["best_trial"], facts["is_running"]) == (2, 6, 0, True)
@@ -131,7 +133,7 @@ def test_workers_that_died_are_told_with_the_reason(bench: Bench, tmp_path: Path
 
 
 def test_decisions_are_one_line_a_trial(bench: Bench) -> None:
-    bench.run(FakeEvaluator(), 8)
+    bench.run(FakeEvaluator(), RunOptions(8, reseed=0.0))
     lines = decisions_text(read_status(bench.folder)).splitlines()
     assert len(lines) == 8
     assert lines[0].endswith("preset u-net: given, not proposed")
