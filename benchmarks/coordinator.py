@@ -239,7 +239,7 @@ def run(url: str, sampler: str, n_trials: int, throughout: bool, on_gap: Callabl
                 mirror=mirror,
                 executor=executor,
                 reporter=Silent(),
-                options=RunOptions(n_trials),
+                options=RunOptions(n_trials, reseed=0.0),  # the sampler and the tables, not the ranking, are measured
                 on_ranked=lambda ranking: None,
             )
             coordinator.run()

@@ -125,6 +125,8 @@ class Coordinator:
         self._designs: dict[str, TrialRecord] = {}
         """The first trial of each design, by its key."""
         self._ranking = Ranking()
+        self._n_measured = 0
+        """Replicates that have a score."""
         self._n_finished = 0
         """Of the study, by this run or an earlier one."""
         self._n_finished_now = 0
@@ -175,6 +177,7 @@ class Coordinator:
             self._study.restore(trial, scores)
             self._know(trial)
             self._ranking.add(trial)
+            self._n_measured += _is_measured_replicate(trial)
             self._n_finished += trial.is_finished
             if not trial.is_finished:
                 architecture = self._records.architecture(trial.key)
@@ -249,6 +252,9 @@ class Coordinator:
 
     def _replicate(self, horizon: int | None, *, is_exhausted: bool = False) -> Replicate | None:
         """Which known design comes next, and with which seed, by the scores up to the horizon."""
+        n_new = self._options.n_trials - self._setup.n_replicates(self._options.n_trials, self._options.reseed)
+        if len(self._designs) < n_new and not is_exhausted:
+            return None  # as below, at no cost
         return next_replicate(
             (
                 Training(trial.key, trial.seed, trial.score if self._is_known(trial, horizon) else None)
@@ -277,7 +283,7 @@ class Coordinator:
     def _estimates(self, horizon: int | None) -> dict[int, float]:
         """What designs with several seeds are worth to the sampler, by first trials; none where scores say the same."""
         ranking = self._ranking.up_to(horizon)
-        return {one.number: one.estimate for one in ranking.designs} if ranking.has_replicates else {}
+        return {} if ranking.is_by_score else {one.number: one.estimate for one in ranking.designs}
 
     def _dispatch(self, unfinished: _Unfinished) -> None:
         """Hand a trial out, then show it."""
@@ -304,8 +310,10 @@ class Coordinator:
             return math.inf
         if self._options.diagnosis == "all" or trial.origin.kind is OriginKind.PRESET:
             return -math.inf
-        best = self._ranking.up_to(self._horizon(trial.number)).best
-        return -math.inf if best is None else best.dice
+        ranking = self._ranking.up_to(self._horizon(trial.number))
+        if ranking.is_by_score:
+            return -math.inf if ranking.leader is None or ranking.leader.score is None else ranking.leader.score
+        return -math.inf if ranking.best is None else ranking.best.dice
 
     # The end.
 
@@ -369,18 +377,25 @@ class Coordinator:
         self._n_finished += 1
         self._n_finished_now += 1
         self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
-        self._trials[trial] = finished
-        before = self._ranking.best
-        if is_complete(finished):
-            self._ranking.add(finished)
-            self._on_ranked(self._ranking)
-        best = self._ranking.best
-        is_new = best is not None and best.key == finished.key and (before is None or before.key != best.key)
-        self._reporter.trial_finished(trial, evaluation, best, is_new)
-        replicates = [one for one in self._trials.values() if one.origin.kind is OriginKind.REPLICATE]
-        n_measured = sum(is_complete(one) for one in replicates)
-        if n_measured == N_UNTIL_MEASURED and finished in replicates and is_complete(finished):
+        is_new_best = self._rank(finished)
+        moved = is_new_best or not self._ranking.is_by_score
+        self._reporter.trial_finished(trial, evaluation, self._ranking.best if moved else None, is_new_best)
+        if self._n_measured == N_UNTIL_MEASURED and _is_measured_replicate(finished):
             self._reporter.measured(evidence(self._records.trials(finished_only=True)))
+
+    def _rank(self, finished: TrialRecord) -> bool:
+        """Take a result into the ranking; whether its design is the best since now."""
+        self._trials[finished.number] = finished
+        self._n_measured += _is_measured_replicate(finished)
+        if not is_complete(finished):
+            return False
+        before = self._ranking.leader
+        self._ranking.add(finished)
+        leader = self._ranking.leader
+        if leader is not before or not self._ranking.is_by_score:
+            self._on_ranked(self._ranking)
+        is_other = before is None or leader is None or leader.key != before.key
+        return is_other and leader is not None and leader.key == finished.key
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         running = self._running[trial]
@@ -405,3 +420,7 @@ class Coordinator:
     def on_interrupted(self, trial: int) -> None:
         self._records.update(job_states.left(self._running.pop(trial).trial))
         self._reporter.trial_interrupted(trial)
+
+
+def _is_measured_replicate(trial: TrialRecord) -> bool:
+    return trial.origin.kind is OriginKind.REPLICATE and is_complete(trial)

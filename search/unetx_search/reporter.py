@@ -23,7 +23,7 @@ class Reporter(Protocol):
         """It was scored on the way."""
 
     def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
-        """It ended, one way or another; the best design by now, and whether it is this one since now."""
+        """It ended, one way or another; ``best`` where that may have changed, and whether it is this one since now."""
 
     def trial_lost(self, trial: int, reason: str) -> None:
         """Its worker died; another will have it."""

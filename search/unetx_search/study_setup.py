@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from optuna.distributions import CategoricalDistribution
 
 from unetx_search.config import FIRST_PRESETS
+from unetx_search.reseeding import n_replicates
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
@@ -81,6 +82,10 @@ class StudySetup:
     def n_given(self) -> int:
         """How many designs a study begins with."""
         return sum(1 for _ in self.given())
+
+    def n_replicates(self, n_trials: int, share: float) -> int:
+        """How many of so many trials are replicates."""
+        return n_replicates(n_trials, share, self.n_given)
 
     @cached_property
     def u_net_key(self) -> str:

@@ -75,6 +75,10 @@ class Ranking:
 
     def __init__(self, trials: Iterable[TrialRecord] = ()) -> None:
         self._trials: dict[int, TrialRecord] = {}
+        self._keys: set[str] = set()
+        self._seeds: set[int] = set()
+        self._highest: TrialRecord | None = None
+        """By score alone."""
         for trial in trials:
             self.add(trial)
 
@@ -82,6 +86,10 @@ class Ranking:
         """One more trial, in whatever order they come."""
         if is_complete(trial):
             self._trials[trial.number] = trial
+            self._keys.add(trial.key)
+            self._seeds.add(trial.seed)
+            if self._highest is None or _place(trial) < _place(self._highest):
+                self._highest = trial
             for known in ("shrinkage", "designs"):
                 self.__dict__.pop(known, None)
 
@@ -116,13 +124,23 @@ class Ranking:
         return next(iter(self.designs), None)
 
     @property
-    def has_replicates(self) -> bool:
-        """A design has the scores of several seeds, so that the estimates order designs otherwise than scores do."""
-        return len(self._trials) > len({trial.key for trial in self._trials.values()})
+    def is_by_score(self) -> bool:
+        """All designs have the same one seed, so that estimates are in the order of scores; known at no cost."""
+        return len(self._trials) == len(self._keys) and len(self._seeds) <= 1
+
+    @property
+    def leader(self) -> TrialRecord | None:
+        """The first evaluation of the best design; at no cost as long as estimates are in the order of scores."""
+        best = None if self.is_by_score else self.best
+        return self._highest if best is None else best.first
 
     def get(self, key: str | None) -> Ranked | None:
         """A design by its key; None where it has no score."""
         return next((one for one in self.designs if one.key == key), None)
+
+
+def _place(trial: TrialRecord) -> tuple[float, int]:
+    return -(trial.score or 0.0), trial.number
 
 
 def is_complete(trial: TrialRecord) -> bool:
