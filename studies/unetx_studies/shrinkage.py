@@ -92,10 +92,6 @@ class Shrinkage:
                 return one
         raise KeyError(design)
 
-    def covariance(self, designs: Iterable[str]) -> tuple[Vector, Vector]:
-        """Joint posterior means and covariance of the true means of these designs, in their order."""
-        return self._posterior.joint([self._posterior.index[design] for design in designs])
-
     def difference(self, design: str, other: str) -> tuple[float, float]:
         """How far the first's true mean is above the other's: estimate and standard error."""
         index = self._posterior.index
@@ -144,17 +140,6 @@ class _Posterior:
     """[n, f]: estimates of mu, above the centre, and the b_j."""
     spread: Vector
     """[n, f, f]: their covariance, in units of s^2."""
-
-    def joint(self, designs: list[int]) -> tuple[Vector, Vector]:
-        """Means and covariance of the true means of a few designs."""
-        q = self.pattern[designs]
-        lever = self.leverage[:, q]
-        means = self.slope[:, q] * self.means[designs] + np.einsum("nif,nf->ni", lever, self.effects)
-        mean = self.weight @ means
-        within = np.einsum("nif,nfg,njg->nij", lever, self.spread, lever, optimize=True)
-        within[:, range(len(q)), range(len(q))] += self.own[:, q]
-        covariance = np.einsum("n,nij->ij", self.weight * self.square, within)
-        return self.centre + mean, covariance + np.einsum("n,ni,nj->ij", self.weight, means - mean, means - mean)
 
     def leads(self, reference: int) -> tuple[Vector, Vector]:
         """How far the true means of all designs are above that of one of them: means and standard errors."""
