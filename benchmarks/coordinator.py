@@ -54,6 +54,7 @@ from unetx_search.study_setup import StudySetup
 from unetx_space.design_space import DesignSpace
 from unetx_studies.evidence import Evidence
 from unetx_studies.processes import this_process
+from unetx_studies.ranking import Ranked
 from unetx_studies.store import OptunaMirror, Records, held_lease, new_run, open_store, study_url
 from unetx_studies.store.server import parse_url, without_secrets
 
@@ -190,7 +191,7 @@ class Silent:
     def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None: ...
     def trial_step(self, trial: int, step: int) -> None: ...
     def trial_rung(self, trial: int, point: CurvePoint) -> None: ...
-    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None: ...
+    def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None: ...
     def trial_lost(self, trial: int, reason: str) -> None: ...
     def trial_interrupted(self, trial: int) -> None: ...
     def measured(self, evidence: Evidence) -> None: ...
@@ -238,8 +239,8 @@ def run(url: str, sampler: str, n_trials: int, throughout: bool, on_gap: Callabl
                 mirror=mirror,
                 executor=executor,
                 reporter=Silent(),
-                options=RunOptions(n_trials),
-                on_best=lambda trial: None,
+                options=RunOptions(n_trials, reseed=0.0),  # the sampler and the tables, not the ranking, are measured
+                on_ranked=lambda ranking: None,
             )
             coordinator.run()
     return executor

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 import optuna
 
 from unetx_evaluators.tasks.cache import using
-from unetx_search.best import save_best, whereabouts
+from unetx_search.best import WinnerFiles, whereabouts
+from unetx_search.cheapest import Cheapest, CostOf
 from unetx_search.config import SearchConfig, check_stated, read_begun
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.engines import CHECKPOINTS, Engine, check_torch, open_engine, proxy_evaluator
@@ -31,8 +33,9 @@ from unetx_search.samplers.registry import SAMPLERS
 from unetx_search.settling import Asked, asked
 from unetx_search.sharing.measurement import slots_that_pay
 from unetx_search.study_setup import StudySetup
+from unetx_space import training_memory
 from unetx_studies.artifacts import attach_drawing
-from unetx_studies.ranking import preset_key, ranking
+from unetx_studies.ranking import Ranked, Ranking, preset_key
 from unetx_studies.store import (
     DATABASE,
     HeldLease,
@@ -76,7 +79,7 @@ SETTINGS = "config.json"
 """Beside a study: what it was begun with."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Summary:
     """What a search came to."""
 
@@ -96,21 +99,22 @@ class Summary:
     """The time that the user gave was up before the total was reached."""
     warnings: tuple[str, ...] = ()
     """What may make the numbers look better than they are."""
+    cheapest: Cheapest | None = None
+    """The cheapest design that is as good as U-Net, or that none is; None without a score of U-Net."""
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """Of every design that has a score."""
+        return Ranking(self.evaluations)
 
     @property
-    def best(self) -> TrialRecord | None:
+    def best(self) -> Ranked | None:
         """The first of the ranking."""
-        return next(iter(self.ranking), None)
+        return self.ranking.best
 
-    @property
-    def ranking(self) -> tuple[TrialRecord, ...]:
-        """Every design once, by its first complete evaluation, best first."""
-        return ranking(self.evaluations)
-
-    def preset(self, name: str) -> TrialRecord | None:
-        """The evaluation by which a preset is ranked, where it is complete."""
-        key = preset_key(self.evaluations, name)
-        return next((e for e in self.ranking if e.key == key), None)
+    def preset(self, name: str) -> Ranked | None:
+        """A preset as it is ranked, where it has a score."""
+        return self.ranking.get(preset_key(self.evaluations, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +255,9 @@ def _search(
         provenance = whereabouts(name, record.number, task)
         attach_drawing(trial, replace(architecture, provenance=provenance), config.folder)
 
-    def save(best: TrialRecord) -> None:
-        save_best(best, records.architecture(best.key), records.case_scores(best.number), name, task, config.folder)
+    cost_of = CostOf(config.cheap_by, lambda key: training_memory(records.architecture(key), task.patch))
+    reference = setup.u_net_key
+    winners = WinnerFiles(config.folder, name, records, task, reference, config.cheap_by, config.margin, cost_of)
 
     with using(task), OptunaMirror(claim.store, name, records, setup.genes, attach=attach) as mirror:
         n_missing = config.trials - len(records.trials(finished_only=True))
@@ -264,12 +269,11 @@ def _search(
                     slots = slots_that_pay(config, slots, measured_with, task, setup, n_missing, console)
             chosen = evaluator or proxy_evaluator(slots)
             with engine.executor(chosen, task, slots) as executor:
-                coordinator = _coordinated(config, claim, setup, records, mirror, executor, save, console)
+                coordinator = _coordinated(config, claim, setup, records, mirror, executor, winners, console)
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
                 executor.close(timeout_s=CLOSE_WITHIN_S)
         trials = records.trials(finished_only=True)
-        for best in ranking(trials)[:1]:
-            save(best)
+        winners.finish(ranking := Ranking(trials))
         return Summary(
             study=name,
             folder=config.folder,
@@ -280,6 +284,7 @@ def _search(
             was_stopped=was_stopped,
             ran_out_of_time=ran_out_of_time,
             warnings=split_warnings(task),
+            cheapest=winners.cheapest(ranking),
         )
 
 
@@ -296,20 +301,20 @@ def _coordinated(
     records: Records,
     mirror: OptunaMirror,
     executor: Executor,
-    on_best: Callable[[TrialRecord], None],
+    winners: WinnerFiles,
     console: Console,
 ) -> Coordinator:
     """Bring the study to its total, as far as user and time allow."""
     run = claim.lease.run
     done = records.trials(finished_only=True)
-    best = next(iter(ranking(done)), None)
+    best = Ranking(done).best
     standing = Standing(
         study=run.study,
         n_trials=config.trials,
         n_steps=setup.budget.steps,
         n_slots=executor.n_slots,
         n_done=len(done),
-        best=best.score if best else None,
+        best=best.estimate if best else None,
         best_trial=best.number if best else None,
     )
     screen = display(standing, console, WorkersFile(config.folder / WORKERS))
@@ -327,8 +332,11 @@ def _coordinated(
             ends_at=run.started_at + timedelta(hours=config.max_hours) if config.max_hours is not None else None,
             checkpoints=config.folder / CHECKPOINTS,
             diagnosis=config.diagnosis,
+            reseed=config.reseed,
+            margin=config.margin,
         ),
-        on_best=on_best,
+        on_ranked=winners.follow,
+        cost_of=winners.cost_of,
     )
     with screen, _graceful_shutdown(coordinator, executor, console):
         coordinator.run()

@@ -23,6 +23,7 @@ from unetx_search.samplers.constrained_sampler import ConstrainedSampler
 from unetx_search.study_setup import StudySetup
 from unetx_space.design_space import DesignSpace
 from unetx_studies.evidence import Evidence
+from unetx_studies.ranking import Ranked, Ranking
 from unetx_studies.store import (
     OptunaMirror,
     Patience,
@@ -57,7 +58,7 @@ class Notes:
     def trial_rung(self, trial: int, point: CurvePoint) -> None:
         self.rungs.append((trial, point.step))
 
-    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
+    def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
         self.finished.append(trial)
 
     def trial_lost(self, trial: int, reason: str) -> None:
@@ -118,9 +119,13 @@ class Bench:
                     executor=self.executor,
                     reporter=self.notes,
                     options=replace(options, checkpoints=self.folder / "checkpoints"),
-                    on_best=lambda trial: self.notes.bests.append(trial.number),
+                    on_ranked=self.note_best,
                     clock=self.clock,
                 )
+
+    def note_best(self, ranking: Ranking) -> None:
+        if ranking.best is not None and [ranking.best.number] != self.notes.bests[-1:]:
+            self.notes.bests.append(ranking.best.number)
 
     def run(self, evaluator: Evaluator, options: RunOptions | int) -> None:
         with self.open(evaluator, options) as coordinator:

@@ -26,6 +26,7 @@ from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.pruners import PRUNERS
 from unetx_studies.processes import this_process
+from unetx_studies.ranking import Ranked
 from unetx_studies.store import LeaseLost, Stage, open_store
 
 ALONE = RunOptions(8, lag=1)
@@ -267,8 +268,8 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(tmp_path: Path, server_ur
     bench = Bench(tmp_path, server_url)
     finish = bench.notes.trial_finished
 
-    def lose_the_lease(trial: int, evaluation: Evaluation, is_best: bool) -> None:
-        finish(trial, evaluation, is_best)
+    def lose_the_lease(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
+        finish(trial, evaluation, best, is_best)
         if trial == 2:
             with open_store(bench.url, create=False) as store, store.writing() as session:
                 other = "insert into unetx_runs select 'other', study, process, n_trials, started_at, seen_at, null, ''"
