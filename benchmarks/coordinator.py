@@ -46,6 +46,7 @@ from unetx_evaluators.host_cores import usable_cores
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.base import Executor, Handler, Job
+from unetx_search.proposals import Reseeding, SearchProposals
 from unetx_search.pruners import PRUNERS
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.samplers.constrained_sampler import ConstrainedSampler
@@ -229,17 +230,20 @@ def run(url: str, sampler: str, n_trials: int, throughout: bool, on_gap: Callabl
     with open_store(url, create=True) as store, held_lease(store, this_run) as lease:
         records = Records(store, "s", lease)
         with OptunaMirror(store, "s", records, setup.genes) as mirror:
+            study = SamplerStudy("s", setup.genes, PRUNERS["median"](BUDGET))
+            make = sampler_of(sampler, executor, throughout)
+            proposer = ConstrainedSampler(make, setup.genes, setup.admitted, seed=0)
+            # The sampler and the tables, not the ranking, are measured: no replicates.
+            proposals = SearchProposals(setup, records, study, proposer, n_trials, Reseeding(share=0.0))
             coordinator = Coordinator(
-                setup=setup,
+                budget=BUDGET,
                 records=records,
-                study=SamplerStudy("s", setup.genes, PRUNERS["median"](BUDGET)),
-                sampler=ConstrainedSampler(
-                    sampler_of(sampler, executor, throughout), setup.genes, setup.admitted, seed=0
-                ),
+                study=study,
+                proposals=proposals,
                 mirror=mirror,
                 executor=executor,
                 reporter=Silent(),
-                options=RunOptions(n_trials, reseed=0.0),  # the sampler and the tables, not the ranking, are measured
+                options=RunOptions(),
                 on_ranked=lambda ranking: None,
             )
             coordinator.run()

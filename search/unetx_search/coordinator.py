@@ -8,7 +8,7 @@ study in memory and the mirror in Optuna's tables follow the records.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,26 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unetx_evaluators.evaluation import Outcome
-from unetx_search.config import DEFAULT_SHARE, MARGIN, Diagnosis
+from unetx_search.config import Diagnosis
 from unetx_search.executors.base import Job
 from unetx_search.executors.stale_workers import end_stale_workers
-from unetx_search.reseeding import Replicate, Training, next_replicate
 from unetx_space.errors import UnetxError
 from unetx_studies import job_states
-from unetx_studies.candidate import Candidate, OriginKind
+from unetx_studies.candidate import OriginKind
 from unetx_studies.evidence import evidence
 from unetx_studies.ranking import Ranking, is_complete
 from unetx_studies.store import TrialRecord, utc_now
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from unetx_evaluators.evaluation import CurvePoint, Evaluation
+    from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation
     from unetx_search.executors.base import Executor
+    from unetx_search.proposals import Proposals
     from unetx_search.reporter import Reporter
     from unetx_search.sampler_study import SamplerStudy
-    from unetx_search.samplers.constrained_sampler import ConstrainedSampler
-    from unetx_search.study_setup import StudySetup
     from unetx_space.architecture import Architecture
     from unetx_studies.processes import ProcessIdentity
     from unetx_studies.store import OptunaMirror, Records
@@ -54,10 +50,8 @@ class SearchFailed(UnetxError):
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How far a run goes, and what a proposal may know."""
+    """How a run goes, and what a proposal may know."""
 
-    n_trials: int
-    """The study's total."""
     lag: int | None = None
     """Proposal and pruning of trial n see exactly the trials 0..n-lag, so that any number of workers up to ``lag``
     gives the same study. None: whatever has finished by then."""
@@ -67,10 +61,6 @@ class RunOptions:
     """Folder for the state of running evaluations."""
     diagnosis: Diagnosis = "best"
     """Which evaluations are diagnosed."""
-    reseed: float = DEFAULT_SHARE
-    """The share of the total that trains known designs again with other seeds."""
-    margin: float = MARGIN
-    """What a design may be worse than U-Net and still pass for as good; such designs are trained again, too."""
 
 
 @dataclass(slots=True)
@@ -86,44 +76,38 @@ class _Unfinished:
 class Coordinator:
     """Runs a study to its total; implements the executor's Handler.
 
-    ``study`` and ``mirror`` are those of ``records``, from which the first is filled here. ``cost_of`` tells what the
-    cheapest design has the least of. ``on_ranked`` is called with the ranking after each evaluation that changed it.
+    ``study`` and ``mirror`` are those of ``records``, from which the first is filled here. ``proposals`` decide what is
+    trained, each for ``budget``. ``on_ranked`` is called with the ranking after each evaluation that changed it.
     """
 
     def __init__(
         self,
         *,
-        setup: StudySetup,
+        budget: Budget,
         records: Records,
         study: SamplerStudy,
-        sampler: ConstrainedSampler,
+        proposals: Proposals,
         mirror: OptunaMirror,
         executor: Executor,
         reporter: Reporter,
         options: RunOptions,
         on_ranked: Callable[[Ranking], None],
-        cost_of: Callable[[TrialRecord], float] = lambda trial: trial.macs,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._setup = setup
+        self._budget = budget
         self._records = records
         self._study = study
-        self._sampler = sampler
+        self._proposals = proposals
         self._mirror = mirror
         self._executor = executor
         self._reporter = reporter
         self._options = options
         self._on_ranked = on_ranked
-        self._cost_of = cost_of
         self._clock = clock
         self._running: dict[int, _Unfinished] = {}
         self._to_rerun: deque[_Unfinished] = deque()
-        self._given: deque[Candidate] = deque()
-        """Designs that come before any that is proposed."""
-        self._trials: dict[int, TrialRecord] = {}
-        """Of the study, as they were asked or have finished, by number."""
-        self._designs: dict[str, TrialRecord] = {}
-        """The first trial of each design, by its key."""
+        self._n_asked = 0
+        """Trials of the study."""
         self._ranking = Ranking()
         self._n_measured = 0
         """Replicates that have a score."""
@@ -154,7 +138,7 @@ class Coordinator:
         self._resume()
         while not self._stopping and not self._is_time_up():
             self._fill()
-            if not self._running and not self._to_rerun and len(self._trials) >= self._options.n_trials:
+            if not self._running and not self._to_rerun and not self._proposals.is_more():
                 return
             self._executor.poll(self, timeout_s=0.5)
             self._records.heartbeat()
@@ -175,8 +159,9 @@ class Coordinator:
         for trial in trials:
             scores = {point.step: point.score for point in curves.get(trial.number, ())}
             self._study.restore(trial, scores)
-            self._know(trial)
+            self._proposals.know(trial)
             self._ranking.add(trial)
+            self._n_asked += 1
             self._n_measured += _is_measured_replicate(trial)
             self._n_finished += trial.is_finished
             if trial.is_finished:
@@ -184,12 +169,6 @@ class Coordinator:
             else:
                 architecture = self._records.architecture(trial.key)
                 self._to_rerun.append(_Unfinished(job_states.left(trial), architecture, scores))
-        known = {trial.origin for trial in trials}
-        self._given.extend(one for one in self._setup.given() if one.origin not in known)
-
-    def _know(self, trial: TrialRecord) -> None:
-        self._trials[trial.number] = trial
-        self._designs.setdefault(trial.key, trial)
 
     # From a free slot to a job.
 
@@ -198,14 +177,14 @@ class Coordinator:
         while self._executor.n_free() > 0 and not self._stopping:
             if self._to_rerun:
                 self._dispatch(self._to_rerun.popleft())
-            elif len(self._trials) < self._options.n_trials and self._is_enough_known():
+            elif self._proposals.is_more() and self._is_enough_known():
                 self._dispatch(self._ask())
             else:
                 return
 
     def _is_enough_known(self) -> bool:
         """Every trial that the next proposal has to see has finished."""
-        horizon = self._horizon(len(self._trials))
+        horizon = self._horizon(self._n_asked)
         return horizon is None or all(number > horizon for number in self._running)
 
     def _horizon(self, number: int) -> int | None:
@@ -215,7 +194,7 @@ class Coordinator:
     def _ask(self) -> _Unfinished:
         """A new trial with its design, recorded."""
         asked = self._study.ask()
-        candidate, seed = (self._given.popleft(), self._setup.seed) if self._given else self._chosen(asked)
+        candidate, seed = self._proposals.propose(asked, self._horizon(asked.number), self._ranking)
         self._study.choose(asked.number, candidate.params, candidate.origin)
         trial = TrialRecord(
             number=asked.number,
@@ -226,66 +205,14 @@ class Coordinator:
             n_parameters=candidate.cost.n_parameters,
             macs=candidate.cost.macs,
             seed=seed,
-            budget=self._setup.budget,
+            budget=self._budget,
             asked_at=self._clock(),
             optuna_notes=self._study.notes(asked.number),
         )
         self._records.begin(trial, candidate.architecture)
-        self._know(trial)
+        self._proposals.know(trial)
+        self._n_asked += 1
         return _Unfinished(trial, candidate.architecture, {})
-
-    def _chosen(self, asked: FrozenTrial) -> tuple[Candidate, int]:
-        """A replicate when its turn has come, or no design is left that is new; else what the sampler proposes."""
-        horizon = self._horizon(asked.number)
-        candidate, replicate = None, self._replicate(horizon)
-        if replicate is None:
-            with self._study.seeing(horizon, self._estimates(horizon)):
-                candidate = self._sampler.propose(self._study.study, asked, self._designs)
-        if candidate is not None:
-            seed = self._setup.seed
-        else:
-            replicate = replicate or self._replicate(horizon, is_exhausted=True) or self._least_repeated()
-            first, seed = self._designs[replicate.design], replicate.seed
-            reason = f"trial {first.number} again with seed {seed}"
-            candidate = self._setup.repeated(first, self._records.architecture(first.key), reason)
-        saw = f"{self._n_finished} finished trials" if horizon is None else f"exactly trials 0..{horizon}"
-        saw = saw if horizon is None or horizon >= 0 else "no trial"
-        return replace(candidate, reason=f"{candidate.reason}; it saw {saw}"), seed
-
-    def _replicate(self, horizon: int | None, *, is_exhausted: bool = False) -> Replicate | None:
-        """Which known design comes next, and with which seed, by the scores up to the horizon."""
-        n_new = self._options.n_trials - self._setup.n_replicates(self._options.n_trials, self._options.reseed)
-        if len(self._designs) < n_new and not is_exhausted:
-            return None  # as below, at no cost
-        return next_replicate(
-            (
-                Training(trial.key, trial.seed, trial.score if self._is_known(trial, horizon) else None)
-                for trial in self._trials.values()
-            ),
-            self._options.n_trials,
-            self._setup.seeds(self._options.n_trials),
-            share=self._options.reseed,
-            n_given=self._setup.n_given,
-            reference=self._setup.u_net_key,
-            costs={key: self._cost_of(trial) for key, trial in self._designs.items()},
-            margin=self._options.margin,
-            is_exhausted=is_exhausted,
-        )
-
-    def _is_known(self, trial: TrialRecord, horizon: int | None) -> bool:
-        return is_complete(trial) and (horizon is None or trial.number <= horizon)
-
-    def _least_repeated(self) -> Replicate:
-        """Where the space is exhausted and no score tells whom to repeat: the design with the fewest seeds."""
-        uses = Counter(trial.key for trial in self._trials.values())
-        key = min(self._designs, key=lambda one: uses[one])
-        used = {trial.seed for trial in self._trials.values() if trial.key == key}
-        return Replicate(key, next(seed for seed in self._setup.seeds(self._options.n_trials) if seed not in used))
-
-    def _estimates(self, horizon: int | None) -> dict[int, float]:
-        """What designs with several seeds are worth to the sampler, by first trials; none where scores say the same."""
-        ranking = self._ranking.up_to(horizon)
-        return {} if ranking.is_by_score else {one.number: one.estimate for one in ranking.designs}
 
     def _dispatch(self, unfinished: _Unfinished) -> None:
         """Hand a trial out, then show it."""
@@ -390,7 +317,7 @@ class Coordinator:
 
     def _rank(self, finished: TrialRecord) -> bool:
         """Take a result into the ranking; whether its design is the best since now."""
-        self._trials[finished.number] = finished
+        self._proposals.know(finished)
         self._n_measured += _is_measured_replicate(finished)
         if not is_complete(finished):
             return False

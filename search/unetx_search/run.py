@@ -26,6 +26,7 @@ from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.slots import Slot
 from unetx_search.preparing import keep_beside, no_empty_folders, split_warnings
 from unetx_search.progress import WORKERS, Standing, WorkersFile, display
+from unetx_search.proposals import Reseeding, SearchProposals
 from unetx_search.pruners import PRUNERS
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.samplers.constrained_sampler import ConstrainedSampler
@@ -318,25 +319,25 @@ def _coordinated(
         best_trial=best.number if best else None,
     )
     screen = display(standing, console, WorkersFile(config.folder / WORKERS))
+    study = SamplerStudy(run.study, setup.genes, PRUNERS[config.pruner](setup.budget))
+    sampler = ConstrainedSampler(SAMPLERS[config.sampler], setup.genes, setup.admitted, seed=config.seed)
     coordinator = Coordinator(
-        setup=setup,
+        budget=setup.budget,
         records=records,
-        study=SamplerStudy(run.study, setup.genes, PRUNERS[config.pruner](setup.budget)),
-        sampler=ConstrainedSampler(SAMPLERS[config.sampler], setup.genes, setup.admitted, seed=config.seed),
+        study=study,
+        proposals=SearchProposals(
+            setup, records, study, sampler, config.trials, Reseeding(config.reseed, config.margin), winners.cost_of
+        ),
         mirror=mirror,
         executor=executor,
         reporter=screen,
         options=RunOptions(
-            config.trials,
             lag=config.deterministic,
             ends_at=run.started_at + timedelta(hours=config.max_hours) if config.max_hours is not None else None,
             checkpoints=config.folder / CHECKPOINTS,
             diagnosis=config.diagnosis,
-            reseed=config.reseed,
-            margin=config.margin,
         ),
         on_ranked=winners.follow,
-        cost_of=winners.cost_of,
     )
     with screen, _graceful_shutdown(coordinator, executor, console):
         coordinator.run()

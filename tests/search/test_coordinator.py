@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from unetx_evaluators.evaluation import CurvePoint, Evaluator, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.config import Diagnosis
-from unetx_search.coordinator import RunOptions, SearchFailed
+from unetx_search.coordinator import SearchFailed
 from unetx_search.executors.base import Job
 from unetx_search.executors.inline import InlineExecutor
 from unetx_space.canonical import canonical, key
@@ -117,8 +117,8 @@ class NotingExecutor(InlineExecutor):
 def test_presets_are_diagnosed_and_others_when_they_beat_what_was_seen(bench: Bench, lag: int | None) -> None:
     executor = NotingExecutor(FakeEvaluator())
     bench.executor_of = lambda _: executor
-    bench.run(FakeEvaluator(), RunOptions(9, lag=lag))
-    bench.run(FakeEvaluator(), RunOptions(12, lag=lag))  # the second run knows the scores of the first
+    bench.run(FakeEvaluator(), 9, lag=lag)
+    bench.run(FakeEvaluator(), 12, lag=lag)  # the second run knows the scores of the first
     for job in executor.jobs:
         best = Ranking(bench.records_now[: max(0, job.trial + 1 - (lag or 1))]).best
         is_given = bench.records_now[job.trial].origin.kind is OriginKind.PRESET
@@ -130,7 +130,7 @@ def test_presets_are_diagnosed_and_others_when_they_beat_what_was_seen(bench: Be
 def test_all_trials_can_be_diagnosed_and_none(bench: Bench, diagnosis: Diagnosis, above: float) -> None:
     executor = NotingExecutor(FakeEvaluator())
     bench.executor_of = lambda _: executor
-    bench.run(FakeEvaluator(), RunOptions(4, diagnosis=diagnosis))
+    bench.run(FakeEvaluator(), 4, diagnosis=diagnosis)
     assert {job.diagnosed_above for job in executor.jobs} == {above}
 
 

@@ -18,7 +18,7 @@ from shuffled_executor import ShuffledExecutor
 from unetx_evaluators.evaluation import Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_search.cheapest import cheapest
-from unetx_search.coordinator import RunOptions
+from unetx_search.proposals import estimates
 from unetx_search.run import Summary
 from unetx_search.status import read_status, status_json, status_text
 from unetx_search.summary import summary_json, summary_text
@@ -88,14 +88,14 @@ def test_the_last_share_of_the_total_trains_the_best_and_u_net_again(bench: Benc
 
 
 def test_without_re_seeding_every_trial_is_another_design(bench: Bench) -> None:
-    bench.run(FakeEvaluator(), RunOptions(20, reseed=0.0))
+    bench.run(FakeEvaluator(), 20, reseed=0.0)
     assert len(seeds_by_design(bench)) == 20
     assert {record.seed for record in bench.records_now} == {0}
 
 
 def test_replicates_are_never_stopped_early(bench: Bench) -> None:
     bench.pruner = Strict
-    bench.run(FakeEvaluator(), RunOptions(20, reseed=0.5))
+    bench.run(FakeEvaluator(), 20, reseed=0.5)
     again = replicates(bench)
     assert len(again) == 10
     assert {record.outcome for record in again} == {Outcome.COMPLETE}
@@ -105,9 +105,8 @@ def test_replicates_are_never_stopped_early(bench: Bench) -> None:
 
 @pytest.mark.parametrize("n_slots", [1, 3])
 def test_under_a_lag_crashes_and_the_number_of_workers_change_no_replicate(tmp_path: Path, n_slots: int) -> None:
-    options = RunOptions(20, lag=3)
     whole = Bench(tmp_path / "whole")
-    whole.run(FakeEvaluator(), options)
+    whole.run(FakeEvaluator(), 20, lag=3)
     assert len(replicates(whole)) == 6
     bench = Bench(tmp_path / "killed")
     for order, last in enumerate((1, 13, 16, 18)):
@@ -119,16 +118,15 @@ def test_under_a_lag_crashes_and_the_number_of_workers_change_no_replicate(tmp_p
 
         bench.notes.trial_finished = stop  # type: ignore[method-assign]
         with suppress(KeyboardInterrupt):
-            bench.run(FakeEvaluator(), options)
+            bench.run(FakeEvaluator(), 20, lag=3)
     bench.notes.trial_finished = lambda trial, evaluation, best, is_best: None  # type: ignore[method-assign]
-    bench.run(FakeEvaluator(), options)
+    bench.run(FakeEvaluator(), 20, lag=3)
     assert facts(bench) == facts(whole)
 
 
 def test_one_worker_killed_and_continued_makes_the_undisturbed_study(tmp_path: Path) -> None:
-    options = RunOptions(20, lag=1)
     whole, parts = Bench(tmp_path / "whole"), Bench(tmp_path / "parts")
-    whole.run(FakeEvaluator(), options)
+    whole.run(FakeEvaluator(), 20, lag=1)
     for last in (5, 15, 17):
 
         def stop(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool, last: int = last) -> None:
@@ -137,9 +135,9 @@ def test_one_worker_killed_and_continued_makes_the_undisturbed_study(tmp_path: P
 
         parts.notes.trial_finished = stop  # type: ignore[method-assign]
         with suppress(KeyboardInterrupt):
-            parts.run(FakeEvaluator(), options)
+            parts.run(FakeEvaluator(), 20, lag=1)
     parts.notes.trial_finished = lambda trial, evaluation, best, is_best: None  # type: ignore[method-assign]
-    parts.run(FakeEvaluator(), options)
+    parts.run(FakeEvaluator(), 20, lag=1)
     assert facts(parts) == facts(whole)
 
 
@@ -157,7 +155,7 @@ def test_the_sampler_finds_each_design_once_by_its_estimate(bench: Bench) -> Non
     ranking = Ranking(bench.records_now)
     with bench.open(FakeEvaluator(), 20) as coordinator:
         coordinator._resume()
-        with coordinator._study.seeing(None, coordinator._estimates(None)):
+        with coordinator._study.seeing(None, estimates(ranking)):
             shown = coordinator._study.study.get_trials()
     assert {t.number: t.value for t in shown if t.value is not None and t.state.name == "COMPLETE"} == {
         one.number: one.estimate for one in ranking.designs
@@ -169,7 +167,7 @@ def test_a_space_that_is_exhausted_gives_replicates_to_the_total(bench: Bench) -
     space = narrowed(SETUP.space, sources="same", attention="none", upsampler="linear", fusion="sum", alignment="max")
     bench.setup = replace(SETUP, space=space)
     bench.executor_of = lambda _: ShuffledExecutor(8, 2)
-    bench.run(FakeEvaluator(), RunOptions(40, lag=8))
+    bench.run(FakeEvaluator(), 40, lag=8)
     assert len(bench.records_now) == 40
     uses = Counter(record.key for record in bench.records_now)
     assert len(uses) < 28, "or the space was too large for this test"

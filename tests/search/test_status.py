@@ -16,7 +16,6 @@ from sqlalchemy import text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_search.coordinator import RunOptions
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState
 from unetx_search.status import decisions_text, read_status, status_json, status_text, watch
@@ -133,7 +132,7 @@ def test_workers_that_died_are_told_with_the_reason(bench: Bench, tmp_path: Path
 
 
 def test_decisions_are_one_line_a_trial(bench: Bench) -> None:
-    bench.run(FakeEvaluator(), RunOptions(8, reseed=0.0))
+    bench.run(FakeEvaluator(), 8, reseed=0.0)
     lines = decisions_text(read_status(bench.folder)).splitlines()
     assert len(lines) == 8
     assert lines[0].endswith("preset u-net: given, not proposed")
