@@ -236,7 +236,6 @@ def run(url: str, sampler: str, n_trials: int, throughout: bool, on_gap: Callabl
             # The sampler and the tables, not the ranking, are measured: no replicates.
             proposals = SearchProposals(setup, records, study, proposer, n_trials, Reseeding(share=0.0))
             coordinator = Coordinator(
-                budget=BUDGET,
                 records=records,
                 study=study,
                 proposals=proposals,

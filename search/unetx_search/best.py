@@ -89,7 +89,7 @@ class WinnerFiles:
         write_whole((self.folder / name).with_suffix(".svg"), to_svg(architecture))
 
 
-def whereabouts(study: str, trial: int, task: Task) -> dict[str, Any]:
+def whereabouts(study: str, trial: int | None, task: Task) -> dict[str, Any]:
     """The part of an architecture's provenance that is known before it is trained."""
     return {
         "study": study,

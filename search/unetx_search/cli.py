@@ -20,6 +20,7 @@ from cyclopts.config import Dict
 from unetx_search import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
+from unetx_search.finals.config import FinalsConfig
 from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import describe, design_space
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
@@ -66,6 +67,32 @@ def search(
     if summary.was_stopped:
         return INTERRUPTED
     return 0 if summary.best is not None else 1
+
+
+@app.command
+def finals(
+    study: Path,
+    *,
+    config: Annotated[FinalsConfig, Parameter(name="*")] = FinalsConfig(),  # noqa: B008 (frozen)
+    json: Json = False,
+) -> int:
+    """Train a study's best designs and published ones longer, on fresh seeds, and compare them on the test cases.
+
+    Parameters
+    ----------
+    study
+        The folder of the study, such as runs/demo.
+    json
+        Print the verdict as JSON.
+    """
+    from json import dumps
+
+    from unetx_search.finals.report import finals_facts, finals_text
+    from unetx_search.finals.run import finals
+
+    results = finals(study, config, console=_stderr())
+    print(dumps(finals_facts(results), indent=2) if json else finals_text(results))
+    return INTERRUPTED if results.was_stopped else 0
 
 
 @app.command

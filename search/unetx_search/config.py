@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,6 +30,8 @@ else:  # what may be said is what is registered, in help and refusals, too
     EngineName, SamplerName = Literal[tuple(ENGINES)], Literal[tuple(SAMPLERS)]
 
 DEMO = "demo"
+PATHS = ("data", "split", "out", "cache")
+"""Options that are paths."""
 MOST_HOURS = 100_000
 FIRST_PRESETS = ("u-net", "no-skip")
 """What every search evaluates first: the reference, and what skips are worth at all."""
@@ -276,6 +278,26 @@ class Settled:
     def check(self, path: Path) -> None:
         """Raises RequestError naming every difference from the settings of an earlier run."""
         _refuse_differences(path, _as_stored(asdict(self)))
+
+
+def keep_request(config: SearchConfig, path: Path) -> None:
+    """Write what a search was told, the database's URL left out, so that finals read the same data in the same way."""
+    told = {name: value for name, value in asdict(config).items() if name != "storage"}
+    absolute = {name: str(told[name].absolute()) for name in PATHS if told[name] is not None}
+    write_whole(path, json.dumps({**told, **absolute}, indent=2) + "\n")
+
+
+def read_request(path: Path) -> SearchConfig:
+    """What the search of a study was told last. Raises RequestError where nothing says so, or it is damaged."""
+    told = read_object(path, {"trials": int, "seed": int}, "run the study's search again: it writes the file anew")
+    known = {one.name for one in fields(SearchConfig)}
+    values: dict[str, Any] = {name: value for name, value in told.items() if name in known}
+    for name, value in values.items():
+        if isinstance(value, list):
+            values[name] = tuple(value)
+        elif name in PATHS and value is not None:
+            values[name] = Path(value)
+    return SearchConfig(**values)
 
 
 KEPT = {"task_digest": str, "task": dict, "genes": dict, "budget": dict}

@@ -27,7 +27,7 @@ from unetx_studies.ranking import Ranking, is_complete
 from unetx_studies.store import TrialRecord, utc_now
 
 if TYPE_CHECKING:
-    from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation
+    from unetx_evaluators.evaluation import CurvePoint, Evaluation
     from unetx_search.executors.base import Executor
     from unetx_search.proposals import Proposals
     from unetx_search.reporter import Reporter
@@ -77,13 +77,12 @@ class Coordinator:
     """Runs a study to its total; implements the executor's Handler.
 
     ``study`` and ``mirror`` are those of ``records``, from which the first is filled here. ``proposals`` decide what is
-    trained, each for ``budget``. ``on_ranked`` is called with the ranking after each evaluation that changed it.
+    trained. ``on_ranked`` is called with the ranking after each evaluation that changed it.
     """
 
     def __init__(
         self,
         *,
-        budget: Budget,
         records: Records,
         study: SamplerStudy,
         proposals: Proposals,
@@ -94,7 +93,6 @@ class Coordinator:
         on_ranked: Callable[[Ranking], None],
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._budget = budget
         self._records = records
         self._study = study
         self._proposals = proposals
@@ -194,7 +192,7 @@ class Coordinator:
     def _ask(self) -> _Unfinished:
         """A new trial with its design, recorded."""
         asked = self._study.ask()
-        candidate, seed = self._proposals.propose(asked, self._horizon(asked.number), self._ranking)
+        candidate, seed, budget = self._proposals.propose(asked, self._horizon(asked.number), self._ranking)
         self._study.choose(asked.number, candidate.params, candidate.origin)
         trial = TrialRecord(
             number=asked.number,
@@ -205,7 +203,7 @@ class Coordinator:
             n_parameters=candidate.cost.n_parameters,
             macs=candidate.cost.macs,
             seed=seed,
-            budget=self._budget,
+            budget=budget,
             asked_at=self._clock(),
             optuna_notes=self._study.notes(asked.number),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from unetx_search.config import DEFAULT_SHARE, MARGIN
 from unetx_search.reseeding import Replicate, Training, next_replicate
@@ -14,12 +14,21 @@ from unetx_studies.ranking import is_complete
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from unetx_evaluators.evaluation import Budget
     from unetx_search.sampler_study import SamplerStudy
     from unetx_search.samplers.constrained_sampler import ConstrainedSampler
     from unetx_search.study_setup import StudySetup
     from unetx_studies.candidate import Candidate
     from unetx_studies.ranking import Ranking
     from unetx_studies.store import Records, TrialRecord
+
+
+class Proposal(NamedTuple):
+    """What a trial is to train."""
+
+    candidate: Candidate
+    seed: int
+    budget: Budget
 
 
 class Proposals(Protocol):
@@ -31,8 +40,8 @@ class Proposals(Protocol):
     def is_more(self) -> bool:
         """Whether there is anything left to begin, as far as is known now. Once it is not, it stays so."""
 
-    def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> tuple[Candidate, int]:
-        """The next design and its seed, while there is more.
+    def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
+        """The next one, while there is more.
 
         What is chosen depends on the trials of numbers up to the horizon alone; None: on all. ``ranking`` is of all.
         """
@@ -88,10 +97,10 @@ class SearchProposals:
     def is_more(self) -> bool:
         return len(self._trials) < self._n_trials
 
-    def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> tuple[Candidate, int]:
-        """A given one; a replicate when its turn has come, or no design is left that is new; else the sampler's."""
+    def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
+        """A given design; a replicate when its turn has come, or no design is left that is new; else the sampler's."""
         if self._given:
-            return self._given[0], self._setup.seed
+            return Proposal(self._given[0], self._setup.seed, self._setup.budget)
         candidate, replicate = None, self._replicate(horizon)
         if replicate is None:
             with self._study.seeing(horizon, estimates(ranking.up_to(horizon))):
@@ -105,7 +114,7 @@ class SearchProposals:
             candidate = self._setup.repeated(first, self._records.architecture(first.key), reason)
         saw = f"{self._n_finished} finished trials" if horizon is None else f"exactly trials 0..{horizon}"
         saw = saw if horizon is None or horizon >= 0 else "no trial"
-        return replace(candidate, reason=f"{candidate.reason}; it saw {saw}"), seed
+        return Proposal(replace(candidate, reason=f"{candidate.reason}; it saw {saw}"), seed, self._setup.budget)
 
     def _replicate(self, horizon: int | None, *, is_exhausted: bool = False) -> Replicate | None:
         """Which known design comes next, and with which seed, by the scores up to the horizon."""

@@ -19,6 +19,7 @@ class OriginKind(StrEnum):
     SAMPLER = "sampler"  # proposed by the sampler
     RANDOM = "random"  # drawn at random
     REPLICATE = "replicate"  # a design that the study knows already, with another seed
+    FINALIST = "finalist"  # one of the best designs of another study, the search
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Origin:
     is_adapted: bool = False
     """The space is narrowed and does not hold the preset: the nearest choices there are take its place."""
     trial: int | None = None
-    """The first trial of the design that is repeated; None for all others."""
+    """The first trial of a design that is repeated, or of a finalist in its search; None for all others."""
 
     @property
     def is_given(self) -> bool:

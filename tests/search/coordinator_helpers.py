@@ -117,7 +117,6 @@ class Bench:
                 study = SamplerStudy("s", setup.genes, self.pruner())
                 sampler = ConstrainedSampler(self.sampler_of, setup.genes, setup.admitted, seed=0)
                 yield Coordinator(
-                    budget=setup.budget,
                     records=self.records,
                     study=study,
                     proposals=SearchProposals(setup, self.records, study, sampler, n_trials, Reseeding(reseed)),
