@@ -50,12 +50,15 @@ Json = Annotated[bool, Parameter(name="--json", negative=())]
 def search(
     config: Annotated[SearchConfig, Parameter(name="*")] = SearchConfig(),  # noqa: B008 (frozen)
     *,
+    finals: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> int:
     """Search, or continue the study of the same name up to --trials.
 
     Parameters
     ----------
+    finals
+        At the end, hold finals as "unetx-search finals" does by default, and print their verdict, too.
     json
         Print the summary as JSON.
     """
@@ -66,6 +69,8 @@ def search(
     print(summary_json(summary) if json else summary_text(summary))
     if summary.was_stopped:
         return INTERRUPTED
+    if finals and summary.best is not None and not summary.ran_out_of_time:
+        return _finals(summary.folder, FinalsConfig(), json)
     return 0 if summary.best is not None else 1
 
 
@@ -85,6 +90,10 @@ def finals(
     json
         Print the verdict as JSON.
     """
+    return _finals(study, config, json)
+
+
+def _finals(study: Path, config: FinalsConfig, json: bool) -> int:
     from json import dumps
 
     from unetx_search.finals.report import finals_facts, finals_text

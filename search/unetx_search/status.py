@@ -15,6 +15,7 @@ from rich.live import Live
 
 from unetx_search.caution import evidence_facts, spread_lines
 from unetx_search.cheapest import cheapest_words
+from unetx_search.finals.report import kept_conclusion
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState, duration
 from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
 from unetx_search.summary import best_facts
@@ -148,6 +149,8 @@ def status_text(status: Status) -> str:
         )
         cheapest = "none known that is as good as U-Net" if status.cheapest is None else cheapest_words(status.cheapest)
         lines.append(f"  cheapest   {cheapest}")
+    if (conclusion := kept_conclusion(status.folder)) is not None:
+        lines.append(f"  finals     {conclusion}")
     lines += spread_lines(evidence(status.evaluations))
     lines += [f"  {kind}: {sharing}" for kind, sharing in status.sharing.items()]
     lines += [*map(_job_line, _jobs(status)), *_latest_failure(status)]
@@ -218,6 +221,7 @@ def status_json(status: Status) -> str:
         "outcomes": outcome_counts(status.trials),
         **best_facts(best),
         "cheapest": status.cheapest,
+        "finals": kept_conclusion(status.folder),
         "evidence": evidence_facts(evidence(status.evaluations)),
         "run": {
             "id": run.id,

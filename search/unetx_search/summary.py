@@ -108,6 +108,8 @@ def _where_to_go(summary: Summary) -> list[str]:
         ]
     if summary.cheapest is not None and summary.cheapest.design is not None:
         lines.append(f"  cheapest   {summary.folder / CHEAPEST}")
+    if len(summary.ranking.designs) > 1:
+        lines.append(f"  finals     {command('unetx-search', 'finals', summary.folder)}")
     lines.append(f"  dashboard  {command('unetx-search', 'dashboard', summary.folder)}")
     if summary.was_stopped or summary.ran_out_of_time:
         lines.append("  continue   run the same command again; interrupted trials are run under the same numbers")

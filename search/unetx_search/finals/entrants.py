@@ -15,9 +15,10 @@ from unetx_space.validity import faults
 from unetx_studies.candidate import Candidate, Origin, OriginKind
 
 if TYPE_CHECKING:
+    from unetx_search.finals.config import FinalsConfig
+    from unetx_search.finals.search_results import Search
     from unetx_space.backbone import Backbone
     from unetx_space.genome import Genome
-    from unetx_studies.ranking import Ranked
 
 EQUAL = 0.05
 """How far from the reference's cost a design may be that was made as wide as it takes."""
@@ -83,32 +84,24 @@ class Field:
 
 
 def chosen_field(
-    designs: Iterable[Ranked],
-    genome_of: Any,
-    cheapest: str | None,
-    top: int,
-    baselines: Sequence[str],
-    backbone: Backbone,
-    patch: tuple[int, ...],
-    width_factor: float,
-    *,
-    equal_cost: bool,
+    search: Search, config: FinalsConfig, backbone: Backbone, patch: tuple[int, ...], width_factor: float
 ) -> Field:
-    """The best ``top`` designs of a ranking that are no baselines, the ``cheapest`` (a key) and the baselines, of which
-    the first is the reference. ``genome_of`` gives a design's genome by its key. What does not fit the backbone, and
-    with ``equal_cost`` what no width makes cost what the reference does, is left out with a reason.
+    """The search's best designs that are no baselines, its cheapest as good as U-Net, and the baselines.
+
+    What does not fit the backbone, and with ``--equal-cost`` what no width makes cost what the reference does, is left
+    out with a reason.
     """
     left_out: list[str] = []
     entrants: list[Entrant] = []
-    for name in baselines:
+    for name in config.baseline_names:
         _enter(entrants, left_out, name, None, PRESETS[name].genome(backbone.n_levels), backbone, patch, width_factor)
     known = {key(one.architecture) for one in entrants}
-    others = [one for one in designs if one.key not in known]
-    taken = [*others[:top], *(one for one in others[top:] if one.key == cheapest and top > 0)]
-    for one in taken:
-        genome = genome_of(one.key)
+    others = [one for one in search.ranking.designs if one.key not in known]
+    cheapest = [one for one in others[config.top :] if one.key == search.cheapest and config.top > 0]
+    for one in [*others[: config.top], *cheapest]:
+        genome = search.genomes[one.key]
         _enter(entrants, left_out, f"trial-{one.number}", one.number, genome, backbone, patch, width_factor)
-    if equal_cost:
+    if config.equal_cost:
         entrants = list(_as_wide_as_it_takes(entrants, patch, left_out))
     candidates, given = [e for e in entrants if e.is_candidate], [e for e in entrants if not e.is_candidate]
     return Field((*candidates, *given), tuple(left_out))

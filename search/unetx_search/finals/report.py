@@ -17,7 +17,7 @@ from unetx_evaluators.metrics import summarise
 from unetx_search.best import whereabouts
 from unetx_search.caution import WIDTH
 from unetx_search.cheapest import COSTS
-from unetx_search.finals.config import REFERENCE, FinalsConfig
+from unetx_search.finals.config import FINALS, REFERENCE, FinalsConfig
 from unetx_search.progress import duration
 from unetx_space.canonical import key
 from unetx_space.files import write_whole
@@ -176,6 +176,15 @@ def cheapest_sentence(results: Results) -> str:
         f"{found.design} is as good as U-Net at {found.cost:.0%} of its {cost}: lower by at most "
         f"{max(0.0, -found.low):.4f} Dice (one-sided 95 %; margin {results.margin:g})."
     )
+
+
+def kept_conclusion(study: Path) -> str | None:
+    """What the last finals of a study concluded; None where there were none, or their file is damaged."""
+    try:
+        told = json.loads((study / FINALS / VERDICT).read_text(encoding="utf-8"))
+        return str(told["conclusion"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def finals_facts(results: Results) -> dict[str, Any]:

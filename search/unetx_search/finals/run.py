@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,26 +20,27 @@ from unetx_evaluators.tasks.cache import using
 from unetx_evaluators.tasks.groups import groups_of
 from unetx_evaluators.tasks.splits import cross_validation
 from unetx_evaluators.tasks.task import Splits
-from unetx_search.cheapest import CostOf
-from unetx_search.config import SearchConfig, read_begun, read_request
+from unetx_search.best import whereabouts
+from unetx_search.config import SearchConfig
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.engines import CHECKPOINTS, Engine, check_torch, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.finals.config import REFERENCE, FinalsConfig
 from unetx_search.finals.entrants import GENE, Entrant, Field, chosen_field
-from unetx_search.finals.report import Results, keep_results, outlook_text
+from unetx_search.finals.report import Results, cheapest_sentence, keep_results, outlook_text
 from unetx_search.finals.schedule import FIRST_SEED, FinalsSchedule
+from unetx_search.finals.search_results import Search, noise_of, read_search
 from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
 from unetx_search.progress import WORKERS, Standing, WorkersFile, display
 from unetx_search.pruners import PRUNERS
-from unetx_search.run import CLOSE_WITHIN_S, REQUEST, SETTINGS
+from unetx_search.run import CLOSE_WITHIN_S
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.study_session import claimed, graceful_shutdown, tell_of
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
 from unetx_space.training_memory import training_memory
-from unetx_studies.neighbours import check_study
-from unetx_studies.ranking import Ranking, complete, preset_key
+from unetx_studies.artifacts import attach_drawing, note_finals
+from unetx_studies.ranking import complete
 from unetx_studies.store import (
     OptunaMirror,
     Records,
@@ -51,15 +53,16 @@ from unetx_studies.store import (
     settle_location,
     utc_now,
 )
-from unetx_studies.verdict import Noise, noise, scores_table
 
 if TYPE_CHECKING:
+    from optuna.trial import Trial
     from rich.console import Console
 
-    from unetx_evaluators.evaluation import CaseScore, Evaluator
+    from unetx_evaluators.evaluation import Evaluator
     from unetx_evaluators.tasks import Source, Task
     from unetx_evaluators.tasks.options import TaskOptions
-    from unetx_space.genome import Genome
+    from unetx_space.architecture import Architecture
+    from unetx_studies.store import TrialRecord
 
 FROZEN = "finals.json"
 """In the folder of finals: what they were begun with."""
@@ -70,26 +73,6 @@ N_RUNGS = 8
 MAX_SECONDS = 7 * 24 * 3600.0
 WITHOUT_LIMIT_S = 1e9
 """A time target that decides nothing, so that memory alone does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """What finals know of the search before them."""
-
-    name: str
-    request: SearchConfig
-    begun: Mapping[str, Any]
-    ranking: Ranking
-    genomes: Mapping[str, Genome]
-    """By key."""
-    trainings: Mapping[tuple[str, int], Sequence[CaseScore]]
-    """The case scores of the designs with several seeds, by key and seed."""
-    reference: str | None
-    """The key of U-Net's design."""
-    cheapest: str | None
-    seed_deviation: float
-    database: str | None
-    """The URL of the server that keeps it; None for a file."""
 
 
 def finals(
@@ -119,14 +102,19 @@ def finals(
             with no_empty_folders(request.folder):
                 one = _Final.begun(study, config, search, request, engine, found, fold, console)
             if fold in (None, 0):
-                console.print(outlook_text(one.field, _noise_of(search), config, one.groups_of_cases(), one.margin))
+                told = outlook_text(one.field, noise_of(search), config, one.groups_of_cases(), one.margin)
+                console.print(told, markup=False, soft_wrap=True)
             stopped = one.train(engine, evaluator or proxy_evaluator(engine.slots), console, out)
-            results = one.results(stopped) if results is None else results.joined(one.results(stopped))
-            out |= results.out
+            ended = one.results(stopped, out)
+            results = ended if results is None else results.joined(ended)
             if stopped:
                 break
     assert results is not None
     keep_results(study / config.name, results)
+    url = find_location(study).url
+    note_finals(
+        url, search.name, "\n\n".join([results.verdict.conclusion, cheapest_sentence(results), *results.limits])
+    )
     return results
 
 
@@ -161,51 +149,32 @@ class _Final:
         options = _options(search, request, plan, device)
         prepared = prepared_task(study, source, request.cache_folder, options, console)
         task = _on_test_cases(prepared, config, fold, request.group_by)
+        margin = search.request.margin if config.margin is None else config.margin
+        frozen = _frozen(request.folder / FROZEN, config, task)
+        if frozen is not None:
+            budget, left_out = Budget.from_json(frozen["budget"]), tuple(frozen["left_out"])
+            field = Field(tuple(Entrant.from_json(one) for one in frozen["entrants"]), left_out)
+            return cls(study, config, search, request, task, field, budget, margin)
         budget = _budget(config, search, task, plan)
         check_rankable(task, budget)
-        margin = search.request.margin if config.margin is None else config.margin
-        path = request.folder / FROZEN
-        frozen = (
-            read_object(path, {"stated": dict, "entrants": list}, "remove the folder to begin these finals anew")
-            if path.exists()
-            else None
-        )
-        if frozen is not None:
-            _refuse_others(path, frozen, config, task)
-            entrants = tuple(Entrant.from_json(one) for one in frozen["entrants"])
-            return cls(
-                study,
-                config,
-                search,
-                request,
-                task,
-                Field(entrants, tuple(frozen["left_out"])),
-                Budget.from_json(frozen["budget"]),
-                margin,
-            )
-        field = chosen_field(
-            search.ranking.designs,
-            lambda key: search.genomes[key],
-            search.cheapest,
-            config.top,
-            config.baseline_names,
-            task.backbone(),
-            task.patch,
-            budget.width_factor,
-            equal_cost=config.equal_cost,
-        )
+        field = chosen_field(search, config, task.backbone(), task.patch, budget.width_factor)
         if len(field.entrants) < 2:
             raise RequestError(f"{study}: there is nothing to compare the U-Net with; {'; '.join(field.left_out)}")
         keep_beside(request.folder, task)
+        begun = cls(study, config, search, request, task, field, budget, margin)
+        begun.freeze(request.folder / FROZEN)
+        return begun
+
+    def freeze(self, path: Path) -> None:
+        """Write what these finals are begun with."""
         facts = {
-            "stated": config.stated(),
-            "task_digest": task.digest,
-            "budget": asdict(budget),
-            "entrants": [one.to_json() for one in field.entrants],
-            "left_out": list(field.left_out),
+            "stated": self.config.stated(),
+            "task_digest": self.task.digest,
+            "budget": asdict(self.budget),
+            "entrants": [one.to_json() for one in self.field.entrants],
+            "left_out": list(self.field.left_out),
         }
         write_whole(path, json.dumps(facts, indent=2) + "\n")
-        return cls(study, config, search, request, task, field, budget, margin)
 
     def groups_of_cases(self) -> dict[str, str]:
         """Of the cases that are scored: their patients, where the user has said who is whose."""
@@ -236,7 +205,7 @@ class _Final:
             standing = Standing(run.study, n_trials, self.budget.steps, len(engine.slots), n_done=len(done))
             screen = display(standing, console, WorkersFile(folder / WORKERS))
             with (
-                OptunaMirror(claim.store, run.study, records, genes) as mirror,
+                OptunaMirror(claim.store, run.study, records, genes, attach=self._attach) as mirror,
                 heartbeats(claim.store.url, claim.lease.run),
                 engine.executor(evaluator, self.task, engine.slots) as executor,
             ):
@@ -261,6 +230,10 @@ class _Final:
             out |= schedule.out
             return coordinator.was_stopped or coordinator.ran_out_of_time
 
+    def _attach(self, trial: Trial, record: TrialRecord, architecture: Architecture) -> None:
+        provenance = whereabouts(self._name, record.number, self.task)
+        attach_drawing(trial, replace(architecture, provenance=provenance), self.request.folder)
+
     def _schedule(self, records: Records, seeds: Sequence[int], out: set[str]) -> FinalsSchedule:
         groups, race = self.groups_of_cases(), self.config.race
         return FinalsSchedule(
@@ -268,15 +241,13 @@ class _Final:
             race=race, out=out,
         )  # fmt: skip
 
-    def results(self, was_stopped: bool) -> Results:
-        """What the folder holds by now."""
+    def results(self, was_stopped: bool, out: Collection[str]) -> Results:
+        """What the folder holds by now; ``out`` were shown to be behind the leader."""
         location = find_location(self.request.folder)
         with open_store(location.url, create=False, read_only=True) as store:
             records = Records(store, location.study or self._name)
             trials = records.trials()
-            schedule = self._schedule(records, [FIRST_SEED], set())
-            for trial in trials:
-                schedule.know(trial)
+            n_begun = Counter(str(trial.params[GENE]) for trial in trials)
             trainings = {
                 (str(trial.params[GENE]), trial.seed): records.case_scores(trial.number) for trial in complete(trials)
             }
@@ -290,7 +261,7 @@ class _Final:
             cost_by=self.request.cheap_by,
             margin=self.margin,
             asked=self.config.top,
-            out=frozenset(schedule.out),
+            out=frozenset(name for name in out if n_begun[name] < self.config.seeds),
             budget=self.budget,
             task=self.task,
             failures=tuple(
@@ -314,48 +285,6 @@ class _Final:
             return {name: float(training_memory(one, patch)) for name, one in scaled.items()}
         costs = {one.name: one.trained_cost(patch) for one in self.field.entrants}
         return {name: float(one.macs if by == "macs" else one.n_parameters) for name, one in costs.items()}
-
-
-def read_search(study: Path) -> Search:
-    """The search in a folder. Raises RequestError when there is none, or none of its trials is complete."""
-    check_study(study)
-    request = read_request(study / REQUEST)
-    location = find_location(study)
-    with open_store(location.url, create=False, read_only=True) as store:
-        name = location.study or (Records.studies(store) or (study.resolve().name,))[0]
-        records = Records(store, name)
-        trials = records.trials(finished_only=True)
-        ranking = Ranking(trials)
-        if not ranking.designs:
-            raise RequestError(f"{study}: none of its trials is complete yet, so that nothing could compete in finals")
-        repeated = [one for one in ranking.designs if len(one.seeds) > 1]
-        reference = preset_key(trials, REFERENCE)
-        cost_of = CostOf(request.cheap_by, lambda key: training_memory(records.architecture(key), _patch(study)))
-        costs = {one.key: float(cost_of(one.first)) for one in ranking.designs}
-        shrunken = ranking.shrinkage
-        cheapest = (
-            shrunken.cheapest(costs, reference, request.margin)
-            if shrunken is not None and ranking.get(reference) is not None and reference is not None
-            else None
-        )
-        return Search(
-            name=name,
-            request=request,
-            begun=read_begun(study / SETTINGS),
-            ranking=ranking,
-            genomes={one.key: records.architecture(one.key).genome for one in ranking.designs},
-            trainings={
-                (one.key, trial.seed): records.case_scores(trial.number) for one in repeated for trial in one.trials
-            },
-            reference=reference,
-            cheapest=cheapest,
-            seed_deviation=shrunken.seed_deviation if shrunken is not None else 0.0,
-            database=location.url if location.is_on_server else None,
-        )
-
-
-def _patch(study: Path) -> tuple[int, ...]:
-    return tuple(read_begun(study / SETTINGS)["task"]["patch"])
 
 
 def _options(search: Search, request: SearchConfig, plan: str, device: str) -> TaskOptions:
@@ -396,11 +325,15 @@ def _budget(config: FinalsConfig, search: Search, task: Task, plan: str) -> Budg
     )
 
 
-def _refuse_others(path: Path, frozen: Mapping[str, Any], config: FinalsConfig, task: Task) -> None:
+def _frozen(path: Path, config: FinalsConfig, task: Task) -> dict[str, Any] | None:
+    """What the finals of a folder were begun with; None before they were. Raises RequestError where that differs."""
+    if not path.exists():
+        return None
+    fields = {"stated": dict, "task_digest": str, "budget": dict, "entrants": list, "left_out": list}
+    frozen = read_object(path, fields, "remove its folder to begin these finals anew")
     before, now = frozen["stated"], json.loads(json.dumps(config.stated()))
-    lines = [
-        f"  {name}: begun with {before.get(name)!r}, now {now[name]!r}" for name in now if before.get(name) != now[name]
-    ]
+    others = [name for name in now if before.get(name) != now[name]]
+    lines = [f"  {name}: begun with {before.get(name)!r}, now {now[name]!r}" for name in others]
     if not lines and frozen["task_digest"] != task.digest:
         lines = ["  data: other images, masks or another split than they were begun with"]
     if lines:
@@ -408,19 +341,4 @@ def _refuse_others(path: Path, frozen: Mapping[str, Any], config: FinalsConfig, 
             f"the finals in {path.parent} were begun with other settings, so that new scores could not be compared "
             "with theirs:\n" + "\n".join(lines) + "\nuse the same settings, or another --name"
         )
-
-
-def _noise_of(search: Search) -> Noise | None:
-    """How much differences to U-Net vary over seeds and cases, as far as the search's repeated designs tell."""
-    if search.reference is None:
-        return None
-    groups = {}
-    if search.request.group_by is not None:
-        cases = sorted({one.case for scores in search.trainings.values() for one in scores})
-        groups = groups_of(cases, search.request.group_by)
-    table = scores_table(search.trainings, groups)
-    if search.reference not in table.designs:
-        return None
-    others = (design for design in table.designs if design != search.reference)
-    tables = (table.apart(design, search.reference) for design in others)
-    return noise(((values, of) for values, of in tables if values.size), search.seed_deviation)
+    return frozen

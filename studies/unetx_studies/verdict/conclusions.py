@@ -98,14 +98,14 @@ def verdict(
     """Candidates against baselines, of which the first is the reference, on scores that have not chosen the candidates.
 
     With costs, the cheapest design is named among candidates and baselines. ``asked`` is how many candidates there
-    should have been; those that are ``out`` were given up early as hopeless, and cannot win.
+    should have been; those that are ``out`` were given up early as hopeless, and can win only where all were.
     """
     present = {name for name, own in zip(scores.designs, scores.values, strict=True) if not np.isnan(own).all()}
     candidates = [name for name in candidates if name in present]
     baselines = [name for name in baselines if name in present]
     comparisons = _comparisons(scores, candidates, baselines, margin)
     reference = baselines[0] if baselines else None
-    rivals = [name for name in candidates if name not in out]
+    rivals = [name for name in candidates if name not in out] or candidates
     chosen = _chosen(scores, rivals, reference, margin) if reference is not None else None
     others = [name for name in (*candidates, *baselines) if name != reference]
     cheapest = None if reference is None or costs is None else _cheapest(scores, others, reference, costs, margin)
