@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,10 +13,26 @@ from typing import Any
 
 import torch
 
+from unetx_evaluators.evaluation import DeviceFailed
 from unetx_evaluators.host_memory import available_bytes, reset_resident_peak, resident_peak_mib
 from unetx_space.errors import RequestError
 
 MIB = 2**20
+MEMORY_FRACTION = "UNETX_GPU_MEMORY_FRACTION"
+"""Environment variable of a worker: the part of its GPU's memory that is its own."""
+NO_MEMORY = re.compile(
+    # The CPU's allocator and oneDNN; CUDA itself; its libraries, which have a name each for it.
+    r"DefaultCPUAllocator|could not create a memory object|CUDA (driver )?error: out of memory"
+    r"|(CUBLAS|CUDNN|CUFFT|CUSOLVER|CUSPARSE)_\w*ALLOC\w*_FAILED"
+    # cuBLAS has no memory for its handle; cuDNN none for the workspace of any algorithm.
+    r"|CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate|unable to find an engine"
+)
+BY_A_PROGRAM = re.compile(
+    "device-side assert|illegal memory access|unspecified launch failure|misaligned address|illegal instruction"
+    "|invalid program counter|global/shared address space|hardware stack error|launch timed out|too many resources"
+    "|invalid configuration|invalid argument"
+)
+"""In the words of cudaGetErrorString: what the computation may have done, rather than the device or its driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +53,21 @@ class DeviceProfile:
         return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def holds(self, n_bytes: int) -> bool:
-        """Whether so much data may stay on the device: a quarter of its free memory, so that workers can share it.
+        """Whether so much data may stay on the device: a quarter of what is left of this process's share.
 
         On a CPU always: the arrays are memory-mapped, and all workers read the same pages.
         """
-        if self.device.type != "cuda":
-            return True
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return n_bytes <= free // 4
+        known = [n for n in (self.share_bytes(), self.free_bytes()) if n is not None]
+        return self.device.type != "cuda" or n_bytes <= min(known) // 4
+
+    def share_bytes(self) -> int | None:
+        """What is left of the part of a GPU's memory that is this process's own, whatever others hold; None where
+        nothing is divided."""
+        fraction = torch.cuda.get_per_process_memory_fraction(self.device) if self.device.type == "cuda" else 1.0
+        if fraction == 1.0:
+            return None
+        _, total = torch.cuda.mem_get_info(self.device)
+        return int(total * fraction) - torch.cuda.memory_allocated(self.device)
 
     def free_bytes(self) -> int | None:
         """Memory that is to be had now; None where the system does not tell.
@@ -72,6 +97,21 @@ def profile(name: str) -> DeviceProfile:
             "a CUDA device was asked for and torch sees none; use --gpus 0, or install a torch with CUDA"
         )
     return DeviceProfile(device, _autocast_dtype(device))
+
+
+def opened(name: str) -> DeviceProfile:
+    """The device for an evaluation, of whose memory this process takes its share only.
+
+    Raises DeviceFailed when it is not there, or no more: a worker was started because it was.
+    """
+    try:
+        found = profile(name)
+        if found.device.type == "cuda":
+            fraction = float(os.environ.get(MEMORY_FRACTION, "1"))
+            torch.cuda.set_per_process_memory_fraction(fraction, found.device)
+    except (RequestError, RuntimeError, AssertionError) as error:
+        raise DeviceFailed(first_line(error)) from error
+    return found
 
 
 def trusted(device: DeviceProfile, sizes: Sequence[tuple[int, ...]]) -> DeviceProfile:
@@ -135,13 +175,34 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on either kind of device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The CPU allocator, oneDNN and cuDNN have no type of their own for it.
-    texts = ("DefaultCPUAllocator", "could not create a memory object", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
+
+
+def check_alive(device: torch.device, error: BaseException) -> None:
+    """After an error of torch: raises DeviceFailed when this process cannot use its device any more.
+
+    A CUDA context that has met an error of the device answers every later call with that error, and so do all
+    evaluations after it; other errors leave it sound. Errors come late, so the device is waited for.
+    """
+    if device.type != "cuda":
+        return
+    found = error if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error) else None
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as dead:
+        found = found or dead
+    if found is not None:
+        reason = first_line(found)
+        raise DeviceFailed(reason, may_be_design=BY_A_PROGRAM.search(reason) is not None) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the advice that CUDA's errors have in further lines."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def release_memory(device: torch.device) -> None:
-    """Give cached blocks back after a failure, so that the next evaluation finds them."""
+    """Give cached blocks back, so that other workers of the device, and the next evaluation, find them."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from unetx_evaluators.insight import Insight
 from unetx_evaluators.training.recipe import Recipe
-from unetx_space.errors import RequestError
+from unetx_space.errors import RequestError, UnetxError
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
@@ -99,6 +99,16 @@ class EvaluationEnded(Exception):
         self.outcome = outcome
         self.reason = reason
         super().__init__(reason)
+
+
+class DeviceFailed(UnetxError):
+    """This process can no longer use its device, or not its share of it: the evaluation is to be run in another."""
+
+    def __init__(self, reason: str, *, may_be_design: bool = False) -> None:
+        super().__init__(reason)
+        self.may_be_design = may_be_design
+        """What the design computed may have brought it about, such as an index that is out of range; False: it is the
+        device that has gone, or others hold its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +205,11 @@ class Evaluation:
     peak_mem_mib: float | None = None
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Of what decides the numbers; ``steps`` tells how a GPU ran the training steps: "graph", or "eager: " and why."""
     traceback: str = ""
     insight: Insight = field(default_factory=Insight)
+    spends_process: bool = False
+    """The process that made it keeps memory that only its end frees: another is to take its place."""
 
 
 class Observer(Protocol):
@@ -224,7 +237,8 @@ class Evaluator(Protocol):
         weights: Path | None = None,
         diagnosed_above: float = -math.inf,
     ) -> Evaluation:
-        """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out.
+        """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out. Raises
+        DeviceFailed when this process is of no more use; it says nothing about the design unless it happens again.
 
         ``checkpoint`` names a file for the state of this evaluation, written after every rung but the last at which
         the observer let it go on. An evaluation that was broken off goes on from there: the observer hears of later

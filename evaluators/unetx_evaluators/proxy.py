@@ -52,20 +52,20 @@ class ProxyEvaluator:
     ) -> Evaluation:
         """Every ending is an Evaluation, with what was known by then.
 
-        Raises RequestError when the device is not there, EvaluationInterrupted from the observer, and our own bugs.
+        Raises DeviceFailed when the device is not there or fails, EvaluationInterrupted from the observer, and our own
+        bugs.
         """
         from unetx_evaluators import device as devices
         from unetx_evaluators.training.trainer import Progress
 
-        profile = devices.profile(self.device)
+        profile = devices.opened(self.device)
         progress = Progress(budget.max_seconds)
         asked = (architecture, task, budget, seed, observer)
         training = partial(self._train, *asked, profile, progress, checkpoint, weights, diagnosed_above)
         with devices.tuned(profile, self.n_threads):
             memory = devices.PeakMemory(profile.device)
-            ending = _ending_of(training)
-            if ending.outcome is Outcome.OUT_OF_MEMORY:
-                devices.release_memory(profile.device)
+            ending = _ending_of(training, profile)
+            devices.release_memory(profile.device)
             return replace(
                 ending,
                 score=progress.curve[-1].score if progress.curve else None,
@@ -76,8 +76,9 @@ class ProxyEvaluator:
                 seconds=progress.seconds,
                 peak_mem_mib=memory.mib(),
                 device=profile.name,
-                versions=devices.versions(),
+                versions=devices.versions() | ({"steps": progress.steps_run_as} if progress.steps_run_as else {}),
                 insight=progress.insight,
+                spends_process=progress.spends_process,
             )
 
     def _train(
@@ -149,12 +150,12 @@ class ProxyEvaluator:
             training_memory(trained, task.patch, bytes_per_value=bytes_per_value),
             kept * sum(parameter.numel() for parameter in network.parameters()),
         )
-        check_memory(demand.n_bytes(), profile.free_bytes(), profile.name)
+        check_memory(demand.n_bytes(), profile.free_bytes(), profile.name, profile.share_bytes())
         tried = dry_run(network, trained.backbone, task.patch, profile)
         if tried.faults:
             raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(tried.faults))
         needed = demand.n_bytes(measured=tried.step_bytes, measured_batch=BATCH_SIZE)
-        check_memory(needed, profile.free_bytes(), profile.name)
+        check_memory(needed, profile.free_bytes(), profile.name, profile.share_bytes())
 
     def _identity(
         self, architecture: Architecture, task: Task, budget: Budget, seed: int, profile: DeviceProfile
@@ -208,9 +209,10 @@ def _misfits(backbone: Backbone, task: Task) -> Iterator[str]:
             yield f"the architecture has {has} {what} and task {task.name} needs {needs}; take its backbone"
 
 
-def _ending_of(training: Callable[[], None]) -> Evaluation:
-    """Outcome, reason and traceback of a training; what is nobody's fault but ours flies out."""
-    from unetx_evaluators.device import is_out_of_memory
+def _ending_of(training: Callable[[], None], device: DeviceProfile) -> Evaluation:
+    """Outcome, reason and traceback of a training; what is nobody's fault but ours, or the device's, flies out."""
+    from unetx_evaluators.device import check_alive, first_line, is_out_of_memory
+    from unetx_evaluators.training.memory_demand import check_share
 
     try:
         training()
@@ -219,8 +221,9 @@ def _ending_of(training: Callable[[], None]) -> Evaluation:
     except DataError as error:
         return Evaluation(Outcome.DATA_ERROR, str(error), traceback=traceback.format_exc())
     except (RuntimeError, MemoryError) as error:
+        check_alive(device.device, error)
         if not is_out_of_memory(error):
             raise
-        first_line = str(error).partition("\n")[0] or type(error).__name__
-        return Evaluation(Outcome.OUT_OF_MEMORY, first_line, traceback=traceback.format_exc())
+        check_share(device.share_bytes(), device.free_bytes(), device.name)
+        return Evaluation(Outcome.OUT_OF_MEMORY, first_line(error), traceback=traceback.format_exc())
     return Evaluation(Outcome.COMPLETE)

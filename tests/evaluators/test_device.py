@@ -5,16 +5,23 @@ import pytest
 import torch
 
 from unetx_evaluators.device import (
+    MEMORY_FRACTION,
+    MIB,
     DeviceProfile,
     PeakMemory,
+    check_alive,
     is_out_of_memory,
     memory_format,
+    opened,
     profile,
     trusted,
     tuned,
     versions,
 )
+from unetx_evaluators.evaluation import DeviceFailed
 from unetx_space.errors import RequestError
+
+CUDA = torch.device("cuda")
 
 
 def test_threads_and_settings_are_those_asked_inside_and_the_old_ones_afterwards() -> None:
@@ -67,6 +74,134 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in the documents"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("FIND was unable to find an engine to execute this computation after trying 10 plans."),
+        RuntimeError("could not create a memory object"),
+    ],
+)
+def test_every_library_has_its_own_words_for_a_lack_of_memory(error: RuntimeError) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: device-side assert triggered",
+    ],
+)
+def test_what_the_same_libraries_say_otherwise_is_no_lack_of_memory(words: str) -> None:
+    assert not is_out_of_memory(torch.AcceleratorError(words))
+
+
+def pretended_sync(monkeypatch: pytest.MonkeyPatch, error: RuntimeError | None) -> None:
+    """The device answers a wait with this error, as a dead context does at every call."""
+
+    def synchronize(device: torch.device) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+
+
+@pytest.mark.parametrize(
+    ("words", "may_be_design"),
+    [  # cudaGetErrorString of 710, 700, 719, 716, 214, 46, 100, 999
+        ("device-side assert triggered", True),
+        ("an illegal memory access was encountered", True),
+        ("unspecified launch failure", True),
+        ("misaligned address", True),
+        ("uncorrectable ECC error encountered", False),
+        ("CUDA-capable device(s) is/are busy or unavailable", False),
+        ("no CUDA-capable device is detected", False),
+        ("unknown error", False),
+    ],
+)
+def test_an_error_after_which_the_device_does_not_answer_ends_the_process(
+    words: str, may_be_design: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever text it came with: cuBLAS's error of a kernel that had failed before tells nothing of the device."""
+    pretended_sync(monkeypatch, torch.AcceleratorError(f"CUDA error: {words}\nCompile with `TORCH_USE_CUDA_DSA`"))
+    with pytest.raises(DeviceFailed) as caught:
+        check_alive(CUDA, RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
+    assert (str(caught.value), caught.value.may_be_design) == (f"CUDA error: {words}", may_be_design)
+
+
+def test_an_error_of_the_accelerator_ends_the_process_though_the_device_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretended_sync(monkeypatch, None)
+    with pytest.raises(DeviceFailed, match="launch timed out"):
+        check_alive(CUDA, torch.AcceleratorError("CUDA error: the launch timed out and was terminated"))
+
+
+@pytest.mark.parametrize(
+    ("device", "error"),
+    [
+        (CUDA, RuntimeError("shapes cannot be multiplied")),
+        (CUDA, torch.OutOfMemoryError("CUDA out of memory")),
+        (CUDA, torch.AcceleratorError("CUDA error: out of memory")),
+        (torch.device("cpu"), torch.AcceleratorError("CUDA error: device-side assert triggered")),
+    ],
+)
+def test_a_device_that_answers_after_an_ordinary_error_goes_on(
+    device: torch.device, error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretended_sync(monkeypatch, None)
+    check_alive(device, error)
+
+
+def test_a_worker_opens_its_share_of_the_device_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[float, torch.device]] = []
+    monkeypatch.setattr("unetx_evaluators.device.profile", lambda name: DeviceProfile(CUDA, None))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *taking: taken.append(taking))
+    monkeypatch.setenv(MEMORY_FRACTION, "0.225")
+    assert opened("cuda") == DeviceProfile(CUDA, None)
+    assert taken == [(0.225, CUDA)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("No CUDA GPUs are available"), AssertionError("Torch not compiled"), RequestError("sees none")],
+)
+def test_a_device_that_cannot_be_opened_any_more_is_not_the_designs_fault(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(name: str) -> DeviceProfile:
+        raise error
+
+    monkeypatch.setattr("unetx_evaluators.device.profile", gone)
+    with pytest.raises(DeviceFailed) as caught:
+        opened("cuda")
+    assert not caught.value.may_be_design
+
+
+def test_memory_is_told_by_the_share_and_by_what_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1000 MiB 450 are this worker's, of which it keeps 200 and uses 150; the device has 100 free."""
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.45)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 * MIB, 1000 * MIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 200 * MIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 150 * MIB)
+    cuda = DeviceProfile(CUDA, None)
+    assert (cuda.share_bytes(), cuda.free_bytes()) == (300 * MIB, 150 * MIB)
+    assert (cuda.holds(37 * MIB), cuda.holds(38 * MIB)) == (True, False), "a quarter of 150"
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
+    assert cuda.share_bytes() is None, "not divided"
+    assert profile("cpu").share_bytes() is None
 
 
 def test_peak_memory_rises_with_what_is_used() -> None:

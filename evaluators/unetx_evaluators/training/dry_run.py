@@ -44,11 +44,17 @@ def dry_run(network: nn.Module, backbone: Backbone, patch: tuple[int, ...], devi
     gradient other than zero at the output of every stage and node. (Not at every parameter: a bias before a
     normalisation has none, and a gate may start at zero.) ``backbone`` is the network's own, for channels and classes.
     Raises what the device raises when its memory is exhausted.
+
+    On CUDA the step is done twice, and the second is measured: in the first, libraries try algorithms whose workspaces
+    no later step needs. On a CPU the first is, for afterwards the process has its memory at hand.
     """
-    memory = PeakMemory(device.device)
-    before = memory.mib() or 0.0
     with _left_as_it_was(network):
-        faults = tuple(_faults(network, _batch(backbone, patch, device.device), device))
+        batch = _batch(backbone, patch, device.device)
+        for _ in range(2 if device.device.type == "cuda" else 1):
+            network.zero_grad(set_to_none=True)
+            memory = PeakMemory(device.device)
+            before = memory.mib() or 0.0
+            faults = tuple(_faults(network, batch, device))
         return DryRun(faults, round(((memory.mib() or 0.0) - before) * MIB))
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.device import DeviceProfile, memory_format, release_memory
+from unetx_evaluators.device import DeviceProfile, first_line, memory_format, release_memory
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.loss import heads_loss
 from unetx_evaluators.training.recipe import Recipe
@@ -36,6 +37,21 @@ class Step(Protocol):
         """
 
 
+class CaptureFailed(RuntimeError):
+    """A capture broke off midway: the memory that it had taken stays taken until the process ends (pytorch#190348)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenStep:
+    """The step that a training runs, and how that is to be told."""
+
+    step: Step
+    run_as: str = ""
+    """"graph", or "eager: " and why it could not be captured; empty on a CPU, which has no choice."""
+    spends_process: bool = False
+    """A capture has left memory taken."""
+
+
 class EagerStep:
     """Launches every operation by itself. Owns the optimiser and the loss scale."""
 
@@ -53,7 +69,10 @@ class EagerStep:
             fused=True,
             capturable=device.device.type == "cuda",
         )
-        self._scaler = torch.amp.GradScaler(device.device.type, enabled=device.needs_loss_scaling)
+        self._scaler = self._new_scaler()
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.device.type, enabled=self.device.needs_loss_scaling)
 
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         self.set_learning_rate(learning_rate)
@@ -81,6 +100,12 @@ class EagerStep:
     def forget_gradients(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
 
+    def recover(self) -> None:
+        """After a step that broke off: no gradients, and a loss scaling that does not wait for the rest of that step."""
+        self.forget_gradients()
+        state, self._scaler = self._scaler.state_dict(), self._new_scaler()
+        self._scaler.load_state_dict(state)
+
     def state_dict(self) -> dict[str, Any]:
         """Of the optimiser and the loss scale; the network is its owner's."""
         return {"moments": self._optimizer.state_dict()["state"], "scaler": self._scaler.state_dict()}
@@ -95,7 +120,7 @@ class EagerStep:
     @torch.no_grad()
     def undoable(self) -> Callable[[], None]:
         """Remember everything that steps change; the function returned puts it back in place."""
-        before = {tensor: tensor.clone() for tensor in self._tensors()}
+        before, scale = {tensor: tensor.clone() for tensor in self._tensors()}, self._scaler.state_dict()
 
         @torch.no_grad()
         def undo() -> None:
@@ -104,6 +129,7 @@ class EagerStep:
                     tensor.copy_(before[tensor])
                 else:
                     tensor.zero_()  # made by the first step; Adam's moments and count start at zero
+            self._scaler.load_state_dict(scale)  # fills the scale and its growth tracker in place, for a graph has them
             self.forget_gradients()
 
         return undo
@@ -117,8 +143,11 @@ class GraphedStep:
     """Replays a CUDA graph of the whole step. The same numbers as the eager step, which it captures.
 
     The graph reads its batch and its learning rate from fixed places, so every batch has the first one's shape. Raises
-    RuntimeError when the step cannot be captured (an operator that waits for the device, say, or too little memory);
-    network and optimiser are then as they were.
+    RuntimeError when the step cannot be captured (an operator that waits for the device, say, or too little memory),
+    CaptureFailed when that is found midway; network and optimiser are then as they were.
+
+    In float16, too: the fused AdamW is told on the device whether gradients overflowed, and updates nothing then
+    (torch.optim.adam of torch 2.13), and the scale is updated there as well.
     """
 
     def __init__(self, eager: EagerStep, batch: Batch) -> None:
@@ -143,6 +172,8 @@ class GraphedStep:
         try:
             with torch.cuda.graph(self._graph, stream=aside):  # records and computes nothing; finds no gradients, and
                 self._loss = eager.run(self._images, self._labels)  # so makes them in the graph's own memory
+        except RuntimeError as error:  # that of the end of the capture, which follows from the first
+            raise CaptureFailed(first_line(error.__context__ or error)) from error
         finally:
             torch.cuda.set_stream(here)  # torch stays on the stream of a capture that failed
 
@@ -168,19 +199,16 @@ def _waiting_forbidden() -> Iterator[None]:
 
 def captured_where_possible(
     eager: EagerStep, example: Callable[[], Batch], *, capture: Callable[[EagerStep, Batch], Step] = GraphedStep
-) -> Step:
-    """A graph of the eager step, made with an example batch; the step itself on CPUs, in float16 and where that fails.
-
-    In float16 the loss scaling looks at the gradients to decide whether to update, which no graph can hold.
-    """
-    if eager.device.device.type != "cuda" or eager.device.needs_loss_scaling:
-        return eager
+) -> ChosenStep:
+    """A graph of the eager step, made with an example batch; the step itself on CPUs and where that fails."""
+    if eager.device.device.type != "cuda":
+        return ChosenStep(eager)
     try:
-        return capture(eager, example())
+        return ChosenStep(capture(eager, example()), "graph")
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-    logger.info("training without a CUDA graph: %s", reason)
-    eager.forget_gradients()  # they may lie in the memory of the graph that failed
+        chosen = ChosenStep(eager, f"eager: {first_line(error)}", isinstance(error, CaptureFailed))
+    logger.info("training without a CUDA graph; %s", chosen.run_as)
+    eager.recover()  # gradients may lie in the memory of the graph that failed
     with suppress(RuntimeError):  # an allocator that a failed capture left unfit; it still allocates
         release_memory(eager.device.device)
-    return eager
+    return chosen

@@ -46,6 +46,9 @@ class Progress:
     similarities: tuple[SkipSimilarity, ...] = ()
     measured: Measured | None = None
     """At the last rung of the budget."""
+    steps_run_as: str = ""
+    """As ``ChosenStep`` has it."""
+    spends_process: bool = False
 
     @property
     def insight(self) -> Insight:
@@ -153,7 +156,8 @@ def train(
     average = WeightAverage(network, recipe.averaging * budget.steps)
     training = Training(network, eager, average, progress)
     done = training.resume(checkpoint)
-    train_step = captured_where_possible(eager, lambda: batches.batch(done + 1))
+    chosen = captured_where_possible(eager, lambda: batches.batch(done + 1))
+    train_step, progress.steps_run_as, progress.spends_process = chosen.step, chosen.run_as, chosen.spends_process
     losses = LossLog()
     early, final = (Scorer(task, scored, device, progress.check_time) for scored in (cases.early, cases.validation))
     for step in range(done + 1, budget.steps + 1):

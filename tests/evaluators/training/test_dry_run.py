@@ -13,6 +13,7 @@ from torch import nn
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.evaluation import NullObserver, Outcome
 from unetx_evaluators.proxy import ProxyEvaluator
+from unetx_evaluators.training import dry_run as steps
 from unetx_evaluators.training.dry_run import dry_run
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
@@ -124,6 +125,28 @@ def test_the_memory_of_the_step_is_read() -> None:
     network = network_on()
     network.head = nn.Sequential(Hungry(), network.head)
     assert dry_run(network, BACKBONE, (128, 128), FLOAT32).step_bytes > 64 * 2**20
+
+
+def test_on_cuda_the_second_step_is_measured_for_the_first_tries_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peaks of a device whose first step takes 900 MiB of workspaces, and every later one 300."""
+    peaks = iter([(100.0, 1000.0), (110.0, 410.0)])
+
+    class Peak:
+        def __init__(self, device: torch.device) -> None:
+            self._told = iter(next(peaks))
+
+        def mib(self) -> float:
+            return next(self._told)
+
+    seen: list[tuple[int, ...]] = []
+    network = network_on()
+    network.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    cuda = DeviceProfile(torch.device("cuda"), None)
+    monkeypatch.setattr(steps, "PeakMemory", Peak)
+    monkeypatch.setattr(DeviceProfile, "autocast", lambda self: torch.autocast("cpu", enabled=False))
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_: tensor)
+    assert dry_run(network, BACKBONE, (16, 12), cuda).step_bytes == 300 * 2**20
+    assert seen == [(2, 2, 16, 12)] * 2
 
 
 def test_an_evaluation_that_fails_its_dry_run_is_infeasible_and_trains_no_step(

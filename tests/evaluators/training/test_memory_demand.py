@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,13 @@ import torch
 from tiny_task import TINY_BUDGET, tiny_architecture
 
 from unetx_evaluators.device import DeviceProfile, profile
-from unetx_evaluators.evaluation import EvaluationEnded, NullObserver, Outcome
+from unetx_evaluators.evaluation import DeviceFailed, EvaluationEnded, NullObserver, Outcome
 from unetx_evaluators.host_memory import available_bytes
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
-from unetx_evaluators.training import dry_run
-from unetx_evaluators.training.memory_demand import MIB, Demand, check_memory
-from unetx_evaluators.training.step import EagerStep
+from unetx_evaluators.training import dry_run, trainer
+from unetx_evaluators.training.memory_demand import MIB, Demand, check_memory, check_share
+from unetx_evaluators.training.step import ChosenStep, EagerStep
 from unetx_space.training_memory import training_memory
 
 
@@ -34,6 +35,71 @@ def test_what_fits_passes_and_what_is_unknown_too() -> None:
     with pytest.raises(EvaluationEnded, match=r"needs about 3 MiB and a device has 2 MiB free; a smaller batch") as end:
         check_memory(3 * MIB, 2 * MIB, "a device")
     assert end.value.outcome is Outcome.OUT_OF_MEMORY
+
+
+def test_where_workers_divide_a_device_a_design_is_judged_by_their_share_alone() -> None:
+    """Of a device with 8 MiB left of which 4 are this worker's, 5 MiB are too much, though they are free."""
+    check_memory(4 * MIB, 8 * MIB, "a device", share=4 * MIB)
+    with pytest.raises(EvaluationEnded, match="a worker's share of a device has 4 MiB left; a smaller batch") as end:
+        check_memory(5 * MIB, 8 * MIB, "a device", share=4 * MIB)
+    assert end.value.outcome is Outcome.OUT_OF_MEMORY
+
+
+def test_what_others_hold_of_a_share_is_not_held_against_the_design() -> None:
+    with pytest.raises(DeviceFailed, match="2 MiB to give, of 4 MiB left of this worker's share: other") as failed:
+        check_memory(3 * MIB, 2 * MIB, "a device", share=4 * MIB)
+    assert not failed.value.may_be_design
+    with pytest.raises(EvaluationEnded, match="worker's share"):
+        check_memory(5 * MIB, 2 * MIB, "a device", share=4 * MIB)
+    with pytest.raises(DeviceFailed, match="other processes"):
+        check_share(4 * MIB, 2 * MIB, "a device")
+    check_share(4 * MIB, 4 * MIB, "a device")
+    check_share(None, 2 * MIB, "a device")
+
+
+@pytest.mark.parametrize(("free_gib", "is_crowded"), [(99, True), (100, False)])
+def test_a_lack_of_memory_in_training_is_the_designs_only_when_its_share_was_there(
+    free_gib: int, is_crowded: bool, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
+
+    monkeypatch.setattr(DeviceProfile, "share_bytes", lambda self: 100 * 1024 * MIB)
+    monkeypatch.setattr(DeviceProfile, "free_bytes", lambda self: free_gib * 1024 * MIB)
+    monkeypatch.setattr(EagerStep, "__call__", full)
+    evaluate = partial(ProxyEvaluator().evaluate, tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    if is_crowded:
+        with pytest.raises(DeviceFailed, match="other processes hold the rest"):
+            evaluate()
+    else:
+        assert evaluate().reason == "CUDA out of memory. Tried to allocate 2 GiB"
+
+
+def test_a_failed_device_ends_no_evaluation_but_flies_out(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(device: torch.device, error: BaseException) -> None:
+        raise DeviceFailed(str(error), may_be_design=True) from error
+
+    def asserted(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr("unetx_evaluators.device.check_alive", dead)
+    monkeypatch.setattr(EagerStep, "__call__", asserted)
+    with pytest.raises(DeviceFailed, match="device-side assert"):
+        ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+
+
+def test_an_evaluation_tells_how_its_steps_ran_and_that_a_failed_capture_spends_its_process(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(eager: EagerStep, example: object) -> ChosenStep:
+        return ChosenStep(eager, "eager: operation not permitted", spends_process=True)
+
+    plain = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    assert ("steps" in plain.versions, plain.spends_process) == (False, False), "a CPU has no choice"
+    monkeypatch.setattr(trainer, "captured_where_possible", chosen)
+    told = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+    assert (told.versions["steps"], told.spends_process) == ("eager: operation not permitted", True)
+    assert told.score == plain.score
 
 
 def test_an_evaluation_that_cannot_fit_by_its_plan_is_not_even_tried(

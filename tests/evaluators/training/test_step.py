@@ -6,11 +6,13 @@ import logging
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unetx_evaluators.device import DeviceProfile, profile
 from unetx_evaluators.evaluation import NullObserver, Outcome
@@ -19,7 +21,14 @@ from unetx_evaluators.training import trainer
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.loss import dice_ce_loss, heads_loss
 from unetx_evaluators.training.recipe import Recipe
-from unetx_evaluators.training.step import EagerStep, GraphedStep, Step, captured_where_possible
+from unetx_evaluators.training.step import (
+    CaptureFailed,
+    ChosenStep,
+    EagerStep,
+    GraphedStep,
+    Step,
+    captured_where_possible,
+)
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.network import SkipUNet, build
@@ -28,6 +37,7 @@ from unetx_space.presets import preset
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = DeviceProfile(torch.device("cpu"), autocast_dtype=None)
+FLOAT16 = DeviceProfile(torch.device("cpu"), autocast_dtype=torch.float16)
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -52,12 +62,12 @@ def check_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize(("norm", "device"), [("instance", CPU), ("batch", CPU), ("instance", FLOAT16)])
 @pytest.mark.parametrize("steps_before", [0, 2])
-def test_undone_steps_leave_no_trace(steps_before: int, norm: str) -> None:
-    """Not in the weights, the running statistics, the moments, nor the gradients."""
+def test_undone_steps_leave_no_trace(steps_before: int, norm: str, device: DeviceProfile) -> None:
+    """Not in the weights, the running statistics, the moments, the loss scale, nor the gradients."""
     undone, other = network(norm=norm), network(norm=norm)
-    step, plain = EagerStep(undone, Recipe(), CPU), EagerStep(other, Recipe(), CPU)
+    step, plain = EagerStep(undone, Recipe(), device), EagerStep(other, Recipe(), device)
     for number in range(steps_before):
         step(batch(number), 1e-2)
         plain(batch(number), 1e-2)
@@ -70,6 +80,35 @@ def test_undone_steps_leave_no_trace(steps_before: int, norm: str) -> None:
     for number in range(3):
         assert torch.equal(step(batch(number), 1e-2), plain(batch(number), 1e-2))
     check_same_bits(weights(undone), weights(other))
+    assert step.state_dict()["scaler"] == plain.state_dict()["scaler"]
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Forbids what a graph cannot hold: reading a value of the device, or a size that depends on one."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket._qualified_op_name
+        assert name not in ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal"), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("device", [CPU, replace(CPU, autocast_dtype=torch.bfloat16), FLOAT16])
+def test_no_step_looks_at_a_value_in_any_precision(device: DeviceProfile) -> None:
+    """So it can be captured in float16, too: the fused AdamW skips a step that overflowed without a word to the host."""
+    step = EagerStep(network(), Recipe(), device)
+    with NothingIsRead():
+        for number in range(2):
+            step.run(batch(number).images, batch(number).labels)
+
+
+def test_a_float16_step_that_overflows_moves_no_weight_and_halves_the_scale() -> None:
+    trained = network()
+    step, before = EagerStep(trained, Recipe(), FLOAT16), weights(trained)
+    images, labels = batch(0).images * 1e6, batch(0).labels
+    scale = step.state_dict()["scaler"]["scale"]
+    step.run(images, labels)
+    check_same_bits(weights(trained), before)
+    assert step.state_dict()["scaler"]["scale"] == scale / 2
 
 
 def test_a_saved_step_goes_on_in_another_one_with_the_same_bits() -> None:
@@ -93,33 +132,31 @@ def test_the_learning_rate_of_the_call_is_taken() -> None:
     assert moved.median().item() == pytest.approx(3e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "device",
-    [CPU, DeviceProfile(torch.device("cpu"), torch.bfloat16), DeviceProfile(torch.device("cuda"), torch.float16)],
-)
-def test_no_graph_is_captured_on_a_cpu_or_with_loss_scaling(device: DeviceProfile) -> None:
+@pytest.mark.parametrize("device", [CPU, replace(CPU, autocast_dtype=torch.bfloat16), FLOAT16])
+def test_no_graph_is_captured_on_a_cpu(device: DeviceProfile) -> None:
     def capture(eager: EagerStep, example: Batch) -> Step:
         raise AssertionError("captured")
 
     eager = EagerStep(network(), Recipe(), CPU)
     eager.device = device
-    assert captured_where_possible(eager, lambda: batch(0), capture=capture) is eager
+    assert captured_where_possible(eager, lambda: batch(0), capture=capture) == ChosenStep(eager)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, None])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None])
 def test_a_graph_takes_the_place_of_the_step_where_it_can(dtype: torch.dtype | None) -> None:
     def step(batch: Batch, learning_rate: float) -> Tensor:
         return torch.zeros(())
 
     eager = EagerStep(network(), Recipe(), CPU)
     eager.device = DeviceProfile(torch.device("cuda"), dtype)
-    assert captured_where_possible(eager, lambda: batch(0), capture=lambda eager, example: step) is step
+    chosen = captured_where_possible(eager, lambda: batch(0), capture=lambda eager, example: step)
+    assert chosen == ChosenStep(step, "graph")
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        RuntimeError("operation not permitted when stream is capturing\nSearch for `cudaErrorStreamCapture'"),
+        CaptureFailed("operation not permitted when stream is capturing\nSearch for `cudaErrorStreamCapture'"),
         torch.OutOfMemoryError("CUDA out of memory"),
     ],
 )
@@ -138,10 +175,28 @@ def test_a_step_that_cannot_be_captured_stays_eager_and_says_why(
     eager.device = DeviceProfile(torch.device("cuda"), torch.bfloat16)
     with caplog.at_level(logging.INFO):
         monkeypatch.setattr(DeviceProfile, "autocast", lambda self: torch.autocast("cpu", enabled=False))
-        assert captured_where_possible(eager, lambda: batch(0), capture=capture) is eager
-    assert "without a CUDA graph: " + str(error).partition("\n")[0] in caplog.text
+        chosen = captured_where_possible(eager, lambda: batch(0), capture=capture)
+    reason = "eager: " + str(error).partition("\n")[0]
+    assert chosen == ChosenStep(eager, reason, spends_process=isinstance(error, CaptureFailed))
+    assert "without a CUDA graph; " + reason in caplog.text
     assert released
     assert all(parameter.grad is None for parameter in trained.parameters()), "they lay in the graph's memory"
+
+
+def test_after_a_step_that_broke_off_in_float16_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss scaling expects an update after gradients were divided by the scale; a capture may end between them."""
+
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("broken off")
+
+    eager = EagerStep(network(), Recipe(), FLOAT16)
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="broken off"):
+        patched.setattr(torch.nn.utils, "clip_grad_norm_", broken)
+        eager.run(batch(0).images, batch(0).labels)
+    with pytest.raises(RuntimeError, match="unscale_"):
+        eager.run(batch(0).images, batch(0).labels)
+    eager.recover()
+    assert eager.run(batch(0).images, batch(0).labels).isfinite()
 
 
 def test_a_bug_in_a_capture_flies_out() -> None:
@@ -157,13 +212,12 @@ def test_a_bug_in_a_capture_flies_out() -> None:
 @pytest.mark.gpu
 @NEEDS_CUDA
 @pytest.mark.parametrize("name", ["u-net", "attention-u-net", "no-skip"])
-def test_a_graph_trains_as_the_eager_step_does(name: str) -> None:
-    cuda = profile("cuda")
-    if cuda.needs_loss_scaling:
-        pytest.skip("this GPU trains in float16, which is not captured")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None])
+def test_a_graph_trains_as_the_eager_step_does(name: str, dtype: torch.dtype | None) -> None:
+    cuda = replace(profile("cuda"), autocast_dtype=dtype)
     eager_net, graphed_net = (network(name).to(cuda.device, memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
     eager = EagerStep(eager_net, Recipe(), cuda)
-    graphed = captured_where_possible(EagerStep(graphed_net, Recipe(), cuda), lambda: batch(99, cuda.device))
+    graphed = captured_where_possible(EagerStep(graphed_net, Recipe(), cuda), lambda: batch(99, cuda.device)).step
     assert isinstance(graphed, GraphedStep)
     for number in range(12):
         rate = 1e-3 * (number + 1)
@@ -176,13 +230,13 @@ def test_a_graph_trains_as_the_eager_step_does(name: str) -> None:
 @NEEDS_CUDA
 def test_a_step_that_waits_for_the_device_is_not_captured_and_trains_on() -> None:
     cuda = profile("cuda")
-    if cuda.needs_loss_scaling:
-        pytest.skip("this GPU trains in float16, which is not captured")
     trained = network().to(cuda.device)
     trained.head.register_forward_hook(lambda module, inputs, output: output * float(output.mean().item() > -1e9))
     eager = EagerStep(trained, Recipe(), cuda)
-    step = captured_where_possible(eager, lambda: batch(0, cuda.device))
+    chosen = captured_where_possible(eager, lambda: batch(0, cuda.device))
+    step = chosen.step
     assert step is eager
+    assert not chosen.spends_process, "it was found before the capture"
     losses = [step(batch(number, cuda.device), 1e-2).item() for number in range(20)]
     assert losses[-1] < losses[0]
 
