@@ -27,7 +27,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from unetx_evaluators.evaluation import OBJECTIVE, Budget, CaseScore, CurvePoint, Evaluation, Observer, Outcome
+from unetx_evaluators.evaluation import (
+    OBJECTIVE,
+    Budget,
+    CaseScore,
+    CurvePoint,
+    DeviceFailed,
+    Evaluation,
+    Observer,
+    Outcome,
+)
 from unetx_space.architecture import Architecture
 from unetx_space.files import write_whole
 from unetx_space.genome import NO_ATTENTION, DecoderNode, StageRef, encoder
@@ -37,6 +46,9 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
 
 CASE_SPREAD = 0.03
+
+_failed: list[DeviceFailed] = []
+"""What the device of this process answers since it failed, as a CUDA context does."""
 
 
 class Misdeed(StrEnum):
@@ -51,6 +63,8 @@ class Misdeed(StrEnum):
     HANG = "hang"  # never looks at its observer again
     HANG_IN_C = "hang-in-c"  # the same without letting any other thread run
     ALLOCATE = "allocate"  # more memory than any machine has
+    DEVICE_ASSERT = "device-assert"  # its device fails, for every later evaluation of the process, too
+    DEVICE_GONE = "device-gone"  # the same, with an error that no computation brings about
     FULL_DISK = "full-disk"  # a write that fails with ENOSPC, as on a full disk
 
 
@@ -91,6 +105,8 @@ class FakeEvaluator:
         diagnosed_above: float = -math.inf,
     ) -> Evaluation:
         """As an Evaluator does, unless told to misbehave."""
+        for failed in _failed:
+            raise failed
         act = self.acts_by_seed.get(seed)
         if self.calls_folder is not None:
             call = _sign_in(self.calls_folder, {"pid": os.getpid(), "seed": seed, "digest": digest(architecture)})
@@ -246,6 +262,11 @@ def _perform(act: Misdeed | Outcome) -> Evaluation:
             sum(itertools.repeat(0))  # an endless loop in C that keeps the interpreter's lock
         case Misdeed.ALLOCATE:
             bytearray(2**62)
+        case Misdeed.DEVICE_ASSERT | Misdeed.DEVICE_GONE:
+            is_assert = act is Misdeed.DEVICE_ASSERT
+            words = "device-side assert triggered" if is_assert else "no CUDA-capable device is detected"
+            _failed.append(DeviceFailed(f"CUDA error: {words}", may_be_design=is_assert))
+            raise _failed[0]
         case Misdeed.FULL_DISK:
             with Path("/dev/full").open("wb", buffering=0) as full:
                 full.write(b"x")

@@ -7,6 +7,7 @@ study in memory and the mirror in Optuna's tables follow the records.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_search.config import Diagnosis
-from unetx_search.executors.base import Job
+from unetx_search.executors.base import Job, failed_evaluation
 from unetx_search.executors.stale_workers import end_stale_workers
 from unetx_space.errors import UnetxError
 from unetx_studies import job_states
@@ -36,10 +37,16 @@ if TYPE_CHECKING:
     from unetx_studies.processes import ProcessIdentity
     from unetx_studies.store import OptunaMirror, Records
 
+logger = logging.getLogger(__name__)
+
 N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
 N_UNTIL_MEASURED = 5
 """After so many replicates of a study that have a score it is said what its scores can tell apart."""
+MAX_IN_VAIN = 5
+"""Preemptions of a trial without a new rung in between after which it is given up. Where workers come and go, a trial
+goes on from its last rung and gets further each time; one that is stopped five times at the same place is either too
+long for the machine between two rungs or what stops it, and would keep a study from ever ending."""
 STOP_WITHIN = timedelta(seconds=20)
 """Then workers that did not answer are ended; a batch system kills everything after 30 s."""
 
@@ -71,6 +78,8 @@ class _Unfinished:
     architecture: Architecture
     scores: dict[int, float]
     """By step, of the rungs at which the pruner has spoken."""
+    n_in_vain: int = 0
+    """Times that it was preempted since its last rung."""
 
 
 class Coordinator:
@@ -113,6 +122,8 @@ class Coordinator:
         """Of the study, by this run or an earlier one."""
         self._n_finished_now = 0
         self._n_useless_now = 0
+        self._eager_reasons: set[str] = set()
+        """Those told already why a GPU runs steps without a graph."""
         self._stopping = False
         self.ran_out_of_time = False
         """The run ended because its time was up."""
@@ -173,8 +184,10 @@ class Coordinator:
     def _fill(self) -> None:
         """Give every free slot a trial."""
         while self._executor.n_free() > 0 and not self._stopping:
-            if self._to_rerun:
-                self._dispatch(self._to_rerun.popleft())
+            again = next((lost for lost in self._to_rerun if self._executor.takes(lost.trial.number)), None)
+            if again is not None:
+                self._to_rerun.remove(again)
+                self._dispatch(again)
             elif self._proposals.is_more() and self._is_enough_known():
                 self._dispatch(self._ask())
             else:
@@ -183,7 +196,8 @@ class Coordinator:
     def _is_enough_known(self) -> bool:
         """Every trial that the next proposal has to see has finished."""
         horizon = self._horizon(self._n_asked)
-        return horizon is None or all(number > horizon for number in self._running)
+        unfinished = [*self._running, *(lost.trial.number for lost in self._to_rerun)]
+        return horizon is None or all(number > horizon for number in unfinished)
 
     def _horizon(self, number: int) -> int | None:
         """The last trial that this one may see."""
@@ -279,6 +293,7 @@ class Coordinator:
         if point.step not in running.scores:  # else a trial that is run again has come here before: the answer stands
             self._study.report(trial, point.step, point.score)
             running.scores[point.step] = point.score
+            running.n_in_vain = 0
             pruned_at = point.step if self._is_to_be_pruned(running.trial) else running.trial.pruned_at
             running.trial = replace(running.trial, pruned_at=pruned_at, optuna_notes=self._study.notes(trial))
             self._records.update(running.trial, point)
@@ -307,11 +322,19 @@ class Coordinator:
         self._n_finished += 1
         self._n_finished_now += 1
         self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
+        self._tell_of_eager_steps(trial, evaluation)
         is_new_best = self._rank(finished)
         moved = is_new_best or not self._ranking.is_by_score
         self._reporter.trial_finished(trial, evaluation, self._ranking.best if moved else None, is_new_best)
         if self._n_measured == N_UNTIL_MEASURED and _is_measured_replicate(finished):
             self._reporter.measured(evidence(self._records.trials(finished_only=True)))
+
+    def _tell_of_eager_steps(self, trial: int, evaluation: Evaluation) -> None:
+        steps = evaluation.versions.get("steps", "")
+        if steps.startswith("eager: ") and steps not in self._eager_reasons:
+            self._eager_reasons.add(steps)
+            words = "trial %d trained correctly but slowly, as its steps could not be captured as a CUDA graph (%s)"
+            logger.warning(words, trial, steps.removeprefix("eager: "))
 
     def _rank(self, finished: TrialRecord) -> bool:
         """Take a result into the ranking; whether its design is the best since now."""
@@ -338,6 +361,11 @@ class Coordinator:
 
     def on_preempted(self, trial: int, reason: str) -> None:
         running = self._running[trial]
+        running.n_in_vain += 1
+        if running.n_in_vain >= MAX_IN_VAIN:
+            words = f"preempted {running.n_in_vain} times without a new rung in between; the last: {reason}"
+            self.on_finished(trial, running.trial.worker or 0, failed_evaluation(Outcome.CRASHED, words))
+            return
         running.trial = job_states.left(running.trial)
         self._requeue(trial, reason)
 

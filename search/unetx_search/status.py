@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,10 +153,24 @@ def status_text(status: Status) -> str:
     if (conclusion := kept_conclusion(status.folder)) is not None:
         lines.append(f"  finals     {conclusion}")
     lines += spread_lines(evidence(status.evaluations))
+    lines += _eager_lines(status.evaluations)
     lines += [f"  {kind}: {sharing}" for kind, sharing in status.sharing.items()]
     lines += [*map(_job_line, _jobs(status)), *_latest_failure(status)]
     lines.append(f"  logs       {status.folder / 'logs'}/worker-N.log")
     return "\n".join(lines)
+
+
+def _eager_lines(evaluations: Iterable[TrialRecord]) -> Iterator[str]:
+    """How many trainings on GPUs ran their steps one by one, and why most did; nothing where none did."""
+    seen = _steps_run_as(evaluations)
+    eager = Counter({how.removeprefix("eager: "): n for how, n in seen.items() if how.startswith("eager: ")})
+    for reason, _ in eager.most_common(1):
+        yield f"  no graph   in {eager.total()} of {seen.total()} trainings on GPUs, which were slower: {reason}"
+
+
+def _steps_run_as(evaluations: Iterable[TrialRecord]) -> Counter[str]:
+    """How the steps of trainings on GPUs ran: "graph", or "eager: " and why."""
+    return Counter(trial.versions["steps"] for trial in evaluations if "steps" in trial.versions)
 
 
 def _jobs(status: Status) -> list[dict[str, object]]:
@@ -233,6 +248,7 @@ def status_json(status: Status) -> str:
             "ending": run.ending,
         },
         "workers_per_gpu": {kind: asdict(sharing) for kind, sharing in status.sharing.items()},
+        "steps_run_as": _steps_run_as(status.evaluations),
         "jobs": _jobs(status),
         "decisions": [{"trial": t.number, "origin": str(t.origin), "reason": t.why} for t in status.trials],
     }

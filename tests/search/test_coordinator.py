@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from unetx_evaluators.evaluation import CurvePoint, Evaluator, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.config import Diagnosis
 from unetx_search.coordinator import SearchFailed
-from unetx_search.executors.base import Job
+from unetx_search.executors.base import Handler, Job
 from unetx_search.executors.inline import InlineExecutor
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
 from unetx_space.design_space import design_space, narrowed
 from unetx_space.presets import PRESETS
 from unetx_studies.candidate import OriginKind
+from unetx_studies.processes import this_process
 from unetx_studies.ranking import Ranking
 from unetx_studies.store import Records, open_store
 
@@ -222,3 +224,69 @@ def test_the_same_seed_gives_the_same_study(tmp_path: Path) -> None:
         bench.run(FakeEvaluator(), 10)
         studies.append([(r.key, r.seed, r.score, r.outcome) for r in bench.records_now])
     assert studies[0] == studies[1]
+
+
+class Preempting(InlineExecutor):
+    """Preempts a trial at its first starts, after so many rungs each time."""
+
+    def __init__(self, trial: int, rungs: Sequence[int]) -> None:
+        super().__init__(FakeEvaluator(), TASK)
+        self._trial = trial
+        self._rungs = list(rungs)
+        self.waits = 0
+        """Times that the trial was asked about and not taken."""
+
+    def poll(self, handler: Handler, timeout_s: float) -> None:
+        job = self._job
+        if job is None or job.trial != self._trial or not self._rungs:
+            super().poll(handler, timeout_s)
+            return
+        self._job = None
+        handler.on_started(job.trial, 0, "here", this_process())
+        for step in job.budget.rungs[: self._rungs.pop(0)]:
+            handler.on_rung(job.trial, CurvePoint(step, 0.9, 0.1, 1.0))
+        handler.on_preempted(job.trial, "its node is gone")
+
+    def takes(self, trial: int) -> bool:
+        is_wait = trial == self._trial and self.waits < 2
+        self.waits += is_wait
+        return super().takes(trial) and not is_wait
+
+
+def test_a_trial_that_is_preempted_again_and_again_at_the_same_place_is_given_up(bench: Bench) -> None:
+    bench.executor_of = lambda evaluator: Preempting(2, [0] * 5)
+    bench.run(FakeEvaluator(), 4)
+    given_up = bench.records_now[2]
+    assert (given_up.outcome, given_up.n_starts, given_up.n_lost) == (Outcome.CRASHED, 5, 0)
+    assert given_up.reason == "preempted 5 times without a new rung in between; the last: its node is gone"
+
+
+def test_a_trial_that_comes_further_each_time_may_be_preempted_as_often_as_it_likes(bench: Bench) -> None:
+    bench.executor_of = lambda evaluator: Preempting(2, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+    bench.run(FakeEvaluator(), 4)
+    assert (bench.records_now[2].outcome, bench.records_now[2].n_starts) == (Outcome.COMPLETE, 11)
+
+
+@pytest.mark.parametrize("lag", [None, 1])
+def test_a_trial_that_waits_for_another_device_holds_up_nothing_but_what_must_see_it(
+    bench: Bench, lag: int | None
+) -> None:
+    """In a deterministic study the next proposal has to see it, and so it is not made before."""
+    executor = Preempting(2, [1])
+    bench.executor_of = lambda evaluator: executor
+    bench.run(FakeEvaluator(), 5, lag=lag)
+    ended = bench.notes.finished
+    assert sorted(ended) == [0, 1, 2, 3, 4]
+    assert (ended == [0, 1, 2, 3, 4]) is (lag == 1)
+    assert executor.waits == 2
+
+
+def test_why_a_gpu_runs_steps_without_a_graph_is_said_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("steps", "eager: operation not permitted when stream is capturing")
+    bench.run(FakeEvaluator(shown_variables=("steps",)), 3)
+    assert [record.versions["steps"] for record in bench.records_now] == [
+        "eager: operation not permitted when stream is capturing"
+    ] * 3
+    assert caplog.text.count("could not be captured as a CUDA graph (operation not permitted") == 1

@@ -345,7 +345,7 @@ def test_workers_that_never_come_up_are_a_clear_error_and_no_loop(
     make_workers: Make, evaluator: FakeEvaluator, words: str
 ) -> None:
     told = Recorder()
-    with pytest.raises(UnetxError, match="3 times in a row") as caught:
+    with pytest.raises(UnetxError, match="2 times in a row") as caught:
         run_all(make_workers(evaluator), [job(0)], told)
     assert words in str(caught.value)
     assert told.n_ended == 0

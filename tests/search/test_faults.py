@@ -19,6 +19,7 @@ from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
+from unetx_space.errors import UnetxError
 from unetx_studies.store import Stage, StorageFull, open_store
 
 IMPATIENT = 0.05
@@ -63,6 +64,41 @@ def test_every_fault_of_a_worker_is_a_typed_outcome_while_the_study_goes_on(tmp_
     ):
         assert words in reason
     assert [job.n_lost for job in bench.records_now] == [0, 0, 0, 0, 0, 2, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_device_that_dies_under_a_trial_costs_it_a_try_and_not_the_study(tmp_path: Path, n_workers: int) -> None:
+    """The context answers every later evaluation of its process with the same error, which ends in milliseconds."""
+    acts = {2: Misdeed.DEVICE_ASSERT, 5: Misdeed.DEVICE_GONE}
+    bench = Bench(tmp_path / "s")
+    run_with(bench, FakeEvaluator(acts_by_call=acts, calls_folder=tmp_path / "calls"), 8, n_workers)
+    assert {record.outcome for record in bench.records_now} <= {Outcome.COMPLETE, Outcome.PRUNED}
+    assert sum(record.n_lost for record in bench.records_now) == 1, (
+        "by the assert; a device that goes is nobody's fault"
+    )
+    assert sum(record.n_starts for record in bench.records_now) == 8 + 2
+    assert len(bench.notes.lost) == 2
+
+
+def test_a_design_that_kills_its_device_again_and_again_crashes_alone(tmp_path: Path) -> None:
+    acts = {2: Misdeed.DEVICE_ASSERT, 3: Misdeed.DEVICE_ASSERT}
+    bench = Bench(tmp_path / "s")
+    run_with(bench, FakeEvaluator(acts_by_call=acts, calls_folder=tmp_path / "calls"), 5)
+    failed = [record for record in bench.records_now if record.outcome is Outcome.CRASHED]
+    assert [(record.number, record.n_lost) for record in failed] == [(2, 2)]
+    assert failed[0].reason.startswith("2 workers died of it; the last: worker 0 on CPU 0 lost its device: CUDA error")
+
+
+def test_a_study_whose_last_device_has_gone_stops_with_a_word_and_can_go_on(tmp_path: Path) -> None:
+    acts = {2: Misdeed.DEVICE_GONE, 3: Misdeed.DEVICE_GONE}
+    bench = Bench(tmp_path / "s")
+    evaluator = FakeEvaluator(acts_by_call=acts, calls_folder=tmp_path / "calls")
+    with pytest.raises(UnetxError, match=r"the last of 1 slots is given up.*no CUDA-capable device is detected"):
+        run_with(bench, evaluator, 5)
+    assert [record.is_finished for record in bench.stored().trials()] == [True, True, False]
+    assert [record.n_lost for record in bench.stored().trials()] == [0, 0, 0]
+    run_with(bench, evaluator, 5)
+    check_whole(tmp_path / "s", 5)
 
 
 def test_a_worker_that_cannot_write_leaves_its_job_and_stops_the_run_with_a_word(tmp_path: Path) -> None:

@@ -183,3 +183,17 @@ def test_what_workers_do_is_written_once_a_second_and_comes_back(tmp_path: Path)
     now_s[0] = 1.0
     file.write({1: replace(state, step=9)})
     assert WorkersFile.read(tmp_path / WORKERS)[1].step == 9
+
+
+def test_trainings_that_ran_without_a_graph_are_counted_with_the_reason_of_most(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(FakeEvaluator(), 1)
+    assert "no graph" not in status_text(read_status(bench.folder)), "a CPU has no choice"
+    for n_trials, steps in ((2, "graph"), (3, "eager: too little memory"), (5, "eager: it waits")):
+        monkeypatch.setenv("steps", steps)
+        bench.run(FakeEvaluator(shown_variables=("steps",)), n_trials)
+    status = read_status(bench.folder)
+    assert "  no graph   in 3 of 4 trainings on GPUs, which were slower: it waits" in status_text(status)
+    counts = {"graph": 1, "eager: too little memory": 1, "eager: it waits": 2}
+    assert json.loads(status_json(status))["steps_run_as"] == counts

@@ -101,7 +101,7 @@ class EagerStep:
         self._optimizer.zero_grad(set_to_none=True)
 
     def recover(self) -> None:
-        """After a step that broke off: no gradients, and a loss scaling that does not wait for the rest of that step."""
+        """After a step that broke off: no gradients, and a loss scaling that waits for no rest of that step."""
         self.forget_gradients()
         state, self._scaler = self._scaler.state_dict(), self._new_scaler()
         self._scaler.load_state_dict(state)

@@ -60,7 +60,7 @@ class Handler(Protocol):
         """The answer, whatever its outcome. The slot is free again when this is told."""
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        """Its worker's exit code or signal speaks against it.
+        """Its worker's exit code or signal speaks against it, or an error of its device that it may have caused.
 
         ``evaluation`` is what that comes to, CRASHED, should the job not be given to another worker.
         """
@@ -80,14 +80,18 @@ class Executor(Protocol):
     def n_free(self) -> int:
         """Slots that take a job now. A slot whose last worker died takes none before its memory is free again."""
 
+    def takes(self, trial: int) -> bool:
+        """A slot takes this trial now: not where its device failed under it, as long as there are other devices."""
+        return self.n_free() > 0
+
     def submit(self, job: Job) -> None:
         """Give a free slot the job. Raises RuntimeError when no slot is free or the executor is closed."""
 
     def poll(self, handler: Handler, timeout_s: float) -> None:
         """Tell the handler what happened; wait at most ``timeout_s`` for something, return earlier at will.
 
-        Raises UnetxError when workers cannot be started at all, StorageFull when a worker cannot write: its job has
-        been told as interrupted then.
+        Raises UnetxError when no slot is left in which workers can work, StorageFull when a worker cannot write: its
+        job has been told as interrupted then.
         """
 
     def interrupt(self) -> None:

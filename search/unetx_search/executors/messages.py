@@ -105,6 +105,16 @@ class DiskFull:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceLost:
+    """Report: the worker can no longer use its device, and ends; the job is to be run in another."""
+
+    number: int
+    reason: str
+    may_be_design: bool
+    """As DeviceFailed has it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """Report, the last one, by the process that started the worker: the worker's exit code or signal in words."""
 
@@ -126,5 +136,5 @@ class Unfit:
 
 
 Order = Setup | Begin | Answer | Interrupt
-JobReport = Started | Stepped | ReachedRung | Finished | Left | DiskFull
+JobReport = Started | Stepped | ReachedRung | Finished | Left | DiskFull | DeviceLost
 Report = Hello | StartFailed | JobReport | Exited | ConnectionLost | Unfit

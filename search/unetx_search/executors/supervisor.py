@@ -2,8 +2,10 @@
 
 Nothing that breaks on the way can count a trial twice. A job ends with the first report that ends it, and its number is
 spent; a worker is heard through one handle, which is dropped when the worker or the way to it ends, so that whatever a
-lost worker still does is heard by nobody; and only Exited, which the process that started the worker tells, counts
-against the job.
+lost worker still does is heard by nobody; and only two reports count against the job: Exited, which the process that
+started the worker tells, and DeviceLost of an error that the job's own computation may have caused.
+
+A slot is judged, too: one that fails again and again is retired, and work goes on in the others.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic
 
-from unetx_evaluators.evaluation import CurvePoint, Evaluation, Evaluator, Outcome
+from unetx_evaluators.evaluation import Evaluation, Evaluator, Outcome
 from unetx_search.executors import messages
-from unetx_search.executors.base import Executor, Handler, Job, failed_evaluation
+from unetx_search.executors.base import Executor, Handler, Job
+from unetx_search.executors.slot_state import MAX_SETBACKS, H, HeldJob, SlotState
 from unetx_search.executors.slots import Slot
 from unetx_search.executors.worker_handle import KILL_TIMEOUT_S, WorkerHandle
 from unetx_space.errors import UnetxError
@@ -32,91 +34,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILED_STARTS = 3
-"""Workers of one slot that may end one after another before any of them begins a job."""
 SILENT_AFTER_KILL_S = 30.0
 """A worker that was to be killed and is not heard of for so long is lost."""
 UNFIT_S = 60.0
 """For a slot whose worker turned out unfit, before another is tried."""
 
-H = TypeVar("H", bound=WorkerHandle)
 Start = Callable[[Slot, Path | None], H]
 """Starts a worker in a slot, with its log file."""
 Wait = Callable[[Sequence[H], float], None]
 """Waits until one of the workers has something to tell, at most so many seconds."""
 
 
-@dataclass(slots=True)
-class HeldJob:
-    """A job in its slot."""
-
-    number: int
-    job: Job
-    is_sent: bool = False
-    """The worker has it."""
-    began_s: float = math.inf
-    """When its worker was told to have begun it."""
-    interrupted: bool = False
-    curve: list[CurvePoint] = field(default_factory=list)
-
-    @property
-    def has_begun(self) -> bool:
-        return self.began_s < math.inf
-
-    def is_overdue(self, overtime_s: float) -> bool:
-        """It runs on, long after its evaluator should have ended it."""
-        return time.monotonic() - self.began_s > self.job.budget.max_seconds + overtime_s
-
-    def failure(self, outcome: Outcome, reason: str) -> Evaluation:
-        return failed_evaluation(outcome, reason, curve=self.curve, seconds=time.monotonic() - self.began_s)
-
-
-@dataclass(slots=True)
-class SlotState(Generic[H]):
-    """A slot, its worker (none until there is work, unless all start at once) and the job it has."""
-
-    slot: Slot
-    log_file: Path | None
-    label: str
-    """Of the device, for people."""
-    handle: H | None = None
-    is_up: bool = False
-    """The worker has said hello."""
-    killed_at_s: float | None = None
-    """When the worker was to be killed because its job was overdue."""
-    ended: H | None = None
-    """The worker before, while its memory is not free yet."""
-    held: HeldJob | None = None
-    n_failed_starts: int = 0
-    trouble: str = ""
-    """Traceback of what kept the last worker from starting."""
-    start_at_s: float = 0.0
-    """No worker is started before."""
-
-    @property
-    def has_end_to_tell(self) -> bool:
-        """The job was interrupted before a worker had it: nothing will come."""
-        return self.held is not None and self.held.interrupted and not self.held.is_sent
-
-    @property
-    def where(self) -> str:
-        return f"worker {self.slot.index} on {self.label}"
-
-    def is_resting(self) -> bool:
-        """The memory of the worker that ended is not free yet."""
-        if self.ended is not None and self.ended.is_released():
-            self.ended.release()
-            self.ended = None
-        return self.ended is not None
-
-
 class Supervisor(Executor, Generic[H]):
     """A worker per slot, used again for the next job, replaced when it ended. Evaluator and task are pickled here.
 
-    A worker that dies under a job loses it, with the exit code or signal as the reason; one that runs ``overtime_s``
-    past the budget's own limit hangs, is killed and counts as TIMED_OUT. After either, the slot takes no job before
-    the GPU's memory is free again. A worker to which the connection is lost preempts its job. With a ``log_folder``
-    what worker N prints is appended to ``worker-N.log`` there.
+    A worker that dies under a job loses it, with the exit code or signal as the reason; so does one that hangs, which
+    is killed; one that runs ``overtime_s`` past the budget's own limit is killed and counts as TIMED_OUT. After any of
+    them, the slot takes no job before the GPU's memory is free again. A worker to which the connection is lost preempts
+    its job. One whose device failed is replaced; its job is lost if it may have been the cause, else preempted. With a
+    ``log_folder`` what worker N prints is appended to ``worker-N.log`` there.
 
     Workers ignore SIGINT and SIGTERM, so ``close`` hangs up first (a worker leaves at once, whatever it does) and
     then kills; SIGTERM would say nothing more.
@@ -144,6 +80,10 @@ class Supervisor(Executor, Generic[H]):
         self._wait = wait
         self._starts_at_once = starts_at_once
         self._overtime_s = overtime_s
+        self._slowest_s = math.inf
+        """The longest time between two words of a job that ended well."""
+        self._failed_on: dict[int, set[str]] = {}
+        """Devices that failed under a trial."""
         self._closed = False
         self._slots: list[SlotState[H]] = [
             SlotState(slot, log_folder and log_folder / f"worker-{slot.index}.log", slot.label) for slot in slots
@@ -155,11 +95,21 @@ class Supervisor(Executor, Generic[H]):
         return 0 if self._closed else sum(map(self._is_free, self._slots))
 
     def _is_free(self, slot: SlotState[H]) -> bool:
-        is_idle = slot.held is None and slot.killed_at_s is None and not slot.is_resting()
+        is_idle = slot.held is None and slot.killed_at_s is None and not slot.retired and not slot.is_resting()
         return is_idle and (slot.is_up or not self._starts_at_once)
 
+    def takes(self, trial: int) -> bool:
+        return not self._closed and self._slot_for(trial) is not None
+
+    def _slot_for(self, trial: int) -> SlotState[H] | None:
+        """A free slot on a device that has not failed under the trial, or on any where all have."""
+        failed = self._failed_on.get(trial, set())
+        at_work = [slot for slot in self._slots if not slot.retired]
+        others = [slot for slot in at_work if slot.device not in failed]
+        return next(filter(self._is_free, others or at_work), None)
+
     def submit(self, job: Job) -> None:
-        slot = next(filter(self._is_free, self._slots), None)
+        slot = self._slot_for(job.trial) or next(filter(self._is_free, self._slots), None)
         if self._closed or slot is None:
             why = "it is closed" if self._closed else f"none of {self.n_slots} slots is free"
             raise RuntimeError(f"an executor takes a job while n_free() > 0; trial {job.trial} came when {why}")
@@ -210,7 +160,7 @@ class Supervisor(Executor, Generic[H]):
     # A slot and its worker.
 
     def _ensure_worker(self, slot: SlotState[H]) -> None:
-        is_wanted = self._starts_at_once or slot.held is not None
+        is_wanted = not slot.retired and (self._starts_at_once or slot.held is not None)
         if slot.handle is None and is_wanted and not slot.is_resting() and time.monotonic() >= slot.start_at_s:
             slot.trouble = ""
             slot.handle = self._start(slot.slot, slot.log_file)
@@ -229,10 +179,18 @@ class Supervisor(Executor, Generic[H]):
             self._end_job(slot, handler, None)
         elif slot.killed_at_s is not None and now_s > slot.killed_at_s + SILENT_AFTER_KILL_S:
             self._heed_lost(slot, "it was to be killed, and nothing was heard of it", handler)
-        elif slot.killed_at_s is None and slot.handle and slot.held and slot.held.is_overdue(self._overtime_s):
-            slot.killed_at_s = now_s
-            slot.handle.kill()
+        elif slot.killed_at_s is None and slot.held is not None and self._is_to_be_killed(slot.held):
+            self._end_worker(slot)
         self._ensure_worker(slot)
+
+    def _is_to_be_killed(self, held: HeldJob) -> bool:
+        return held.is_overdue(self._overtime_s) or held.hangs(self._slowest_s)
+
+    def _end_worker(self, slot: SlotState[H]) -> None:
+        """Another worker is to take this one's place, once its end is known."""
+        if slot.handle is not None:
+            slot.killed_at_s = time.monotonic()
+            slot.handle.kill()
 
     def _heed(self, slot: SlotState[H], handle: H, report: messages.Report, handler: Handler) -> None:
         match report:
@@ -255,25 +213,60 @@ class Supervisor(Executor, Generic[H]):
         self, slot: SlotState[H], handle: H, held: HeldJob, report: messages.JobReport, handler: Handler
     ) -> None:
         trial = held.job.trial
+        held.hear()
         match report:
             case _ if held.interrupted and not held.has_begun:  # nobody was told that it began, nor is of the rest
-                if isinstance(report, messages.Finished | messages.Left | messages.DiskFull):
+                if isinstance(report, messages.DeviceLost):
+                    self._end_worker(slot)
+                if isinstance(report, messages.Finished | messages.Left | messages.DiskFull | messages.DeviceLost):
                     self._end_job(slot, handler, None)
             case messages.Started():
-                held.began_s, slot.n_failed_starts = time.monotonic(), 0
+                held.began_s, held.heard_s, slot.n_failed_starts = time.monotonic(), time.monotonic(), 0
                 handler.on_started(trial, slot.slot.index, slot.label, report.process)
             case messages.Stepped():
                 handler.on_step(trial, report.step)
             case messages.ReachedRung():
                 held.curve.append(report.point)
                 handle.send(messages.Answer(held.number, handler.on_rung(trial, report.point)))
+                held.heard_s = time.monotonic()  # what the handler took is not the worker's
             case messages.Finished():
+                self._heed_finished(slot, held, report.evaluation)
                 self._end_job(slot, handler, report.evaluation)
+            case messages.DeviceLost():
+                self._end_worker(slot)
+                self._heed_device_lost(slot, held, report, handler)
             case messages.Left():
                 self._end_job(slot, handler, None)
             case messages.DiskFull():
                 self._end_job(slot, handler, None)
                 raise StorageFull(report.message)
+
+    def _heed_finished(self, slot: SlotState[H], held: HeldJob, evaluation: Evaluation) -> None:
+        """What an answer tells of the slot and its worker."""
+        slot.failures.clear()
+        self._failed_on.pop(held.job.trial, None)
+        if evaluation.outcome is Outcome.COMPLETE:
+            self._slowest_s = max(held.slowest_s, 0.0 if self._slowest_s == math.inf else self._slowest_s)
+        if evaluation.spends_process and slot.killed_at_s is None:
+            self._end_worker(slot)
+
+    def _heed_device_lost(
+        self, slot: SlotState[H], held: HeldJob, report: messages.DeviceLost, handler: Handler
+    ) -> None:
+        reason = f"{slot.where} lost its device: {report.reason}"
+        if held.interrupted:
+            self._end_job(slot, handler, None)
+        elif report.may_be_design:
+            self._lose(slot, held, held.failure(Outcome.CRASHED, reason), handler)
+        else:
+            slot.held = None
+            handler.on_preempted(held.job.trial, reason)
+        self._count_failed_device(slot, held, reason, may_be_design=report.may_be_design)
+
+    def _lose(self, slot: SlotState[H], held: HeldJob, evaluation: Evaluation, handler: Handler) -> None:
+        """Free the slot of a job that may be what ended its worker, and tell."""
+        slot.held = None
+        handler.on_lost(held.job.trial, slot.slot.index, evaluation)
 
     def _end_job(self, slot: SlotState[H], handler: Handler, evaluation: Evaluation | None) -> None:
         """Free the slot, then tell how the job ended; None: without a result."""
@@ -293,32 +286,35 @@ class Supervisor(Executor, Generic[H]):
 
     def _heed_exit(self, slot: SlotState[H], how: str, handler: Handler) -> None:
         """The worker ended, by what the process that started it says: that ends the job if it had begun."""
-        was_overdue, held = slot.killed_at_s is not None, slot.held
+        was_to_die, held = slot.killed_at_s is not None, slot.held
         self._drop_worker(slot, has_exited=True)
         if held is None:
             if slot.trouble:
-                self._count_failed_start(slot, how)
+                self._count_failed_start(slot, how, handler)
         elif held.interrupted:
             self._end_job(slot, handler, None)
         elif not held.has_begun:
             held.is_sent = False
-            self._count_failed_start(slot, how)
-        elif was_overdue:
+            self._count_failed_start(slot, how, handler)
+        elif was_to_die and not held.is_overdue(self._overtime_s):
+            silent_s = time.monotonic() - held.heard_s
+            reason = f"hung: {slot.where} told nothing for {silent_s:.0f} s and was killed"
+            self._lose(slot, held, held.failure(Outcome.TIMED_OUT, reason), handler)
+            self._count_failed_device(slot, held, reason, may_be_design=True)
+        elif was_to_die:
             limit = f"{held.job.budget.max_seconds:g} s and {self._overtime_s:g} s more"
             reason = f"hung: still running after its {limit}, so its worker was killed"
             self._end_job(slot, handler, held.failure(Outcome.TIMED_OUT, reason))
         else:
-            slot.held = None
             log = f"; its log is {slot.log_file}" if slot.log_file else ""
-            crash = held.failure(Outcome.CRASHED, f"{slot.where} {how}{log}")
-            handler.on_lost(held.job.trial, slot.slot.index, crash)
+            self._lose(slot, held, held.failure(Outcome.CRASHED, f"{slot.where} {how}{log}"), handler)
 
     def _heed_lost(self, slot: SlotState[H], reason: str, handler: Handler) -> None:
         """Nothing is known of the worker any more: its job, which may have ended well or ill, is to be run again."""
         was_up, held = slot.is_up, slot.held
         self._drop_worker(slot)
         if not was_up:
-            self._count_failed_start(slot, f"was lost ({reason})")
+            self._count_failed_start(slot, f"was lost ({reason})", handler)
         elif held is not None and held.interrupted:
             self._end_job(slot, handler, None)
         elif held is not None:
@@ -331,16 +327,38 @@ class Supervisor(Executor, Generic[H]):
         slot.start_at_s = time.monotonic() + UNFIT_S
         self._drop_worker(slot)
 
-    def _count_failed_start(self, slot: SlotState[H], how: str) -> None:
+    def _count_failed_start(self, slot: SlotState[H], how: str, handler: Handler) -> None:
         slot.n_failed_starts += 1
-        if slot.n_failed_starts >= MAX_FAILED_STARTS:
-            log = f" The log is {slot.log_file}." if slot.log_file else ""
+        log = f" The log is {slot.log_file}." if slot.log_file else ""
+        self._count_setback(
+            slot,
+            f"a worker must start before it can evaluate; {slot.where} {how} while starting, {slot.n_failed_starts} "
+            f"times in a row.{log} Check that unetx-search, the evaluator and what it imports load in a fresh Python "
+            'on every machine, and that a script which starts a search does so under if __name__ == "__main__".\n'
+            f"{slot.trouble}".rstrip(),
+            handler,
+        )
+
+    def _count_failed_device(self, slot: SlotState[H], held: HeldJob, reason: str, *, may_be_design: bool) -> None:
+        slot.failures.add(("trial", held.job.trial) if may_be_design else ("job", held.number))
+        self._failed_on.setdefault(held.job.trial, set()).add(slot.device)
+        self._count_setback(slot, f"{reason} (setback {slot.n_setbacks} in a row)", None)
+
+    def _count_setback(self, slot: SlotState[H], reason: str, handler: Handler | None) -> None:
+        """Retire a slot that has had its last chance; its job goes to another. UnetxError when none is left."""
+        if slot.n_setbacks < MAX_SETBACKS:
+            return
+        slot.retired = reason
+        n_left = sum(not other.retired for other in self._slots)
+        if n_left == 0:
             raise UnetxError(
-                f"a worker must start before it can evaluate; {slot.where} {how} while starting, "
-                f"{slot.n_failed_starts} times in a row.{log} Check that unetx-search, the evaluator and what it "
-                "imports load in a fresh Python on every machine, and that a script which starts a search does so "
-                f'under if __name__ == "__main__".\n{slot.trouble}'.rstrip()
+                f"a search needs a worker that works, and the last of {self.n_slots} slots is given up: {reason}"
             )
+        words = "worker %d is given up, %d of %d go on: %s"
+        logger.error(words, slot.slot.index, n_left, self.n_slots, reason)
+        if slot.held is not None and handler is not None:
+            held, slot.held = slot.held, None
+            handler.on_preempted(held.job.trial, f"{slot.where} could not start")
 
 
 def _has_ended(handle: WorkerHandle) -> bool:

@@ -24,7 +24,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
 
-from unetx_evaluators.evaluation import CurvePoint, Evaluation, EvaluationInterrupted, Evaluator, Observer, Outcome
+from unetx_evaluators.evaluation import (
+    CurvePoint,
+    DeviceFailed,
+    Evaluation,
+    EvaluationInterrupted,
+    Evaluator,
+    Observer,
+    Outcome,
+)
 from unetx_evaluators.signals import ignore_signals
 from unetx_search.executors import messages
 from unetx_search.executors.base import Job, failed_evaluation
@@ -76,7 +84,7 @@ class Relay(Observer):
 def evaluate_job(evaluator: Evaluator, task: Task, job: Job, relay: Relay) -> Evaluation | None:
     """The evaluator's answer, CRASHED with its traceback where it raises; None when it was interrupted.
 
-    Raises StorageFull: that says nothing about the design, and every other job would meet it, too.
+    Raises StorageFull and DeviceFailed: they say nothing about the design, and every other job would meet them, too.
     """
     began_s = time.monotonic()
     try:
@@ -97,7 +105,7 @@ def evaluate_job(evaluator: Evaluator, task: Task, job: Job, relay: Relay) -> Ev
             )
     except EvaluationInterrupted:
         return None
-    except StorageFull:
+    except (StorageFull, DeviceFailed):
         raise
     except MemoryError as error:
         return crashed(error, relay, time.monotonic() - began_s, Outcome.OUT_OF_MEMORY)
@@ -147,6 +155,10 @@ def _do_job(evaluator: Evaluator, task: Task, order: messages.Begin, mailbox: Ma
     except StorageFull as error:
         mailbox.send(messages.DiskFull(number, str(error)))
         return
+    except DeviceFailed as error:
+        traceback.print_exc()  # for the log
+        mailbox.send(messages.DeviceLost(number, str(error), error.may_be_design))
+        _leave()
     if evaluation is None:
         mailbox.send(messages.Left(number))
         return
@@ -202,7 +214,7 @@ class Mailbox:
 
 
 def _leave() -> NoReturn:
-    """End this process from any thread, at once: the parent has gone or hung up, and nobody waits for an answer."""
+    """End this process from any thread, at once: nobody waits for an answer, or its device answers nothing any more."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

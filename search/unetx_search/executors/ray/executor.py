@@ -20,8 +20,9 @@ from unetx_evaluators.evaluation import Evaluator
 from unetx_search.executors.base import Handler, Job
 from unetx_search.executors.ray.actor_handle import Start, WorkerOnRay, wait_for_reports
 from unetx_search.executors.ray.shared_files_check import SharedFilesCheck
+from unetx_search.executors.slot_state import SlotState
 from unetx_search.executors.slots import Slot
-from unetx_search.executors.supervisor import SlotState, Supervisor
+from unetx_search.executors.supervisor import Supervisor
 from unetx_space.errors import UnetxError
 
 if TYPE_CHECKING:
