@@ -13,13 +13,11 @@ from typing import Any
 
 import torch
 
-from unetx_evaluators.evaluation import DeviceFailed
+from unetx_evaluators.evaluation import MEMORY_FRACTION, DeviceFailed
 from unetx_evaluators.host_memory import available_bytes, reset_resident_peak, resident_peak_mib
 from unetx_space.errors import RequestError
 
 MIB = 2**20
-MEMORY_FRACTION = "UNETX_GPU_MEMORY_FRACTION"
-"""Environment variable of a worker: the part of its GPU's memory that is its own."""
 NO_MEMORY = re.compile(
     # The CPU's allocator and oneDNN; CUDA itself; its libraries, which have a name each for it.
     r"DefaultCPUAllocator|could not create a memory object|CUDA (driver )?error: out of memory"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OBJECTIVE = "dice"
 """Name of the metric that a search maximises."""
+MEMORY_FRACTION = "UNETX_GPU_MEMORY_FRACTION"
+"""Environment variable of a worker: the part of its GPU's memory that is its own, and by which designs are judged."""
 SAID_EACH = 3
 """Files from which on a reason that holds for all of them is told once."""
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from unetx_evaluators.device import (
-    MEMORY_FRACTION,
     MIB,
     DeviceProfile,
     PeakMemory,
@@ -18,7 +17,7 @@ from unetx_evaluators.device import (
     tuned,
     versions,
 )
-from unetx_evaluators.evaluation import DeviceFailed
+from unetx_evaluators.evaluation import MEMORY_FRACTION, DeviceFailed
 from unetx_space.errors import RequestError
 
 CUDA = torch.device("cuda")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -87,6 +88,30 @@ def test_looks_are_at_most_two_a_second() -> None:
 def test_where_the_driver_does_not_answer_nobody_waits() -> None:
     assert MemoryWatch(slots(), probe=Probe(None), clock=Clock()).wait_for(slots()[0])()
     assert MemoryWatch(slots(), probe=Probe(900), clock=Clock()).wait_for(slots()[0])(), "what was free is free"
+
+
+def test_a_driver_that_hangs_keeps_nobody_and_a_minute_later_the_slot_is_used_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody answers before the test lets it; the coordinator, whose thread this is, goes on."""
+    clock, freed, n_asked = Clock(), threading.Event(), 0
+
+    def hung() -> Mapping[str, int]:
+        nonlocal n_asked
+        n_asked += 1
+        if n_asked > 1:
+            freed.wait(60.0)
+        return {"GPU-0": 900}
+
+    is_free = MemoryWatch(slots(), probe=hung, clock=clock).wait_for(slots()[0])
+    for _ in range(3):
+        assert not is_free()
+        clock.now_s += 1.0
+    assert n_asked == 2, "one question at a time"
+    clock.now_s = PATIENCE_S
+    assert is_free()
+    assert "has not answered for a minute" in caplog.text
+    freed.set()
 
 
 def test_a_cpu_slot_never_waits_and_asks_no_driver() -> None:

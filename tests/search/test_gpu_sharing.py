@@ -80,7 +80,7 @@ def placed(
         n_cores=16,
     )
     assert [slot.index for slot in found] == list(range(len(found)))
-    assert {slot.n_threads for slot in found} == {max(1, 16 // len(found))}
+    assert {slot.n_threads for slot in found} == {min(4, max(1, 16 // len(found)))}
     assert {slot.environment["OMP_NUM_THREADS"] for slot in found} == {str(found[0].n_threads)}
     return [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in found], said.getvalue()
 

@@ -8,6 +8,7 @@ from typing import Any
 import pynvml
 import pytest
 
+from unetx_evaluators.evaluation import MEMORY_FRACTION
 from unetx_search.executors.gpus import Gpu, free_memory_mib, usable_gpus, visible_gpus
 from unetx_search.executors.slots import make_slots, shared_slots
 from unetx_space.errors import RequestError
@@ -38,6 +39,33 @@ def test_a_number_takes_the_first_gpus() -> None:
     slots = make_slots(2, probe=lambda: (A, B, C), n_cores=1)
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == [A.uuid, B.uuid]
     assert slots[0].n_threads == 1  # never none, however few cores there are
+
+
+def test_a_number_takes_the_gpus_that_are_freest_in_their_order() -> None:
+    """Nothing is free where the driver does not tell."""
+    for free, expected in (
+        ({A.uuid: 10, B.uuid: 30, C.uuid: 20}, [B, C]),
+        ({A.uuid: 30, B.uuid: 10, C.uuid: 30}, [A, C]),
+        ({C.uuid: 1}, [A, C]),
+        ({}, [A, B]),
+    ):
+        slots = make_slots(2, probe=lambda: (A, B, C), free_memory=lambda free=free: free, n_cores=8)  # type: ignore[misc]
+        assert [slot.gpu for slot in slots] == [gpu.uuid for gpu in expected]
+
+
+@pytest.mark.parametrize(("workers_per_gpu", "fraction"), [(1, 0.9), (2, 0.45), (4, 0.225)])
+def test_the_workers_of_a_gpu_divide_nine_tenths_of_its_memory(workers_per_gpu: int, fraction: float) -> None:
+    slots = make_slots("all", workers_per_gpu=workers_per_gpu, probe=lambda: (A, B), n_cores=64)
+    assert {float(slot.environment[MEMORY_FRACTION]) for slot in slots} == {fraction}
+    assert {slot.n_threads for slot in slots} == {4}, "never more, however many cores there are"
+
+
+def test_where_gpus_have_different_numbers_of_workers_each_divides_its_own() -> None:
+    slots = make_slots("all", probe=lambda: (A, Gpu(1, "GPU-x", "Small")), n_cores=8)
+    shared = shared_slots(slots, {"NVIDIA H200": 3, "Small": 1}, n_cores=8)
+    assert [(slot.gpu, slot.environment[MEMORY_FRACTION]) for slot in shared] == [
+        (A.uuid, "0.3000"), ("GPU-x", "0.9000"), (A.uuid, "0.3000"), (A.uuid, "0.3000"),
+    ]  # fmt: skip
 
 
 def test_several_workers_per_gpu_alternate_between_the_gpus() -> None:
@@ -212,4 +240,4 @@ def test_each_kind_of_gpu_gets_its_own_number_of_workers_which_alternate_between
     assert pinned == [A.uuid, small.uuid, B.uuid, A.uuid, B.uuid, A.uuid, B.uuid]
     assert [(slot.index, slot.n_threads) for slot in shared] == [(index, 2) for index in range(7)]
     assert {slot.environment["OMP_NUM_THREADS"] for slot in shared} == {"2"}
-    assert shared_slots(one_each, workers, at_most=2, n_cores=16)[1].n_threads == 8
+    assert shared_slots(one_each, workers, at_most=2, n_cores=6)[1].n_threads == 3

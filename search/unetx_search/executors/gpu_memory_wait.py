@@ -1,15 +1,16 @@
 """After a worker died: is its GPU's memory free again? A new worker on a device that is still full would only die, too.
 
 A process on a CPU gives its memory back before its end can be seen. A GPU's driver may take seconds longer, and says
-only how much is free in all.
+only how much is free in all. One that hangs never answers: so it is asked in a thread, which may be left behind.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from unetx_search.executors.gpus import FreeMemoryProbe, free_memory_mib
 from unetx_search.executors.slots import Slot
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 SLACK_MIB = 256
 LOOK_EVERY_S = 0.5
 PATIENCE_S = 60.0
+ANSWER_S = 0.2
+"""What a look waits for the driver, which answers in milliseconds; a later answer counts at a later look."""
+FIRST_ANSWER_S = 10.0
 
 
 class MemoryWatch:
@@ -34,7 +38,8 @@ class MemoryWatch:
         self._probe = probe
         self._clock = clock
         self._n_workers = Counter(slot.gpu for slot in slots if slot.gpu)
-        self._at_first = dict(probe()) if self._n_workers else {}
+        first = _Look(probe, FIRST_ANSWER_S) if self._n_workers else None
+        self._at_first = dict(first.answer or {}) if first is not None else {}
 
     def wait_for(self, slot: Slot) -> Callable[[], bool]:
         """Whether a new worker may start in the slot whose worker died just now, to be asked again until it may.
@@ -47,14 +52,21 @@ class MemoryWatch:
         enough_mib = self._at_first[slot.gpu] - SLACK_MIB if self._n_workers[slot.gpu] == 1 else None
         next_look_s = self._clock()
         until_s, last_mib = next_look_s + PATIENCE_S, None
+        look: _Look | None = None
 
         def is_free() -> bool:
-            nonlocal next_look_s, last_mib
+            nonlocal next_look_s, last_mib, look
             now_s = self._clock()
-            if now_s < next_look_s:
-                return False
-            next_look_s = now_s + LOOK_EVERY_S
-            before_mib, last_mib = last_mib, self._probe().get(slot.gpu)
+            if look is None:
+                if now_s < next_look_s:
+                    return False
+                next_look_s = now_s + LOOK_EVERY_S
+                look = _Look(self._probe, ANSWER_S)
+            if look.answer is None:
+                if now_s >= until_s:
+                    logger.warning("the driver of %s has not answered for a minute; using it all the same", slot.gpu)
+                return now_s >= until_s
+            before_mib, last_mib, look = last_mib, look.answer.get(slot.gpu), None
             if last_mib is None:
                 return True
             if now_s >= until_s:
@@ -66,3 +78,18 @@ class MemoryWatch:
             return before_mib is not None and last_mib <= before_mib
 
         return is_free
+
+
+class _Look:
+    """One question to the driver, in a thread of its own; waited for ``patience_s``, it may be answered later."""
+
+    def __init__(self, probe: FreeMemoryProbe, patience_s: float) -> None:
+        self.answer: Mapping[str, int] | None = None
+        """None while the driver is silent."""
+        self._probe = probe
+        thread = threading.Thread(target=self._ask, name="driver", daemon=True)
+        thread.start()
+        thread.join(patience_s)
+
+    def _ask(self) -> None:
+        self.answer = self._probe()

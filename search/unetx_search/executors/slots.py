@@ -6,18 +6,24 @@ The variables must stand before torch is imported, which is why GPUs are counted
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from unetx_evaluators.evaluation import MEMORY_FRACTION
 from unetx_evaluators.host_cores import usable_cores
-from unetx_search.executors.gpus import Gpu, GpuProbe, usable_gpus
+from unetx_search.executors.gpus import FreeMemoryProbe, Gpu, GpuProbe, free_memory_mib, usable_gpus
 from unetx_space.errors import RequestError
 
 Device = Literal["cuda", "cpu"]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Read once, when torch, MKL and numpy's OpenBLAS are loaded."""
+MOST_THREADS = 4
+"""Of a worker on a GPU, whose host has little to compute: more wait for each other, and for those of other workers."""
+DIVIDED = 0.9
+"""Part of a GPU's memory that its workers divide; the rest is for what CUDA needs beside, and for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class Slot:
     label: str
     """For people: "GPU 0: NVIDIA H200" or "CPU 1"."""
     environment: Mapping[str, str]
-    """Set before the worker imports torch: pins the device and the number of threads."""
+    """Set before the worker imports torch: pins the device, its part of the memory and the number of threads."""
     n_threads: int
 
     @classmethod
@@ -38,9 +44,14 @@ class Slot:
         return cls(index, "cpu", label, {"CUDA_VISIBLE_DEVICES": "", **_threads(n_threads)}, n_threads)
 
     @classmethod
-    def on_gpu(cls, index: int, label: str, uuid: str, n_threads: int) -> Self:
-        """A slot on the GPU of this UUID: an index would not do, as CUDA and the driver may count differently."""
-        pinned = {"CUDA_VISIBLE_DEVICES": uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    def on_gpu(cls, index: int, label: str, uuid: str, n_threads: int, n_workers: int = 1) -> Self:
+        """A slot on the GPU of this UUID, which has so many: an index would not do, as CUDA and the driver may count
+        differently."""
+        pinned = {
+            "CUDA_VISIBLE_DEVICES": uuid,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            MEMORY_FRACTION: f"{DIVIDED / n_workers:.4f}",
+        }
         return cls(index, "cuda", label, {**pinned, **_threads(n_threads)}, n_threads)
 
     @property
@@ -60,9 +71,11 @@ def make_slots(
     workers_per_gpu: int = 1,
     cpu_workers: int | None = None,
     probe: GpuProbe | None = None,
+    free_memory: FreeMemoryProbe | None = None,
     n_cores: int | None = None,
 ) -> tuple[Slot, ...]:
-    """Slots on the first ``gpus`` visible GPUs, or CPU workers with one thread each where that means none.
+    """Slots on those ``gpus`` visible GPUs that have the most memory free, or CPU workers with one thread each where
+    that means none.
 
     ``all`` means what is visible. ``cpu_workers`` counts where it comes to CPU workers; by default one per usable core.
     Neighbouring slots sit on different GPUs, so that few jobs spread over all of them. Raises RequestError for
@@ -73,13 +86,19 @@ def make_slots(
     _refuse_below("--workers-per-gpu", workers_per_gpu, 1)
     _refuse_below("--cpu-workers", 1 if cpu_workers is None else cpu_workers, 1)
     cores = usable_cores() if n_cores is None else n_cores
-    chosen = () if gpus == 0 else _choose(gpus, (probe or usable_gpus)())
+    chosen = () if gpus == 0 else _choose(gpus, (probe or usable_gpus)(), free_memory or free_memory_mib)
     if not chosen:
         return tuple(Slot.on_cpu(index, f"CPU {index}") for index in range(cpu_workers or cores))
-    n_threads = max(1, cores // (len(chosen) * workers_per_gpu))
+    n_threads = gpu_worker_threads(cores, len(chosen) * workers_per_gpu)
     return tuple(
-        Slot.on_gpu(index, gpu.label, gpu.uuid, n_threads) for index, gpu in enumerate(chosen * workers_per_gpu)
+        Slot.on_gpu(index, gpu.label, gpu.uuid, n_threads, workers_per_gpu)
+        for index, gpu in enumerate(chosen * workers_per_gpu)
     )
+
+
+def gpu_worker_threads(cores: int, n_workers: int) -> int:
+    """CPU threads of each of so many workers on the GPUs of a machine."""
+    return min(MOST_THREADS, max(1, cores // n_workers))
 
 
 def shared_slots(
@@ -92,8 +111,11 @@ def shared_slots(
     cores = usable_cores() if n_cores is None else n_cores
     rounds = range(max(workers[slot.kind] for slot in slots))
     chosen = [slot for turn in rounds for slot in slots if turn < workers[slot.kind]][:at_most]
-    n_threads = max(1, cores // len(chosen))
-    return tuple(Slot.on_gpu(index, slot.label, slot.gpu, n_threads) for index, slot in enumerate(chosen))
+    n_threads = gpu_worker_threads(cores, len(chosen))
+    on_each = Counter(slot.gpu for slot in chosen)
+    return tuple(
+        Slot.on_gpu(index, slot.label, slot.gpu, n_threads, on_each[slot.gpu]) for index, slot in enumerate(chosen)
+    )
 
 
 def _refuse_below(option: str, value: int, least: int, way_out: str = "leave it out") -> None:
@@ -101,9 +123,10 @@ def _refuse_below(option: str, value: int, least: int, way_out: str = "leave it 
         raise RequestError(f"{option} is at least {least}, got {value}; {way_out}")
 
 
-def _choose(gpus: int | Literal["all"], visible: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    if gpus == "all":
+def _choose(gpus: int | Literal["all"], visible: tuple[Gpu, ...], free_memory: FreeMemoryProbe) -> tuple[Gpu, ...]:
+    if gpus in ("all", len(visible)):
         return visible
+    assert isinstance(gpus, int)
     if gpus > len(visible):
         names = f" ({', '.join(gpu.label for gpu in visible)})" if visible else ""
         setting = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -113,7 +136,9 @@ def _choose(gpus: int | Literal["all"], visible: tuple[Gpu, ...]) -> tuple[Gpu, 
             f"--gpus {gpus} asks for more GPUs than are visible{hidden}: {len(visible)}{names}; "
             f"use {fewer}--gpus 0 for CPU workers"
         )
-    return visible[:gpus]
+    free = free_memory()
+    freest = sorted(visible, key=lambda gpu: -free.get(gpu.uuid, 0))[:gpus]
+    return tuple(gpu for gpu in visible if gpu in freest)
 
 
 def _threads(n_threads: int) -> dict[str, str]:

@@ -76,7 +76,7 @@ class WorkerActor:
             yield Unfit(problem)
             return
         sys.modules["__main__"] = ModuleType("__main__")  # spawned workers run it anew; here it is Ray's own program
-        slot = slot_here(start.slot, host)
+        slot = slot_here(start.slot, host, start.workers_per_gpu)
         worker = WorkerProcess(slot, start.log_file, MemoryWatch([slot] * start.workers_per_gpu).wait_for)
         report: Report | None = None
         while not isinstance(report, Exited):
@@ -91,14 +91,14 @@ class WorkerActor:
             time.sleep(LOOK_EVERY_S)
 
 
-def slot_here(slot: Slot, host: str, probe: GpuProbe = usable_gpus) -> Slot:
+def slot_here(slot: Slot, host: str, workers_per_gpu: int = 1, probe: GpuProbe = usable_gpus) -> Slot:
     """The slot on this node, on the device in CUDA_VISIBLE_DEVICES, which the cluster gave to the actor."""
     if slot.device == "cpu":
         return Slot.on_cpu(slot.index, f"CPU on {host}", slot.n_threads)
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpu = next(iter(probe()), None)
     label, uuid = (f"GPU {given}", given) if gpu is None else (gpu.label, gpu.uuid)
-    return Slot.on_gpu(slot.index, f"{label} on {host}", uuid, slot.n_threads)
+    return Slot.on_gpu(slot.index, f"{label} on {host}", uuid, slot.n_threads, workers_per_gpu)
 
 
 class WorkerOnRay(WorkerHandle):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unetx_evaluators.signals import signals_held_back
 from unetx_search.executors.engines import CHECKPOINTS, LOGS, Engine
-from unetx_search.executors.slots import Slot
+from unetx_search.executors.slots import Slot, gpu_worker_threads
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
@@ -135,7 +135,9 @@ def cluster_slots(
             "workers, or wait until all nodes have joined (`ray status` lists them)"
         )
     if wanted > 0:
-        n_threads = min(max(1, node.n_cpus // (node.n_gpus * workers_per_gpu)) for node in nodes if node.n_gpus > 0)
+        n_threads = min(
+            gpu_worker_threads(node.n_cpus, node.n_gpus * workers_per_gpu) for node in nodes if node.n_gpus > 0
+        )
         return tuple(Slot(index, "cuda", f"worker {index}", {}, n_threads) for index in range(wanted * workers_per_gpu))
     n_workers = n_cpus if cpu_workers is None else cpu_workers
     if n_workers > n_cpus or n_workers == 0:
