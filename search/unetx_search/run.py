@@ -204,12 +204,14 @@ def _search(
         n_missing = config.trials - len(records.trials(finished_only=True))
         was_stopped = ran_out_of_time = False
         if n_missing > 0:
+
+            def evaluator_of(slots: Sequence[Slot]) -> Evaluator:
+                return evaluator or proxy_evaluator(slots)
+
             if config.workers_per_gpu == "auto":
-                measured_with = evaluator or proxy_evaluator(slots)
                 with heartbeats(claim.store.url, claim.lease.run):
-                    slots = slots_that_pay(config, slots, measured_with, task, setup, n_missing, console)
-            chosen = evaluator or proxy_evaluator(slots)
-            with engine.executor(chosen, task, slots) as executor:
+                    slots = slots_that_pay(config, slots, evaluator_of, task, setup, n_missing, console)
+            with engine.executor(evaluator_of(slots), task, slots) as executor:
                 coordinator = _coordinated(config, claim, setup, records, mirror, executor, winners, console)
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
                 executor.close(timeout_s=CLOSE_WITHIN_S)

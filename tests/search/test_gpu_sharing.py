@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from executor_helpers import BUDGET, TASK, cpu_slots, u_net
 from rich.console import Console
 
-from unetx_evaluators.evaluation import Budget, Evaluator, Outcome
+from unetx_evaluators.evaluation import MEMORY_FRACTION, Budget, Evaluator, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import DemoSource, TaskOptions, prepare
@@ -24,9 +24,9 @@ from unetx_search import run as whole_run
 from unetx_search.config import SearchConfig
 from unetx_search.executors.gpus import Gpu, free_memory_mib, usable_gpus
 from unetx_search.executors.local import LocalExecutor
-from unetx_search.executors.slots import Slot, make_slots
+from unetx_search.executors.slots import Slot, gpu_worker_threads, make_slots
 from unetx_search.sharing.choice import Limits, Sample, decide
-from unetx_search.sharing.measurement import Measure, Workbench, is_window, pace, slots_that_pay, useful_workers
+from unetx_search.sharing.measurement import Workbench, slots_that_pay, useful_workers
 from unetx_search.status import read_status, status_json, status_text
 from unetx_search.study_setup import StudySetup
 from unetx_space.architecture import Architecture
@@ -42,21 +42,18 @@ FREE = {"GPU-0": 100_000, "GPU-1": 90_000, "GPU-2": 100_000}
 
 @dataclass
 class Pretended:
-    """A bench whose devices feed a number of workers by their kind; notes which were opened and what was asked."""
+    """Devices that feed a number of workers by their kind; notes what was asked."""
 
     feeds: Mapping[str, int]
-    opened: list[tuple[str, int]] = field(default_factory=list)
-    n_asked: int = 0
+    asked: list[tuple[str, int]] = field(default_factory=list)
 
-    @contextmanager
-    def __call__(self, slot: Slot, at_most: int) -> Iterator[Measure]:
-        self.opened.append((slot.label, at_most))
+    def __call__(self, slot: Slot, n_workers: int) -> Sample:
+        self.asked.append((slot.label, n_workers))
+        return Sample(n_workers, 10.0 * min(n_workers, self.feeds[slot.kind]), 2000.0)
 
-        def measure(n_workers: int) -> Sample:
-            self.n_asked += 1
-            return Sample(n_workers, 10.0 * min(n_workers, self.feeds[slot.kind]), 2000.0)
-
-        yield measure
+    @property
+    def n_asked(self) -> int:
+        return len(self.asked)
 
 
 def placed(
@@ -70,12 +67,12 @@ def placed(
     found = slots_that_pay(
         config,
         make_slots("all", probe=lambda: gpus, n_cores=16),
-        FakeEvaluator(),
+        lambda slots: FakeEvaluator(),
         TASK,
         StudySetup(backbone, TASK.patch, DesignSpace(backbone.n_levels), BUDGET, seed=0, max_cost=4.0),
         n_missing,
         Console(file=said, width=200, highlight=False),
-        bench=bench,
+        measure=bench,
         free_memory=lambda: free,
         n_cores=16,
     )
@@ -91,7 +88,8 @@ def test_a_gpu_gets_as_many_workers_as_it_feeds_and_that_is_said(tmp_path: Path)
     assert labels == ["GPU-0"] * 3
     assert "measuring how many workers a Big can feed" in said
     assert (
-        "GPU 0: Big: 1 worker 10 steps/s, 2 workers 20, 3 workers 30, 4 workers 30: 3 workers (worker 4 adds 0%" in said
+        "GPU 0: Big: 1 worker 10.0 evaluations/min, 2 workers 20.0, 3 workers 30.0, 4 workers 30.0: 3 workers (worker 4"
+        in said
     )
     assert "2.0 GiB each, 98 free" in said
 
@@ -99,7 +97,7 @@ def test_a_gpu_gets_as_many_workers_as_it_feeds_and_that_is_said(tmp_path: Path)
 def test_each_kind_is_measured_once_on_its_first_gpu(tmp_path: Path) -> None:
     bench = Pretended({"Big": 3, "Small": 1})
     labels, said = placed(tmp_path, bench, BIG, OTHER, SMALL)
-    assert bench.opened == [("GPU 0: Big", 5), ("GPU 2: Small", 5)], "16 cores for 3 GPUs"
+    assert bench.asked == [(BIG.label, n) for n in (1, 2, 3, 4)] + [(SMALL.label, n) for n in (1, 2)]
     assert labels == ["GPU-0", "GPU-1", "GPU-2", "GPU-0", "GPU-1", "GPU-0", "GPU-1"]
     assert "GPU 0: Big and 1 more of the kind: 1 worker" in said
 
@@ -112,7 +110,7 @@ def test_a_continuation_does_not_measure_again(tmp_path: Path) -> None:
     assert bench.n_asked == 3
     third = Pretended({"Big": 2, "Small": 4})
     assert placed(tmp_path, third, BIG, SMALL)[0] == ["GPU-0", "GPU-2", "GPU-0", "GPU-2", "GPU-2", "GPU-2"]
-    assert third.opened == [("GPU 2: Small", 8)], "only the kind that is new"
+    assert {label for label, _ in third.asked} == {SMALL.label}, "only the kind that is new"
 
 
 def test_a_continuation_heeds_what_is_free_now(tmp_path: Path) -> None:
@@ -120,7 +118,7 @@ def test_a_continuation_heeds_what_is_free_now(tmp_path: Path) -> None:
     bench = Pretended({"Big": 4})
     labels, said = placed(tmp_path, bench, BIG, free={"GPU-0": 5000})
     assert labels == ["GPU-0"] * 2
-    assert bench.opened == []
+    assert bench.asked == []
     assert "3 workers would need" in said
 
 
@@ -182,7 +180,11 @@ def test_cpu_workers_stay_as_they_are_and_that_is_said(tmp_path: Path) -> None:
     backbone = TASK.backbone()
     setup = StudySetup(backbone, TASK.patch, DesignSpace(backbone.n_levels), BUDGET, seed=0, max_cost=4.0)
     slots = cpu_slots(2)
-    assert slots_that_pay(config, slots, FakeEvaluator(), TASK, setup, 4, Console(file=said, width=200)) == slots
+
+    def never(slots: Sequence[Slot]) -> Evaluator:
+        raise AssertionError("nothing is measured")
+
+    assert slots_that_pay(config, slots, never, TASK, setup, 4, Console(file=said, width=200)) == slots
     assert "--workers-per-gpu auto is about GPUs, and none is used" in said.getvalue()
     assert not (config.folder / "sharing.json").exists()
 
@@ -191,12 +193,9 @@ def test_a_whole_search_measures_with_its_own_workers_and_tells_in_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a pretended GPU, whose workers are real processes of the fake evaluator."""
-    answers = iter([{"GPU-0": 100_000}, {"GPU-0": 100_000}, {"GPU-0": 98_000}, {"GPU-0": 96_000}])
-    last: dict[str, int] = {}
 
     def free() -> Mapping[str, int]:
-        last.update(next(answers, {}))
-        return last
+        return {"GPU-0": 100_000 - 2000 * len(multiprocessing.active_children())}
 
     def slots_with_pretended_memory(*arguments: Any) -> tuple[Slot, ...]:
         return slots_that_pay(*arguments, free_memory=free, n_cores=2)
@@ -220,80 +219,80 @@ def test_a_whole_search_measures_with_its_own_workers_and_tells_in_its_status(
     assert f": {facts['n_workers']} worker" in status_text(status)
 
 
-@contextmanager
-def workbench(evaluator: Evaluator, n_slots: int = 2, **changes: Any) -> Iterator[Workbench]:
-    """Real workers on CPUs, of a device that has 100 MiB less at every look."""
-    free_mib = iter(range(10_000, 0, -100))
-    with LocalExecutor(evaluator, TASK, cpu_slots(n_slots)) as executor:
-        yield Workbench(executor, u_net(), BUDGET, lambda: next(free_mib), **changes)
-
-
-def test_workers_join_one_by_one_and_no_process_stays() -> None:
-    with workbench(FakeEvaluator(seconds_per_step=0.01)) as measure:
-        first, second = measure(1), measure(2)
-    for n_workers, sample in ((1, first), (2, second)):
-        assert (sample.n_workers, sample.worker_mib, sample.trouble) == (n_workers, 100.0, "")
-        assert 0 < sample.steps_per_s <= 100 * n_workers * 1.05, "a step sleeps for 10 ms"
+def sampled(evaluator: Evaluator, n_workers: int = 1, *looks: float | None, **changes: Any) -> Sample:
+    """What real workers on CPUs do, of a device that has 1000 MiB free at first and then these, the last for ever."""
+    free_mib = chain(looks, repeat(looks[-1] if looks else None))
+    with LocalExecutor(evaluator, TASK, cpu_slots(n_workers)) as executor:
+        sample = Workbench(executor, u_net(), BUDGET, 1000.0, lambda: next(free_mib), **changes).sample()
     assert multiprocessing.active_children() == []
+    return sample
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_workers_evaluate_at_once_after_a_short_evaluation_each(tmp_path: Path, n_workers: int) -> None:
+    """Six steps of 50 ms each: at most 200 evaluations a minute in each worker."""
+    evaluator = FakeEvaluator(seconds_per_step=0.05, calls_folder=tmp_path / "calls")
+    sample = sampled(evaluator, n_workers, 900.0)
+    assert (sample.n_workers, sample.worker_mib, sample.trouble) == (n_workers, 100.0 / n_workers, "")
+    assert 0 < sample.evaluations_per_min <= 200 * n_workers
+    assert len(list((tmp_path / "calls").iterdir())) == 2 * n_workers
 
 
 def test_an_evaluation_that_ends_badly_is_the_reason_why_it_cannot_be_measured() -> None:
-    with workbench(FakeEvaluator(acts_by_seed={0: Outcome.OUT_OF_MEMORY})) as measure:
-        sample = measure(1)
+    sample = sampled(FakeEvaluator(acts_by_seed={0: Outcome.OUT_OF_MEMORY}))
     assert sample.trouble.startswith("a training ended as out-of-memory")
     assert decide("x", [sample], Limits(1000, 8)).n_workers == 1
 
 
 def test_a_worker_that_dies_is_the_reason_too(tmp_path: Path) -> None:
-    evaluator = FakeEvaluator(seconds_per_step=0.01, acts_by_call={2: Misdeed.EXIT}, calls_folder=tmp_path / "calls")
-    with workbench(evaluator) as measure:
-        assert measure(1).trouble == ""  # a short evaluation and a training: calls 0 and 1
-        assert "exited with code 3" in measure(2).trouble
-    assert multiprocessing.active_children() == []
+    evaluator = FakeEvaluator(acts_by_call={1: Misdeed.EXIT}, calls_folder=tmp_path / "calls")
+    assert "exited with code 3" in sampled(evaluator).trouble
 
 
 def test_a_measurement_that_takes_too_long_is_given_up() -> None:
-    times = iter([0.0] + [1e6] * 1000)
-    evaluator = FakeEvaluator(acts_by_seed={0: Misdeed.HANG})
-    with workbench(evaluator, 1, clock=lambda: next(times)) as measure:
-        assert measure(1).trouble == "the short evaluation of a new worker took longer than 120 s"
-
-
-@pytest.mark.parametrize(
-    ("seen", "expected"),
-    [
-        ([], False),
-        ([(10.0, 100)], False),  # once is not twice
-        ([(10.0, 100), (12.5, 159)], False),  # 59 steps
-        ([(10.0, 100), (12.5, 160)], True),
-        ([(10.0, 100), (10.001, 900)], False),  # read late and together
-        ([(10.0, 100), (15.9, 103)], False),
-        ([(10.0, 100), (16.0, 101)], True),  # a slow training needs one step only
-    ],
-)
-def test_a_training_is_watched_long_enough_at_enough_steps(seen: list[tuple[float, int]], expected: bool) -> None:
-    assert is_window(seen) is expected
-
-
-def test_the_pace_is_that_from_the_first_report_to_the_last() -> None:
-    assert pace([(10.0, 100), (11.0, 190), (12.5, 200)]) == 100 / 2.5
+    times = chain([0.0] * 2, repeat(1e6))
+    sample = sampled(FakeEvaluator(acts_by_seed={0: Misdeed.HANG}), clock=lambda: next(times))
+    assert sample.trouble == "the first steps of 1 worker(s) took longer than 120 s"
 
 
 @pytest.mark.parametrize(
     ("looks", "expected"),
     [
-        ((1000, 700), 300.0),
-        ((1000, 1200), None),  # somebody else gave memory back: nothing is known
-        ((1000, None), None),  # the driver did not answer
-        ((None, 700), None),
+        ((700.0, 800.0), 300.0),  # the least counts: torch gives memory back between evaluations
+        ((1200.0,), None),  # somebody else gave memory back: nothing is known
+        ((None,), None),  # the driver did not answer
     ],
 )
 def test_memory_held_on_a_gpu_is_what_is_free_less_than_at_first(
-    looks: tuple[int | None, ...], expected: float | None
+    looks: tuple[float | None, ...], expected: float | None
 ) -> None:
-    answers = iter(looks)
-    with LocalExecutor(FakeEvaluator(seconds_per_step=0.01), TASK, cpu_slots(1)) as executor:
-        assert Workbench(executor, u_net(), BUDGET, lambda: next(answers))(1).worker_mib == expected
+    assert sampled(FakeEvaluator(seconds_per_step=0.02), 1, *looks).worker_mib == expected
+
+
+def test_workers_are_measured_with_the_threads_and_the_memory_of_the_search(tmp_path: Path) -> None:
+    """Two GPUs and 8 cores: one worker on each has 4 threads, two have 2 each."""
+    seen: list[tuple[int, str]] = []
+
+    def evaluator_of(slots: Sequence[Slot]) -> Evaluator:
+        seen.append((slots[0].n_threads, slots[0].environment[MEMORY_FRACTION]))
+        return FakeEvaluator()
+
+    config = SearchConfig(out=tmp_path, study="s", workers_per_gpu="auto")
+    config.folder.mkdir(exist_ok=True)
+    backbone = TASK.backbone()
+    found = slots_that_pay(
+        config,
+        make_slots("all", probe=lambda: (BIG, OTHER), n_cores=8),
+        evaluator_of,
+        TASK,
+        StudySetup(backbone, TASK.patch, DesignSpace(backbone.n_levels), BUDGET, seed=0, max_cost=4.0),
+        4,
+        Console(file=io.StringIO()),
+        free_memory=lambda: {gpu: 100_000 - 2000 * len(multiprocessing.active_children()) for gpu in FREE},
+        n_cores=8,
+    )
+    assert seen == [(4, "0.9000"), (2, "0.4500")]
+    assert found[0].n_threads == gpu_worker_threads(8, len(found))
 
 
 def real_training(cache: Path, n_cases: int, widths: tuple[int, ...] | None = None) -> tuple[Task, Architecture]:
@@ -306,12 +305,11 @@ def real_training(cache: Path, n_cases: int, widths: tuple[int, ...] | None = No
 @pytest.mark.slow
 def test_real_trainings_on_cpu_workers_are_measured(tmp_path: Path) -> None:
     task, design = real_training(tmp_path / "cache", 6, (8, 16, 32, 64, 128))
-    budget = Budget(steps=200, batch_size=1, width_factor=0.5, rungs=(200,), validation_cases=2)
+    budget = Budget(steps=40, batch_size=1, width_factor=0.5, rungs=(40,), validation_cases=2)
     with LocalExecutor(ProxyEvaluator(), task, cpu_slots(2)) as executor:
-        measure = Workbench(executor, design, budget, lambda: None)
-        seen = [measure(1), measure(2)]
-    assert [(sample.n_workers, sample.trouble) for sample in seen] == [(1, ""), (2, "")]
-    assert all(sample.steps_per_s > 0 for sample in seen)
+        sample = Workbench(executor, design, budget, None, lambda: None).sample()
+    assert (sample.n_workers, sample.trouble) == (2, "")
+    assert sample.evaluations_per_min > 0
 
 
 @pytest.mark.gpu
@@ -321,13 +319,15 @@ def test_real_trainings_that_share_a_gpu_are_measured(tmp_path: Path) -> None:
     from unetx_evaluators.budgets import default_budget
 
     task, design = real_training(tmp_path / "cache", 20)
-    slots = make_slots(1, workers_per_gpu=3)
-    evaluator = ProxyEvaluator(device="cuda", n_threads=slots[0].n_threads)
-    with LocalExecutor(evaluator, task, slots) as executor:
-        measure = Workbench(executor, design, default_budget(task), lambda: free_memory_mib().get(slots[0].gpu))
-        seen = [measure(1), measure(2), measure(3)]
-    assert [sample.trouble for sample in seen] == [""] * 3
-    for sample in seen:
-        assert sample.steps_per_s > 0
+    free = free_memory_mib()
+    for n_workers in (1, 2, 3):
+        slots = make_slots(1, workers_per_gpu=n_workers)
+        evaluator = ProxyEvaluator(device="cuda", n_threads=slots[0].n_threads)
+        gpu = slots[0].gpu
+        with LocalExecutor(evaluator, task, slots) as executor:
+            bench = Workbench(executor, design, default_budget(task), free[gpu], lambda: free_memory_mib()[gpu])  # noqa: B023
+            sample = bench.sample()
+        assert sample.trouble == ""
+        assert sample.evaluations_per_min > 0
         assert sample.worker_mib is not None
         assert 200 < sample.worker_mib < 40_000, "a context takes some hundred MiB, this training a few more"

@@ -22,8 +22,8 @@ from unetx_search.sharing.choice import (
 LARGE = Limits(free_mib=140_000, at_most=8)
 
 
-def samples(*steps_per_s: float, worker_mib: float | None = 3000) -> tuple[Sample, ...]:
-    return tuple(Sample(n, rate, worker_mib) for n, rate in enumerate(steps_per_s, start=1))
+def samples(*evaluations_per_min: float, worker_mib: float | None = 3000) -> tuple[Sample, ...]:
+    return tuple(Sample(n, rate, worker_mib) for n, rate in enumerate(evaluations_per_min, start=1))
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_the_choice_is_lawful_whatever_was_measured() -> None:
 def test_people_are_told_what_was_measured_and_what_it_comes_to() -> None:
     sharing = decide("NVIDIA H200", samples(41.2, 63, 65.9, worker_mib=3174), LARGE)
     assert str(sharing) == (
-        "1 worker 41 steps/s, 2 workers 63, 3 workers 66: 2 workers (worker 3 adds 5%, and pays from 10% on); "
-        "3.1 GiB each, 137 free"
+        "1 worker 41.2 evaluations/min, 2 workers 63.0, 3 workers 65.9: 2 workers "
+        "(worker 3 adds 5%, and pays from 10% on); 3.1 GiB each, 137 free"
     )
     assert str(decide("x", (), Limits(None, 8))) == "1 worker (how much memory is free is not known)"
     troubled = decide("x", (Sample(1, 0.0, None, "it died"),), LARGE)

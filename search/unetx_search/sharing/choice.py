@@ -1,8 +1,9 @@
 """How many workers share a GPU: decided from measurements alone, by pure functions; no torch, no processes.
 
-A short training leaves a large GPU idle between its steps, and another worker fills the gaps. It pays as long as all
-workers together do notably more steps a second, and as long as each of them could hold the most expensive design of
-the search at the same time. What was measured is kept beside the study, so that a continuation need not measure.
+A short training leaves a large GPU idle between its steps and while it is scored, and another worker fills the gaps. It
+pays as long as all workers together finish notably more evaluations a minute, and as long as each of them could hold
+the most expensive design of the search at the same time. What was measured is kept beside the study, so that a
+continuation need not measure.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Sample:
     """What so many workers did on one device at the same time."""
 
     n_workers: int
-    steps_per_s: float
+    evaluations_per_min: float
     """Of all together."""
     worker_mib: float | None
     """Most that one worker's process has held of the device's memory, its context included; None is not known."""
@@ -79,10 +80,11 @@ class Sharing:
     samples: tuple[Sample, ...] = ()
 
     def __str__(self) -> str:
-        """For people: "1 worker 41 steps/s, 2 workers 63, 3 workers 66: 2 workers (...); 3.1 GiB each, 139 free"."""
+        """For people: "1 worker 4.1 evaluations/min, 2 workers 6.3: 2 workers (...); 3.1 GiB each, 139 free"."""
         sound = [sample for sample in self.samples if not sample.trouble]
         seen = ", ".join(
-            f"{counted(sample.n_workers)} {sample.steps_per_s:.0f}{' steps/s' if sample is sound[0] else ''}"
+            f"{counted(sample.n_workers)} {sample.evaluations_per_min:.1f}"
+            f"{' evaluations/min' if sample is sound[0] else ''}"
             for sample in sound
         )
         known = [sample.worker_mib for sample in sound if sample.worker_mib is not None]
@@ -93,8 +95,8 @@ class Sharing:
 def decide(kind: str, samples: Sequence[Sample], limits: Limits) -> Sharing:
     """The number of workers for a device on which 1, 2, 3, ... were measured in this order.
 
-    It grows while another worker adds at least LEAST_GAIN to the steps a second and all of them fit. At least 1: a
-    device without room for one worker is for the evaluations to report.
+    It grows while another worker adds at least LEAST_GAIN to the evaluations a minute and all of them fit. At least 1:
+    a device without room for one worker is for the evaluations to report.
     """
     n_workers, reason, before = 1, "", None
     for sample in samples:
@@ -103,7 +105,7 @@ def decide(kind: str, samples: Sequence[Sample], limits: Limits) -> Sharing:
         elif sample.worker_mib is None or limits.free_mib is None:
             reason = MEMORY_UNKNOWN
         elif before is not None:
-            gain = sample.steps_per_s / before.steps_per_s - 1
+            gain = sample.evaluations_per_min / before.evaluations_per_min - 1
             too_little = f"worker {sample.n_workers} adds {gain:.0%}, and pays from {LEAST_GAIN:.0%} on"
             reason = limits.objection(sample.n_workers, sample.worker_mib) or (gain < LEAST_GAIN) * too_little
         if reason:

@@ -1,16 +1,16 @@
-"""``--workers-per-gpu auto``: 1, 2, 3, ... workers train on a GPU, as those of a search do, until no more would pay.
+"""``--workers-per-gpu auto``: 1, 2, 3, ... workers evaluate on a GPU, as those of a search do, until no more would pay.
 
-A worker that joins first makes a short evaluation, from its start to its scores: afterwards its process holds as much
-memory as evaluations of that design ever take there, for torch keeps what it once had. Then all begin to train at once,
-and are watched for a few seconds. So a measurement of n workers costs the start of one.
+Each worker first makes a short evaluation, in which its process sets itself up. Then all evaluate the U-Net at once,
+whole and with the search's own budget: a worker that trains fills the gaps of one that scores, which steps alone would
+not tell. They have as many CPU threads as they would have in the search.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
@@ -26,8 +26,6 @@ from unetx_search.sharing.choice import MOST_WORKERS, SHARING, Limits, Sample, d
 from unetx_space.training_memory import FLOAT32_BYTES, training_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console
 
     from unetx_evaluators.tasks.task import Task
@@ -40,40 +38,34 @@ WARM_UP_STEPS = 30
 """Past the choice of algorithms and the capture of a step."""
 SCORED_CASES = 4
 """At the end of the short evaluation, at most."""
-LEAST_WINDOW_S = 2.0
-"""From a worker's first report to its last."""
-ENOUGH_STEPS = 60
-"""Of each worker between the two; the trainer waits for its device every 20 steps."""
-LONGEST_WINDOW_S = 6.0
-"""Then fewer steps are enough, too, at least one."""
 PATIENCE_S = 120.0
-"""For a worker to start and warm up, and for a window."""
+"""For a worker to start and warm up, and beyond the budget's own limit."""
+LOOK_EVERY_S = 0.5
+"""At the device's free memory."""
 N_DRAWN = 200
 """Designs that stand for the most expensive one."""
 
-Measure = Callable[[int], Sample]
-"""Called with 1, 2, 3, ... in this order: so many workers train on the device, and this is what they do."""
-Bench = Callable[[Slot, int], AbstractContextManager[Measure]]
-"""Opens a measurement on the slot's device, of up to so many workers."""
+Measure = Callable[[Slot, int], Sample]
+"""So many workers evaluate on the slot's device at the same time, and this is what they do."""
 
 
 def slots_that_pay(
     config: SearchConfig,
     slots: Sequence[Slot],
-    evaluator: Evaluator,
+    evaluator_of: Callable[[Sequence[Slot]], Evaluator],
     task: Task,
     setup: StudySetup,
     n_missing: int,
     console: Console,
     *,
-    bench: Bench | None = None,
+    measure: Measure | None = None,
     free_memory: FreeMemoryProbe = free_memory_mib,
     n_cores: int | None = None,
 ) -> tuple[Slot, ...]:
     """Slots on the devices of ``slots``, of which there is one a device, as many on each as pay; CPU workers stay.
 
     What has been measured for this study already is not measured again. ``console`` is told what was measured and what
-    it came to; ``bench``, ``free_memory`` and ``n_cores`` replace the machine in tests.
+    it came to; ``measure``, ``free_memory`` and ``n_cores`` replace the machine in tests.
     """
     if any(slot.device == "cpu" for slot in slots):
         console.print("--workers-per-gpu auto is about GPUs, and none is used: CPU workers share nothing")
@@ -83,11 +75,13 @@ def slots_that_pay(
     for slot in slots:
         kinds.setdefault(slot.kind, []).append(slot)
 
-    @contextmanager
-    def with_own_workers(slot: Slot, at_most: int) -> Iterator[Measure]:
-        shared = shared_slots([slot], {slot.kind: at_most}, n_cores=cores)
-        with LocalExecutor(evaluator, task, shared) as executor:
-            yield Workbench(executor, setup.u_net, setup.budget, lambda: free_memory().get(slot.gpu))
+    def with_own_workers(slot: Slot, n_workers: int) -> Sample:
+        shared = shared_slots([slot], {slot.kind: n_workers}, n_cores=max(1, cores // len(slots)))
+        with LocalExecutor(evaluator_of(shared), task, shared) as executor:
+            bench = Workbench(
+                executor, setup.u_net, setup.budget, free.get(slot.gpu), lambda: free_memory().get(slot.gpu)
+            )
+            return bench.sample()
 
     at_most = useful_workers(len(slots), cores=cores, n_missing=n_missing, window=config.deterministic)
     free, extra_mib, path = free_memory(), _extra_mib(setup), config.folder / SHARING
@@ -99,14 +93,13 @@ def slots_that_pay(
         sharing = decide(kind, kept[kind].samples if kind in kept else (), limits)
         if not sharing.reason:
             console.print(
-                f"measuring how many workers a {kind} can feed: about ten seconds for each that is tried; "
-                "--workers-per-gpu N spares it"
+                f"measuring how many workers a {kind} can feed: a whole evaluation of the U-Net in each of 1, 2, ... "
+                "workers; --workers-per-gpu N spares it"
             )
             sharing = decide(kind, (), limits)
-            with (bench or with_own_workers)(same[0], at_most) as measure:
-                while not sharing.reason:
-                    sample = measure(len(sharing.samples) + 1)
-                    sharing = decide(kind, (*sharing.samples, sample), limits)
+            while not sharing.reason:
+                sample = (measure or with_own_workers)(same[0], len(sharing.samples) + 1)
+                sharing = decide(kind, (*sharing.samples, sample), limits)
         kept[kind] = sharing
         others = f" and {len(same) - 1} more of the kind" if len(same) > 1 else ""
         console.print(f"{same[0].label}{others}: {sharing}")
@@ -143,10 +136,10 @@ class Trouble(Exception):
 
 
 class Workbench(Handler):
-    """Call it with 1, 2, 3, ... in this order: so many workers of the executor train at the same time.
+    """Has all workers of an executor evaluate at the same time, and watches.
 
-    What the device has free less than at first is theirs; its driver does not always know whose the memory is. Raises
-    UnetxError when workers cannot be started at all.
+    What the device has free less than ``at_first_mib`` is theirs; its driver does not always know whose the memory is.
+    Raises UnetxError when workers cannot be started at all.
     """
 
     def __init__(
@@ -154,68 +147,67 @@ class Workbench(Handler):
         executor: Executor,
         architecture: Architecture,
         budget: Budget,
+        at_first_mib: float | None,
         free_mib: Callable[[], float | None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._executor = executor
         self._architecture = architecture
+        self._budget = budget
         n_cases = min(SCORED_CASES, budget.validation_cases)
         self._short = replace(budget, steps=WARM_UP_STEPS, rungs=(WARM_UP_STEPS,), validation_cases=n_cases)
-        self._endless = replace(budget, steps=10**9, rungs=(10**9,))
+        self._at_first_mib = at_first_mib
         self._free_mib = free_mib
-        self._free_at_first_mib = free_mib()
         self._clock = clock
+        self._next_look_s = -math.inf
+        self._least_free_mib = math.inf
         self._numbers = count()
-        self._seen: dict[int, list[tuple[float, int]]] = {}
-        """Of each training, instants with the steps reached by then."""
         self._ended: dict[int, Evaluation] = {}
 
-    def __call__(self, n_workers: int) -> Sample:
-        """What ``n_workers`` do together, one more than the call before."""
+    def sample(self) -> Sample:
+        """What the workers do together."""
+        n_workers = self._executor.n_slots
         try:
-            short = self._submit(self._short)  # a worker joins the others, which keep their slots
-            self._wait(lambda: short in self._ended, "the short evaluation of a new worker")
-            free_mib = self._free_mib()
-            self._executor.interrupt()
-            self._wait(lambda: self._executor.n_free() == self._executor.n_slots, "the end of a training")
-            trainings = [self._submit(self._endless) for _ in range(n_workers)]
-            self._wait(
-                lambda: all(self._seen.get(number, [(0, 0)])[-1][1] >= WARM_UP_STEPS for number in trainings),
-                f"the first steps of {n_workers} worker(s)",
-            )
-            self._seen.clear()
-            self._wait(
-                lambda: all(is_window(self._seen.get(number, ())) for number in trainings),
-                f"the steps of {n_workers} worker(s)",
+            self._evaluate(self._short, PATIENCE_S, f"the first steps of {n_workers} worker(s)")
+            seconds = self._evaluate(
+                self._budget, PATIENCE_S + self._budget.max_seconds, f"the evaluations of {n_workers} worker(s)"
             )
         except Trouble as trouble:
             return Sample(n_workers, 0.0, None, str(trouble))
-        at_first_mib, steps_per_s = self._free_at_first_mib, sum(pace(self._seen[number]) for number in trainings)
-        if at_first_mib is None or free_mib is None or free_mib >= at_first_mib:
-            return Sample(n_workers, steps_per_s, None)
-        return Sample(n_workers, steps_per_s, (at_first_mib - free_mib) / n_workers)
+        return Sample(n_workers, 60.0 * n_workers / seconds, self._worker_mib(n_workers))
 
-    def _submit(self, budget: Budget) -> int:
-        number = next(self._numbers)
-        self._executor.submit(Job(number, self._architecture, budget, seed=0))
-        return number
+    def _worker_mib(self, n_workers: int) -> float | None:
+        if self._at_first_mib is None or self._least_free_mib >= self._at_first_mib:
+            return None
+        return (self._at_first_mib - self._least_free_mib) / n_workers
 
-    def _wait(self, is_over: Callable[[], bool], what: str) -> None:
-        """Poll until it is over. Raises Trouble when a training ends meanwhile, or nothing comes of it."""
-        until_s = self._clock() + PATIENCE_S
-        while not is_over():
-            if self._clock() >= until_s:
-                raise Trouble(f"{what} took longer than {PATIENCE_S:g} s")
+    def _evaluate(self, budget: Budget, patience_s: float, what: str) -> float:
+        """An evaluation in each slot; the seconds to the end of the last. Raises Trouble when one does not complete."""
+        began_s = self._clock()
+        numbers = [next(self._numbers) for _ in range(self._executor.n_slots)]
+        for number in numbers:
+            self._executor.submit(Job(number, self._architecture, budget, seed=0))
+        while not all(number in self._ended for number in numbers):
+            if self._clock() >= began_s + patience_s:
+                raise Trouble(f"{what} took longer than {patience_s:g} s")
             self._executor.poll(self, timeout_s=0.1)
+            self._look()
             for evaluation in self._ended.values():
                 if evaluation.outcome is not Outcome.COMPLETE:
                     raise Trouble(f"a training ended as {evaluation.outcome}: {evaluation.reason}")
+        return self._clock() - began_s
+
+    def _look(self) -> None:
+        """Note what the device has free, twice a second at most."""
+        if self._clock() >= self._next_look_s:
+            self._next_look_s = self._clock() + LOOK_EVERY_S
+            free_mib = self._free_mib()
+            self._least_free_mib = min(self._least_free_mib, math.inf if free_mib is None else free_mib)
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None: ...
 
-    def on_step(self, trial: int, step: int) -> None:
-        self._seen.setdefault(trial, []).append((self._clock(), step))
+    def on_step(self, trial: int, step: int) -> None: ...
 
     def on_rung(self, trial: int, point: CurvePoint) -> bool:
         return False
@@ -230,17 +222,3 @@ class Workbench(Handler):
         self._ended[trial] = failed_evaluation(Outcome.CRASHED, reason)
 
     def on_interrupted(self, trial: int) -> None: ...
-
-
-def is_window(seen: Sequence[tuple[float, int]]) -> bool:
-    """A training was seen long enough, at enough steps; reports that were read late and together are no window."""
-    if not seen:
-        return False
-    (began_s, first), (now_s, last) = seen[0], seen[-1]
-    n_steps = ENOUGH_STEPS if now_s - began_s < LONGEST_WINDOW_S else 1
-    return now_s - began_s >= LEAST_WINDOW_S and last - first >= n_steps
-
-
-def pace(seen: Sequence[tuple[float, int]]) -> float:
-    """The steps a second of a training."""
-    return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
