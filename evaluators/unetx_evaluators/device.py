@@ -184,7 +184,8 @@ def check_alive(device: torch.device, error: BaseException) -> None:
     """
     if device.type != "cuda":
         return
-    found = error if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error) else None
+    is_dead = isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+    found: BaseException | None = error if is_dead else None
     try:
         torch.cuda.synchronize(device)
     except RuntimeError as dead:

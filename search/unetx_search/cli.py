@@ -265,6 +265,7 @@ def doctor(
     choices: Annotated[DataChoices, Parameter(name="*")] = DataChoices(),  # noqa: B008 (frozen)
     sheet: Annotated[Path | None, Parameter(group="Data")] = None,
     pilot: Annotated[bool, Parameter(group="Data", negative=())] = False,
+    gpu: Annotated[bool, Parameter(negative=())] = False,
     clean: Literal["stale", "all"] | None = None,
     json: Json = False,
 ) -> int:
@@ -277,6 +278,9 @@ def doctor(
     pilot
         Also prepare the data and train the U-Net a few times, as the first search would, and tell what that settled:
         learning rate, background weight, steps and voxel size. A search finds it in the cache and asks nothing again.
+    gpu
+        Also try every visible GPU for a few seconds, as a search does with those it will use: driver, compute mode,
+        whether this torch was built for it, a training step captured and eager, the memory that is really free.
     clean
         Instead, remove prepared datasets from the cache: unfinished ones and those whose files have changed or gone
         (stale), or all of them. What a running search uses is kept.
@@ -291,7 +295,7 @@ def doctor(
         return 0
     from unetx_search.doctor import findings_json, findings_text, look
 
-    findings = look(choices, console=_stderr(), sheet=sheet, pilot=pilot)
+    findings = look(choices, console=_stderr(), sheet=sheet, pilot=pilot, gpu=gpu)
     print(findings_json(findings) if json else findings_text(findings))
     return 0 if findings.is_fit else 2
 

@@ -24,6 +24,7 @@ from unetx_search.executors.engines import LOGS, check_torch, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, make_slots
+from unetx_search.gpu_check import HEADS, GpuFacts, Try, check_gpus
 from unetx_search.piloting import FOLDER, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.settling import kept_pilot, moved_to, trained_on
@@ -61,11 +62,13 @@ class Findings:
     """Why the dataset cannot be used: file, reason and remedy each."""
     caches: tuple[CacheFacts, ...]
     """Prepared datasets in the cache."""
+    gpus: tuple[GpuFacts, ...] = ()
+    """Those that were tried, where that was asked."""
 
     @property
     def is_fit(self) -> bool:
         """A search could start."""
-        return not self.problems
+        return not self.problems and not any(gpu.problems for gpu in self.gpus)
 
 
 def look(
@@ -74,19 +77,28 @@ def look(
     console: Console,
     sheet: Path | None = None,
     pilot: bool = False,
+    gpu: bool = False,
     probe: GpuProbe = usable_gpus,
     evaluator: Evaluator | None = None,
+    try_gpus: Try | None = None,
 ) -> Findings:
     """Look at the machine, the cache and, where one is named, every case of a dataset.
 
     ``sheet`` is where the picture sheet goes; nothing else is written. Raises RequestError when it cannot be. With
-    ``pilot`` the data are prepared, too, and their pilot is run, as a search would; ``evaluator`` takes the trainer's
-    place in tests.
+    ``pilot`` the data are prepared, too, and their pilot is run, as a search would. With ``gpu`` every visible GPU is
+    tried; RequestError when there is none. ``evaluator`` and ``try_gpus`` take the trainer's and the GPUs' place in
+    tests.
     """
     for option, is_asked, does in (("sheet", sheet is not None, "shows"), ("pilot", pilot, "trains on")):
         if is_asked and choices.data is None:
             raise RequestError(f"--{option} {does} a dataset: name one with --data PATH")
     slots = make_slots("all", probe=probe)
+    if gpu and slots[0].device == "cpu":
+        raise RequestError(
+            "--gpu tries GPUs, and none is visible: NVIDIA's driver lists none (nvidia-smi), or CUDA_VISIBLE_DEVICES "
+            "leaves none"
+        )
+    gpus = check_gpus(slots, try_gpus=try_gpus) if gpu else ()
     facts: DatasetFacts | None = None
     problems: tuple[str, ...] = ()
     if choices.data is not None:
@@ -105,7 +117,7 @@ def look(
             if sheet is not None:
                 _write_sheet(sheet, facts, found, choices, console)
     workers = tuple(slot.label for slot in slots)
-    return Findings(_machine(), workers, _packages(), facts, problems, cache_facts(choices.cache_folder))
+    return Findings(_machine(), workers, _packages(), facts, problems, cache_facts(choices.cache_folder), gpus)
 
 
 class _Dataset:
@@ -221,6 +233,12 @@ def findings_text(findings: Findings) -> str:
     """One fact a line; what is wrong comes last, where it is read."""
     rows = [*findings.machine.items(), ("workers", "; ".join(findings.workers)), *findings.packages.items()]
     blocks = [_aligned(rows)]
+    if findings.gpus:
+        blocks.append(_aligned([HEADS, *(gpu.row() for gpu in findings.gpus)]))
+        blocks += _told("warning", "of GPUs", [told for gpu in findings.gpus for told in gpu.warnings])
+        blocks += _told(
+            "problem", "no search can use these GPUs", [told for gpu in findings.gpus for told in gpu.problems]
+        )
     if findings.data is not None:
         blocks += [_aligned(_data_rows(findings.data)), *_tables(findings.data)]
     if findings.caches:

@@ -19,6 +19,7 @@ from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.engines import CHECKPOINTS, Engine, check_torch, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.slots import Slot
+from unetx_search.gpu_check import preflight
 from unetx_search.preparing import keep_beside, no_empty_folders, split_warnings
 from unetx_search.progress import WORKERS, Standing, WorkersFile, display
 from unetx_search.proposals import Reseeding, SearchProposals
@@ -130,6 +131,7 @@ def search(
         slots = engine.slots[: config.deterministic]
         if evaluator is None:
             check_torch(slots)
+            preflight(slots, console)
         check_stated(config, config.folder / SETTINGS)
         location = settle_location(config.folder, config.study_name, config.storage)
         check_writable(location)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pynvml
 import pytest
 
 from unetx_evaluators.evaluation import MEMORY_FRACTION
-from unetx_search.executors.gpus import Gpu, free_memory_mib, usable_gpus, visible_gpus
+from unetx_search.executors.gpus import Gpu, GpuState, free_memory_mib, gpu_states, usable_gpus, visible_gpus
 from unetx_search.executors.slots import make_slots, shared_slots
 from unetx_space.errors import RequestError
 
@@ -49,7 +51,7 @@ def test_a_number_takes_the_gpus_that_are_freest_in_their_order() -> None:
         ({C.uuid: 1}, [A, C]),
         ({}, [A, B]),
     ):
-        slots = make_slots(2, probe=lambda: (A, B, C), free_memory=lambda free=free: free, n_cores=8)  # type: ignore[misc]
+        slots = make_slots(2, probe=lambda: (A, B, C), free_memory=lambda free=free: free, n_cores=8)
         assert [slot.gpu for slot in slots] == [gpu.uuid for gpu in expected]
 
 
@@ -181,6 +183,11 @@ def pretend_driver(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "DeviceGetName": lambda handle: names.get(handle, "NVIDIA A100"),
         "DeviceGetMemoryInfo": memory_of,
         "DeviceGetMigMode": lambda handle: told(None if handle == "GPU-odd" else (int(handle == "GPU-sliced"), 0)),
+        "SystemGetDriverVersion": lambda: "550.54",
+        "DeviceGetComputeMode": lambda handle: told({"GPU-whole": 3, "GPU-odd": 0}.get(handle)),
+        "DeviceGetComputeRunningProcesses": lambda handle: told(
+            {"GPU-whole": [SimpleNamespace(pid=os.getpid()), SimpleNamespace(pid=2**30)], "GPU-odd": []}.get(handle)
+        ),
         "DeviceGetMaxMigDeviceCount": lambda handle: 7,
         "DeviceGetMigDeviceHandleByIndex": lambda handle, number: told(
             {0: "MIG-a", 2: "MIG-b"}.get(number), pynvml.NVML_ERROR_NOT_FOUND
@@ -209,6 +216,16 @@ def test_the_driver_is_asked_and_a_sliced_gpu_is_replaced_by_its_slices(
 def test_free_memory_is_that_of_every_device_that_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_driver(monkeypatch)
     assert free_memory_mib() == {"GPU-whole": 30000, "MIG-a": 20000}
+
+
+def test_the_state_of_every_device_is_told_as_far_as_the_driver_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_driver(monkeypatch)
+    states = gpu_states()
+    name = psutil.Process().name()
+    others = (f"{name} (pid {os.getpid()})", f"pid {2**30}")
+    assert states["GPU-whole"] == GpuState("550.54", "exclusive", 30000, 40960, others)
+    assert states["MIG-a"] == GpuState("550.54", "", 20000, 20480)
+    assert states["GPU-odd"] == GpuState("550.54", "default", None, None)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import psutil
+
 logger = logging.getLogger(__name__)
 
 MIB = 2**20
+MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
+"""NVML's compute modes: of a process (3), and of a thread (1) in older drivers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,20 @@ class Gpu:
     @property
     def whole_uuid(self) -> str:
         return self.slice_of or self.uuid
+
+
+@dataclass(frozen=True, slots=True)
+class GpuState:
+    """How a device stands now, as far as the driver tells."""
+
+    driver: str
+    """The driver's version."""
+    mode: str
+    """Which processes it admits: "default", "exclusive" (one at a time), "prohibited"; empty where that is not told."""
+    free_mib: int | None
+    total_mib: int | None
+    others: tuple[str, ...] = ()
+    """Processes that compute on it: "python (pid 123)"."""
 
 
 class GpuProbe(Protocol):
@@ -63,6 +81,28 @@ def free_memory_mib() -> Mapping[str, int]:
     with _driver() as nvml:
         told = {gpu.uuid: _told(nvml.nvmlDeviceGetMemoryInfo, handle) for handle, gpu in _devices(nvml)}
     return {uuid: memory.free // MIB for uuid, memory in told.items() if memory is not None}
+
+
+def gpu_states() -> Mapping[str, GpuState]:
+    """How every GPU and slice stands, by its UUID."""
+    states: dict[str, GpuState] = {}
+    with _driver() as nvml:
+        driver = nvml and _told(nvml.nvmlSystemGetDriverVersion)
+        for handle, gpu in _devices(nvml):
+            memory = _told(nvml.nvmlDeviceGetMemoryInfo, handle)
+            mode = MODES.get(_told(nvml.nvmlDeviceGetComputeMode, handle), "")
+            processes = _told(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
+            free, total = (None, None) if memory is None else (memory.free // MIB, memory.total // MIB)
+            others = tuple(_process_words(process.pid) for process in processes)
+            states[gpu.uuid] = GpuState(driver or "", mode, free, total, others)
+    return states
+
+
+def _process_words(pid: int) -> str:
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    except psutil.Error:
+        return f"pid {pid}"
 
 
 @contextmanager

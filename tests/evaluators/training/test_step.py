@@ -83,7 +83,7 @@ def test_undone_steps_leave_no_trace(steps_before: int, norm: str, device: Devic
     assert step.state_dict()["scaler"] == plain.state_dict()["scaler"]
 
 
-class NothingIsRead(TorchDispatchMode):
+class NothingIsRead(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Forbids what a graph cannot hold: reading a value of the device, or a size that depends on one."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -96,7 +96,7 @@ class NothingIsRead(TorchDispatchMode):
 def test_no_step_looks_at_a_value_in_any_precision(device: DeviceProfile) -> None:
     """So it can be captured in float16, too: the fused AdamW skips a step that overflowed without asking the host."""
     step = EagerStep(network(), Recipe(), device)
-    with NothingIsRead():
+    with NothingIsRead():  # type: ignore[no-untyped-call]
         for number in range(2):
             step.run(batch(number).images, batch(number).labels)
 
