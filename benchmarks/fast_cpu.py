@@ -68,7 +68,7 @@ def designs(dims: int, patch: tuple[int, ...], n_levels: int) -> Iterator[tuple[
 
 
 def least_ms(architecture: Architecture, patch: tuple[int, ...], batch_size: int) -> dict[str, float]:
-    layout = memory_format(len(patch))
+    layout = memory_format(len(patch), torch.device("cpu"))
     network = build(architecture).to(memory_format=layout)  # type: ignore[call-overload]  # not in torch's stubs
     images = torch.randn(batch_size, 1, *patch, generator=torch.Generator().manual_seed(0)).contiguous(
         memory_format=layout

@@ -180,7 +180,7 @@ def _trained(architecture: Architecture, patch: tuple[int, ...], n_steps: int) -
     dims, n_classes = len(patch), architecture.backbone.out_channels
     profile = device.trusted(device.profile("cpu"), architecture.backbone.sizes(patch))
     with device.tuned(profile, 1):
-        network = build(architecture).to(memory_format=device.memory_format(dims))  # type: ignore[call-overload]
+        network = build(architecture).to(memory_format=device.memory_format(dims, torch.device("cpu")))  # type: ignore[call-overload]
         step = EagerStep(network, Recipe(), profile)
         labels = torch.randint(0, n_classes, (budgets.BATCH_SIZE[dims], *patch), dtype=torch.uint8)
         batch = Batch(torch.randn(len(labels), 1, *patch), labels)

@@ -84,7 +84,9 @@ class Parts:
     recipe: Recipe
 
     def __post_init__(self) -> None:
-        self.images = self.batch.images.contiguous(memory_format=memory_format(self.batch.images.ndim - 2))
+        self.images = self.batch.images.contiguous(
+            memory_format=memory_format(self.batch.images.ndim - 2, self.batch.images.device)
+        )
         self.parameters = [*self.network.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-3, fused=True)
         self.logits: Tensor = self.forward()
@@ -142,7 +144,7 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
     architecture = Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels))
     plain, timed, trained = (build(architecture).to(device.device) for _ in range(3))
     for network in (plain, timed, trained):
-        network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
+        network.to(memory_format=memory_format(task.dims, device.device))  # type: ignore[call-overload]  # not in torch's stubs
     cases = open_cases(task, device, budget.validation_cases)
     batches = BatchStream(cases.train, task.patch, budget.batch_size, 0, recipe, device.device, cases.resident)
     batch = batches.batch(1)

@@ -276,7 +276,7 @@ def train_in_turns(task: Task, budget: Budget, path: Path) -> None:
     for step in range(1, budget.steps + 1):
         while faults(sampled := Architecture(backbone, canonical(space.sample(rng))), task.patch):
             pass
-        network = build(sampled, seed=PARENT_SEED).to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]
+        network = build(sampled, seed=PARENT_SEED).to(memory_format=memory_format(task.dims, device.device))  # type: ignore[call-overload]
         named = dict(network.named_parameters())
         optimizer = torch.optim.AdamW(
             named.values(), lr=learning_rate(step, budget.steps, recipe), weight_decay=recipe.weight_decay
@@ -289,7 +289,7 @@ def train_in_turns(task: Task, budget: Budget, path: Path) -> None:
         batch = batches.batch(step)
         with fast_on_cpu(network):
             with device.autocast():
-                logits = network(batch.images.contiguous(memory_format=memory_format(task.dims)))
+                logits = network(batch.images.contiguous(memory_format=memory_format(task.dims, device.device)))
             heads_loss([logits], batch.labels, recipe.background_weight, ignores=task.ignores).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(named.values(), recipe.max_grad_norm)
         optimizer.step()

@@ -25,6 +25,9 @@ NO_MEMORY = re.compile(
     # cuBLAS has no memory for its handle; cuDNN none for the workspace of any algorithm.
     r"|CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate|unable to find an engine"
 )
+AUTOTUNED_STEPS = 2000
+"""Steps from which on cuDNN tries all its algorithms, for every shape of every new design; an estimate, not measured:
+a design has some dozens of shapes, and trying one takes as long as some dozens of its convolutions."""
 BY_A_PROGRAM = re.compile(
     "device-side assert|illegal memory access|unspecified launch failure|misaligned address|illegal instruction"
     "|invalid program counter|global/shared address space|hardware stack error|launch timed out|too many resources"
@@ -122,22 +125,26 @@ def trusted(device: DeviceProfile, sizes: Sequence[tuple[int, ...]]) -> DevicePr
     return replace(device, autocast_dtype=None) if wrong else device
 
 
-def memory_format(dims: int) -> torch.memory_format:
-    """Channels last, in which oneDNN and cuDNN convolve without reordering.
+def memory_format(dims: int, device: torch.device) -> torch.memory_format:
+    """Channels last, in which oneDNN and cuDNN convolve without reordering; for volumes on CUDA the plain layout.
 
     Measured on one core with avx512_bf16, a U-Net of base width 8: a bf16 step takes 101 ms instead of 128 in 2D (8
-    patches of 128x128) and 83 instead of 107 in 3D (2 of 32x48x32).
+    patches of 128x128) and 83 instead of 107 in 3D (2 of 32x48x32). On CUDA nothing is measured here; others found 3D
+    networks with instance norms slower in channels last (pytorch#59168), since each norm turns its map round and back.
     """
+    if dims == 3 and device.type == "cuda":
+        return torch.contiguous_format
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
 @contextmanager
-def tuned(device: DeviceProfile, n_threads: int) -> Iterator[None]:
-    """Inside: this many CPU threads, cuDNN's fastest algorithms and, on CUDA, TF32. All is put back afterwards."""
+def tuned(device: DeviceProfile, n_threads: int, n_steps: int = 0) -> Iterator[None]:
+    """Inside: this many CPU threads and, on CUDA, TF32 and cuDNN's algorithms as they pay for a training of so many
+    steps. All is put back afterwards."""
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     precision = torch.get_float32_matmul_precision()
     torch.set_num_threads(n_threads)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = n_steps >= AUTOTUNED_STEPS
     if device.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # convolutions use TF32 by default
     try:

@@ -86,7 +86,8 @@ def skip_similarities(
     with _inference(network):
         for batch in batches:
             with _fused_maps(module for _, module in nodes) as fused, device.autocast():
-                network(batch.images.contiguous(memory_format=memory_format(batch.images.ndim - 2)))
+                layout = memory_format(batch.images.ndim - 2, batch.images.device)
+                network(batch.images.contiguous(memory_format=layout))
             triples = (_hsic_triples(maps, seed) for maps in fused)
             for term, triple in zip(terms.values(), chain.from_iterable(triples), strict=True):
                 term.append(triple)

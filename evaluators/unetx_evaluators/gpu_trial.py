@@ -66,7 +66,7 @@ def tried(name: str = "cuda") -> GpuTrial:
     """Open a context on the device, and train a small network there with captured steps and with eager ones."""
     facts = GpuTrial(torch.__version__)
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         major, minor = torch.cuda.get_device_capability()
         built_for = tuple(torch.cuda.get_arch_list())
         facts = _replaced(facts, {"architecture": f"sm_{major}{minor}", "built_for": built_for})
@@ -94,7 +94,7 @@ def compared(device: DeviceProfile) -> tuple[ChosenStep, float]:
             Architecture(isotropic_backbone(2, n_levels=3, base_width=8), preset("u-net").genome(3)), seed=0
         )
         network.to(device.device)
-        network.to(memory_format=memory_format(2))  # type: ignore[call-overload]  # not in torch's stubs
+        network.to(memory_format=memory_format(2, device.device))  # type: ignore[call-overload]  # not in torch's stubs
         return EagerStep(network, Recipe(), device)
 
     generator = torch.Generator().manual_seed(0)

@@ -72,7 +72,7 @@ def predict_each(
     every_window = every()
     while windows := list(itertools.islice(every_window, size)):
         batch = torch.stack([mosaic.window(corner).reshape(-1, *patch) for mosaic, corner in windows])
-        batch = batch.to(device.device).contiguous(memory_format=memory_format(len(patch)))
+        batch = batch.to(device.device).contiguous(memory_format=memory_format(len(patch), device.device))
         with device.autocast():
             logits = network(batch).float()
         for (mosaic, corner), window_logits in zip(windows, logits, strict=True):

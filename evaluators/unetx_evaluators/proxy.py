@@ -62,7 +62,7 @@ class ProxyEvaluator:
         progress = Progress(budget.max_seconds)
         asked = (architecture, task, budget, seed, observer)
         training = partial(self._train, *asked, profile, progress, checkpoint, weights, diagnosed_above)
-        with devices.tuned(profile, self.n_threads):
+        with devices.tuned(profile, self.n_threads, budget.steps):
             memory = devices.PeakMemory(profile.device)
             ending = _ending_of(training, profile)
             devices.release_memory(profile.device)
@@ -185,7 +185,7 @@ def _at_its_start(trained: Architecture, budget: Budget, seed: int, task: Task, 
     if budget.parent is not None:
         inherit(network, budget.parent, task.folder)
     network.to(profile.device)
-    network.to(memory_format=memory_format(task.dims))  # type: ignore[call-overload]  # not in torch's stubs
+    network.to(memory_format=memory_format(task.dims, profile.device))  # type: ignore[call-overload]  # not in torch's stubs
     return network
 
 

@@ -80,7 +80,7 @@ def _loss_features(
     network.train().requires_grad_()
     rectified = RectifiedMaps(images.ndim)
     with rectified, device.autocast():
-        logits = network(images.contiguous(memory_format=memory_format(images.ndim - 2)))
+        logits = network(images.contiguous(memory_format=memory_format(images.ndim - 2, images.device)))
     fisher = watch_fisher(rectified.maps)
     scale = LOSS_SCALE if device.needs_loss_scaling else 1.0
     weights = counted_weights(network)

@@ -25,9 +25,10 @@ CUDA = torch.device("cuda")
 
 def test_threads_and_settings_are_those_asked_inside_and_the_old_ones_afterwards() -> None:
     before = (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision())
-    with tuned(profile("cpu"), n_threads=2):
-        assert torch.get_num_threads() == 2
-        assert torch.backends.cudnn.benchmark
+    for n_steps, is_tried in ((0, False), (1999, False), (2000, True)):
+        with tuned(profile("cpu"), n_threads=2, n_steps=n_steps):
+            assert torch.get_num_threads() == 2
+            assert torch.backends.cudnn.benchmark is is_tried, "all algorithms pay in long trainings alone"
     with pytest.raises(KeyError), tuned(profile("cpu"), n_threads=3):
         raise KeyError
     after = (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision())
@@ -58,8 +59,13 @@ def test_a_missing_gpu_is_a_wrong_request(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_memory_format_fits_the_dimensions(dims: int) -> None:
-    batch = torch.zeros(2, 3, *[4] * dims).contiguous(memory_format=memory_format(dims))
+    batch = torch.zeros(2, 3, *[4] * dims).contiguous(memory_format=memory_format(dims, torch.device("cpu")))
     assert batch.stride(1) == 1
+
+
+def test_on_cuda_images_are_channels_last_and_volumes_are_not() -> None:
+    assert memory_format(2, CUDA) is torch.channels_last
+    assert memory_format(3, CUDA) is torch.contiguous_format
 
 
 def test_a_real_failure_of_the_cpu_allocator_is_recognised() -> None:

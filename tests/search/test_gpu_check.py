@@ -161,7 +161,7 @@ def test_a_trial_sees_its_own_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_tells_of_each_gpu_in_a_table_and_is_not_content_with_one_that_is_unfit() -> None:
-    trials = [FIT, {"trouble": "it did not answer"}]
+    trials: list[Mapping[str, Any]] = [FIT, {"trouble": "it did not answer"}]
     findings = look(
         DataChoices(),
         console=Console(file=io.StringIO()),

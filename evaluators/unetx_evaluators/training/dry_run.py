@@ -124,7 +124,7 @@ def _batch(backbone: Backbone, patch: tuple[int, ...], device: torch.device) -> 
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH_SIZE, backbone.in_channels, *patch, generator=generator).to(device)
     labels = torch.randint(backbone.out_channels, (BATCH_SIZE, *patch), generator=generator, dtype=torch.uint8)
-    return Batch(images.contiguous(memory_format=memory_format(backbone.dims)), labels.to(device))
+    return Batch(images.contiguous(memory_format=memory_format(backbone.dims, device)), labels.to(device))
 
 
 def _failing(names: Iterable[str], sound: Sequence[Tensor | None]) -> list[str]:

@@ -76,13 +76,14 @@ class EagerStep:
 
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         self.set_learning_rate(learning_rate)
-        return self.run(batch.images.contiguous(memory_format=memory_format(batch.images.ndim - 2)), batch.labels)
+        layout = memory_format(batch.images.ndim - 2, batch.images.device)
+        return self.run(batch.images.contiguous(memory_format=layout), batch.labels)
 
     def set_learning_rate(self, value: float) -> None:
         self._learning_rate.fill_(value)
 
     def run(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The step at the learning rate that was set; ``images`` are channels-last. Never waits for the device."""
+        """The step at the learning rate that was set; ``images`` lie as the network does. Waits for no device."""
         with self.device.autocast():
             if self._recipe.deep_supervision:
                 heads: list[Tensor] = self._network.forward_all(images)  # type: ignore[operator]
@@ -153,7 +154,7 @@ class GraphedStep:
     def __init__(self, eager: EagerStep, batch: Batch) -> None:
         device = batch.images.device
         self._eager = eager
-        self._images = batch.images.clone(memory_format=memory_format(batch.images.ndim - 2))
+        self._images = batch.images.clone(memory_format=memory_format(batch.images.ndim - 2, device))
         self._labels = batch.labels.clone()
         self._graph = torch.cuda.CUDAGraph()
         here, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

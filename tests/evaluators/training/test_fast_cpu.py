@@ -64,7 +64,7 @@ def test_a_pointwise_convolution_gives_torchs_values_and_gradients(
     plain = kind(5, n_out, 1, bias=bias)
     x = image_of((2, 5, edge, 50) if kind is nn.Conv2d else (2, 5, edge // 2, 10, 10)).requires_grad_()
     wanted, found = plain(x), Pointwise(plain)(x)
-    assert found.is_contiguous(memory_format=memory_format(x.ndim - 2))
+    assert found.is_contiguous(memory_format=memory_format(x.ndim - 2, x.device))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     upstream = image_of(tuple(wanted.shape), seed=3)
     inputs = (x, *plain.parameters())
@@ -98,13 +98,13 @@ SIZES = {2: (128, 96), 3: (24, 20, 24)}
 
 def image_of(shape: tuple[int, ...], *, seed: int = 1) -> Tensor:
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return values.to(memory_format=memory_format(len(shape) - 2))
+    return values.to(memory_format=memory_format(len(shape) - 2, torch.device("cpu")))
 
 
 def network_of(name: str, dims: Literal[2, 3], block: EncoderBlock = "plain") -> SkipUNet:
     backbone = replace(isotropic_backbone(dims, n_levels=3, base_width=4), encoder_block=block)
     network = build(Architecture(backbone, preset(name).genome(3)))
-    return network.to(memory_format=memory_format(dims))  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=memory_format(dims, torch.device("cpu")))  # type: ignore[call-overload, no-any-return]
 
 
 def trained_once(network: SkipUNet, x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -38,7 +38,7 @@ def norm_of(channels: int, dims: int, *, seed: int = 0) -> nn.InstanceNorm2d | n
 def map_of(shape: tuple[int, ...], *, seed: int = 1, mean: float = 20.0) -> Tensor:
     """Channels last, far from zero, where a careless variance cancels."""
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3 + mean
-    return values.to(memory_format=memory_format(len(shape) - 2))
+    return values.to(memory_format=memory_format(len(shape) - 2, torch.device("cpu")))
 
 
 def by_torch(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d, slope: float) -> Tensor:

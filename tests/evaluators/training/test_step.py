@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +184,81 @@ def test_a_step_that_cannot_be_captured_stays_eager_and_says_why(
     assert "without a CUDA graph; " + reason in caplog.text
     assert released
     assert all(parameter.grad is None for parameter in trained.parameters()), "they lay in the graph's memory"
+
+
+class FakeStream:
+    def wait_stream(self, other: object) -> None: ...
+
+
+@dataclass
+class FakeCuda:
+    """As much of CUDA as a capture needs, computing on the CPU; as in torch, the end of a capture whose body raised
+    raises, too (torch.cuda.graph.__exit__ of torch 2.13)."""
+
+    captures: int = 0
+    modes: list[str] = field(default_factory=lambda: ["default"])
+
+    def take_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, fake in {
+            "CUDAGraph": object,
+            "Stream": lambda device: FakeStream(),
+            "current_stream": lambda device: FakeStream(),
+            "stream": lambda stream: nullcontext(),
+            "set_stream": lambda stream: None,
+            "get_sync_debug_mode": lambda: self.modes[-1],
+            "set_sync_debug_mode": self.modes.append,
+            "empty_cache": lambda: None,
+            "graph": self.graph,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+
+    @contextmanager
+    def graph(self, graph: object, stream: object) -> Iterator[None]:
+        self.captures += 1
+        try:
+            yield
+        except RuntimeError as error:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture") from error
+
+
+def breaking_at(forward: int) -> SkipUNet:
+    """A network whose forward pass of this number waits for the device, which no capture and no test of one admits."""
+    trained, n_passes = network(), count(1)
+
+    def wait(module: object, inputs: object, output: Tensor) -> None:
+        if next(n_passes) == forward:
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    trained.register_forward_hook(wait)
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("forward", "captures", "spends_process"),
+    [(4, 0, False), (5, 1, True)],  # three to warm up, one that is watched, one that is captured
+)
+@pytest.mark.parametrize("device", [CPU, FLOAT16])
+def test_a_step_that_breaks_in_its_capture_spends_the_process_and_one_that_was_found_before_does_not(
+    device: DeviceProfile, forward: int, captures: int, spends_process: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either way the training goes on as if nothing had been tried."""
+    cuda = FakeCuda()
+    cuda.take_over(monkeypatch)
+    trained, plain = breaking_at(forward), network()
+    eager, other = EagerStep(trained, Recipe(), device), EagerStep(plain, Recipe(), device)
+    on_cuda = DeviceProfile(torch.device("cuda"), device.autocast_dtype)
+    in_its_precision = device.autocast
+    monkeypatch.setattr(DeviceProfile, "autocast", lambda self: in_its_precision())
+    eager.device = on_cuda
+    chosen = captured_where_possible(eager, lambda: batch(0))
+    eager.device = device
+    assert (chosen.step, chosen.spends_process) == (eager, spends_process)
+    assert chosen.run_as == "eager: called a synchronizing CUDA operation", "the cause, not what follows from it"
+    assert (cuda.captures, cuda.modes) == (captures, ["default", "error", "default"])
+    for number in range(2):
+        assert torch.equal(eager(batch(number), 1e-2), other(batch(number), 1e-2))
+    check_same_bits(weights(trained), weights(plain))
 
 
 def test_after_a_step_that_broke_off_in_float16_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:

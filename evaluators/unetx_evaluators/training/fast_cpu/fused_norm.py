@@ -45,7 +45,7 @@ class _NormAct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
-        x = x.contiguous(memory_format=memory_format(x.ndim - 2))
+        x = x.contiguous(memory_format=memory_format(x.ndim - 2, x.device))
         y = torch.empty_like(x)
         mean, rstd = (np.empty(x.shape[:2], np.float32) for _ in range(2))
         kernels.forward(_voxels(x), _numbers(weight), _numbers(bias), eps, slope, _voxels(y), mean, rstd)
@@ -57,7 +57,7 @@ class _NormAct(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, bias = ctx.saved_tensors
         mean, rstd = ctx.statistics
-        dy = upstream[0].to(x.dtype).contiguous(memory_format=memory_format(x.ndim - 2))
+        dy = upstream[0].to(x.dtype).contiguous(memory_format=memory_format(x.ndim - 2, x.device))
         dx = torch.empty_like(x)
         dweight, dbias = torch.zeros_like(weight), torch.zeros_like(bias)
         kernels.backward(
