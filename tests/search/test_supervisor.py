@@ -99,7 +99,7 @@ class Stage:
         """The newest worker reports; then all is told."""
         if self.workers:
             self.workers[-1].reports.extend(reports)
-        self.executor.poll(self.told, 0.0)
+        self.executor.poll(self.told, 1.0)
 
     def begin(self, trial: int, number: int, *, hasty: bool = False) -> None:
         """A job that its worker has begun."""
@@ -397,12 +397,18 @@ class Watch:
         self.now_s = 1000.0
         monkeypatch.setattr("time.monotonic", lambda: self.now_s)
 
+    def go_on(self, stage: Stage, seconds: float) -> None:
+        """Time passes, and the coordinator polls every half second."""
+        for _ in range(round(seconds * 2)):
+            self.now_s += 0.5
+            stage.poll()
+
 
 def phases(stage: Stage, watch: Watch, number: int, *waits_s: float) -> None:
     """A job that is silent for so long before each of its words, and then ends well."""
     stage.begin(number, number)
     for wait_s in waits_s:
-        watch.now_s += wait_s
+        watch.go_on(stage, wait_s)
         stage.poll(Stepped(number, 1))
     stage.poll(Finished(number, DONE))
 
@@ -414,20 +420,30 @@ def test_a_job_hangs_when_it_is_silent_ten_times_as_long_as_jobs_were_and_three_
     watch, stage = Watch(monkeypatch), Stage()
     phases(stage, watch, 1, 1.0, slowest_s, 0.5)
     stage.begin(2, 2)
-    watch.now_s += patience_s - 1.0
+    watch.go_on(stage, patience_s - 1.0)
     stage.poll(Stepped(2, 1))
-    watch.now_s += patience_s
-    stage.poll()
+    watch.go_on(stage, patience_s)
     assert stage.workers[-1].ends == []
-    watch.now_s += 1.0
-    stage.poll()
+    watch.go_on(stage, 0.5)
     assert stage.workers[-1].ends == ["killed"]
     stage.poll(Exited("was killed by SIGKILL"))
     hung = stage.told.lost[2]
     assert (hung.outcome, hung.reason) == (
         Outcome.TIMED_OUT,
-        f"hung: worker 0 on device 0 told nothing for {patience_s + 1:.0f} s and was killed",
+        f"hung: worker 0 on device 0 told nothing for {patience_s:.0f} s and was killed",
     )
+
+
+def test_a_search_that_was_stopped_for_an_hour_goes_on_with_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-Z stops them all at once, and they have told nothing yet when the coordinator looks again."""
+    watch, stage = Watch(monkeypatch), Stage()
+    phases(stage, watch, 1, 1.0)
+    stage.begin(2, 2)
+    watch.now_s += 3000.0
+    watch.go_on(stage, 10.0)
+    assert stage.workers[0].ends == []
+    watch.go_on(stage, 180.0)
+    assert stage.workers[0].ends == ["killed"]
 
 
 def test_before_a_job_has_ended_well_nobody_knows_how_long_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,8 +452,7 @@ def test_before_a_job_has_ended_well_nobody_knows_how_long_is_long(monkeypatch: 
     stage.begin(1, 1)
     stage.poll(Finished(1, Evaluation(Outcome.PRUNED, score=0.1)))
     stage.begin(2, 2)
-    watch.now_s += BUDGET.max_seconds - 1.0
-    stage.poll()
+    watch.go_on(stage, 1000.0)
     assert stage.workers[0].ends == []
 
 

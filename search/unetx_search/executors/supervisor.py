@@ -80,6 +80,8 @@ class Supervisor(Executor, Generic[H]):
         self._wait = wait
         self._starts_at_once = starts_at_once
         self._overtime_s = overtime_s
+        self._attended_s = time.monotonic()
+        """When the last poll ended."""
         self._slowest_s = math.inf
         """The longest time between two words of a job that ended well."""
         self._failed_on: dict[int, set[str]] = {}
@@ -120,8 +122,12 @@ class Supervisor(Executor, Generic[H]):
     def poll(self, handler: Handler, timeout_s: float) -> None:
         is_told = any(slot.has_end_to_tell for slot in self._slots)
         self._wait([slot.handle for slot in self._slots if slot.handle is not None], 0.0 if is_told else timeout_s)
+        unheard_s = time.monotonic() - self._attended_s - timeout_s
         for slot in self._slots:
+            if slot.held is not None and unheard_s > 0:  # nobody listened, as while all are stopped by Ctrl-Z
+                slot.held.heard_s += unheard_s
             self._attend(slot, handler)
+        self._attended_s = time.monotonic()
 
     def interrupt(self) -> None:
         for slot in self._slots:
