@@ -130,7 +130,7 @@ class SearchConfig(DataChoices, Choices):
     """End this run in order after so many hours; the same command continues the study."""
     deterministic: int | None = None
     """Make the study reproducible with up to so many workers: each proposal sees the results up to that many trials
-    before it, no more and no less."""
+    before it, no more and no less. Scores are the same again on CPUs alone: GPUs add up gradients in any order."""
     diagnosis: Diagnosis = "best"
     """Which evaluations note zero-cost features and the similarity of skips: presets and those that become the best
     so far (best), all, or none. Takes about a hundredth of an evaluation and changes no score."""

@@ -6,12 +6,15 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from unetx_search import gpu_check
+from unetx_search import run as whole_run
+from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.doctor import findings_json, findings_text, look
 from unetx_search.executors.gpus import Gpu, GpuState
@@ -131,6 +134,22 @@ def test_a_search_is_refused_with_all_that_is_wrong_and_told_what_is_not() -> No
         preflight(slots(), Console(file=said, width=200), try_gpus=lambda slots: trials)
     assert "GPU 1" not in str(caught.value)
     assert "Warning: GPU 1: NVIDIA H200 trains correctly but slowly" in said.getvalue()
+
+
+def test_a_search_tries_its_gpus_before_it_writes_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def trying(slots: Sequence[Slot]) -> list[Mapping[str, Any]]:
+        asked.extend(slot.gpu for slot in slots)
+        return [{"trouble": "it did not answer"}] * len(slots)
+
+    monkeypatch.setattr(gpu_check, "tried_apart", trying)
+    monkeypatch.setattr(whole_run, "check_torch", lambda slots: None)
+    config = SearchConfig(out=tmp_path / "runs", study="s", gpus=1)
+    with pytest.raises(RequestError, match="GPU 0: NVIDIA H200 cannot be used: it did not answer"):
+        whole_run.search(config, console=Console(file=io.StringIO()), probe=lambda: (A, B))
+    assert asked == ["GPU-a"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

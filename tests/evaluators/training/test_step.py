@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -34,7 +34,9 @@ from unetx_evaluators.training.step import (
 )
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
+from unetx_space.genome import NO_ATTENTION, Attention, DecoderNode, Genome, decoder, encoder, plain_coarser
 from unetx_space.network import SkipUNet, build
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 from unetx_space.presets import preset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,6 +104,40 @@ def test_no_step_looks_at_a_value_in_any_precision(device: DeviceProfile) -> Non
     with NothingIsRead():  # type: ignore[no-untyped-call]
         for number in range(2):
             step.run(batch(number).images, batch(number).labels)
+
+
+def with_operators(turn: int, dims: Literal[2, 3]) -> SkipUNet:
+    """A network of some operators of each kind; all have had their turn after as many as there are of the largest."""
+    attentions, upsamplers, fusions, alignments = map(list, (ATTENTIONS, UPSAMPLERS, FUSIONS, ALIGNMENTS))
+
+    def node(level: int, *sources: int) -> DecoderNode:
+        name = attentions[turn % len(attentions)]
+        return DecoderNode(
+            ref=decoder(level),
+            coarser=plain_coarser(level, 3),
+            sources=tuple(map(encoder, sources)),
+            attention=Attention(name, ATTENTIONS[name].placements[0]) if name != "none" else NO_ATTENTION,
+            upsampler=upsamplers[turn % len(upsamplers)],
+            fusion=fusions[turn % len(fusions)],
+            alignment=alignments[turn % len(alignments)],
+        )
+
+    backbone = isotropic_backbone(dims, n_levels=3, base_width=4)
+    return build(Architecture(backbone, Genome((node(0, 0), node(1, 0, 1)))))
+
+
+@pytest.mark.parametrize("turn", range(max(map(len, (ATTENTIONS, UPSAMPLERS, FUSIONS, ALIGNMENTS)))))
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_no_operator_looks_at_a_value_so_that_all_can_be_captured(
+    turn: int, dims: Literal[2, 3], dtype: torch.dtype | None
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 1, *(8,) * dims, generator=generator)
+    step = EagerStep(with_operators(turn, dims), Recipe(), replace(CPU, autocast_dtype=dtype))
+    with NothingIsRead():
+        loss = step.run(images, (images[:, 0] > 0).to(torch.uint8))
+    assert loss.isfinite()
 
 
 def test_a_float16_step_that_overflows_moves_no_weight_and_halves_the_scale() -> None:
