@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.evaluation import MEMORY_FRACTION
+from unetx_search.executors.engines import check_torch
 from unetx_search.executors.gpus import GpuState, gpu_states
 from unetx_search.executors.slots import Slot
 from unetx_space.errors import RequestError
@@ -176,7 +177,9 @@ def _warnings(
 
 
 def preflight(slots: Sequence[Slot], console: Console, *, try_gpus: Try | None = None) -> None:
-    """Try the GPUs that a search is to use; RequestError with everything that is wrong with any of them."""
+    """Try the GPUs that a search is to use; RequestError with everything that is wrong with any of them, or when torch
+    is not built for GPUs at all."""
+    check_torch(slots)
     facts = check_gpus(slots, try_gpus=try_gpus)
     for warning in (warning for gpu in facts for warning in gpu.warnings):
         console.print(f"Warning: {warning}", markup=False, soft_wrap=True)

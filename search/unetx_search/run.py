@@ -16,7 +16,7 @@ from unetx_search.best import WinnerFiles, whereabouts
 from unetx_search.cheapest import Cheapest, CostOf
 from unetx_search.config import SearchConfig, check_stated, keep_request, read_begun
 from unetx_search.coordinator import Coordinator, RunOptions
-from unetx_search.executors.engines import CHECKPOINTS, Engine, check_torch, open_engine, proxy_evaluator
+from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.slots import Slot
 from unetx_search.gpu_check import preflight
@@ -130,7 +130,6 @@ def search(
     with open_engine(config, probe=probe) as engine:
         slots = engine.slots[: config.deterministic]
         if evaluator is None:
-            check_torch(slots)
             preflight(slots, console)
         check_stated(config, config.folder / SETTINGS)
         location = settle_location(config.folder, config.study_name, config.storage)

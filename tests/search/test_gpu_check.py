@@ -127,7 +127,8 @@ def test_each_gpu_is_tried_once_with_the_environment_of_its_workers() -> None:
     assert check_gpus(cpu, try_gpus=lambda slots: [], states=lambda: pytest.fail("asked")) == ()
 
 
-def test_a_search_is_refused_with_all_that_is_wrong_and_told_what_is_not() -> None:
+def test_a_search_is_refused_with_all_that_is_wrong_and_told_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "check_torch", lambda slots: None)
     said = io.StringIO()
     trials = [{**FIT, "trouble": "it did not answer"}, {**FIT, "steps": "eager: it waits"}]
     with pytest.raises(RequestError, match=r"doctor --gpu tells more\):\nGPU 0: NVIDIA H200 cannot be used") as caught:
@@ -144,7 +145,7 @@ def test_a_search_tries_its_gpus_before_it_writes_anything(tmp_path: Path, monke
         return [{"trouble": "it did not answer"}] * len(slots)
 
     monkeypatch.setattr(gpu_check, "tried_apart", trying)
-    monkeypatch.setattr(whole_run, "check_torch", lambda slots: None)
+    monkeypatch.setattr(gpu_check, "check_torch", lambda slots: None)
     config = SearchConfig(out=tmp_path / "runs", study="s", gpus=1)
     with pytest.raises(RequestError, match="GPU 0: NVIDIA H200 cannot be used: it did not answer"):
         whole_run.search(config, console=Console(file=io.StringIO()), probe=lambda: (A, B))

@@ -23,13 +23,14 @@ from unetx_evaluators.tasks.task import Splits
 from unetx_search.best import whereabouts
 from unetx_search.config import SearchConfig
 from unetx_search.coordinator import Coordinator, RunOptions
-from unetx_search.executors.engines import CHECKPOINTS, Engine, check_torch, open_engine, proxy_evaluator
+from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.finals.config import REFERENCE, FinalsConfig
 from unetx_search.finals.entrants import GENE, Entrant, Field, chosen_field
 from unetx_search.finals.report import Results, cheapest_sentence, keep_results, outlook_text
 from unetx_search.finals.schedule import FIRST_SEED, FinalsSchedule
 from unetx_search.finals.search_results import Search, noise_of, read_search
+from unetx_search.gpu_check import preflight
 from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
 from unetx_search.progress import WORKERS, Standing, WorkersFile, display
 from unetx_search.pruners import PRUNERS
@@ -96,8 +97,8 @@ def finals(
     for fold in folds:
         request = config.request(search.request, study, fold)
         with open_engine(request, probe=probe) as engine, full_disk_explained(study):
-            if evaluator is None:
-                check_torch(engine.slots)
+            if evaluator is None and fold in (None, 0):
+                preflight(engine.slots, console)
             found = source or request.source()
             with no_empty_folders(request.folder):
                 one = _Final.begun(study, config, search, request, engine, found, fold, console)
