@@ -202,6 +202,16 @@ def check_alive(device: torch.device, error: BaseException) -> None:
         raise DeviceFailed(reason, may_be_design=BY_A_PROGRAM.search(reason) is not None) from error
 
 
+@contextmanager
+def watched(device: torch.device) -> Iterator[None]:
+    """Inside, an error of torch raises DeviceFailed in its place when this process cannot use the device any more."""
+    try:
+        yield
+    except RuntimeError as error:
+        check_alive(device, error)
+        raise
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, without the advice that CUDA's errors have in further lines."""
     return str(error).partition("\n")[0] or type(error).__name__

@@ -62,7 +62,7 @@ class ProxyEvaluator:
         progress = Progress(budget.max_seconds)
         asked = (architecture, task, budget, seed, observer)
         training = partial(self._train, *asked, profile, progress, checkpoint, weights, diagnosed_above)
-        with devices.tuned(profile, self.n_threads, budget.steps):
+        with devices.watched(profile.device), devices.tuned(profile, self.n_threads, budget.steps):
             memory = devices.PeakMemory(profile.device)
             ending = _ending_of(training, profile)
             devices.release_memory(profile.device)
@@ -221,9 +221,9 @@ def _ending_of(training: Callable[[], None], device: DeviceProfile) -> Evaluatio
     except DataError as error:
         return Evaluation(Outcome.DATA_ERROR, str(error), traceback=traceback.format_exc())
     except (RuntimeError, MemoryError) as error:
-        check_alive(device.device, error)
         if not is_out_of_memory(error):
             raise
+        check_alive(device.device, error)
         check_share(device.share_bytes(), device.free_bytes(), device.name)
         return Evaluation(Outcome.OUT_OF_MEMORY, first_line(error), traceback=traceback.format_exc())
     return Evaluation(Outcome.COMPLETE)

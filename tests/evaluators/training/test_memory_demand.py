@@ -88,6 +88,23 @@ def test_a_failed_device_ends_no_evaluation_but_flies_out(task: Task, monkeypatc
         ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
 
 
+def test_an_error_that_a_device_tells_as_late_as_at_the_end_is_no_answer_either(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Giving memory back waits for the device, which tells then what had failed before."""
+
+    def dead(device: torch.device, *_: object) -> None:
+        raise DeviceFailed("it died")
+
+    def late(device: torch.device) -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr("unetx_evaluators.device.check_alive", dead)
+    monkeypatch.setattr("unetx_evaluators.device.release_memory", late)
+    with pytest.raises(DeviceFailed, match="it died"):
+        ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
+
+
 def test_an_evaluation_tells_how_its_steps_ran_and_that_a_failed_capture_spends_its_process(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
