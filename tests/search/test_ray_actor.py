@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from executor_helpers import LONG, TASK, is_running, job
 
-from unetx_evaluators.evaluation import Outcome
+from unetx_evaluators.evaluation import MEMORY_FRACTION, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.executors.gpus import Gpu
 from unetx_search.executors.messages import (
@@ -121,11 +121,12 @@ def test_a_gpu_slot_is_on_the_device_that_the_cluster_gave(monkeypatch: pytest.M
     unknown = slot_here(slot, "node7", probe=tuple)
     assert (unknown.index, unknown.label, unknown.n_threads) == (3, "GPU 1 on node7", 4)
     assert unknown.environment["CUDA_VISIBLE_DEVICES"] == "1"
-    known = slot_here(slot, "node7", probe=lambda: (Gpu(1, "GPU-abc", "NVIDIA H200"),))
+    known = slot_here(slot, "node7", 2, probe=lambda: (Gpu(1, "GPU-abc", "NVIDIA H200"),))
     assert known.label == "GPU 1: NVIDIA H200 on node7"
     assert known.environment == {
         "CUDA_VISIBLE_DEVICES": "GPU-abc",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        MEMORY_FRACTION: "0.4500",
         "OMP_NUM_THREADS": "4",
         "MKL_NUM_THREADS": "4",
         "OPENBLAS_NUM_THREADS": "4",

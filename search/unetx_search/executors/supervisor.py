@@ -358,7 +358,8 @@ class Supervisor(Executor, Generic[H]):
         n_left = sum(not other.retired for other in self._slots)
         if n_left == 0:
             raise UnetxError(
-                f"a search needs a worker that works, and the last of {self.n_slots} slots is given up: {reason}"
+                f"a search needs a worker, and the last of {self.n_slots} slots is given up: {reason}\n"
+                "Every trial that had finished is safe: the same command continues once that is mended"
             )
         words = "worker %d is given up, %d of %d go on: %s"
         logger.error(words, slot.slot.index, n_left, self.n_slots, reason)

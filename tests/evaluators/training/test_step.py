@@ -135,7 +135,7 @@ def test_no_operator_looks_at_a_value_so_that_all_can_be_captured(
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 1, *(8,) * dims, generator=generator)
     step = EagerStep(with_operators(turn, dims), Recipe(), replace(CPU, autocast_dtype=dtype))
-    with NothingIsRead():
+    with NothingIsRead():  # type: ignore[no-untyped-call]
         loss = step.run(images, (images[:, 0] > 0).to(torch.uint8))
     assert loss.isfinite()
 
