@@ -31,7 +31,7 @@ a design has some dozens of shapes, and trying one takes as long as some dozens 
 BY_A_PROGRAM = re.compile(
     "device-side assert|illegal memory access|unspecified launch failure|misaligned address|illegal instruction"
     "|invalid program counter|global/shared address space|hardware stack error|launch timed out|too many resources"
-    "|invalid configuration|invalid argument"
+    "|invalid configuration|invalid argument|captur"
 )
 """In the words of cudaGetErrorString: what the computation may have done, rather than the device or its driver."""
 

@@ -125,11 +125,12 @@ def pretended_sync(monkeypatch: pytest.MonkeyPatch, error: RuntimeError | None) 
 
 @pytest.mark.parametrize(
     ("words", "may_be_design"),
-    [  # cudaGetErrorString of 710, 700, 719, 716, 214, 46, 100, 999
+    [  # cudaGetErrorString of 710, 700, 719, 716, 901, 214, 46, 100, 999
         ("device-side assert triggered", True),
         ("an illegal memory access was encountered", True),
         ("unspecified launch failure", True),
         ("misaligned address", True),
+        ("operation failed due to a previous error during capture", True),
         ("uncorrectable ECC error encountered", False),
         ("CUDA-capable device(s) is/are busy or unavailable", False),
         ("no CUDA-capable device is detected", False),
