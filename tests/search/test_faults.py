@@ -66,12 +66,11 @@ def test_every_fault_of_a_worker_is_a_typed_outcome_while_the_study_goes_on(tmp_
     assert [job.n_lost for job in bench.records_now] == [0, 0, 0, 0, 0, 2, 0, 0, 1, 0]
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_a_device_that_dies_under_a_trial_costs_it_a_try_and_not_the_study(tmp_path: Path, n_workers: int) -> None:
+def test_a_device_that_dies_under_a_trial_costs_it_a_try_and_not_the_study(tmp_path: Path) -> None:
     """The context answers every later evaluation of its process with the same error, which ends in milliseconds."""
     acts = {2: Misdeed.DEVICE_ASSERT, 5: Misdeed.DEVICE_GONE}
     bench = Bench(tmp_path / "s")
-    run_with(bench, FakeEvaluator(acts_by_call=acts, calls_folder=tmp_path / "calls"), 8, n_workers)
+    run_with(bench, FakeEvaluator(acts_by_call=acts, calls_folder=tmp_path / "calls"), 8, 2)
     assert {record.outcome for record in bench.records_now} <= {Outcome.COMPLETE, Outcome.PRUNED}
     assert sum(record.n_lost for record in bench.records_now) == 1, (
         "by the assert; a device that goes is nobody's fault"

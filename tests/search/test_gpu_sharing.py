@@ -203,7 +203,7 @@ def test_a_whole_search_measures_with_its_own_workers_and_tells_in_its_status(
     monkeypatch.setattr(whole_run, "slots_that_pay", slots_with_pretended_memory)
     said = io.StringIO()
     summary = whole_run.search(
-        SearchConfig(out=tmp_path, study="s", trials=3, steps=6, workers_per_gpu="auto"),
+        SearchConfig(out=tmp_path, study="s", trials=3, steps=6, workers_per_gpu="auto", pilot=False),
         console=Console(file=said, width=200),
         probe=lambda: (BIG,),
         evaluator=FakeEvaluator(seconds_per_step=0.01),
