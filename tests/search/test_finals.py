@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,13 @@ def test_finals_go_on_where_they_were_broken_off_and_end_the_same(study: Path, t
 def test_finals_that_are_killed_again_and_again_end_as_undisturbed_ones(study: Path, tmp_path: Path) -> None:
     undisturbed = hold(Path(shutil.copytree(study, tmp_path / "other" / "s")))
     command = [sys.executable, str(SCRIPT), str(study), "0.005"]
+
+    def has_more_than(n_trainings: int) -> bool:
+        return (study / "finals" / "study.db").exists() and len(finished(study / "finals")) > n_trainings
+
     for n_finished in (0, 3, 7):
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
-            wait_until(
-                lambda: (study / "finals" / "study.db").exists() and len(finished(study / "finals")) > n_finished
-            )
+            wait_until(partial(has_more_than, n_finished))
             running.kill()
     ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
     assert ended.returncode == 0, ended.stderr
