@@ -201,7 +201,8 @@ def _search(
     winners = WinnerFiles(config.folder, name, records, task, reference, config.cheap_by, config.margin, cost_of)
 
     with using(task), OptunaMirror(claim.store, name, records, setup.genes, attach=attach) as mirror:
-        n_missing = config.trials - len(records.trials(finished_only=True))
+        done = records.trials(finished_only=True)
+        n_missing = config.trials - len(done)
         was_stopped = ran_out_of_time = False
         if n_missing > 0:
             if config.workers_per_gpu == "auto":
@@ -210,7 +211,7 @@ def _search(
                     slots = slots_that_pay(config, slots, measured_with, task, setup, n_missing, console)
             chosen = evaluator or proxy_evaluator(slots)
             with engine.executor(chosen, task, slots) as executor:
-                coordinator = _coordinated(config, claim, setup, records, mirror, executor, winners, console)
+                coordinator = _coordinated(config, claim, setup, records, done, mirror, executor, winners, console)
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
                 executor.close(timeout_s=CLOSE_WITHIN_S)
         trials = records.trials(finished_only=True)
@@ -240,6 +241,7 @@ def _coordinated(
     claim: Claim,
     setup: StudySetup,
     records: Records,
+    done: Sequence[TrialRecord],
     mirror: OptunaMirror,
     executor: Executor,
     winners: WinnerFiles,
@@ -247,7 +249,6 @@ def _coordinated(
 ) -> Coordinator:
     """Bring the study to its total, as far as user and time allow."""
     run = claim.lease.run
-    done = records.trials(finished_only=True)
     best = Ranking(done).best
     standing = Standing(
         study=run.study,
