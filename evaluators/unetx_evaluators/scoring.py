@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.evaluation import CaseScore, EvaluationEnded, Outcome
+from unetx_evaluators.evaluation import CaseScore, EvaluationEnded, Measured, Outcome
 from unetx_evaluators.inference import predict_each
-from unetx_evaluators.insight import SizeRecall
 from unetx_evaluators.label_maps import label_map, label_map_on
 from unetx_evaluators.metrics import LabelMap, Target, case_scores, compare, find_targets, recall_by_size
 from unetx_evaluators.tasks.task import Task
@@ -24,15 +23,6 @@ OVERLAP = 0.25
 """Of sliding windows while searching: half the work of the usual 0.5."""
 SURFACE_THREADS = 4
 """That measure surfaces while a GPU goes on with the next cases."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Every score of a network."""
-
-    case_scores: tuple[CaseScore, ...]
-    recalls: Mapping[str, tuple[SizeRecall, ...]]
-    """By class: recall of its small, medium and large targets."""
 
 
 @dataclass(frozen=True)
