@@ -76,7 +76,6 @@ class Work:
         question = [FORMAT, design, task.digest, asdict(budget), sorted(groups.items()), device, versions()]
         digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
         self._parts = folder / f"parts-{digest[:12]}"
-        self._parts.mkdir(parents=True, exist_ok=True)
 
     def look(self, seed: int) -> Looked:
         """All that is seen of one seed."""
@@ -117,6 +116,7 @@ class Work:
             made = json.dumps(make(), allow_nan=False)
         except EvaluationEnded as end:
             raise UnetxError(f"{words}: {end.reason}; train longer (--steps), or with another seed") from end
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, made)
         return dict(json.loads(made))
 
@@ -124,6 +124,7 @@ class Work:
         if weights is not None and not weights.exists():
             (self._parts / f"{name}.json").unlink(missing_ok=True)
         checkpoint = self._parts / f"{name}.checkpoint"
+        what = "the twin without skips" if weights is None else "the design"
 
         def train() -> dict[str, Any]:
             found = self._evaluator.evaluate(
@@ -138,7 +139,7 @@ class Work:
             )
             if found.outcome is not Outcome.COMPLETE:
                 kind = RequestError if found.outcome in (Outcome.INFEASIBLE, Outcome.DATA_ERROR) else UnetxError
-                raise kind(f"{name} ended as {found.outcome}: {found.reason}")
+                raise kind(f"{what} cannot be trained on {self._task.name} ({found.outcome}): {found.reason}")
             return {
                 "score": found.score,
                 "seconds": found.seconds,
@@ -146,7 +147,6 @@ class Work:
                 "gradients": {str(step): [asdict(one) for one in at] for step, at in found.insight.gradients.items()},
             }
 
-        what = "the twin without skips" if weights is None else "the design"
         made = self._part(name, f"training {what} for {self._budget.steps} steps, seed {seed}", train)
         checkpoint.unlink(missing_ok=True)
         return made

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import fill
 
-from unetx_evaluators.insight import GateStatistics, Replacement
+from unetx_evaluators.gates import CLOSED, OPEN
+from unetx_evaluators.insight import Replacement
 from unetx_evaluators.metrics import METRICS
 from unetx_space import Architecture, StageRef
 from unetx_studies.drawing import Numbers, to_svg
@@ -29,9 +30,7 @@ def explanation_text(architecture: Architecture, found: Explanation) -> str:
     blocks = ["\n".join([title(architecture), fill(worth(found), LINE)])]
     if found.skips:
         blocks += [_skips(found), _sentences(skip_sentences(found))]
-    if found.gates:
-        rows = [(f"{gate.node} {gate.at}", *_gate_cells(gate)) for gate in found.gates]
-        blocks.append(_table([("gate", "type", "mean", "closed", "open"), *rows]))
+    blocks.append(_gates(found))
     if found.stages:
         blocks += [_gradients(found), _sentences(gradient_sentences(found))]
     blocks += [_sizes(found), _edges(found), _sentences(found.limits)]
@@ -89,8 +88,7 @@ def _factor(name: str, flow: Flow) -> str:
 
 def _skips(found: Explanation) -> str:
     n_cases = max((change.n_cases for skip in found.skips for change in skip.dice.values() if change), default=0)
-    has_gates = any(skip.gate for skip in found.skips)
-    heads = ["skip", *TITLES.values(), "edge", "small", "CKA"] + (["gate", "closed", "open"] if has_gates else [])
+    heads = ["skip", *TITLES.values(), "edge", "small", "CKA"]
     rows = []
     for skip in found.skips:
         edge, small = skip.edge[Replacement.MEAN], skip.small_recall[Replacement.MEAN]
@@ -98,10 +96,9 @@ def _skips(found: Explanation) -> str:
             [
                 f"{skip.source} to {skip.node}",
                 *(_interval(skip.dice[way]) for way in TITLES),
-                "-" if edge is None else f"{edge.mean:+.3f}",
+                "-" if edge is None else _signed(edge.mean),
                 "-" if small is None else f"{small:+.1%}",
                 _number(skip.cka, ".2f"),
-                *(_gate_cells(skip.gate)[1:] if has_gates else ()),
             ]
         )
     head = (
@@ -112,10 +109,21 @@ def _skips(found: Explanation) -> str:
     return f"{fill(head, LINE)}\n{_table([heads, *rows])}"
 
 
-def _gate_cells(gate: GateStatistics | None) -> tuple[str, ...]:
-    if gate is None:
-        return ("-",) * 4
-    return gate.type, _number(gate.mean, ".2f"), _number(gate.share_closed, ".0%"), _number(gate.share_open, ".0%")
+def _gates(found: Explanation) -> str:
+    """How open they are: those of skips, then those behind fusions and blocks."""
+    gates = [(f"{skip.source} to {skip.node}", skip.gate) for skip in found.skips if skip.gate]
+    gates += [(f"{gate.node}, {gate.at}", gate) for gate in found.gates]
+    rows = [
+        (
+            where,
+            gate.type,
+            _number(gate.mean, ".2f"),
+            _number(gate.share_closed, ".0%"),
+            _number(gate.share_open, ".0%"),
+        )
+        for where, gate in gates
+    ]
+    return _table([("gate of", "type", "mean", f"below {CLOSED}", f"above {OPEN}"), *rows]) if rows else ""
 
 
 def _gradients(found: Explanation) -> str:
@@ -164,8 +172,12 @@ def _interval(change: Change | None) -> str:
     if change is None:
         return "-"
     if change.low is None or change.high is None:
-        return f"{change.mean:+.3f}"
-    return f"{change.mean:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
+        return _signed(change.mean)
+    return f"{_signed(change.mean)} ({_signed(change.low)} to {_signed(change.high)})"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 3) + 0.0:+.3f}"  # no minus before 0.000
 
 
 def _ratio(change: Change | None) -> str:
@@ -196,13 +208,13 @@ def explanation_svg(architecture: Architecture, found: Explanation) -> str:
     """The drawing with each skip's loss beside its name and in its width, and each stage's gradient in its box."""
     changes = dict(_mean_changes(found))
     numbers = Numbers(
-        sources={pair: f"{change.mean:+.3f}".replace("-", "−") for pair, change in changes.items()},
+        sources={pair: _signed(change.mean).replace("-", "−") for pair, change in changes.items()},
         widths={
             pair: THIN + (THICK - THIN) * min(1.0, max(0.0, -change.mean) / THICK_FROM)
             for pair, change in changes.items()
         },
         stages={
-            StageRef.parse(stage.stage): f"gradient ×{stage.midway.factor.mean:.3g}"
+            StageRef.parse(stage.stage): f"gradient ×{stage.midway.factor.mean:.2g}"
             for stage in found.stages
             if stage.midway.factor is not None
         },
