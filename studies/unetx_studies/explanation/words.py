@@ -80,7 +80,11 @@ def _surely(factor: Change | None, *, above: bool) -> bool:
 
 def _factor(name: str, flow: Flow) -> str:
     assert flow.factor is not None
-    return f"{name} (×{flow.factor.mean:.2g})"
+    return f"{name} ({_times(flow.factor.mean)})"
+
+
+def _times(factor: float) -> str:
+    return f"×{factor:.0f}" if factor >= 10 else f"×{factor:.2g}"
 
 
 # Tables
@@ -214,7 +218,7 @@ def explanation_svg(architecture: Architecture, found: Explanation) -> str:
             for pair, change in changes.items()
         },
         stages={
-            StageRef.parse(stage.stage): f"gradient ×{stage.midway.factor.mean:.2g}"
+            StageRef.parse(stage.stage): f"gradient {_times(stage.midway.factor.mean)}"
             for stage in found.stages
             if stage.midway.factor is not None
         },
