@@ -129,21 +129,19 @@ class TrainedNetwork:
 
     def intact(self) -> Measured:
         """All scores on the validation cases, with every skip in its place."""
-        return self._scorer(self.cases.validation).everything(self.network)
+        return self._scorer.everything(self.network)
 
     def without(self, skip: Skip, replacement: Replacement) -> Measured | None:
         """The same with one skip replaced; None where there is no other case to take its map from."""
         if replacement is Replacement.SHUFFLED:
-            if self._donors is None:
-                return None
-            return self._scorer(self._paired).everything(FromDonors(self.network, skip))
+            return None if self._donors is None else self._with_donors.everything(FromDonors(self.network, skip))
         mean = self._means[skip] if replacement is Replacement.MEAN else torch.zeros(1, device=self.device.device)
 
         def substitute(maps: Tensor) -> Tensor:
             return mean.to(maps.dtype).view(1, -1, *[1] * (maps.ndim - 2)).expand_as(maps)
 
         with replaced(self.network, skip, substitute):
-            return self._scorer(self.cases.validation).everything(self.network)
+            return self._scorer.everything(self.network)
 
     def similarities(self) -> tuple[SkipSimilarity, ...]:
         """Linear CKA of every skip with the upsampled map beside it, over patches of the validation cases."""
@@ -156,19 +154,21 @@ class TrainedNetwork:
         images = [case.image for case in self.cases.validation]
         return gate_statistics(self.network, images, self.task.patch, self.device)
 
-    def _scorer(self, cases: Sequence[Case]) -> Scorer:
-        return Scorer(self.task, cases, self.device, self.check_time)
+    @property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.task, self.cases.validation, self.device, self.check_time)
 
     @cached_property
-    def _donors(self) -> list[int] | None:
-        return choose_donors([case.name for case in self.cases.validation], self.groups or {}, self.seed)
+    def _donors(self) -> dict[str, Case] | None:
+        """By the name of a validation case: the one that stands in for it."""
+        cases = self.cases.validation
+        chosen = choose_donors([case.name for case in cases], self.groups or {}, self.seed)
+        return None if chosen is None else {case.name: cases[n] for case, n in zip(cases, chosen, strict=True)}
 
     @property
-    def _paired(self) -> list[Case]:
-        """The validation cases, each with its donor behind its own channels."""
-        cases = self.cases.validation
-        pairs = zip(cases, self._donors or (), strict=True)
-        return [replace(case, image=beside(case.image, cases[donor].image)) for case, donor in pairs]
+    def _with_donors(self) -> Scorer:
+        donors = self._donors or {}
+        return replace(self._scorer, image_of=lambda case: beside(case.image, donors[case.name].image))
 
     @cached_property
     def _means(self) -> Mapping[Skip, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ class Scorer:
     cases: Sequence[Case]
     device: DeviceProfile
     check_time: Callable[[], None]
+    image_of: Callable[[Case], Tensor] = attrgetter("image")
+    """What the network is given of a case."""
 
     def at_a_rung(self, network: nn.Module) -> tuple[CaseScore, ...]:
         """What is due at every rung, for each foreground class of each case, in the order of the cases."""
@@ -74,8 +77,9 @@ class Scorer:
         """Every case with its logits."""
         network.eval()
         self.check_time()
-        images = (case.image for case in self.cases)
-        predictions = predict_each(network, images, self.task.patch, self.device, overlap=OVERLAP)
+        predictions = predict_each(
+            network, map(self.image_of, self.cases), self.task.patch, self.device, overlap=OVERLAP
+        )
         for case, logits in zip(self.cases, predictions, strict=True):
             self.check_time()
             if not torch.isfinite(logits).all():

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import using
@@ -90,6 +91,8 @@ def explain(
     asked = _asked(what)
     slot = make_slots(gpus)[0]
     check_torch([slot])
+    if choices.data is None:
+        console.print("no --data given: explaining on the built-in demo task (synthetic images)")
     source = choices.source()
     home = asked.study / EXPLAIN if asked.study is not None else choices.out / EXPLAIN
     target = folder or home / asked.name
@@ -99,6 +102,7 @@ def explain(
         task, budget = _trained_on(asked, choices, source, slot.device, console)
         budget = replace(budget, validation_cases=validation_cases or len(task.splits.validation))
         budget = budget if steps is None else with_steps(budget, steps)
+        check_rankable(task, budget)
         architecture = asked.architecture or _on(task, what)
         with using(task), Steps(console) as progress:
             work = Work(

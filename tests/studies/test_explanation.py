@@ -126,6 +126,24 @@ def test_skips_are_told_in_words_the_one_that_matters_most_first() -> None:
         assert number in text
 
 
+def test_classes_are_told_apart_where_there_are_several() -> None:
+    """One class loses 0.4 in every case, the other nothing, and the mean over both half of it."""
+    look = looked({TOP: 0.0})
+
+    def both(vessel: float) -> Measured:
+        scores = (CaseScore(c, name, {"dice": d}) for c in CASES for name, d in (("organ", 0.9), ("vessel", vessel)))
+        return Measured(tuple(scores), {"organ": (), "vessel": ()})
+
+    ways = dict.fromkeys(Replacement, both(0.1))
+    found = found_in(replace(look, intact=both(0.5), without={TOP: ways}))
+    skip = found.skips[0]
+    means = [change and change.mean for change in (*skip.by_class.values(), skip.dice[Replacement.MEAN])]
+    assert means == pytest.approx([0, -0.4, -0.2])
+    assert skip.edge[Replacement.MEAN] is None
+    row = "E0 to D0  +0.000 (+0.000 to +0.000)  -0.400 (-0.400 to -0.400)"
+    assert row in explanation_text(U_NET, found).splitlines()
+
+
 def test_a_skip_that_may_say_the_same_of_every_image_is_told_as_that() -> None:
     look = looked({TOP: 0.0})
     ways = {**look.without[TOP], Replacement.ZERO: measured([0.6 + float(noise) for noise in NOISE])}

@@ -77,6 +77,8 @@ class SkipEffect:
     dice: Mapping[Replacement, Change | None]
     edge: Mapping[Replacement, Change | None]
     """Of the surface Dice."""
+    by_class: Mapping[str, Change | None]
+    """Of the Dice of each class, with the skip's mean in its place."""
     small_recall: Mapping[Replacement, float | None]
     """Change of the share of small targets that are hit; None where there are none."""
     cka: float | None
@@ -189,24 +191,22 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _skip(looks: Sequence[Looked], pair: Pair, groups: Mapping[str, str], margin: float) -> SkipEffect:
-    def changes(metric: str) -> dict[Replacement, Change | None]:
-        found: dict[Replacement, Change | None] = {}
-        for way in Replacement:
-            after = [look.without[pair][way] for look in looks]
-            pairs = [(look.intact.case_scores, one.case_scores) for look, one in zip(looks, after, strict=True) if one]
-            found[way] = _changes(pairs, metric, groups) if len(pairs) == len(looks) else None
-        return found
+    def change(metric: str, way: Replacement, class_name: str | None = None) -> Change | None:
+        after = [look.without[pair][way] for look in looks]
+        pairs = [(look.intact.case_scores, one.case_scores) for look, one in zip(looks, after, strict=True) if one]
+        return _changes(pairs, metric, groups, class_name) if len(pairs) == len(looks) else None
 
     source, node = pair
     similar = [s.cka for look in looks for s in look.similarities if (s.source, s.node) == pair and s.cka is not None]
     cka = _mean(similar) if similar else None
-    dice = changes(OBJECTIVE)
+    dice = {way: change(OBJECTIVE, way) for way in Replacement}
     role = role_of(dice[Replacement.MEAN], margin)
     return SkipEffect(
         node,
         source,
         dice,
-        changes(EDGE),
+        {way: change(EDGE, way) for way in Replacement},
+        {name: change(OBJECTIVE, Replacement.MEAN, name) for name in looks[0].intact.recalls},
         {way: _small_recall(looks, pair, way) for way in Replacement},
         cka,
         next(iter(_gates(looks, pair)), None),
@@ -247,9 +247,16 @@ def _says(role: Role, dice: Mapping[Replacement, Change | None], cka: float | No
 Scored = Sequence[CaseScore]
 
 
-def _changes(pairs: Sequence[tuple[Scored, Scored]], metric: str, groups: Mapping[str, str]) -> Change | None:
-    """Over the cases that every seed has; ``pairs`` are scores before and after, a seed each."""
-    by_seed = [_by_case(before, after, metric) for before, after in pairs]
+def _changes(
+    pairs: Sequence[tuple[Scored, Scored]], metric: str, groups: Mapping[str, str], class_name: str | None = None
+) -> Change | None:
+    """Over the cases that every seed has, of one class or the mean over all; ``pairs`` are scores before and after, a
+    seed each."""
+
+    def wanted(scores: Scored) -> Scored:
+        return [score for score in scores if class_name in (None, score.class_name)]
+
+    by_seed = [_by_case(wanted(before), wanted(after), metric) for before, after in pairs]
     cases = [case for case in by_seed[0] if all(case in row for row in by_seed)]
     if not cases:
         return None

@@ -29,7 +29,7 @@ def explanation_text(architecture: Architecture, found: Explanation) -> str:
     """Which skips matter, which are redundant, where gradients are weak, how sizes and edges fare."""
     blocks = ["\n".join([title(architecture), fill(worth(found), LINE)])]
     if found.skips:
-        blocks += [_skips(found), _sentences(skip_sentences(found))]
+        blocks += [_skips(found), _by_class(found), _sentences(skip_sentences(found))]
     blocks.append(_gates(found))
     if found.stages:
         blocks += [_gradients(found), _sentences(gradient_sentences(found))]
@@ -111,6 +111,15 @@ def _skips(found: Explanation) -> str:
         "the share of small targets hit"
     )
     return f"{fill(head, LINE)}\n{_table([heads, *rows])}"
+
+
+def _by_class(found: Explanation) -> str:
+    """Where there are several: which class loses what."""
+    classes = list(found.skips[0].by_class)
+    rows = [
+        [f"{skip.source} to {skip.node}", *(_interval(skip.by_class[name]) for name in classes)] for skip in found.skips
+    ]
+    return f"the same by class, with its mean\n{_table([['skip', *classes], *rows])}" if len(classes) > 1 else ""
 
 
 def _gates(found: Explanation) -> str:
