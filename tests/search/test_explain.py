@@ -31,7 +31,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.canonical import key
 from unetx_space.presets import preset
 from unetx_space.validity import faults
-from unetx_studies.explanation import Explanation, Looked, explained
+from unetx_studies.explanation import Explanation, Looked, Role, explained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,11 +86,11 @@ def fine_task(folder: Path, n_levels: int) -> Task:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Explanation:
-    """A U-Net of five levels after 40 steps on that task, and what is seen of it."""
+    """A U-Net of five levels after 60 steps on that task, and what is seen of it."""
     task = fine_task(tmp_path_factory.mktemp("fine") / "task", n_levels=5)
-    budget = Budget(steps=40, batch_size=2, width_factor=1.0, rungs=(40,), validation_cases=5)
+    budget = Budget(steps=60, batch_size=2, width_factor=1.0, rungs=(60,), validation_cases=5)
     u_net = Architecture(task.backbone(), preset("u-net").genome(5))
-    look = work_on(u_net, task, budget, tmp_path_factory.mktemp("explain")).look(1)
+    look = work_on(u_net, task, budget, tmp_path_factory.mktemp("explain")).look(0)
     early, midway = gradient_steps(budget.steps)
     return explained([look], early=early, midway=midway)
 
@@ -106,6 +106,8 @@ def test_where_the_answer_is_only_in_the_top_skip_that_skip_alone_matters(plante
                 assert change.high < -0.05
             else:
                 assert abs(change.mean) < 0.02
+    assert [skip.source for skip in planted.skips if skip.role is Role.DECISIVE] == ["E0"]
+    assert not any(skip.role is Role.HELPS for skip in planted.skips)
     assert planted.all_skips is not None
     assert planted.all_skips.low is not None
     assert planted.all_skips.low > 0.03
