@@ -143,6 +143,16 @@ class TrainedNetwork:
         with replaced(self.network, skip, substitute):
             return self._scorer.everything(self.network)
 
+    def volumes(self) -> dict[str, dict[str, int]]:
+        """Voxels of every foreground class in the truth of every validation case, by case and class."""
+        names = self.task.classes
+        counts = {
+            case.name: torch.bincount(case.label.flatten(), minlength=len(names)) for case in self.cases.validation
+        }
+        return {
+            case: dict(zip(names[1:], found[1 : len(names)].tolist(), strict=True)) for case, found in counts.items()
+        }
+
     def similarities(self) -> tuple[SkipSimilarity, ...]:
         """Linear CKA of every skip with the upsampled map beside it, over patches of the validation cases."""
         stream = BatchStream(self.cases.validation, self.task.patch, 2, self.seed, PLAIN, self.device.device)

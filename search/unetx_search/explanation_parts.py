@@ -100,6 +100,7 @@ class Work:
             without,
             tuple(SkipSimilarity(**one) for one in looked_at["similarities"]),
             tuple(GateStatistics(**one) for one in looked_at["gates"]),
+            looked_at["volumes"],
             _gradients(design),
             () if beside is None else tuple(CaseScore(**score) for score in beside["case_scores"]),
             None if beside is None else _gradients(beside),
@@ -178,6 +179,7 @@ def _seen(network: TrainedNetwork) -> dict[str, Any]:
         "intact": asdict(network.intact()),
         "similarities": [asdict(one) for one in network.similarities()],
         "gates": [asdict(one) for one in network.gates()],
+        "volumes": network.volumes(),
     }
 
 

@@ -164,3 +164,10 @@ def test_similarities_are_of_validation_patches_and_unrelated_maps_have_none(tas
 
     looked.network.get_submodule("decoder.D0.sources.E0").add_module("attention", Noise())
     assert looked.similarities()[1].cka == pytest.approx(0, abs=0.02)
+
+
+def test_volumes_are_those_of_the_truth(task: Task) -> None:
+    found = trained(task).volumes()
+    for name in task.splits.validation:
+        label = task.label(name)
+        assert found[name] == {"bright": int((label == 1).sum()), "dark": int((label == 2).sum())}

@@ -56,6 +56,7 @@ def looked(losses: Mapping[tuple[str, str], float], *, seed: int = 0, twin_e0: f
         },
         tuple(SkipSimilarity(node, source, 0.8) for source, node in losses),
         (GateStatistics("D0", "E0", "se", 0.7, 0.1, 0.2), GateStatistics("D1", "block", "cbam", 0.5, 0.0, 0.0)),
+        {case: {"vessel": 10 * number} for number, case in enumerate(CASES)},
         gradients(0.2),
         measured([0.6] * 8).case_scores,
         gradients(twin_e0, head=0.5),
@@ -132,10 +133,11 @@ def test_classes_are_told_apart_where_there_are_several() -> None:
 
     def both(vessel: float) -> Measured:
         scores = (CaseScore(c, name, {"dice": d}) for c in CASES for name, d in (("organ", 0.9), ("vessel", vessel)))
-        return Measured(tuple(scores), {"organ": (), "vessel": ()})
+        return Measured(tuple(scores), dict.fromkeys(("organ", "vessel"), INTACT.recalls["vessel"]))
 
     ways = dict.fromkeys(Replacement, both(0.1))
-    found = found_in(replace(look, intact=both(0.5), without={TOP: ways}))
+    volumes = {case: {"organ": 5, "vessel": 3} for case in CASES}
+    found = found_in(replace(look, intact=both(0.5), without={TOP: ways}, volumes=volumes))
     skip = found.skips[0]
     means = [change and change.mean for change in (*skip.by_class.values(), skip.dice[Replacement.MEAN])]
     assert means == pytest.approx([0, -0.4, -0.2])
@@ -173,6 +175,17 @@ def test_a_gradient_that_is_not_known_in_a_step_leaves_the_step_out() -> None:
     assert (stage.midway.factor.n_cases, stage.early.factor and stage.early.factor.n_cases) == (1, 2)
     gone = {step: (StageGradient("E0", None),) for step in look.gradients}
     assert found_in(replace(look, twin_gradients=gone)).stages[0].early.factor is None
+
+
+def test_cases_are_told_by_how_much_of_a_class_they_show() -> None:
+    """Of 0, 10, ... 70 voxels the case without any has no size, and 10..30, 40..50 and 60..70 are the thirds."""
+    dices = [0.9, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8]
+    found = found_in(replace(looked({TOP: 0.0}), intact=measured(dices)))
+    told = [(one.size, one.n_cases, one.max_voxels) for one in found.volumes]
+    assert told == [("small", 3, 30), ("medium", 2, 50), ("large", 2, 70)]
+    assert [one.dice for one in found.volumes] == pytest.approx([0.2, 0.5, 0.75])
+    same = {case: {"vessel": 7} for case in CASES}
+    assert [one.n_cases for one in found_in(replace(looked({TOP: 0.0}), volumes=same)).volumes] == [8, 0, 0]
 
 
 def test_seeds_are_pooled_and_told() -> None:

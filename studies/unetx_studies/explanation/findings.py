@@ -8,9 +8,10 @@ and the truth does not, counts 1 where it is not predicted: nothing was to be fo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 
@@ -51,6 +52,8 @@ class Looked:
     """The scores with a skip replaced; None where no case could stand in for another."""
     similarities: tuple[SkipSimilarity, ...]
     gates: tuple[GateStatistics, ...]
+    volumes: Mapping[str, Mapping[str, int]]
+    """Voxels in the truth, by case and class."""
     gradients: Mapping[int, tuple[StageGradient, ...]]
     """By training step."""
     twin_scores: tuple[CaseScore, ...] = ()
@@ -121,6 +124,18 @@ class SizeScore:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeScore:
+    """The cases that show little, some or much of a class, by thirds of its voxels in the truth."""
+
+    class_name: str
+    size: str
+    n_cases: int
+    max_voxels: int | None
+    dice: float | None
+    """The mean over these cases and all seeds."""
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeScore:
     """A class at its edge: every metric's mean over cases and seeds."""
 
@@ -146,6 +161,7 @@ class Explanation:
     gates: tuple[GateStatistics, ...]
     """Of maps behind a fusion or a block; a skip's own stands with it."""
     sizes: tuple[SizeScore, ...]
+    volumes: tuple[VolumeScore, ...]
     edges: tuple[EdgeScore, ...]
     limits: tuple[str, ...]
     """What this cannot say, a sentence each."""
@@ -178,6 +194,7 @@ def explained(
         midway=tuple(midway),
         gates=_gates(looks, None),
         sizes=_sizes(looks),
+        volumes=tuple(score for name in looks[0].intact.recalls for score in _volumes(looks, name)),
         edges=_edges(looks),
         limits=tuple(_limits(looks, groups, skips)),
     )
@@ -370,6 +387,25 @@ def _sizes(looks: Sequence[Looked]) -> tuple[SizeScore, ...]:
             recall = n_hit / (part.n_targets * len(looks)) if part.n_targets else None
             scores.append(SizeScore(name, part.size, part.n_targets, recall, part.max_voxels))
     return tuple(scores)
+
+
+def _volumes(looks: Sequence[Looked], class_name: str) -> Iterator[VolumeScore]:
+    """Thirds as of targets: cases of equal volume share one, the smaller."""
+    found: dict[str, list[float]] = {}
+    for look in looks:
+        for score in look.intact.case_scores:
+            dice = score.values.get(OBJECTIVE)
+            if score.class_name == class_name and dice is not None:
+                found.setdefault(score.case, []).append(dice)
+    shown = {case: looks[0].volumes[case][class_name] for case in found if looks[0].volumes[case][class_name]}
+    ordered = sorted(shown.values())
+    n = len(ordered)
+    ends = [0, *(ordered[-(-n * third // 3) - 1] if n else 0 for third in (1, 2, 3))]
+    for size, (above, most) in zip(("small", "medium", "large"), pairwise(ends), strict=True):
+        cases = [case for case, volume in shown.items() if above < volume <= most]
+        dices = [dice for case in cases for dice in found[case]]
+        largest = max((shown[case] for case in cases), default=None)
+        yield VolumeScore(class_name, size, len(cases), largest, _mean(dices) if dices else None)
 
 
 def _edges(looks: Sequence[Looked]) -> tuple[EdgeScore, ...]:

@@ -157,17 +157,26 @@ def _gradients(found: Explanation) -> str:
 
 
 def _sizes(found: Explanation) -> str:
+    """Targets by size, and beside them cases by how much of the class they show."""
     rows = [
         (
             one.class_name,
             one.size,
-            "-" if one.max_voxels is None else f"up to {one.max_voxels}",
+            _up_to(one.max_voxels),
             str(one.n_targets),
             _number(one.recall, ".1%"),
+            _up_to(cases.max_voxels),
+            str(cases.n_cases),
+            _number(cases.dice, ".4f"),
         )
-        for one in found.sizes
+        for one, cases in zip(found.sizes, found.volumes, strict=True)
     ]
-    return _table([("class", "targets", "voxels", "number", "hit"), *rows]) if rows else ""
+    heads = ("class", "third", "target of voxels", "targets", "hit", "case with voxels", "cases", "Dice")
+    return _table([heads, *rows]) if rows else ""
+
+
+def _up_to(voxels: int | None) -> str:
+    return "-" if voxels is None else f"up to {voxels}"
 
 
 def _edges(found: Explanation) -> str:
