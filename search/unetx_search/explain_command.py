@@ -29,6 +29,7 @@ def explain(
     ----------
     what
         A study's folder such as runs/NAME (its best design), runs/NAME:TRIAL, an architecture file, or a preset.
+        A study knows its data; others need --data.
     folder
         Where explain.json, explain.svg and the finished parts go. By default explain/trial-N in the study's folder, or
         explain/NAME below --out.

@@ -15,14 +15,14 @@ from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import using
 from unetx_evaluators.tasks.groups import groups_of
 from unetx_evaluators.tasks.privacy import Pseudonymous
-from unetx_search.config import SearchConfig, differing_data, read_begun
+from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun, read_request
 from unetx_search.data_choices import DataChoices, check_rules
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import make_slots
 from unetx_search.explanation_parts import Work, gradient_steps
 from unetx_search.preparing import no_empty_folders, prepared_task
 from unetx_search.progress import Steps
-from unetx_search.run import SETTINGS
+from unetx_search.run import REQUEST, SETTINGS
 from unetx_search.settling import kept_pilot, moved_to, unpiloted_budget
 from unetx_search.status import read_status
 from unetx_search.summary import named_architecture
@@ -89,9 +89,10 @@ def explain(
         ]
     )
     asked = _asked(what)
+    choices = choices if asked.study is None else _as_in(asked.study, choices)
     slot = make_slots(gpus)[0]
     check_torch([slot])
-    if choices.data is None:
+    if choices.data is None and asked.study is None:
         console.print("no --data given: explaining on the built-in demo task (synthetic images)")
     source = choices.source()
     home = asked.study / EXPLAIN if asked.study is not None else choices.out / EXPLAIN
@@ -110,7 +111,8 @@ def explain(
             )
             looks = [work.look(asked.seed + number) for number in range(seeds)]
         early, midway = gradient_steps(budget.steps)
-        findings = explained(looks, early=early, midway=midway, groups=work.groups)
+        margin = choices.margin if isinstance(choices, SearchConfig) else MARGIN
+        findings = explained(looks, early=early, midway=midway, groups=work.groups, margin=margin)
         done = Explained(architecture, findings, target)
         write_whole(target / "explain.json", explanation_json(done, task, budget))
         write_whole(target / "explain.svg", explanation_svg(architecture, findings))
@@ -134,10 +136,11 @@ def _asked(what: str) -> _Asked:
 
 def _of_study(folder: Path, number: int | None) -> _Asked:
     status = read_status(folder)
-    if number is None and status.best is None:
+    best = status.best
+    if number is None and best is None:
         raise RequestError(f"{folder} has no complete trial yet; name one that it has begun as {folder}:NUMBER")
     by_number = {trial.number: trial for trial in status.trials}
-    trial = status.best if number is None else by_number.get(number)
+    trial = best.first if number is None and best is not None else by_number.get(number or 0)
     if trial is None:
         known = f"{min(by_number)} to {max(by_number)}" if by_number else "none"
         raise RequestError(f"{folder} has no trial {number}; it has {known}")
@@ -145,6 +148,15 @@ def _of_study(folder: Path, number: int | None) -> _Asked:
         design = Records(store, status.study).architecture(trial.key)
     provenance = {"study": status.study, "trial": trial.number}
     return _Asked(f"trial-{trial.number}", replace(design, provenance=provenance), folder, trial.budget, trial.seed)
+
+
+def _as_in(study: Path, choices: DataChoices) -> DataChoices:
+    """What a study's search was told of its data, where that is kept; what is said now wins."""
+    if not (study / REQUEST).exists():
+        return choices
+    said = {one.name: getattr(choices, one.name) for one in fields(DataChoices)}
+    told = {name: value for name, value in said.items() if value != getattr(DataChoices(), name)}
+    return replace(read_request(study / REQUEST), **told)
 
 
 def _trained_on(

@@ -246,7 +246,7 @@ def study(run: Run, dataset: Path) -> Path:
 
 def test_a_study_gives_its_best_design_or_the_trial_that_is_named(run: Run, dataset: Path, study: Path) -> None:
     best = json.loads((study / "best.json").read_text(encoding="utf-8"))["provenance"]["trial"]
-    code, out, err = run("explain", study, "--data", dataset, *SMALL)
+    code, out, err = run("explain", study, *SMALL)
     assert code == 0, err
     assert out.startswith(f"s, trial {best}: ")
     assert (study / "explain" / f"trial-{best}" / "explain.json").is_file()
@@ -261,15 +261,21 @@ def test_a_study_gives_its_best_design_or_the_trial_that_is_named(run: Run, data
 
 
 def test_wrong_requests_are_refused_in_words(run: Run, dataset: Path, study: Path, tmp_path: Path) -> None:
-    assert "has no trial 7; it has 0 to 1" in refusal(run, "explain", f"{study}:7", "--data", dataset)
+    assert "has no trial 7; it has 0 to 1" in refusal(run, "explain", f"{study}:7")
     assert "did you mean 'u-net'" in refusal(run, "explain", "u-nett")
     assert "holds no study" in refusal(run, "explain", "runs")
     assert "--seeds must be at least 1, got 0" in refusal(run, "explain", study, "--seeds", 0)
     assert "--steps must be at least 1" in refusal(run, "explain", study, "--steps", 0)
     taken = study / "best.json"
-    assert "is a file; name another" in refusal(run, "explain", study, "--data", dataset, "-o", taken)
+    assert "is a file; name another" in refusal(run, "explain", study, "-o", taken)
     other = refusal(run, "explain", study, "--data", msd_folder(tmp_path / "other", n_cases=9), "--gpus", 0)
     assert "a study keeps the split it began with" in other
+    code, _, err = run("explain", study, "--levels", 2, "--gpus", 0)
+    assert code == 2
+    assert "was trained on other data" in err
+    assert "task.widths: begun with" in err
+    (study / "request.json").unlink()  # of a version before
+    assert "demo" in refusal(run, "explain", study, "--gpus", 0)
 
 
 def test_a_design_that_does_not_fit_the_data_is_refused_and_leaves_nothing(run: Run, dataset: Path) -> None:
