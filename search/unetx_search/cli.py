@@ -20,6 +20,7 @@ from cyclopts.config import Dict
 from unetx_search import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
+from unetx_search.explain_command import explain
 from unetx_search.finals.config import FinalsConfig
 from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import describe, design_space
@@ -294,6 +295,9 @@ def doctor(
     findings = look(choices, console=_stderr(), sheet=sheet, pilot=pilot)
     print(findings_json(findings) if json else findings_text(findings))
     return 0 if findings.is_fit else 2
+
+
+app.command(explain)
 
 
 def _stderr() -> Console:
