@@ -67,6 +67,10 @@ def search(
     from unetx_search.summary import summary_json, summary_text
 
     summary = search(config, console=_stderr())
+    if summary.evaluations:
+        from unetx_search.reporting import REPORT, write_report
+
+        write_report(summary.folder, summary.folder / REPORT)
     print(summary_json(summary) if json else summary_text(summary))
     if summary.was_stopped:
         return INTERRUPTED
@@ -198,6 +202,24 @@ def export(
     print(
         f"wrote {done.path} ({done.format}, patch {size}); it differs from torch by at most {done.max_difference:.1e}"
     )
+
+
+@app.command
+def report(study: Path, *, output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None) -> None:
+    """Put a study on one page: who is the best, how sure that is, what it costs, and all that is behind it.
+
+    Parameters
+    ----------
+    study
+        The folder of the study, such as runs/demo.
+    output
+        The HTML file to write; tables as CSV and JSON go beside it. report.html in the study's folder by default.
+    """
+    from unetx_search.reporting import REPORT, write_report
+
+    target = output or study / REPORT
+    write_report(study, target)
+    print(f"wrote {target}")
 
 
 @app.command
