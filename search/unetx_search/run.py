@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from unetx_evaluators.evaluation import Evaluator
     from unetx_evaluators.tasks import Source, Task
     from unetx_search.executors.base import Executor
+    from unetx_search.samplers.constrained_sampler import SamplerOf
     from unetx_space.architecture import Architecture
     from unetx_studies.store import TrialRecord
 
@@ -107,10 +108,11 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What takes the place of the trainer and of the data in tests."""
+    """What takes the place of the trainer, of the data and of the sampler."""
 
     evaluator: Evaluator | None
     source: Source | None
+    sampler_of: SamplerOf | None
 
 
 def search(
@@ -120,12 +122,13 @@ def search(
     probe: GpuProbe = usable_gpus,
     evaluator: Evaluator | None = None,
     source: Source | None = None,
+    sampler_of: SamplerOf | None = None,
 ) -> Summary:
     """Run or continue the study of ``config`` and say what it came to.
 
-    ``probe``, ``evaluator`` and ``source`` replace the machine, the trainer and the data in tests. Raises
-    RequestError when the request cannot be met, and then has written nothing but finished cases into the cache;
-    SearchFailed when the work is hopeless.
+    ``source`` and ``sampler_of`` take the place of the data and the sampler that ``config`` names; ``probe`` and
+    ``evaluator`` that of the machine and the trainer in tests. Raises RequestError when the request cannot be met, and
+    then has written nothing but finished cases into the cache; SearchFailed when the work is hopeless.
     """
     with open_engine(config, probe=probe) as engine:
         slots = engine.slots[: config.deterministic]
@@ -139,7 +142,7 @@ def search(
         with no_empty_folders(config.cache_folder), full_disk_explained(config.folder):
             # A study that has begun is looked at before it is claimed, so that a refusal leaves no trace in it.
             has_begun = (config.folder / SETTINGS).exists()
-            given = _Given(evaluator, source)
+            given = _Given(evaluator, source, sampler_of)
             found = _agreed(config, location, engine, slots, console, given) if has_begun else None
             run = replace(new_run(location.study or config.study_name, n_trials=config.trials), started_at=began_at)
             with claimed(location, run, console) as claim:
@@ -149,7 +152,7 @@ def search(
                     keep_request(config, config.folder / REQUEST)
                     keep_beside(config.folder, found.task)
                 claim.is_settled = True
-                return _search(config, claim, found, engine, slots, console, evaluator)
+                return _search(config, claim, found, engine, slots, console, given)
 
 
 def _asked(config: SearchConfig, engine: Engine, slots: Sequence[Slot], console: Console, given: _Given) -> Asked:
@@ -186,7 +189,7 @@ def _search(
     engine: Engine,
     slots: Sequence[Slot],
     console: Console,
-    evaluator: Evaluator | None,
+    given: _Given,
 ) -> Summary:
     task, name = found.task, claim.lease.run.study
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -202,18 +205,21 @@ def _search(
     winners = WinnerFiles(config.folder, name, records, task, reference, config.cheap_by, config.margin, cost_of)
 
     with using(task), OptunaMirror(claim.store, name, records, setup.genes, attach=attach) as mirror:
-        n_missing = config.trials - len(records.trials(finished_only=True))
+        done = records.trials(finished_only=True)
+        n_missing = config.trials - len(done)
         was_stopped = ran_out_of_time = False
         if n_missing > 0:
 
             def evaluator_of(slots: Sequence[Slot]) -> Evaluator:
-                return evaluator or proxy_evaluator(slots)
+                return given.evaluator or proxy_evaluator(slots)
 
             if config.workers_per_gpu == "auto":
                 with heartbeats(claim.store.url, claim.lease.run):
                     slots = slots_that_pay(config, slots, evaluator_of, task, setup, n_missing, console)
             with engine.executor(evaluator_of(slots), task, slots) as executor:
-                coordinator = _coordinated(config, claim, setup, records, mirror, executor, winners, console)
+                coordinator = _coordinated(
+                    config, claim, setup, records, done, mirror, executor, winners, console, given.sampler_of
+                )
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
                 executor.close(timeout_s=CLOSE_WITHIN_S)
         trials = records.trials(finished_only=True)
@@ -243,14 +249,15 @@ def _coordinated(
     claim: Claim,
     setup: StudySetup,
     records: Records,
+    done: Sequence[TrialRecord],
     mirror: OptunaMirror,
     executor: Executor,
     winners: WinnerFiles,
     console: Console,
+    sampler_of: SamplerOf | None,
 ) -> Coordinator:
     """Bring the study to its total, as far as user and time allow."""
     run = claim.lease.run
-    done = records.trials(finished_only=True)
     best = Ranking(done).best
     standing = Standing(
         study=run.study,
@@ -263,7 +270,7 @@ def _coordinated(
     )
     screen = display(standing, console, WorkersFile(config.folder / WORKERS))
     study = SamplerStudy(run.study, setup.genes, PRUNERS[config.pruner](setup.budget))
-    sampler = ConstrainedSampler(SAMPLERS[config.sampler], setup.genes, setup.admitted, seed=config.seed)
+    sampler = ConstrainedSampler(sampler_of or SAMPLERS[config.sampler], setup.genes, setup.admitted, seed=config.seed)
     coordinator = Coordinator(
         records=records,
         study=study,

@@ -6,11 +6,16 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from executor_helpers import wait_until
+from kill_helpers import DEADLINE_S, check_whole, finished
 from rich.console import Console
 
 from unetx_evaluators.evaluation import Outcome
@@ -31,6 +36,7 @@ from unetx_space.canonical import key
 from unetx_space.errors import RequestError
 from unetx_studies.store import Records, TrialRecord, open_store, study_url
 
+SCRIPT = Path(__file__).with_name("fake_finals.py")
 SOURCE = DemoSource(n_cases=20)
 PAIR = "u-net,no-skip"
 
@@ -112,6 +118,27 @@ def test_finals_go_on_where_they_were_broken_off_and_end_the_same(study: Path, t
     hold(study, FakeEvaluator(calls_folder=calls), seeds=2)
     results = hold(study, FakeEvaluator(calls_folder=calls), seeds=3)
     assert len(list(calls.iterdir())) == len(results.trainings) == 12, "no training was made twice"
+    assert results.trainings == undisturbed.trainings
+    assert results.verdict == undisturbed.verdict
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_finals_that_are_killed_again_and_again_end_as_undisturbed_ones(study: Path, tmp_path: Path) -> None:
+    undisturbed = hold(Path(shutil.copytree(study, tmp_path / "other" / "s")))
+    command = [sys.executable, str(SCRIPT), str(study), "0.005"]
+
+    def has_more_than(n_trainings: int) -> bool:
+        return (study / "finals" / "study.db").exists() and len(finished(study / "finals")) > n_trainings
+
+    for n_finished in (0, 3, 7):
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+            wait_until(partial(has_more_than, n_finished))
+            running.kill()
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert ended.returncode == 0, ended.stderr
+    check_whole(study / "finals", 12)
+    results = hold(study)
     assert results.trainings == undisturbed.trainings
     assert results.verdict == undisturbed.verdict
 
