@@ -143,7 +143,8 @@ class Budget:
         parent = data["parent"]
         if parent is not None:
             parent = Parent(**{**parent, "parts": tuple(parent["parts"])})
-        return cls(**{**data, "rungs": tuple(data["rungs"]), "recipe": Recipe(**data["recipe"]), "parent": parent})
+        recipe = Recipe(**{**data["recipe"], "mirror": tuple(data["recipe"].get("mirror", ()))})
+        return cls(**{**data, "rungs": tuple(data["rungs"]), "recipe": recipe, "parent": parent})
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +227,8 @@ class Evaluator(Protocol):
     ) -> Evaluation:
         """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out.
 
-        ``checkpoint`` names a file for the state of this evaluation, written after every rung but the last at which
-        the observer let it go on. An evaluation that was broken off goes on from there: the observer hears of later
+        ``checkpoint`` names a file for the state of this evaluation, written every minute or so, and after every rung
+        but the last at which the observer let it go on. An evaluation that was broken off goes on from there: the observer hears of later
         steps and rungs only, and the answer is that of an unbroken run (on a CPU to the bit), with the whole curve. A
         file that is damaged or of another evaluation is not used. The caller deletes it when the answer is safe.
 

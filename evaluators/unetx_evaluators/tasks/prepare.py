@@ -284,6 +284,7 @@ def _key(request: Request) -> str:
     how = [options.dims, options.spacing, options.normalisation]
     # The spacing depends on what the patch does, unless the user has set either.
     targets = [options.machine, options.seconds, options.memory_gib, options.levels, options.base_width]
+    targets += [] if options.batch_size is None else [options.batch_size]
     is_set = options.spacing is not None or options.patch is not None
     return hashlib.sha256(json.dumps([what, how, "set by the user" if is_set else targets]).encode()).hexdigest()
 
