@@ -228,9 +228,10 @@ class Evaluator(Protocol):
         """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out.
 
         ``checkpoint`` names a file for the state of this evaluation, written every minute or so, and after every rung
-        but the last at which the observer let it go on. An evaluation that was broken off goes on from there: the observer hears of later
-        steps and rungs only, and the answer is that of an unbroken run (on a CPU to the bit), with the whole curve. A
-        file that is damaged or of another evaluation is not used. The caller deletes it when the answer is safe.
+        but the last at which the observer let it go on. An evaluation that was broken off goes on from there: the
+        observer hears of later steps and rungs only, and the answer is that of an unbroken run (on a CPU to the bit),
+        with the whole curve. A file that is damaged or of another evaluation is not used. The caller deletes it when
+        the answer is safe.
 
         ``weights`` names a file (safetensors) for the trained network's parameters, written when it is complete.
 

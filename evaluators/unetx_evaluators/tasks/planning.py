@@ -12,7 +12,7 @@ It departs from nnU-Net because a search trains hundreds of short proxies. docs/
 beside nnU-Net's plans:
 
 - fitting means two things: the full-size U-Net trains within ``memory_gib`` at the proxy's batch size, and one proxy
-  evaluation of it within ``seconds`` on one worker. For a full training ``seconds`` is infinite, so that memory decides;
+  evaluation of it within ``seconds`` on one worker (for a full training that is infinite, so that memory decides);
 - at most ``MAX_LEVELS`` levels, unless the user asks for more;
 - kernels are 3 wide along every axis on every level: the backbone has no others.
 """

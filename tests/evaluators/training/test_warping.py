@@ -31,7 +31,7 @@ def test_a_quarter_turn_is_a_quarter_turn() -> None:
 
 
 def test_turning_keeps_lengths_in_mm() -> None:
-    """A bar of 7 mm along columns of 1 mm covers the centres of 3 rows of 2 mm, and not of 7, once it stands upright."""
+    """A bar of 7 mm along columns of 1 mm covers the centres of 3 rows of 2 mm, not 7, once it stands upright."""
     label = torch.zeros(1, 17, 17, dtype=torch.uint8)
     label[0, 8, 5:12] = 1
     _, found = warped(label[:, None].float(), label, (9, 9), turned(90, (2.0, 1.0)))
