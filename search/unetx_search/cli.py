@@ -21,6 +21,7 @@ from unetx_search import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.reading_words import as_said, sizes_joined, voxels
+from unetx_search.train_command import train
 from unetx_space.design_space import describe, design_space
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
 
@@ -161,6 +162,9 @@ def export(
     print(
         f"wrote {done.path} ({done.format}, patch {size}); it differs from torch by at most {done.max_difference:.1e}"
     )
+
+
+app.command(train)
 
 
 @app.command

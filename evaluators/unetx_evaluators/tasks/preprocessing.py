@@ -138,12 +138,15 @@ def prepared_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...
 def apply(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Image, Label]:
     """A case's arrays: image ``[c, *spatial]`` float32, label ``[*spatial]`` uint8; ``[c, n, h, w]`` and ``[n, h, w]``
     slice by slice."""
-    label = case.label[facts.crop]
+    image = prepared_image(case.image, facts, preparation, also_inside=case.label[facts.crop] != 0)
+    return image, prepared_label(case.label, facts, preparation)
+
+
+def prepared_label(label: Label, facts: CaseFacts, preparation: Preparation) -> Label:
+    """The label map that ``apply`` gives."""
     shape, separate = resampling_of(facts, preparation)
-    return (
-        prepared_image(case.image, facts, preparation, also_inside=label != 0),
-        np.ascontiguousarray(np.moveaxis(resampled_label(label, shape, separate), preparation.slice_axis or 0, 0)),
-    )
+    resampled = resampled_label(label[facts.crop], shape, separate)
+    return np.ascontiguousarray(np.moveaxis(resampled, preparation.slice_axis or 0, 0))
 
 
 def prepared_image(

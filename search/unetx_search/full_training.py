@@ -1,0 +1,308 @@
+"""From an architecture and a dataset to a trained model: prepared by the full plan, trained fold by fold, scored.
+
+A model's folder says what it was begun with. The same command goes on where it was broken off, by the checkpoint that
+the trainer keeps; asked for something else, it is refused. Scores on the test cases come last, from the last weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from unetx_evaluators.budgets import check_rankable
+from unetx_evaluators.evaluation import Budget, Outcome
+from unetx_evaluators.predicting.model_plan import ModelPlan
+from unetx_evaluators.proxy import ProxyEvaluator
+from unetx_evaluators.tasks import prepare, using
+from unetx_evaluators.tasks.cache import Manifest
+from unetx_evaluators.tasks.examination import Request
+from unetx_evaluators.tasks.prepare import with_splits
+from unetx_evaluators.training.recipe import Recipe
+from unetx_search.model_scores import score_on_tests
+from unetx_search.preparing import PreparationBars, no_empty_folders
+from unetx_search.summary import loaded
+from unetx_search.training_progress import TrainingBar
+from unetx_space.architecture import Architecture
+from unetx_space.canonical import key
+from unetx_space.errors import RequestError, UnetxError
+from unetx_space.presets import PRESETS
+from unetx_studies.disk_full import full_disk_explained
+from unetx_studies.model_folder import SCORES, TRAINING, ModelFolder, read_json, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unetx_evaluators.evaluation import CurvePoint, Evaluation
+    from unetx_evaluators.tasks import Source, Task
+    from unetx_search.data_choices import DataChoices
+    from unetx_search.train_choices import TrainChoices
+
+FULL_BATCH = {2: 8, 3: 2}
+"""Patches of a step, by dimensions."""
+CHECKPOINTS = "checkpoints"
+"""In a model's folder until it is complete."""
+
+
+class TrainingFailed(UnetxError):
+    """A training ended before its last step. CLI exit code 1."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A complete model."""
+
+    model: ModelFolder
+    scores: Mapping[str, Any]
+    """As in its ``scores.json``."""
+    was_complete: bool
+    """There was nothing left to do."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset, prepared by its full plan."""
+
+    source: Source
+    """With the names that everything else uses."""
+    folds: tuple[Task, ...]
+    """The task as each fold divides it; one where there are no folds."""
+    machine: str
+    batch_size: int
+
+    @property
+    def task(self) -> Task:
+        return self.folds[0]
+
+
+def train(
+    name: str,
+    path: Path,
+    choices: DataChoices,
+    how: TrainChoices,
+    *,
+    console: Console,
+    source: Source | None = None,
+) -> Trained:
+    """Train the architecture ``name``, a file or a preset, into the folder ``path``, or go on with that.
+
+    ``source`` replaces the data in tests. Raises RequestError where the request does not fit the data or what the
+    folder was begun with, and TrainingFailed.
+    """
+    found = None if name in PRESETS else loaded(Path(name))
+    source = source or choices.source()
+    if found is not None:
+        check_fit(found, source, choices.dims)
+    with no_empty_folders(path, choices.cache_folder), full_disk_explained(path), alone_with(path):
+        data = prepared(found, source, choices, how, console)
+        return train_on(data, name, found, path, how, console)
+
+
+def check_fit(architecture: Architecture, source: Source, dims: int | None) -> None:
+    """Raises RequestError where an architecture cannot read the images or name the classes."""
+    backbone = architecture.backbone
+    for what, has, needs in (
+        ("dimensions", backbone.dims, dims or source.dims),
+        ("input channels", backbone.in_channels, len(source.channels)),
+        ("classes with the background", backbone.out_channels, len(source.classes)),
+    ):
+        if has != needs:
+            raise RequestError(
+                f"the architecture has {has} {what}, {source.origin} needs {needs}; train a preset, or a design that "
+                "was searched on such data"
+            )
+
+
+def prepared(
+    found: Architecture | None, source: Source, choices: DataChoices, how: TrainChoices, console: Console
+) -> Data:
+    """The data by the full plan, with as many levels as the architecture has. Raises DataError."""
+    from unetx_evaluators.device import best_device
+
+    machine = best_device() if how.device == "auto" else how.device
+    options = choices.task_options("cpu" if machine == "cpu" else "cuda")
+    batch_size = how.batch_size or FULL_BATCH[options.dims or source.dims]
+    levels = options.levels or (None if found is None else found.backbone.n_levels)
+    options = replace(options, seconds=options.seconds or math.inf, batch_size=batch_size, levels=levels)
+    with PreparationBars(source.name, console) as bars:
+        task = prepare(source, choices.cache_folder, options, watcher=bars)
+    of_folds = [Request.of(source, replace(options, fold=fold)).splits for fold in range(options.folds or 1)]
+    folds = tuple(with_splits(task, splits) for splits in of_folds if splits is not None)
+    return Data(Request.of(source, options).source, folds, machine, batch_size)
+
+
+def train_on(
+    data: Data, name: str, found: Architecture | None, path: Path, how: TrainChoices, console: Console
+) -> Trained:
+    """Train on prepared data; the folder is this process's alone."""
+    task = data.task
+    architecture = trained_architecture(name, found, task, how)
+    budget = full_budget(task, data.batch_size, how.recipe(task.dims, searched_recipe(found)), how)
+    check_rankable(task, budget)
+    record = _Record(path, _begun(data, architecture, budget, how))
+    manifest = Manifest.read(task.folder)
+    assert manifest is not None
+    plan = ModelPlan.of(task, data.source, manifest.basis.preparation, budget.recipe.mirror)
+    model = ModelFolder.write(path, plan, architecture)
+    was_complete = (path / SCORES).exists()
+    with using(task):
+        for fold, of_fold in enumerate(data.folds):
+            if fold not in model.folds:
+                _train_fold(model, fold, of_fold, budget, data, how, record, console)
+        if not was_complete:
+            score_on_tests(model, data.source, task, data.machine, how.n_threads, console)
+    shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+    return Trained(model, read_json(path / SCORES, {"test": dict}), was_complete)
+
+
+def trained_architecture(name: str, found: Architecture | None, task: Task, how: TrainChoices) -> Architecture:
+    """At the width that is trained: a file's own, a preset's by the task's plan."""
+    if found is None:
+        provenance = {"preset": PRESETS[name].title}
+        found = Architecture(task.backbone(), PRESETS[name].genome(len(task.strides)), provenance=provenance)
+    backbone = replace(found.backbone.scaled(how.width_factor), deep_supervision=how.deep_supervision)
+    return replace(
+        found, backbone=backbone, score={}, provenance={**found.provenance, "width_factor": how.width_factor}
+    )
+
+
+def searched_recipe(found: Architecture | None) -> Recipe | None:
+    """How the search trained that found an architecture, where its file tells that in a way that is understood."""
+    try:
+        return None if found is None else Budget.from_json(found.score["budget"]).recipe
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def full_budget(task: Task, batch_size: int, recipe: Recipe, how: TrainChoices) -> Budget:
+    """The whole training of one fold."""
+    n = min(how.validations, how.steps)
+    rungs = tuple(round(how.steps * number / n) for number in range(1, n + 1))
+    n_cases = len(task.splits.validation)
+    return Budget(how.steps, batch_size, 1.0, rungs, n_cases, max_seconds=math.inf, recipe=recipe)
+
+
+def _begun(data: Data, architecture: Architecture, budget: Budget, how: TrainChoices) -> dict[str, Any]:
+    """All that decides what comes out, as JSON values."""
+    told = {**asdict(budget), "max_seconds": None, "data": data.task.digest, "architecture": key(architecture)}
+    return {**told, "seed": how.seed, "folds": len(data.folds), "device": data.machine, "threads": how.n_threads}
+
+
+def _train_fold(
+    model: ModelFolder,
+    fold: int,
+    task: Task,
+    budget: Budget,
+    data: Data,
+    how: TrainChoices,
+    record: _Record,
+    console: Console,
+) -> None:
+    from safetensors.torch import load_file
+
+    place = model.path / CHECKPOINTS
+    weights = place / f"fold{fold}.safetensors"
+    evaluator = ProxyEvaluator(data.machine, how.n_threads)
+    with TrainingBar(f"fold {fold}", budget.steps, console, lambda point: record.note(fold, point)) as bar:
+        answer = evaluator.evaluate(
+            model.architecture,
+            task,
+            budget,
+            how.seed + fold,
+            bar,
+            checkpoint=place / f"fold{fold}.checkpoint",
+            weights=weights,
+            diagnosed_above=math.inf,
+        )
+        if answer.outcome is not Outcome.COMPLETE:
+            raise _failure(fold, answer)
+        bar.tell(answer.curve[-1])
+    record.finish(fold, answer, task)
+    model.add_weights(fold, load_file(weights))
+
+
+def _failure(fold: int, answer: Evaluation) -> UnetxError:
+    told = f"fold {fold} ended as {answer.outcome}: {answer.reason}"
+    if answer.outcome is Outcome.INFEASIBLE:
+        return RequestError(told)
+    if answer.outcome is Outcome.OUT_OF_MEMORY:
+        return TrainingFailed(f"{told}; ask for less with --batch-size, --memory-gib or --width-factor")
+    if answer.outcome is Outcome.DIVERGED:
+        return TrainingFailed(f"{told}; try a lower --learning-rate")
+    return TrainingFailed(told)
+
+
+class _Record:
+    """``training.json``: what a model was begun with, and how its trainings got on."""
+
+    def __init__(self, path: Path, begun: Mapping[str, Any]) -> None:
+        """Raises RequestError where the folder was begun with something else, or is somebody else's."""
+        from unetx_evaluators.device import versions
+
+        self._file = path / TRAINING
+        self._data: dict[str, Any] = {"begun": json.loads(json.dumps(begun)), "versions": versions(), "folds": {}}
+        if self._file.exists():
+            self._data["folds"] = read_json(self._file, {"begun": dict, "folds": dict})["folds"]
+            self._check(read_json(self._file, {})["begun"])
+        elif path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+            raise RequestError(f"{path}: holds something else than a model; name a new folder with -o")
+        path.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    def note(self, fold: int, point: CurvePoint) -> None:
+        """One more point of a fold's curve; a later one that a resumed training reaches again takes its place."""
+        curve = self._data["folds"].setdefault(str(fold), {}).setdefault("curve", [])
+        curve[:] = [one for one in curve if one["step"] < point.step]
+        told = {"step": point.step, "loss": point.loss, "validation_dice": point.score, "seconds": point.seconds}
+        curve.append(told)
+        self._write()
+
+    def finish(self, fold: int, answer: Evaluation, task: Task) -> None:
+        """What is to be known of a complete training."""
+        self._data["folds"][str(fold)] |= {
+            "validation_dice": answer.score,
+            "n_parameters": answer.n_parameters,
+            "seconds": answer.seconds,
+            "peak_mem_mib": answer.peak_mem_mib,
+            "device": answer.device,
+            "splits": asdict(task.splits),
+        }
+        self._write()
+
+    def _check(self, before: Mapping[str, Any]) -> None:
+        for name, now in self._data["begun"].items():
+            if before.get(name) != now:
+                what, was, is_now = name, before.get(name), now
+                if isinstance(now, dict) and isinstance(was, dict):
+                    part = next(part for part in now if was.get(part) != now[part])
+                    what, was, is_now = f"{name}.{part}", was.get(part), now[part]
+                raise RequestError(
+                    f"{self._file.parent}: was begun with {what} {was}, now it is {is_now}; give the same options to "
+                    "go on, or name another folder with -o"
+                )
+
+    def _write(self) -> None:
+        write_json(self._file, self._data)
+
+
+@contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Nobody else trains into the folder meanwhile. Raises RequestError where somebody does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RequestError(f"{path}: another process trains this model; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
