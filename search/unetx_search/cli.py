@@ -20,6 +20,7 @@ from cyclopts.config import Dict
 from unetx_search import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
+from unetx_search.predict_command import predict
 from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_search.train_command import train
 from unetx_space.design_space import describe, design_space
@@ -165,6 +166,7 @@ def export(
 
 
 app.command(train)
+app.command(predict)
 
 
 @app.command

@@ -91,7 +91,8 @@ class ModelFolder:
         from safetensors.torch import save
 
         stamp = {**self._stamp(), "fold": str(fold), "sha256": _digest(tensors)}
-        write_whole(self.weights_file(fold), save(dict(tensors), stamp))
+        text = json.dumps(stamp, sort_keys=True)  # one entry, for safetensors keeps several in no order
+        write_whole(self.weights_file(fold), save(dict(tensors), {FORMAT: text}))
 
     def networks(self, folds: Sequence[int] | None = None) -> list[SkipUNet]:
         """The trained networks of some folds, of all by default.
@@ -129,7 +130,11 @@ class ModelFolder:
 
         file = self.weights_file(fold)
         with safe_open(file, "pt") as opened:
-            stamp = opened.metadata() or {}
+            text = (opened.metadata() or {}).get(FORMAT, "{}")
+        try:
+            stamp = dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise RequestError(f"{file} is damaged: its header is no JSON; {_REMEDY}") from error
         check_version(file, stamp.get("format"), stamp.get("version"))
         for what, wanted in self._stamp().items():
             if stamp.get(what) != wanted:
