@@ -56,9 +56,9 @@ def swept(
         first, last = max(start, margin[axis]), min(end, margin[axis] + size[axis])
         final = strip.taken(end - start)
         if first < last:
-            corner = [first - start if a == axis else low for a, low in enumerate(margin)]
+            inside = [first - start if a == axis else low for a, low in enumerate(margin)]
             wanted = [last - first if a == axis else n for a, n in enumerate(size)]
-            yield Rows(first - margin[axis], crop(final, corner, wanted))
+            yield Rows(first - margin[axis], crop(final, inside, wanted))
 
 
 def _windows(

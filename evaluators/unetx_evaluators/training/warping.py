@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unetx_evaluators.tasks.resampling import ANISOTROPY
+from unetx_evaluators.training.cases import crop
 from unetx_evaluators.training.recipe import Recipe
 
 SHARE = 0.3
@@ -80,11 +81,11 @@ def warped(images: Tensor, labels: Tensor, patch: tuple[int, ...], warps: Warps)
 
     Images are interpolated linearly; a label is that of the nearest voxel, so that no value is invented.
     """
-    inner = (Ellipsis, *(slice(m, m + n) for m, n in zip(warps.margin, patch, strict=True)))
-    if not warps.matrices:
-        return images[inner], labels[inner]
     whole_images, whole_labels = images, labels
-    images, labels = images[inner].clone(), labels[inner].clone()
+    images, labels = (crop(tensor, warps.margin, patch) for tensor in (images, labels))
+    if not warps.matrices:
+        return images, labels
+    images, labels = images.clone(), labels.clone()
     for index, matrix in warps.matrices.items():
         grid = _grid(patch, whole_labels.shape[1:], matrix, warps.displacements.get(index), images.device)
         image, label = whole_images[index, None], whole_labels[index, None, None].float()

@@ -109,4 +109,4 @@ def test_an_image_prepared_in_slabs_is_the_one_prepared_at_once(
     whole = prepared_image(smooth, facts, preparation)
     in_slabs = prepared(smooth, facts, preparation, at_once=5000)
     assert whole.shape == in_slabs.shape
-    np.testing.assert_allclose(in_slabs, whole, atol=2e-5 * np.ptp(whole))
+    np.testing.assert_allclose(in_slabs, whole, atol=2e-5 * float(np.ptp(whole)))

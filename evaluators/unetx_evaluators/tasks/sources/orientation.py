@@ -69,7 +69,8 @@ def as_stored(array: npt.NDArray[Any], stored_shape: Sequence[int], affine: Affi
     order, flips = _turning(affine, file)
     shape = (*stored_shape, 1, 1)[:3]
     canonical = array.reshape([shape[stored] for stored in np.argsort(order)])
-    return np.flip(canonical, flips).transpose(order).reshape(stored_shape)
+    turned: npt.NDArray[Any] = np.flip(canonical, flips).transpose(order)
+    return turned.reshape(stored_shape)
 
 
 def canonical_view(array: npt.NDArray[Any], affine: Affine, file: Path) -> npt.NDArray[Any]:
@@ -77,13 +78,14 @@ def canonical_view(array: npt.NDArray[Any], affine: Affine, file: Path) -> npt.N
     order, flips = _turning(affine, file)
     whole = array.reshape((*array.shape, 1, 1)[:4])
     back = whole.transpose([0, *(int(axis) + 1 for axis in np.argsort(order))])
-    return np.flip(back, [axis + 1 for axis in flips])
+    found: npt.NDArray[Any] = np.flip(back, tuple(axis + 1 for axis in flips))
+    return found
 
 
-def _turning(affine: Affine, file: Path) -> tuple[list[int], list[int]]:
+def _turning(affine: Affine, file: Path) -> tuple[list[int], tuple[int, ...]]:
     """For every stored axis the canonical one, and the canonical axes that are flipped."""
     axes = _axes(affine, file, "its header")
-    return [int(axis) for axis, _ in axes], [int(axis) for axis, direction in axes if direction < 0]
+    return [int(axis) for axis, _ in axes], tuple(int(axis) for axis, direction in axes if direction < 0)
 
 
 def _axes(affine: Affine, file: Path, place: str) -> npt.NDArray[np.float64]:
