@@ -96,6 +96,8 @@ def train(
     ``source`` replaces the data in tests. Raises RequestError where the request does not fit the data or what the
     folder was begun with, and TrainingFailed.
     """
+    if path.is_dir() and any(path.iterdir()) and not (path / TRAINING).exists():
+        raise RequestError(f"{path}: holds something else than a model; name a new folder with -o")
     found = None if name in PRESETS else loaded(Path(name))
     source = source or choices.source()
     if found is not None:
@@ -243,7 +245,7 @@ class _Record:
     """``training.json``: what a model was begun with, and how its trainings got on."""
 
     def __init__(self, path: Path, begun: Mapping[str, Any]) -> None:
-        """Raises RequestError where the folder was begun with something else, or is somebody else's."""
+        """Raises RequestError where the folder was begun with something else."""
         from unetx_evaluators.device import versions
 
         self._file = path / TRAINING
@@ -251,8 +253,6 @@ class _Record:
         if self._file.exists():
             self._data["folds"] = read_json(self._file, {"begun": dict, "folds": dict})["folds"]
             self._check(read_json(self._file, {})["begun"])
-        elif path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise RequestError(f"{path}: holds something else than a model; name a new folder with -o")
         path.mkdir(parents=True, exist_ok=True)
         self._write()
 
