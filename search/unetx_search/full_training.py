@@ -24,18 +24,21 @@ from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import prepare, using
 from unetx_evaluators.tasks.cache import Manifest
 from unetx_evaluators.tasks.examination import Request
+from unetx_evaluators.tasks.groups import groups_of
 from unetx_evaluators.tasks.prepare import with_splits
+from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.training.recipe import Recipe
 from unetx_search.model_scores import score_on_tests
+from unetx_search.model_verdict import verdict_json, verdict_on
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.summary import loaded
 from unetx_search.training_progress import TrainingBar
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import key
-from unetx_space.errors import RequestError, UnetxError
+from unetx_space.errors import RequestError, UnetxError, unknown_name
 from unetx_space.presets import PRESETS
 from unetx_studies.disk_full import full_disk_explained
-from unetx_studies.model_folder import SCORES, TRAINING, ModelFolder, read_json, write_json
+from unetx_studies.model_folder import SCORES, TRAINING, VERDICT, ModelFolder, read_json, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks import Source, Task
     from unetx_search.data_choices import DataChoices
     from unetx_search.train_choices import TrainChoices
+    from unetx_studies.verdict import Verdict
 
 FULL_BATCH = {2: 8, 3: 2}
 """Patches of a step, by dimensions."""
@@ -64,6 +68,8 @@ class Trained:
     """As in its ``scores.json``."""
     was_complete: bool
     """There was nothing left to do."""
+    verdict: Verdict | None = None
+    """On the preset that was trained the same way, where one was."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Data:
     """The task as each fold divides it; one where there are no folds."""
     machine: str
     batch_size: int
+    groups: Mapping[str, str]
+    """Of each test case: a patient's, where the user says so; else each is by itself."""
 
     @property
     def task(self) -> Task:
@@ -89,22 +97,37 @@ def train(
     how: TrainChoices,
     *,
     console: Console,
-    source: Source | None = None,
+    against: str | None = None,
 ) -> Trained:
     """Train the architecture ``name``, a file or a preset, into the folder ``path``, or go on with that.
 
-    ``source`` replaces the data in tests. Raises RequestError where the request does not fit the data or what the
-    folder was begun with, and TrainingFailed.
+    ``against`` names a preset that is trained the same way, on the same backbone, into a folder in ``path``. Raises
+    RequestError where the request does not fit the data or what the folder was begun with, and TrainingFailed.
     """
+    if against is not None and (against not in PRESETS or against == name):
+        raise RequestError(
+            f"--against names another preset to compare with; {unknown_name('preset', against, PRESETS)}"
+        )
     if path.is_dir() and any(path.iterdir()) and not (path / TRAINING).exists():
         raise RequestError(f"{path}: holds something else than a model; name a new folder with -o")
     found = None if name in PRESETS else loaded(Path(name))
-    source = source or choices.source()
+    source = choices.source()
     if found is not None:
         check_fit(found, source, choices.dims)
     with no_empty_folders(path, choices.cache_folder), full_disk_explained(path), alone_with(path):
         data = prepared(found, source, choices, how, console)
-        return train_on(data, name, found, path, how, console)
+        done = train_on(data, name, found, path, how, console, searched_recipe(found))
+        if against is None:
+            return done
+        backbone = done.model.architecture.backbone
+        rival = Architecture(backbone, PRESETS[against].genome(backbone.n_levels))
+        console.print(f"training {against} the same way", markup=False, soft_wrap=True)
+        same = replace(how, width_factor=1.0)
+        other = train_on(data, against, rival, path / f"against-{against}", same, console, searched_recipe(found))
+    own = Path(name).stem
+    verdict = verdict_on(own, done.scores, against, other.scores, data.groups)
+    write_json(path / VERDICT, verdict_json(verdict))
+    return replace(done, verdict=verdict)
 
 
 def check_fit(architecture: Architecture, source: Source, dims: int | None) -> None:
@@ -137,16 +160,26 @@ def prepared(
         task = prepare(source, choices.cache_folder, options, watcher=bars)
     of_folds = [Request.of(source, replace(options, fold=fold)).splits for fold in range(options.folds or 1)]
     folds = tuple(with_splits(task, splits) for splits in of_folds if splits is not None)
-    return Data(Request.of(source, options).source, folds, machine, batch_size)
+    named = Request.of(source, options).source
+    real = named.real_names if isinstance(named, Pseudonymous) else {name: name for name in named.case_names}
+    groups = groups_of(source.case_names, options.group_by) if options.group_by is not None else {}
+    of_tests = {name: groups.get(real[name], name) for name in task.splits.test}
+    return Data(named, folds, machine, batch_size, of_tests)
 
 
 def train_on(
-    data: Data, name: str, found: Architecture | None, path: Path, how: TrainChoices, console: Console
+    data: Data,
+    name: str,
+    found: Architecture | None,
+    path: Path,
+    how: TrainChoices,
+    console: Console,
+    searched: Recipe | None,
 ) -> Trained:
-    """Train on prepared data; the folder is this process's alone."""
+    """Train on prepared data; the folder is this process's alone. ``searched`` is the recipe of the search."""
     task = data.task
     architecture = trained_architecture(name, found, task, how)
-    budget = full_budget(task, data.batch_size, how.recipe(task.dims, searched_recipe(found)), how)
+    budget = full_budget(task, data.batch_size, how.recipe(task.dims, searched), how)
     check_rankable(task, budget)
     record = _Record(path, _begun(data, architecture, budget, how))
     manifest = Manifest.read(task.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,19 +27,24 @@ T = TypeVar("T")
 def score_on_tests(
     model: ModelFolder, source: Source, task: Task, device: str, n_threads: int, console: Console
 ) -> None:
-    """Write the scores of all folds together on the test cases, with the weights they ended with."""
+    """Write the scores of all folds together on the test cases, and of each, with the weights they ended with."""
     from unetx_evaluators import device as devices
     from unetx_evaluators.predicting.predictor import Predictor
 
-    profile = devices.profile(device)
-    predictor = Predictor(model.networks(), model.plan, profile)
-    scores: list[CaseScore] = []
-    with devices.tuned(profile, n_threads), predictor.ready():
+    profile, networks = devices.profile(device), model.networks()
+    together = Predictor(networks, model.plan, profile)
+    each = {str(fold): replace(together, networks=[one]) for fold, one in zip(model.folds, networks, strict=True)}
+    predictors = {"test": together, **(each if len(each) > 1 else {})}
+    scores: dict[str, list[CaseScore]] = {key: [] for key in predictors}
+    with devices.tuned(profile, n_threads), together.ready():
         for name in counted(sorted(task.splits.test), "predicting test cases", console):
             case = source.read(name)
-            found = predictor.predict(case.image, case.spacing, name)
-            scores += prediction_scores(name, case.label, case.spacing, found, model.plan)
-    write_json(model.path / SCORES, {"weights": "last", "folds": list(model.folds), "test": scores_json(scores)})
+            for key, predictor in predictors.items():
+                found = predictor.predict(case.image, case.spacing, name)
+                scores[key] += prediction_scores(name, case.label, case.spacing, found, model.plan)
+    by_fold = {fold: scores_json(scores.get(fold, scores["test"])) for fold in each}
+    told = {"weights": "last", "folds": list(model.folds), "test": scores_json(scores["test"]), "by_fold": by_fold}
+    write_json(model.path / SCORES, told)
 
 
 def counted(names: Sequence[T], what: str, console: Console) -> Iterator[T]:

@@ -20,6 +20,7 @@ def train(
     model: Annotated[Path, Parameter(name=("--model", "-o"))],
     choices: Annotated[DataChoices, Parameter(name="*")] = DataChoices(),  # noqa: B008 (frozen)
     how: Annotated[TrainChoices, Parameter(name="*")] = TrainChoices(),  # noqa: B008 (frozen)
+    against: str | None = None,
     json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Train an architecture in full, into a folder that predict and export use; the same command again goes on.
@@ -30,6 +31,8 @@ def train(
         A JSON file such as runs/NAME/best.json, or the name of a preset such as u-net.
     model
         Folder for the trained model.
+    against
+        Also train this preset the same way, u-net say, and tell whether the architecture is better on the test cases.
     json
         Print the scores as JSON.
     """
@@ -37,14 +40,17 @@ def train(
 
     from unetx_search.full_training import train
 
-    trained = train(architecture, model, choices, how, console=Console(stderr=True, highlight=False))
+    trained = train(architecture, model, choices, how, console=Console(stderr=True, highlight=False), against=against)
     print(_json(trained) if json else _text(trained))
 
 
 def _json(trained: Trained) -> str:
     from json import dumps
 
-    return dumps({"model": str(trained.model.path), **trained.scores}, indent=2)
+    from unetx_search.model_verdict import verdict_json
+
+    told = {} if trained.verdict is None else {"verdict": verdict_json(trained.verdict)}
+    return dumps({"model": str(trained.model.path), **trained.scores, **told}, indent=2)
 
 
 def _text(trained: Trained) -> str:
@@ -61,6 +67,7 @@ def _text(trained: Trained) -> str:
             "",
             *scores_text(test),
             "",
+            *([] if trained.verdict is None else [trained.verdict.conclusion, *trained.verdict.limits, ""]),
             f"  predict    {command('unetx-search', 'predict', path, '-i', 'IMAGES', '-o', 'MASKS')}",
         ]
     )

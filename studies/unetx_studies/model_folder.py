@@ -5,6 +5,7 @@ MODEL/architecture.json            the network as it was trained
 MODEL/weights-fold0.safetensors    one file per fold; its header says of which plan and architecture it is
 MODEL/training.json                options, versions, curves
 MODEL/scores.json                  scores on the test cases
+MODEL/verdict.json                 on a preset that was trained the same way, in MODEL/against-PRESET, if one was
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ FORMAT = "unetx.model"
 VERSION = 1
 """Raised when a model of before can no longer be read as it is."""
 PLAN, ARCHITECTURE, TRAINING, SCORES = "plan.json", "architecture.json", "training.json", "scores.json"
+VERDICT = "verdict.json"
 _WEIGHTS = re.compile(r"weights-fold(\d+)\.safetensors")
 _REMEDY = "train the model again, or copy its folder anew"
 

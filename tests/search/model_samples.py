@@ -55,9 +55,11 @@ def organ_folder(root: Path, n_cases: int = 6) -> Path:
     return root
 
 
-def trained(data: Path, model: Path, choices: DataChoices, name: str = "u-net", **how: Any) -> Trained:
+def trained(
+    data: Path, model: Path, choices: DataChoices, name: str = "u-net", *, against: str | None = None, **how: Any
+) -> Trained:
     chosen = replace(choices, data=data, out=model.parent / "runs")
-    return train(name, model, chosen, replace(SHORT, **how), console=quiet())
+    return train(name, model, chosen, replace(SHORT, **how), console=quiet(), against=against)
 
 
 def predicted(model: Path, images: Path, out: Path, **how: Any) -> Predicted:

@@ -206,3 +206,49 @@ def test_weights_are_loaded_as_they_were_saved(model: Path) -> None:
     (network,) = ModelFolder.load(model).networks()
     saved = load_file(model / "weights-fold0.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
+
+
+def test_folds_hold_out_the_same_test_cases_and_are_averaged(cells: Path, tmp_path: Path) -> None:
+    done = trained(cells, tmp_path / "model", replace(TWO_D, folds=3), steps=2)
+    assert done.model.folds == (0, 1, 2)
+    folds = json.loads((tmp_path / "model" / "training.json").read_text())["folds"]
+    splits = [folds[str(fold)]["splits"] for fold in range(3)]
+    assert splits[0]["test"] == splits[1]["test"] == splits[2]["test"]
+    validated = [case for split in splits for case in split["validation"]]
+    assert sorted(validated) == sorted(splits[0]["train"] + splits[0]["validation"]), "each of the others once"
+    images = cells / "images"
+    found = predicted(
+        tmp_path / "model", images / f"{splits[0]['test'][0]}.png", tmp_path / "all", masks=cells / "masks"
+    )
+    assert found.scores_json is not None
+    own = {one["case"]: one["original_dice"] for one in done.scores["test"]["cases"]}
+    assert found.scores_json["means"]["original_dice"] == own[splits[0]["test"][0]]
+
+
+def test_against_a_preset_gives_a_verdict_on_the_same_cases_and_folds(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = replace(TWO_D, folds=2)
+    done = trained(cells, tmp_path / "model", choices, "no-skip", steps=2, against="u-net")
+    assert done.verdict is not None
+    (comparison,) = done.verdict.comparisons
+    assert (comparison.design, comparison.baseline) == ("no-skip", "u-net")
+    rival = json.loads((tmp_path / "model" / "against-u-net" / "scores.json").read_text())
+    means = [
+        sum(one["original_dice"] for fold in scores["by_fold"].values() for one in fold["cases"]) / 4
+        for scores in (done.scores, rival)
+    ]
+    assert comparison.difference.mean == pytest.approx(means[0] - means[1]), "two folds, two test cases, one class"
+    assert json.loads((tmp_path / "model" / "verdict.json").read_text())["conclusion"] == done.verdict.conclusion
+    backbones = [
+        ModelFolder.load(path).architecture.backbone
+        for path in (tmp_path / "model", tmp_path / "model" / "against-u-net")
+    ]
+    assert backbones[0] == backbones[1]
+    monkeypatch.setattr("unetx_evaluators.proxy.ProxyEvaluator.evaluate", None)
+    assert trained(cells, tmp_path / "model", choices, "no-skip", steps=2, against="u-net").verdict == done.verdict
+
+
+def test_a_comparison_with_nothing_that_is_known_is_refused(cells: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="did you mean 'u-net'"):
+        trained(cells, tmp_path / "model", TWO_D, "no-skip", against="unet")
