@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,15 @@ from unetx_evaluators.tasks.groups import groups_of
 from unetx_evaluators.tasks.prepare import with_splits
 from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.training.recipe import Recipe
+from unetx_search.executors.base import Job
+from unetx_search.executors.engines import check_torch
+from unetx_search.executors.slots import Slot, make_slots
+from unetx_search.fold_training import FoldTraining, train_folds
 from unetx_search.model_scores import score_on_tests
 from unetx_search.model_verdict import verdict_json, verdict_on
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.summary import loaded
-from unetx_search.training_progress import TrainingBar
+from unetx_search.training_progress import TrainingBars
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import key
 from unetx_space.errors import RequestError, UnetxError, unknown_name
@@ -80,7 +85,10 @@ class Data:
     """With the names that everything else uses."""
     folds: tuple[Task, ...]
     """The task as each fold divides it; one where there are no folds."""
+    slots: tuple[Slot, ...]
+    """Where folds train at the same time; none: here, one after the other."""
     machine: str
+    n_threads: int
     batch_size: int
     groups: Mapping[str, str]
     """Of each test case: a patient's, where the user says so; else each is by itself."""
@@ -151,7 +159,9 @@ def prepared(
     """The data by the full plan, with as many levels as the architecture has. Raises DataError."""
     from unetx_evaluators.device import best_device
 
-    machine = best_device() if how.device == "auto" else how.device
+    slots = () if how.gpus is None else make_slots(how.gpus)
+    check_torch(slots)
+    machine = slots[0].device if slots else best_device() if how.device == "auto" else how.device
     options = choices.task_options("cpu" if machine == "cpu" else "cuda")
     batch_size = how.batch_size or FULL_BATCH[options.dims or source.dims]
     levels = options.levels or (None if found is None else found.backbone.n_levels)
@@ -164,7 +174,8 @@ def prepared(
     real = named.real_names if isinstance(named, Pseudonymous) else {name: name for name in named.case_names}
     groups = groups_of(source.case_names, options.group_by) if options.group_by is not None else {}
     of_tests = {name: groups.get(real[name], name) for name in task.splits.test}
-    return Data(named, folds, machine, batch_size, of_tests)
+    n_threads = slots[0].n_threads if slots else how.n_threads
+    return Data(named, folds, slots, machine, n_threads, batch_size, of_tests)
 
 
 def train_on(
@@ -188,11 +199,9 @@ def train_on(
     model = ModelFolder.write(path, plan, architecture)
     was_complete = (path / SCORES).exists()
     with using(task):
-        for fold, of_fold in enumerate(data.folds):
-            if fold not in model.folds:
-                _train_fold(model, fold, of_fold, budget, data, how, record, console)
+        _train_missing(model, budget, data, how, record, console)
         if not was_complete:
-            score_on_tests(model, data.source, task, data.machine, how.n_threads, console)
+            score_on_tests(model, data.source, task, data.machine, data.n_threads, console)
     shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
     return Trained(model, read_json(path / SCORES, {"test": dict}), was_complete)
 
@@ -227,40 +236,38 @@ def full_budget(task: Task, batch_size: int, recipe: Recipe, how: TrainChoices) 
 def _begun(data: Data, architecture: Architecture, budget: Budget, how: TrainChoices) -> dict[str, Any]:
     """All that decides what comes out, as JSON values."""
     told = {**asdict(budget), "max_seconds": None, "data": data.task.digest, "architecture": key(architecture)}
-    return {**told, "seed": how.seed, "folds": len(data.folds), "device": data.machine, "threads": how.n_threads}
+    return {**told, "seed": how.seed, "folds": len(data.folds), "device": data.machine, "threads": data.n_threads}
 
 
-def _train_fold(
-    model: ModelFolder,
-    fold: int,
-    task: Task,
-    budget: Budget,
-    data: Data,
-    how: TrainChoices,
-    record: _Record,
-    console: Console,
+def _train_missing(
+    model: ModelFolder, budget: Budget, data: Data, how: TrainChoices, record: _Record, console: Console
 ) -> None:
+    """Train the folds that have no weights yet."""
     from safetensors.torch import load_file
 
     place = model.path / CHECKPOINTS
-    weights = place / f"fold{fold}.safetensors"
-    evaluator = ProxyEvaluator(data.machine, how.n_threads)
-    with TrainingBar(f"fold {fold}", budget.steps, console, lambda point: record.note(fold, point)) as bar:
-        answer = evaluator.evaluate(
-            model.architecture,
-            task,
-            budget,
-            how.seed + fold,
-            bar,
-            checkpoint=place / f"fold{fold}.checkpoint",
-            weights=weights,
-            diagnosed_above=math.inf,
-        )
+
+    def weights(fold: int) -> Path:
+        return place / f"fold{fold}.safetensors"
+
+    def end(one: FoldTraining, answer: Evaluation) -> None:
+        fold = one.job.trial
         if answer.outcome is not Outcome.COMPLETE:
             raise _failure(fold, answer)
-        bar.tell(answer.curve[-1])
-    record.finish(fold, answer, task)
-    model.add_weights(fold, load_file(weights))
+        one.bar.on_point(answer.curve[-1])
+        record.finish(fold, answer, one.task)
+        model.add_weights(fold, load_file(weights(fold)))
+
+    with TrainingBars(console) as bars:
+        trainings = []
+        for fold in (fold for fold in range(len(data.folds)) if fold not in model.folds):
+            checkpoint = place / f"fold{fold}.checkpoint"
+            told = (weights(fold), math.inf)
+            job = Job(fold, model.architecture, budget, how.seed + fold, checkpoint, *told)
+            bar = bars.begin(f"fold {fold}", budget.steps, partial(record.note, fold))
+            trainings.append(FoldTraining(data.folds[fold], job, bar))
+        slots = data.slots if len(trainings) > 1 else ()
+        train_folds(trainings, ProxyEvaluator(data.machine, data.n_threads), slots, end)
 
 
 def _failure(fold: int, answer: Evaluation) -> UnetxError:

@@ -15,7 +15,9 @@ from unetx_search.reading_words import numbers
 class PredictChoices:
     """How images are predicted; nnU-Net's names of these options are understood, too."""
 
-    folds: Annotated[tuple[int, ...] | None, Parameter(name=("--folds", "-f"), converter=numbers, n_tokens=1)] = None
+    folds: Annotated[
+        tuple[int, ...] | None, Parameter(name=("--folds", "-f"), converter=numbers, n_tokens=1, negative=())
+    ] = None
     """Folds whose answers are averaged, such as 0,1; all that there are by default."""
     disable_tta: Annotated[bool, Parameter(name=("--disable-tta", "--disable_tta"), negative=())] = False
     """Do not show images mirrored, too, along the axes on which the training mirrored."""

@@ -44,6 +44,8 @@ class TrainChoices:
     """Decides initial values and batches."""
     device: Annotated[str, Training] = "auto"
     """cpu, cuda, cuda:1; auto takes a GPU where there is one."""
+    gpus: Annotated[int | Literal["all"] | None, Training] = None
+    """Train folds at the same time, one on each of so many GPUs; 0 takes a CPU core for each."""
     threads: Annotated[int | None, Training] = None
     """CPU threads of torch; all cores by default. Another number gives other bits."""
 

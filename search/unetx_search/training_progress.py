@@ -1,4 +1,4 @@
-"""A full training as a person sees it: a bar on a terminal, a line for each validation elsewhere and there."""
+"""A full training as a person sees it: a bar for each fold on a terminal, and a line for each validation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,41 +14,56 @@ if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint
 
 
-class TrainingBar:
-    """Watches one training of ``n_steps``; an evaluator's Observer. ``on_point`` hears of every validation."""
+class TrainingBars:
+    """Bars below each other, as long as this lasts."""
 
-    def __init__(self, what: str, n_steps: int, console: Console, on_point: Callable[[CurvePoint], None]) -> None:
+    def __init__(self, console: Console) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed:.0f} of {task.total:.0f}"),
         )
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-        )
-        self._task = self._bar.add_task(what, total=n_steps)
-        self._what = what
-        self._n_steps = n_steps
+        shown = console.is_terminal
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown)
         self._console = console
-        self._on_point = on_point
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._bars.stop()
+
+    def begin(self, what: str, n_steps: int, on_point: Callable[[CurvePoint], None]) -> TrainingBar:
+        """The bar of a training; ``on_point`` hears of every validation."""
+        return TrainingBar(what, n_steps, self._console, self._bars, self._bars.add_task(what, total=n_steps), on_point)
+
+
+class TrainingBar:
+    """Watches one training."""
+
+    def __init__(
+        self,
+        what: str,
+        n_steps: int,
+        console: Console,
+        bars: Progress,
+        task: TaskID,
+        on_point: Callable[[CurvePoint], None],
+    ) -> None:
+        self._what = what
+        self._n_steps = n_steps
+        self._console = console
+        self._bars = bars
+        self._task = task
+        self._on_point = on_point
 
     def on_step(self, step: int) -> None:
-        self._bar.update(self._task, completed=step)
+        self._bars.update(self._task, completed=step)
 
-    def on_rung(self, point: CurvePoint) -> bool:
-        self.tell(point)
-        return False
-
-    def tell(self, point: CurvePoint) -> None:
+    def on_point(self, point: CurvePoint) -> None:
         """A line about a validation."""
         self._on_point(point)
         left = point.seconds / point.step * (self._n_steps - point.step)

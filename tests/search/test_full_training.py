@@ -82,6 +82,7 @@ def test_a_training_that_was_broken_off_ends_with_the_same_bits(
     broken_at: int, model: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unetx_evaluators.training.trainer.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("unetx_search.executors.worker.STEP_INTERVAL_S", 0.0)  # every step is told
     with monkeypatch.context() as fault:
 
         def break_off(self: TrainingBar, step: int) -> None:
@@ -252,3 +253,15 @@ def test_against_a_preset_gives_a_verdict_on_the_same_cases_and_folds(
 def test_a_comparison_with_nothing_that_is_known_is_refused(cells: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="did you mean 'u-net'"):
         trained(cells, tmp_path / "model", TWO_D, "no-skip", against="unet")
+
+
+@pytest.mark.slow
+def test_folds_train_at_the_same_time_in_workers_and_come_out_the_same(cells: Path, tmp_path: Path) -> None:
+    choices = replace(TWO_D, folds=2)
+    for path, gpus in ((tmp_path / "here", None), (tmp_path / "workers", 0)):
+        trained(cells, path, choices, steps=2, gpus=gpus)
+    for fold in (0, 1):
+        here, there = (
+            ModelFolder.load(path).weights_file(fold).read_bytes() for path in (tmp_path / "here", tmp_path / "workers")
+        )
+        assert here == there
