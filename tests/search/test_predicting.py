@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command_line import Run
 from model_samples import THREE_D, TWO_D, cell_folder, organ_folder, predicted, trained
 from PIL import Image
-from task_samples import nib, save_nifti, save_png, volume
+from task_samples import channels_last_folder, deep_tiff_folder, nib, photograph_folder, save_nifti, save_png, volume
 
+from unetx_evaluators.tasks.sources.images import list_images
+from unetx_evaluators.tasks.sources.mask_values import read_mask
+from unetx_search.data_choices import DataChoices
 from unetx_space.errors import RequestError
 
 
@@ -149,3 +154,34 @@ def test_the_command_line_trains_and_predicts_with_nnunets_names(run: Run, cells
     assert sorted(file.name for file in Path("masks").iterdir()) == [
         "c1.png", "c3.png", "c5.png", "c7.png", "scores-part1.json",
     ]  # fmt: skip
+
+
+FORMATS: dict[str, tuple[Callable[[Path], Path], str, dict[str, Any]]] = {
+    "photographs with colour masks": (
+        photograph_folder, "images", {"labels": "background=#000000,cell=#ff0000,border=#00ff80", "patch": (16, 16)},
+    ),
+    "grey TIFF of 16 bits": (deep_tiff_folder, "images", {"patch": (16, 16)}),
+    "volumes of three channels": (channels_last_folder, "images", {"patch": (8, 8, 8)}),
+    "slices of volumes": (organ_folder, "imagesTr", {"dims": 2, "patch": (8, 8)}),
+    "volumes with other voxels": (organ_folder, "imagesTr", {"spacing": (1.3, 0.7, 2.0), "patch": (8, 8, 8)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_masks_of_every_kind_of_data_are_read_back_as_the_datasets_own(name: str, tmp_path: Path) -> None:
+    make, images, said = FORMATS[name]
+    data = make(tmp_path / "data")
+    choices = DataChoices(levels=2, base_width=4, **said)
+    done = trained(data, tmp_path / "model", choices, steps=2)
+    found = predicted(tmp_path / "model", data / images, tmp_path / "out")
+    plan = done.model.plan
+    assert len(found.written) == len(list((data / images).iterdir()))
+    for mask, one in zip(found.written, list_images(data / images, plan.source_dims, plan.channels), strict=True):
+        header, values = read_mask(mask, plan.masks.mask_kind)
+        label = plan.masks.encode(values, mask, "")
+        assert label.shape == header.shape == one.read().shape[1:]
+        assert label.max() < len(plan.classes)
+    tests = {one["case"]: one["original_dice"] for one in done.scores["test"]["cases"]}
+    again = predicted(tmp_path / "model", data / images, tmp_path / "out", masks=next(data.glob("[ml]a[sb]*")))
+    assert again.scores_json is not None
+    assert tests.items() <= {one["case"]: one["original_dice"] for one in again.scores_json["cases"]}.items()
