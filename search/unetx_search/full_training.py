@@ -116,7 +116,11 @@ def train(
         raise RequestError(
             f"--against names another preset to compare with; {unknown_name('preset', against, PRESETS)}"
         )
-    if path.is_dir() and any(path.iterdir()) and not (path / TRAINING).exists():
+    if choices.fold:
+        raise RequestError(
+            "--fold says which fold a search validates on; train trains all of --folds: leave --fold out"
+        )
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / TRAINING).exists()):
         raise RequestError(f"{path}: holds something else than a model; name a new folder with -o")
     found = None if name in PRESETS else loaded(Path(name))
     source = choices.source()
@@ -147,9 +151,10 @@ def check_fit(architecture: Architecture, source: Source, dims: int | None) -> N
         ("classes with the background", backbone.out_channels, len(source.classes)),
     ):
         if has != needs:
+            slices = "; --dims 2 trains on slices" if (what, has) == ("dimensions", 2) else ""
             raise RequestError(
                 f"the architecture has {has} {what}, {source.origin} needs {needs}; train a preset, or a design that "
-                "was searched on such data"
+                f"was searched on such data{slices}"
             )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.files import read_header
 from unetx_evaluators.tasks.sources.formats import READ, stem_of
 from unetx_evaluators.tasks.sources.header import check_agreement
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from unetx_evaluators.evaluation import CaseScore
+    from unetx_evaluators.predicting.model_plan import ModelPlan
     from unetx_evaluators.predicting.predictor import Prediction, Predictor
     from unetx_evaluators.tasks.task import Image, Label
     from unetx_search.predict_choices import PredictChoices
@@ -51,7 +53,9 @@ class Predicted:
     n_kept: int = 0
     """Masks that were there."""
     statistics: list[dict[str, Any]] = field(default_factory=list)
+    """Of all masks, those that were there as well."""
     scores: list[CaseScore] = field(default_factory=list)
+    """Of the images that were predicted now."""
 
     @property
     def scores_json(self) -> dict[str, Any] | None:
@@ -62,64 +66,98 @@ class Predicted:
 def predict(path: Path, images: Path, out: Path, how: PredictChoices, *, console: Console) -> Predicted:
     """Predict every image at ``images`` with the model at ``path``.
 
-    Everything is looked at first: model, weights, every image's header, masks. Raises RequestError for what does not
-    fit, before anything is written.
+    Model, weights, every image's header and masks are looked at first: RequestError for what does not fit comes before
+    anything is written. An image whose voxels cannot be used keeps no other from being predicted; it is told at the
+    end.
     """
     from unetx_evaluators import device as devices
     from unetx_evaluators.predicting.predictor import Predictor
 
     model = ModelFolder.load(path)
     networks = model.networks(how.folds)
-    plan = model.plan
-    found = list_images(images, plan.source_dims, plan.channels)
+    found = list_images(images, model.plan.source_dims, model.plan.channels)
     masks = {} if how.masks is None else _masks(found, how.masks)
     for one in found:
         _check_elsewhere(one, out)
-    mine = found[how.part_id :: how.num_parts]
+    _check_places(out, how)
+    mine = {one.name: one for one in found[how.part_id :: how.num_parts]}
     profile = devices.profile(devices.best_device() if how.device == "auto" else how.device)
-    predictor = Predictor(networks, plan, profile, mirrors=not how.disable_tta)
-    done = Predicted()
-    shown = {one.name for one in mine[:: math.ceil(len(mine) / N_SHOWN)]} if how.preview else set()
-    pictures: list[Picture] = []
+    predictor = Predictor(networks, model.plan, profile, mirrors=not how.disable_tta)
+    problems = Problems()
     with full_disk_explained(out), _Folder.opened(out, how.part_id) as folder, ExitStack() as stack:
+        work = _Work(predictor, folder, masks, how, frozenset([*mine][:: max(1, math.ceil(len(mine) / N_SHOWN))]))
         stack.enter_context(devices.tuned(profile, how.n_threads))
         stack.enter_context(predictor.ready())
-        by_name = {one.name: one for one in mine}
-        for name in counted([*by_name], "predicting images", console):
-            one = by_name[name]
-            if how.continue_ and folder.has(one, how.save_probabilities):
-                done.n_kept += 1
-                continue
-            image = one.read()
-            prediction = _predict_one(predictor, one, image, folder, how.save_probabilities)
-            done.written.append(out / one.mask_name)
-            done.statistics.append(_statistics(one, prediction.label, plan.classes))
-            if name in masks:
-                done.scores += _scored(one, masks[name], prediction, model)
-            if name in shown:
-                pictures.append(_picture(one, image, prediction.label, plan.channels))
-    _write_told(done, pictures, out, how)
-    return done
+        for name in counted([*mine], "predicting images", console):
+            with problems.collecting():
+                work.predict(mine[name])
+        work.write_told()
+    problems.raise_all()
+    return work.done
 
 
-def _predict_one(
-    predictor: Predictor, one: ImageFiles, image: Image, folder: _Folder, save_probabilities: bool
-) -> Prediction:
-    if not save_probabilities:
-        prediction = predictor.predict(image, one.spacing, one.name)
-    else:
-        with folder.written(f"{one.name}{PROBABILITIES}") as aside:
-            room = one.room(aside, len(predictor.plan.classes))
-            room[0] = 1.0  # of the background, where an image is empty and cropped away
+@dataclass
+class _Work:
+    """A call under way, image by image."""
 
-            def keep(part: tuple[slice, ...], probabilities: Image) -> None:
-                room[:, *part] = probabilities
+    predictor: Predictor
+    folder: _Folder
+    masks: Mapping[str, Path]
+    how: PredictChoices
+    shown: frozenset[str]
+    """Images of the preview."""
+    done: Predicted = field(default_factory=Predicted)
+    pictures: list[Picture] = field(default_factory=list)
 
-            prediction = predictor.predict(image, one.spacing, one.name, keep)
-            del room
-    with folder.written(one.mask_name) as aside:
-        one.write_mask(aside, predictor.plan.values(prediction.label))
-    return prediction
+    def predict(self, one: ImageFiles) -> None:
+        """Raises DataError where the image cannot be used."""
+        plan, done = self.predictor.plan, self.done
+        if self.how.continue_ and self.folder.has(one, self.how.save_probabilities):
+            done.n_kept += 1
+            _, mask = read_mask(self.folder.path / one.mask_name, plan.masks.mask_kind)
+            label = plan.masks.encode(mask, self.folder.path / one.mask_name, "remove it, so that it is predicted anew")
+            done.statistics.append(_statistics(one, label, plan.classes))
+            return
+        image = one.read()
+        try:
+            prediction = self._predicted(one, image)
+        except MemoryError as error:
+            raise DataError(f"{one.files[0]}: the memory does not hold what its prediction needs: {error}") from error
+        done.written.append(self.folder.path / one.mask_name)
+        done.statistics.append(_statistics(one, prediction.label, plan.classes))
+        if one.name in self.masks:
+            done.scores += _scored(one, self.masks[one.name], prediction, plan)
+        if self.how.preview is not None and one.name in self.shown:
+            self.pictures.append(_picture(one, image, prediction.label, plan.channels))
+
+    def _predicted(self, one: ImageFiles, image: Image) -> Prediction:
+        """The mask is written last: where it is, all else is, too."""
+        predictor = self.predictor
+        if not self.how.save_probabilities:
+            prediction = predictor.predict(image, one.spacing, one.name)
+        else:
+            with self.folder.written(f"{one.name}{PROBABILITIES}") as aside:
+                room = one.room(aside, len(predictor.plan.classes))
+                room[0] = 1.0  # of the background, where an image is empty and cropped away
+
+                def keep(part: tuple[slice, ...], probabilities: Image) -> None:
+                    room[:, *part] = probabilities
+
+                prediction = predictor.predict(image, one.spacing, one.name, keep)
+                del room
+        with self.folder.written(one.mask_name) as aside:
+            one.write_mask(aside, predictor.plan.values(prediction.label))
+        return prediction
+
+    def write_told(self) -> None:
+        """What was asked for beside the masks."""
+        how, done = self.how, self.done
+        if how.statistics is not None:
+            write_whole(how.statistics, json.dumps({"images": done.statistics}, indent=2) + "\n")
+        if how.preview is not None and self.pictures:
+            write_whole(how.preview, preview_png(self.pictures))
+        if done.scores:
+            write_whole(self.folder.path / how.scores_name, json.dumps(done.scores_json, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -150,6 +188,17 @@ class _Folder:
         (self.aside / name).replace(self.path / name)
 
 
+def _check_places(out: Path, how: PredictChoices) -> None:
+    """Raises RequestError where nothing can be written."""
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"{out}: -o is a folder for the masks, and this is a file; name another")
+    for option, file in (("statistics", how.statistics), ("preview", how.preview)):
+        if file is not None and (file.is_dir() or not (file.parent.is_dir() or file.parent == out)):
+            raise RequestError(
+                f"--{option} {file}: is a file in a folder that is there; make {file.parent}, or name another"
+            )
+
+
 def _check_elsewhere(one: ImageFiles, out: Path) -> None:
     """Raises RequestError where a mask would take the place of an image."""
     target = (out / one.mask_name).resolve()
@@ -174,8 +223,7 @@ def _masks(found: Sequence[ImageFiles], place: Path) -> dict[str, Path]:
     return masks
 
 
-def _scored(one: ImageFiles, file: Path, prediction: Prediction, model: ModelFolder) -> tuple[CaseScore, ...]:
-    plan = model.plan
+def _scored(one: ImageFiles, file: Path, prediction: Prediction, plan: ModelPlan) -> tuple[CaseScore, ...]:
     _, mask = read_mask(file, plan.masks.mask_kind)
     truth = plan.masks.encode(
         mask, file, "correct the mask, or give those of the classes that the model was trained on"
@@ -197,13 +245,3 @@ def _statistics(one: ImageFiles, label: Label, classes: Sequence[str]) -> dict[s
 def _picture(one: ImageFiles, image: Image, label: Label, channels: Sequence[str]) -> Picture:
     axis = coarsest_axis(one.spacing) if label.ndim == 3 else None
     return make_picture(one.name, image, label, one.spacing, channels, slice_axis=axis)
-
-
-def _write_told(done: Predicted, pictures: Sequence[Picture], out: Path, how: PredictChoices) -> None:
-    """What was asked for beside the masks."""
-    if how.statistics is not None:
-        write_whole(how.statistics, json.dumps({"images": done.statistics}, indent=2) + "\n")
-    if how.preview is not None and pictures:
-        write_whole(how.preview, preview_png(pictures))
-    if done.scores:
-        write_whole(out / how.scores_name, json.dumps(done.scores_json, indent=2) + "\n")

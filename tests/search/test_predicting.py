@@ -57,11 +57,12 @@ def test_parts_predict_each_image_once_and_give_what_one_process_gives(
 
 def test_what_is_there_is_left_and_the_rest_is_predicted(cells: Path, model: Path, tmp_path: Path) -> None:
     predicted(model, cells / "images", tmp_path, num_parts=2, part_id=0)
-    (tmp_path / "c0.png").write_bytes(b"as it was")
+    save_png(tmp_path / "c0.png", np.full((20, 30), 200, np.uint8))
+    before = (tmp_path / "c0.png").read_bytes()
     (tmp_path / ".unfinished-0-abc").mkdir()
     done = predicted(model, cells / "images", tmp_path, continue_=True)
     assert (done.n_kept, len(done.written)) == (4, 4)
-    assert (tmp_path / "c0.png").read_bytes() == b"as it was"
+    assert (tmp_path / "c0.png").read_bytes() == before
     assert {file.name for file in tmp_path.iterdir()} == {f"c{number}.png" for number in range(8)}
     predicted(model, cells / "images" / "c0.png", tmp_path)
     assert Image.open(tmp_path / "c0.png").size == Image.open(cells / "images" / "c0.png").size
@@ -185,3 +186,34 @@ def test_masks_of_every_kind_of_data_are_read_back_as_the_datasets_own(name: str
     again = predicted(tmp_path / "model", data / images, tmp_path / "out", masks=next(data.glob("[ml]a[sb]*")))
     assert again.scores_json is not None
     assert tests.items() <= {one["case"]: one["original_dice"] for one in again.scores_json["cases"]}.items()
+
+
+def test_an_image_that_cannot_be_used_keeps_no_other_from_its_mask(organs: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        voxels = volume((12, 12, 12))
+        voxels[3, 3, 3] = np.nan if name == "b" else 0
+        save_nifti(tmp_path / "in" / f"{name}.nii.gz", voxels)
+    with pytest.raises(RequestError, match=r"b\.nii\.gz: 1 of 1728 voxels are NaN"):
+        predicted(organs[1], tmp_path / "in", tmp_path / "out", statistics=tmp_path / "told.json")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz"]
+    assert [one["image"] for one in json.loads((tmp_path / "told.json").read_text())["images"]] == ["a", "c"]
+
+
+def test_statistics_of_a_continued_prediction_are_those_of_all_images(cells: Path, model: Path, tmp_path: Path) -> None:
+    whole = predicted(model, cells / "images", tmp_path / "out")
+    (tmp_path / "out" / "c3.png").unlink()
+    assert predicted(model, cells / "images", tmp_path / "out", continue_=True).statistics == whole.statistics
+
+
+def test_more_parts_than_images_are_no_fault(cells: Path, model: Path, tmp_path: Path) -> None:
+    done = predicted(model, cells / "images", tmp_path / "out", num_parts=20, part_id=15, preview=tmp_path / "p.png")
+    assert (done.written, done.n_kept) == ([], 0)
+
+
+def test_places_that_cannot_be_written_are_refused_beforehand(cells: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(RequestError, match="-o is a folder for the masks, and this is a file"):
+        predicted(model, cells / "images", tmp_path / "file")
+    with pytest.raises(RequestError, match=r"--preview .* is a file in a folder that is there"):
+        predicted(model, cells / "images", tmp_path / "out", preview=tmp_path / "no" / "p.png")
+    assert not (tmp_path / "out").exists()
