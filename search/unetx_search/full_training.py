@@ -206,7 +206,8 @@ def train_on(
     with using(task):
         _train_missing(model, budget, data, how, record, console)
         if not was_complete:
-            score_on_tests(model, data.source, task, data.machine, data.n_threads, console)
+            weights = "moving average" if how.averaging else "last"
+            score_on_tests(model, data.source, task, data.machine, data.n_threads, weights, console)
     shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
     return Trained(model, read_json(path / SCORES, {"test": dict}), was_complete)
 

@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 def score_on_tests(
-    model: ModelFolder, source: Source, task: Task, device: str, n_threads: int, console: Console
+    model: ModelFolder, source: Source, task: Task, device: str, n_threads: int, weights: str, console: Console
 ) -> None:
-    """Write the scores of all folds together on the test cases, and of each, with the weights they ended with."""
+    """Write the scores of all folds together on the test cases, and of each; ``weights`` says which those have."""
     from unetx_evaluators import device as devices
     from unetx_evaluators.predicting.predictor import Predictor
 
@@ -43,7 +43,7 @@ def score_on_tests(
                 found = predictor.predict(case.image, case.spacing, name)
                 scores[key] += prediction_scores(name, case.label, case.spacing, found, model.plan)
     by_fold = {fold: scores_json(scores.get(fold, scores["test"])) for fold in each}
-    told = {"weights": "last", "folds": list(model.folds), "test": scores_json(scores["test"]), "by_fold": by_fold}
+    told = {"weights": weights, "folds": list(model.folds), "test": scores_json(scores["test"]), "by_fold": by_fold}
     write_json(model.path / SCORES, told)
 
 

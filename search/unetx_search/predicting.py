@@ -111,6 +111,8 @@ class _Work:
 
     def predict(self, one: ImageFiles) -> None:
         """Raises DataError where the image cannot be used."""
+        from unetx_evaluators.device import is_out_of_memory
+
         plan, done = self.predictor.plan, self.done
         if self.how.continue_ and self.folder.has(one, self.how.save_probabilities):
             done.n_kept += 1
@@ -121,8 +123,14 @@ class _Work:
         image = one.read()
         try:
             prediction = self._predicted(one, image)
-        except MemoryError as error:
-            raise DataError(f"{one.files[0]}: the memory does not hold what its prediction needs: {error}") from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"{one.files[0]}: the memory does not hold what its prediction needs ({reason}); free some, or try "
+                "--device cpu"
+            ) from error
         done.written.append(self.folder.path / one.mask_name)
         done.statistics.append(_statistics(one, prediction.label, plan.classes))
         if one.name in self.masks:

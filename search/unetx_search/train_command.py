@@ -60,10 +60,10 @@ def _text(trained: Trained) -> str:
     path, n_folds = trained.model.path, len(trained.model.folds)
     head = f"{path}: {'was trained before' if trained.was_complete else 'trained'}"
     folds = "" if n_folds == 1 else f", {n_folds} folds averaged"
-    test = trained.scores["test"]
+    test, weights = trained.scores["test"], trained.scores["weights"]
     return "\n".join(
         [
-            f"{head}; {test['n_cases']} test cases with the last weights{folds}:",
+            f"{head}; {test['n_cases']} test cases with the {weights} weights{folds}:",
             "",
             *scores_text(test),
             "",
