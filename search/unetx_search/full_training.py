@@ -327,7 +327,7 @@ class _Record:
             if before.get(name) != now:
                 what, was, is_now = name, before.get(name), now
                 if isinstance(now, dict) and isinstance(was, dict):
-                    part = next(part for part in now if was.get(part) != now[part])
+                    part = next((part for part in now if was.get(part) != now[part]), "fields")
                     what, was, is_now = f"{name}.{part}", was.get(part), now[part]
                 raise RequestError(
                     f"{self._file.parent}: was begun with {what} {was}, now it is {is_now}; give the same options to "

@@ -64,7 +64,7 @@ def test_a_format_that_is_not_read_is_refused_with_its_converter(tmp_path: Path)
 @pytest.mark.parametrize(
     "affine", [np.eye(4), FLIPPED, OBLIQUE, SIDEWAYS], ids=["plain", "flipped", "oblique", "sideways"]
 )
-@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".mhd", ".nrrd"])
 def test_a_mask_made_in_our_orientation_lies_where_the_image_does(affine: Array, ending: str, tmp_path: Path) -> None:
     """The marker is the image's brightest voxel; the mask is what is bright, written and read again."""
     stored = np.zeros((9, 7, 5), np.float32)
