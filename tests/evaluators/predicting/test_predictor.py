@@ -21,6 +21,9 @@ from unetx_evaluators.tasks.sources.images import list_images
 from unetx_evaluators.tasks.sources.labels import ClassMap, Threshold
 from unetx_evaluators.tasks.task import Image
 
+ALL_AT_ONCE = OBLIQUE @ np.array([[0.0, 0, 1, 0], [-1, 0, 0, 18], [0, -1, 0, 12], [0, 0, 0, 1]])
+"""Oblique voxels of about 0.9 x 0.9 x 2.5 mm, their axes swapped and two of them flipped."""
+
 CPU = DeviceProfile(torch.device("cpu"), None)
 
 
@@ -58,7 +61,7 @@ def plan(
     return ModelPlan("toy", "a test", source_dims, ("CT",), masks, masks.names, patch, mirror, preparation)
 
 
-@pytest.mark.parametrize("affine", [FLIPPED, OBLIQUE], ids=["flipped", "oblique, of 0.9 and 2.5 mm"])
+@pytest.mark.parametrize("affine", [FLIPPED, OBLIQUE, ALL_AT_ONCE], ids=["flipped", "oblique", "all at once"])
 @pytest.mark.parametrize(
     ("spacing", "slice_axis"), [((1.0, 1.0, 1.0), None), ((0.6, 0.9, 1.3), None), ((1.2, 1.2, 2.5), 2)]
 )
