@@ -12,7 +12,16 @@ import pytest
 from command_line import Run
 from model_samples import THREE_D, TWO_D, cell_folder, organ_folder, predicted, trained
 from PIL import Image
-from task_samples import channels_last_folder, deep_tiff_folder, nib, photograph_folder, save_nifti, save_png, volume
+from task_samples import (
+    channels_last_folder,
+    deep_tiff_folder,
+    nib,
+    nnunet_folder,
+    photograph_folder,
+    save_nifti,
+    save_png,
+    volume,
+)
 
 from unetx_evaluators.tasks.sources.images import list_images
 from unetx_evaluators.tasks.sources.mask_values import read_mask
@@ -186,6 +195,23 @@ def test_masks_of_every_kind_of_data_are_read_back_as_the_datasets_own(name: str
     again = predicted(tmp_path / "model", data / images, tmp_path / "out", masks=next(data.glob("[ml]a[sb]*")))
     assert again.scores_json is not None
     assert tests.items() <= {one["case"]: one["original_dice"] for one in again.scores_json["cases"]}.items()
+
+
+def test_a_folder_of_nnunets_gives_a_mask_for_each_case_and_counts_no_ignored_voxel(tmp_path: Path) -> None:
+    data = nnunet_folder(tmp_path / "data")
+    done = trained(data, tmp_path / "model", DataChoices(levels=2, base_width=4, patch=(8, 8, 4)), steps=2)
+    found = predicted(tmp_path / "model", data / "imagesTr", tmp_path / "out", masks=data / "labelsTr")
+    assert [file.name for file in found.written] == [f"ct_{number:03d}.nii.gz" for number in range(6)]
+    assert found.scores_json is not None
+    rows = found.scores_json["cases"]
+    assert all(one in rows for one in done.scores["test"]["cases"])
+    mask, truth = (
+        np.asarray(nib.load(folder / "ct_000.nii.gz").dataobj) for folder in (tmp_path / "out", data / "labelsTr")
+    )
+    counted = truth != 3
+    both, either = (((mask == 1) & (truth == 1))[counted].sum(), ((mask == 1)[counted].sum() + (truth == 1).sum()))
+    (organ,) = (one for one in rows if (one["case"], one["class"]) == ("ct_000", "organ"))
+    assert organ["original_dice"] == pytest.approx(2 * both / either)
 
 
 def test_an_image_that_cannot_be_used_keeps_no_other_from_its_mask(organs: tuple[Path, Path], tmp_path: Path) -> None:
