@@ -36,7 +36,7 @@ from unetx_search.fold_training import FoldTraining, train_folds
 from unetx_search.model_scores import score_on_tests
 from unetx_search.model_verdict import verdict_json, verdict_on
 from unetx_search.preparing import PreparationBars, no_empty_folders
-from unetx_search.summary import loaded
+from unetx_search.summary import named_architecture
 from unetx_search.training_progress import TrainingBars
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import key
@@ -122,7 +122,7 @@ def train(
         )
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / TRAINING).exists()):
         raise RequestError(f"{path}: holds something else than a model; name a new folder with -o")
-    found = None if name in PRESETS else loaded(Path(name))
+    found = None if name in PRESETS else named_architecture(name)
     source = choices.source()
     if found is not None:
         check_fit(found, source, choices.dims)

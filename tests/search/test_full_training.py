@@ -265,3 +265,8 @@ def test_folds_train_at_the_same_time_in_workers_and_come_out_the_same(cells: Pa
             ModelFolder.load(path).weights_file(fold).read_bytes() for path in (tmp_path / "here", tmp_path / "workers")
         )
         assert here == there
+
+
+def test_a_name_that_is_no_preset_and_no_file_is_refused_with_the_nearest(cells: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"did you mean 'u-net'\? .* there is no file of that name"):
+        trained(cells, tmp_path / "model", TWO_D, "unet")
