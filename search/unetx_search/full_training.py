@@ -106,11 +106,13 @@ def train(
     *,
     console: Console,
     against: str | None = None,
+    source: Source | None = None,
 ) -> Trained:
     """Train the architecture ``name``, a file or a preset, into the folder ``path``, or go on with that.
 
-    ``against`` names a preset that is trained the same way, on the same backbone, into a folder in ``path``. Raises
-    RequestError where the request does not fit the data or what the folder was begun with, and TrainingFailed.
+    ``against`` names a preset that is trained the same way, on the same backbone, into a folder in ``path``;
+    ``source`` takes the place of the data that the choices name. Raises RequestError where the request does not fit the
+    data or what the folder was begun with, and TrainingFailed.
     """
     if against is not None and (against not in PRESETS or against == name):
         raise RequestError(
@@ -123,7 +125,7 @@ def train(
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / TRAINING).exists()):
         raise RequestError(f"{path}: holds something else than a model; name a new folder with -o")
     found = None if name in PRESETS else named_architecture(name)
-    source = choices.source()
+    source = source or choices.source()
     if found is not None:
         check_fit(found, source, choices.dims)
     with no_empty_folders(path, choices.cache_folder), full_disk_explained(path), alone_with(path):

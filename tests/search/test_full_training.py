@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_samples import THREE_D, TWO_D, cell_folder, organ_folder, predicted, trained
+from model_samples import THREE_D, TWO_D, cell_folder, organ_folder, predicted, quiet, trained
+from painted_source import PaintedSource
 from safetensors.torch import load_file
 
+from unetx_evaluators.tasks.sources import ClassMap
 from unetx_evaluators.training.recipe import STRONG
-from unetx_search.full_training import alone_with
+from unetx_search.full_training import alone_with, train
 from unetx_search.train_choices import TrainChoices
 from unetx_search.training_progress import TrainingBar
 from unetx_space.architecture import Architecture
@@ -270,3 +272,11 @@ def test_folds_train_at_the_same_time_in_workers_and_come_out_the_same(cells: Pa
 def test_a_name_that_is_no_preset_and_no_file_is_refused_with_the_nearest(cells: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"did you mean 'u-net'\? .* there is no file of that name"):
         trained(cells, tmp_path / "model", TWO_D, "unet")
+
+
+def test_a_source_that_is_handed_in_is_trained_on_and_its_classes_are_the_values(tmp_path: Path) -> None:
+    choices = replace(TWO_D, out=tmp_path / "runs", pseudonyms=True)
+    how = TrainChoices(steps=2, batch_size=2, validations=1, device="cpu", threads=1)
+    done = train("u-net", tmp_path / "model", choices, how, console=quiet(), source=PaintedSource())
+    assert done.model.plan.masks == ClassMap(PaintedSource.classes, (0, 1, 2))
+    assert {one["case"] for one in done.scores["test"]["cases"]} <= {f"case_{number:04d}" for number in range(1, 9)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -71,8 +72,6 @@ LONGER = 4
 N_RUNGS = 8
 """At which a training is kept, so that it can go on from there; nothing is decided at them."""
 MAX_SECONDS = 7 * 24 * 3600.0
-WITHOUT_LIMIT_S = 1e9
-"""A time target that decides nothing, so that memory alone does."""
 
 
 def finals(
@@ -292,7 +291,7 @@ def _options(search: Search, request: SearchConfig, plan: str, device: str) -> T
     options = request.task_options("cpu" if device == "cpu" else "cuda")
     levels = len(search.begun["task"]["strides"])
     if plan == "full":
-        return replace(options, seconds=WITHOUT_LIMIT_S, levels=levels)
+        return replace(options, seconds=math.inf, levels=levels)
     spacing = search.begun.get("pilot_spacing")
     return options if spacing is None or request.spacing is not None else replace(options, spacing=tuple(spacing))
 
