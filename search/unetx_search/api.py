@@ -160,7 +160,7 @@ class Study:
             for one in self.ranking[:10]
         )
         head = "<tr><th>trial</th><th>estimate</th><th>Dice</th><th>seeds</th><th>origin</th></tr>"
-        drawing = "" if self.best is None else self.best._repr_html_()
+        drawing = "" if self.best is None else to_svg(self.best.architecture)
         return f"<pre>{html.escape(str(self))}</pre><table>{head}{rows}</table>{drawing}"
 
 

@@ -20,6 +20,7 @@ from cyclopts.config import Dict
 from unetx_search import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
+from unetx_search.explain_command import explain
 from unetx_search.finals.config import FinalsConfig
 from unetx_search.predict_command import predict
 from unetx_search.reading_words import as_said, sizes_joined, voxels
@@ -68,6 +69,10 @@ def search(
     from unetx_search.summary import summary_json, summary_text
 
     summary = search(config, console=_stderr())
+    if summary.evaluations:
+        from unetx_search.reporting import REPORT, write_report
+
+        write_report(summary.folder, summary.folder / REPORT)
     print(summary_json(summary) if json else summary_text(summary))
     if summary.was_stopped:
         return INTERRUPTED
@@ -206,6 +211,24 @@ app.command(predict)
 
 
 @app.command
+def report(study: Path, *, output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None) -> None:
+    """Put a study on one page: who is the best, how sure that is, what it costs, and all that is behind it.
+
+    Parameters
+    ----------
+    study
+        The folder of the study, such as runs/demo.
+    output
+        The HTML file to write; tables as CSV and JSON go beside it. report.html in the study's folder by default.
+    """
+    from unetx_search.reporting import REPORT, write_report
+
+    target = output or study / REPORT
+    write_report(study, target)
+    print(f"wrote {target}")
+
+
+@app.command
 def presets(*, json: Json = False) -> None:
     """List the published designs.
 
@@ -300,6 +323,9 @@ def doctor(
     findings = look(choices, console=_stderr(), sheet=sheet, pilot=pilot)
     print(findings_json(findings) if json else findings_text(findings))
     return 0 if findings.is_fit else 2
+
+
+app.command(explain)
 
 
 def _stderr() -> Console:

@@ -251,9 +251,7 @@ class Settled:
         pilot_spacing: tuple[float, ...] | None = None,
     ) -> Settled:
         return cls(
-            task_digest=task.digest,
-            data={**task.digests, "channels": list(task.channels), "classes": list(task.classes)},
-            task={name: getattr(task, name) for name in ("dims", "spacing", "patch", "strides", "widths")},
+            **_settings_of(task),
             genes={name: list(choices) for name, choices in space.genes.items()},
             seed=config.seed,
             sampler=config.sampler,
@@ -278,6 +276,23 @@ class Settled:
     def check(self, path: Path) -> None:
         """Raises RequestError naming every difference from the settings of an earlier run."""
         _refuse_differences(path, _as_stored(asdict(self)))
+
+
+def _settings_of(task: Task) -> dict[str, Any]:
+    """The part of the settings that the prepared data decide."""
+    return {
+        "task_digest": task.digest,
+        "data": {**task.digests, "channels": list(task.channels), "classes": list(task.classes)},
+        "task": {name: getattr(task, name) for name in ("dims", "spacing", "patch", "strides", "widths")},
+    }
+
+
+def differing_data(path: Path, task: Task) -> list[str]:
+    """A line for whatever a study's data were that these are not; empty where they are the same."""
+    theirs, mine = read_begun(path), _as_stored(_settings_of(task))
+    if theirs["task_digest"] == mine["task_digest"]:
+        return []
+    return list(_differences(theirs, mine, stated_only=True)) or ["  data: other images, masks or another split"]
 
 
 def keep_request(config: SearchConfig, path: Path) -> None:

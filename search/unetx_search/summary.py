@@ -103,6 +103,7 @@ def _where_to_go(summary: Summary) -> list[str]:
     if summary.best is not None:
         lines += [
             f"  best       {best}",
+            f"  report     {summary.folder / 'report.html'}",
             f"  look       {command('unetx-search', 'show', best)}",
             f"  export     {command('unetx-search', 'export', best, 'best.onnx')}",
         ]

@@ -1,0 +1,491 @@
+"""A report of a study: everything that its records and files tell, put on one page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetx_search.caution import caution
+from unetx_search.cheapest import COSTS, CostOf, cheapest_words
+from unetx_search.config import read_begun, read_request
+from unetx_search.finals.config import FINALS, REFERENCE
+from unetx_search.finals.report import VERDICT
+from unetx_search.preparing import TASK
+from unetx_search.progress import duration
+from unetx_search.run import REQUEST, SETTINGS
+from unetx_search.status import Status, read_status
+from unetx_space import Architecture, RequestError, encoder, training_memory
+from unetx_space.canonical import canonical
+from unetx_space.files import read_object, write_whole
+from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
+from unetx_studies.drawing import Numbers, to_svg
+from unetx_studies.evidence import evidence
+from unetx_studies.ranking import Ranked, Ranking, outcome_counts, preset_key
+from unetx_studies.report import figures, numbers
+from unetx_studies.report.page import Page, Section, Table, page_html
+from unetx_studies.store import Records, find_location, open_store
+from unetx_studies.verdict import case_means
+
+if TYPE_CHECKING:
+    from unetx_evaluators.evaluation import CaseScore, CurvePoint
+    from unetx_space.genome import Genome
+    from unetx_studies.store import TrialRecord
+
+REPORT = "report.html"
+"""Of a study, in its folder; CSV and JSON of the same name lie beside it."""
+MOST_THUMBNAILS = 60
+MARKED_PX = 4.5
+"""Width of the wires that U-Net does not have."""
+THICKEST_PX = 7.0
+"""Of a skip that all of the best designs have."""
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What is read of a study, once."""
+
+    status: Status
+    ranking: Ranking
+    architectures: Mapping[str, Architecture]
+    reference: str | None
+    curves: Mapping[int, Sequence[CurvePoint]]
+    cases: Mapping[str, Mapping[str, float]]
+    """Mean Dice by case, of the best design and U-Net, over their seeds."""
+    insights: Mapping[int, Mapping[str, Any]]
+    costs: Mapping[str, float]
+    cost_by: str
+    task: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    verdict: Mapping[str, Any] | None
+
+    @property
+    def designs(self) -> tuple[Ranked, ...]:
+        return self.ranking.designs
+
+    @property
+    def best(self) -> Ranked | None:
+        return self.ranking.best
+
+    @property
+    def unet(self) -> Ranked | None:
+        return self.ranking.get(self.reference)
+
+    @property
+    def genomes(self) -> dict[str, Genome]:
+        return {key: canonical(one.genome) for key, one in self.architectures.items()}
+
+    def name(self, one: Ranked) -> str:
+        if one.key == self.reference:
+            return "U-Net"
+        return f"{one.number} ({one.origin.preset})" if one.origin.preset else f"trial {one.number}"
+
+
+def write_report(folder: Path, target: Path) -> None:
+    """Write the report of the study in ``folder``, with tables as CSV and JSON beside it.
+
+    Raises RequestError when there is no such study, or the place cannot be written.
+    """
+    study = _read(folder)
+    try:
+        write_whole(target, page_html(_page(study)))
+        write_whole(target.with_suffix(".csv"), _csv(study))
+        write_whole(target.with_suffix(".json"), json.dumps(_facts(study), indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise RequestError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def _read(folder: Path) -> _Study:
+    status = read_status(folder)
+    location = find_location(folder)
+    ranking = Ranking(status.evaluations)
+    with open_store(location.url, create=False, read_only=True) as store:
+        records = Records(store, status.study)
+        keys = {one.key for one in ranking.designs}
+        architectures = {key: records.architecture(key) for key in keys}
+        reference = preset_key(status.trials, REFERENCE)
+        told = [one for one in (ranking.best, ranking.get(reference)) if one is not None]
+        cases = {one.key: _mean_by_case([records.case_scores(trial.number) for trial in one.trials]) for one in told}
+        insights = {one.number: records.insight(one.number) or {} for one in told}
+        curves = records.curves()
+    settings = read_begun(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    by = read_request(folder / REQUEST).cheap_by if (folder / REQUEST).exists() else "macs"
+    patch = tuple(settings["task"]["patch"]) if settings else ()
+    cost_of = CostOf(by, lambda key: training_memory(architectures[key], patch))
+    return _Study(
+        status=status,
+        ranking=ranking,
+        architectures=architectures,
+        reference=reference,
+        curves=curves,
+        cases=cases,
+        insights=insights,
+        costs={one.key: float(cost_of(one.first)) for one in ranking.designs},
+        cost_by=COSTS[by],
+        task=read_object(folder / TASK, {}, "the next run of the study writes it") if (folder / TASK).exists() else {},
+        settings=settings,
+        verdict=_verdict(folder),
+    )
+
+
+def _mean_by_case(trainings: Sequence[Sequence[CaseScore]]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for scores in trainings:
+        for case, dice in case_means(scores).items():
+            found.setdefault(case, []).append(dice)
+    return {case: sum(values) / len(values) for case, values in found.items()}
+
+
+def _verdict(folder: Path) -> Mapping[str, Any] | None:
+    path = folder / FINALS / VERDICT
+    return read_object(path, {"conclusion": str}, "hold the finals again") if path.exists() else None
+
+
+def _page(study: _Study) -> Page:
+    shown = evidence(study.status.evaluations)
+    words = [line.strip() for line in caution(shown) if line.strip()]
+    sentence = study.verdict["conclusion"] if study.verdict else _closing(words)
+    front = numbers.pareto_front(study.designs, study.costs)
+    thumbs = dict.fromkeys([*(one.key for one in front), *(one.key for one in study.designs[:MOST_THUMBNAILS])])
+    return Page(
+        title=study.status.study,
+        sentence=sentence or "No trial is complete yet.",
+        facts=_head_facts(study),
+        drawings=_winner_drawings(study),
+        limits=list(study.verdict["limits"]) if study.verdict else [],
+        sections=[*_result_sections(study, front), *_design_sections(study), *_record_sections(study, words)],
+        thumbnails={key: to_svg(study.architectures[key]) for key in list(thumbs)[: 2 * MOST_THUMBNAILS]},
+    )
+
+
+def _closing(words: Sequence[str]) -> str:
+    """What the search says of its lead: the lines after the measured ones."""
+    told = [place for place, line in enumerate(words) if line.startswith(("The best design", "U-Net itself"))]
+    return " ".join(words[told[0] :]) if told else "U-Net or any other design has no score yet: nothing to compare."
+
+
+def _head_facts(study: _Study) -> list[tuple[str, str]]:
+    facts = []
+    for what, one in (("the best", study.best), ("U-Net", study.unet)):
+        if one is not None:
+            reach = figures.REACH * one.standard_error
+            facts.append((f"{what}, estimated Dice", f"{one.estimate:.4f} ± {reach:.4f}"))
+    if study.best is not None and study.unet is not None:
+        share = study.costs[study.best.key] / study.costs[study.unet.key]
+        facts.append((f"{study.cost_by} of the best", f"{share:.0%} of U-Net's"))
+    worst = _worst_case(study)
+    if worst is not None:
+        case, dice, beside = worst
+        facts.append(("worst case of the best", f"{case}: {dice:.3f}{beside}"))
+    if study.status.cheapest is not None:
+        facts.append(("cheapest", cheapest_words(study.status.cheapest)))
+    return facts
+
+
+def _worst_case(study: _Study) -> tuple[str, float, str] | None:
+    if study.best is None or not study.cases.get(study.best.key):
+        return None
+    case, dice = min(study.cases[study.best.key].items(), key=lambda item: (item[1], item[0]))
+    unet = study.cases.get(study.reference or "", {}).get(case)
+    return case, dice, "" if unet is None or study.best.key == study.reference else f" (U-Net {unet:.3f})"
+
+
+def _winner_drawings(study: _Study) -> dict[str, str]:
+    if study.best is None:
+        return {}
+    best, genomes = study.best, study.genomes
+    found = {}
+    if study.unet is not None and study.unet.key != best.key:
+        plain = {(source, node.ref) for node in genomes[study.unet.key].nodes for source in node.sources}
+        more = {
+            (source, node.ref): MARKED_PX
+            for node in genomes[best.key].nodes
+            for source in node.sources
+            if (source, node.ref) not in plain
+        }
+        marked = Numbers({}, more, {}, "", ("Thick: skips that U-Net does not have.",))
+        found[f"{study.name(best)}, the best by its estimate"] = to_svg(study.architectures[best.key], marked)
+        found["U-Net"] = to_svg(study.architectures[study.unet.key])
+    else:
+        found[f"{study.name(best)}, the best by its estimate"] = to_svg(study.architectures[best.key])
+        for one in [one for one in study.designs if one.key != best.key][:1]:
+            found[f"{study.name(one)}, the next"] = to_svg(study.architectures[one.key])
+    return found
+
+
+def _result_sections(study: _Study, front: Sequence[Ranked]) -> list[Section]:
+    if not study.designs:
+        return []
+    names = {one.key: study.name(one) for one in study.designs}
+    sections = []
+    if study.verdict is not None:
+        sections.append(_finals_section(study.verdict))
+    sections += [
+        Section(
+            "Designs",
+            "Over their seeds: the shrunken estimate with 95 %, and every training as a mark.",
+            figures.ranking_figure(study.designs, names, study.reference),
+            table=_ranking_table(study),
+            is_folded=True,
+        ),
+        Section(
+            "Dice and cost",
+            f"Estimated Dice beside {study.cost_by}. Point at a design to see it.",
+            figures.pareto_figure(study.designs, front, study.costs, names, study.reference, study.cost_by),
+        ),
+        Section(
+            "Progress",
+            "The highest single score is partly luck; the estimate takes account of that.",
+            figures.progress_figure(numbers.progress(study.status.evaluations)),
+        ),
+        _cases_section(study),
+        _curves_section(study),
+    ]
+    return sections
+
+
+def _finals_section(verdict: Mapping[str, Any]) -> Section:
+    rows = [
+        (one["design"], one["difference"], one["low"], one["high"])
+        for one in verdict["comparisons"]
+        if one["baseline"] == REFERENCE and None not in (one["low"], one["high"])
+    ]
+    heads = ("design", "seeds", "Dice", "cost", "given up")
+    table = [
+        (
+            one["name"],
+            str(len(one["seeds"])),
+            "" if one["dice"] is None else f"{one['dice']:.4f}",
+            f"{one['cost']:.3g}",
+            "yes" if one["given_up"] else "",
+        )
+        for one in verdict["designs"]
+    ]
+    note = f"{verdict['n_cases']} test cases of {verdict['n_patients']} patients; the band is the margin. "
+    figure = figures.verdict_figure(rows, verdict["margin"]) if rows else None
+    return Section("Finals", note + verdict["cheapest_conclusion"], figure, table=(heads, table))
+
+
+def _ranking_table(study: _Study) -> Table:
+    heads = ("design", "estimate", "±", "seeds", "mean Dice", study.cost_by, "parameters", "origin")
+    rows = [
+        (
+            study.name(one), f"{one.estimate:.4f}", f"{figures.REACH * one.standard_error:.4f}", str(len(one.seeds)),
+            f"{one.dice:.4f}", f"{study.costs[one.key]:.3g}", f"{one.first.n_parameters:,}", str(one.origin),
+        )
+        for one in study.designs[:200]
+    ]  # fmt: skip
+    return heads, rows
+
+
+def _cases_section(study: _Study) -> Section:
+    best, unet = study.best, study.unet
+    if best is None or not study.cases.get(best.key):
+        return Section("Cases", "")
+    own, other = study.cases[best.key], study.cases.get(unet.key, {}) if unet is not None else {}
+    ordered = sorted(own.items(), key=lambda item: (item[1], item[0]))
+    shown = ordered if len(ordered) <= 12 else [*ordered[:6], *ordered[-6:]]
+    if best.key == study.reference:
+        other = {}
+    rows = [
+        (case, f"{dice:.4f}", *((f"{other[case]:.4f}", f"{dice - other[case]:+.4f}") if case in other else ()))
+        for case, dice in shown
+    ]
+    note = "Validation cases by the Dice of the best design, the worst first" + (
+        "; between the sixth and the sixth from the end some are left out." if len(ordered) > 12 else "."
+    )
+    heads = ("case", study.name(best), *(("U-Net", "difference") if other else ()))
+    return Section("Cases", note, table=(heads, rows))
+
+
+def _curves_section(study: _Study) -> Section:
+    told = [*study.designs[: figures.MOST_CURVES - 1], *([study.unet] if study.unet is not None else [])]
+    curves = {study.name(one): study.curves.get(one.number, ()) for one in told}
+    figure = figures.curves_figure({name: points for name, points in curves.items() if points})
+    return Section("Learning curves", "All points but the last are scored on a part of the cases.", figure)
+
+
+def _design_sections(study: _Study) -> list[Section]:
+    if not study.designs:
+        return []
+    found = numbers.effects(study.designs, study.genomes)
+    how = "other choices alike" if found and found[0].is_adjusted else "each for itself, as there are few designs"
+    effects = Section(
+        "What goes with a choice",
+        f"Against the plain choice at every node, {how}; how many designs make it stands behind. Filled: stands after "
+        "correction for all choices. A description of what was tried, on validation cases.",
+        figures.effects_figure(found) if found else None,
+        table=(
+            ("question", "choice", "difference", "95 %", "p (Holm)", "designs"),
+            [
+                (one.question, one.choice, f"{one.difference:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}",
+                 f"{one.p_value:.3f}", str(one.n_designs))
+                for one in found
+            ],
+        ) if found else None,
+        is_folded=True,
+    )  # fmt: skip
+    operators = numbers.operator_frequencies(study.designs, study.genomes)
+    rows = [
+        (kind, name, f"{one.among_best:.0%}", f"{one.among_all:.0%}")
+        for (kind, name), one in sorted(operators.items(), key=lambda item: (item[0][0], -item[1].among_best))
+    ]
+    return [
+        effects,
+        _skip_map(study),
+        Section(
+            "Operators", "Share of decoder nodes, among the best third of the designs and among all.",
+            table=(("kind", "operator", "best third", "all"), rows), is_folded=True,
+        ),
+        _insight_section(study),
+    ]  # fmt: skip
+
+
+def _skip_map(study: _Study) -> Section:
+    """Every skip that some design has, drawn on the U as thick as it is frequent among the best."""
+    found = numbers.skip_frequencies(study.designs, study.genomes)
+    heads = ("node", "reads", "best third", "all")
+    rows = [(node, source, f"{one.among_best:.0%}", f"{one.among_all:.0%}") for (source, node), one in found.items()]
+    title = "Which skips the best designs have"
+    unet = study.unet
+    if unet is None or not found:
+        return Section(title, "", table=(heads, rows) if rows else None)
+    genome = study.genomes[unet.key]
+    refs = {str(ref): ref for node in genome.nodes for ref in (node.ref, node.coarser, *node.sources)}
+    refs |= {str(encoder(level)): encoder(level) for level in range(len(genome.nodes) + 1)}
+    known = {(refs[s], refs[n]): one for (s, n), one in found.items() if s in refs and n in refs}
+    nodes = tuple(
+        type(node)(
+            node.ref, node.coarser, tuple(sorted((s for s, n in known if n == node.ref), key=lambda ref: ref.level)),
+            node.attention, node.upsampler, node.fusion,
+        )
+        for node in genome.nodes
+    )  # fmt: skip
+    drawn = Architecture(study.architectures[unet.key].backbone, canonical(type(genome)(nodes)), provenance={})
+    numbers_on = Numbers(
+        {place: f"{one.among_best:.0%}" for place, one in known.items()},
+        {place: max(0.5, THICKEST_PX * one.among_best) for place, one in known.items()},
+        {},
+        "share of the best third of the designs that have each skip",
+    )
+    return Section(title, "", drawings={title: to_svg(drawn, numbers_on)}, table=(heads, rows), is_folded=True)
+
+
+def _insight_section(study: _Study) -> Section:
+    """Gradients by stage and the likeness of each skip to what the decoder has, as far as they were noted."""
+    rows: list[Sequence[str]] = []
+    for what, one in (("best", study.best), ("U-Net", study.unet)):
+        insight = study.insights.get(one.number, {}) if one is not None else {}
+        for step, stages in (insight.get("gradients") or {}).items():
+            rows += [(what, f"gradient of {stage['stage']} at step {step}", _number(stage["norm"])) for stage in stages]
+        rows += [
+            (what, f"{skip['source']} to {skip['node']}: likeness to the decoder's map (CKA)", _number(skip["cka"]))
+            for skip in insight.get("similarities") or ()
+        ]
+    note = "Gradient norms by stage, and redundancy: CKA near 1 says that the decoder has it already."
+    return Section("Gradients and redundancy", note, table=(("design", "what", "value"), rows) if rows else None,
+                   is_folded=True)  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3g}"
+
+
+def _record_sections(study: _Study, words: Sequence[str]) -> list[Section]:
+    status = study.status
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in outcome_counts(status.trials).items())
+    failures = [
+        (f"trial {trial.number}", str(trial.outcome), trial.reason)
+        for trial in status.evaluations
+        if trial.outcome is not None and (trial.outcome.failed or trial.outcome.violates)
+    ]
+    spent = duration(sum(trial.seconds for trial in status.evaluations))
+    return [
+        Section(
+            "What was measured",
+            f"{len(status.evaluations)} of {status.n_trials} trials ({counts}), {spent} of work.",
+            table=(("what", "how much"), [(line.partition("  ")[0], line.partition("  ")[2].strip()) for line in words
+                                          if line.startswith(("seeds  ", "designs  ", "one score"))]),
+        ),
+        Section("Failures", "", table=(("trial", "outcome", "reason"), failures) if failures else None),
+        _data_section(study.task),
+        _settings_section(study),
+        _citations(study),
+    ]  # fmt: skip
+
+
+def _data_section(task: Mapping[str, Any]) -> Section:
+    if not task:
+        return Section("Data", "")
+    rows = [
+        ("name", str(task["name"])), ("source", str(task["source"])), ("dimensions", str(task["dims"])),
+        ("channels", ", ".join(task["channels"])), ("classes", ", ".join(task["classes"])),
+        *((part, str(len(task["splits"][part]))) for part in ("train", "validation", "test")),
+        *((name.replace("_", " "), str(chosen["reason"])) for name, chosen in task.get("choices", {}).items()),
+    ]  # fmt: skip
+    return Section("Data", "What the data are, what was chosen for them, and why.", table=(("what", "how"), rows))
+
+
+def _settings_section(study: _Study) -> Section:
+    rows = [
+        (name, json.dumps(value)) for name, value in study.settings.items() if name not in ("genes", "data", "task")
+    ]
+    versions: Mapping[str, str] = study.best.first.versions if study.best is not None else {}
+    rows += [(f"version of {name}", version) for name, version in versions.items()]
+    run = study.status.run
+    rows.append(("last run", f"{run.started_at:%Y-%m-%d %H:%M} UTC on {run.process.host}"))
+    note = "The same command with the same data and settings continues or repeats it; on CPUs with the same scores."
+    return Section("How to reproduce", note, table=(("setting", "value"), rows), is_folded=True)
+
+
+def _citations(study: _Study) -> Section:
+    if study.best is None:
+        return Section("How to cite", "")
+    papers: dict[str, str] = {}
+    for node in study.genomes[study.best.key].nodes:
+        used = [UPSAMPLERS[node.upsampler], FUSIONS[node.fusion], ALIGNMENTS[node.alignment]]
+        if node.attention.placement is not None:
+            used.append(ATTENTIONS[node.attention.type])
+        papers |= {spec.title: spec.paper for spec in used if spec.paper}
+    rows = list(papers.items())
+    note = "Papers of the operators that the best design uses."
+    return Section("How to cite", note, table=(("operator", "paper"), rows) if rows else None)
+
+
+def _csv(study: _Study) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heads = ("trial", "design", "origin", "seed", "outcome", "dice", "seconds", "parameters", "multiply_adds")
+    writer.writerow(heads)
+    for trial in study.status.trials:
+        writer.writerow(_trial_row(trial))
+    return text.getvalue()
+
+
+def _trial_row(trial: TrialRecord) -> Sequence[object]:
+    outcome = "" if trial.outcome is None else str(trial.outcome)
+    score = "" if trial.score is None else trial.score
+    facts = (trial.seed, outcome, score, trial.seconds, trial.n_parameters, trial.macs)
+    return trial.number, trial.key, str(trial.origin), *facts
+
+
+def _facts(study: _Study) -> dict[str, Any]:
+    return {
+        "study": study.status.study,
+        "designs": [
+            {
+                "trial": one.number, "key": one.key, "origin": str(one.origin), "estimate": one.estimate,
+                "standard_error": one.standard_error, "dice": one.dice, "seeds": list(one.seeds),
+                "cost": study.costs[one.key],
+            }
+            for one in study.designs
+        ],
+        "cost": study.cost_by,
+        "effects": [asdict(one) for one in numbers.effects(study.designs, study.genomes)],
+        "progress": [asdict(one) for one in numbers.progress(study.status.evaluations)],
+        "verdict": study.verdict,
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""The report of a study: numbers, figures and the page, each apart."""

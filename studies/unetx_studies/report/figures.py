@@ -1,0 +1,173 @@
+"""The figures of a report, in colours that the colour-blind tell apart, on the page's own ground."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from unetx_studies.sheet.style import COLOURS
+
+if TYPE_CHECKING:
+    from unetx_evaluators.evaluation import CurvePoint
+    from unetx_studies.ranking import Ranked
+    from unetx_studies.report.numbers import Effect, Progress
+
+DESIGN, REFERENCE, QUIET, LUCKY = "#0072b2", "#d55e00", "#8a94a6", "#e69f00"
+REACH = 1.96
+"""Standard errors to either side of an estimate: 95 %."""
+MOST_RANKED, MOST_CURVES = 20, 6
+FAR = 8.0
+"""Median absolute deviations below the median, from which on a point would press all others together."""
+
+
+def ranking_figure(designs: Sequence[Ranked], names: Mapping[str, str], reference: str | None) -> go.Figure:
+    """The best designs and the reference by their estimates, with 95 % and every single score."""
+    shown = list(designs[:MOST_RANKED])
+    shown += [one for one in designs[MOST_RANKED:] if one.key == reference]
+    figure = _figure("estimated Dice, with 95 %, and the score of each seed", "")
+    for one in shown:
+        figure.add_scatter(
+            x=[trial.score for trial in one.trials], y=[names[one.key]] * len(one.trials), mode="markers",
+            marker={"color": QUIET, "symbol": "line-ns-open", "size": 9}, showlegend=False,
+            hovertemplate="%{y}: one seed, Dice %{x:.4f}<extra></extra>",
+        )  # fmt: skip
+    for colour, group in (
+        (DESIGN, [one for one in shown if one.key != reference]),
+        (REFERENCE, [one for one in shown if one.key == reference]),
+    ):
+        figure.add_scatter(
+            x=[one.estimate for one in group], y=[names[one.key] for one in group], mode="markers",
+            error_x={"type": "data", "array": [REACH * one.standard_error for one in group], "thickness": 1.5},
+            marker={"color": colour, "size": 9}, customdata=[one.key for one in group], showlegend=False,
+            hovertemplate="%{y}: %{x:.4f} &plusmn; %{error_x.array:.4f}<extra></extra>",
+        )  # fmt: skip
+    reaches = [one.estimate + side * REACH * one.standard_error for one in shown for side in (-1, 1)]
+    figure.update_xaxes(range=_range([*reaches, *(trial.score or 0.0 for one in shown for trial in one.trials)]))
+    order = [names[one.key] for one in shown]
+    figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order)
+    figure.update_layout(height=120 + 26 * len(shown))
+    return figure
+
+
+def pareto_figure(
+    designs: Sequence[Ranked], front: Sequence[Ranked], costs: Mapping[str, float], names: Mapping[str, str],
+    reference: str | None, cost_title: str,
+) -> go.Figure:  # fmt: skip
+    """Every design by its cost, as a share of the reference's where there is one, and its estimate."""
+    figure = _figure(cost_title, "estimated Dice")
+    for group, colour, symbol, label in (
+        ([one for one in designs if one not in front and one.key != reference], QUIET, "circle", "design"),
+        ([one for one in front if one.key != reference], DESIGN, "diamond", "nothing is better and cheaper"),
+        ([one for one in designs if one.key == reference], REFERENCE, "star", "U-Net"),
+    ):
+        if group:
+            figure.add_scatter(
+                x=[costs[one.key] for one in group], y=[one.estimate for one in group], mode="markers", name=label,
+                marker={"color": colour, "symbol": symbol, "size": 13 if symbol == "star" else 8},
+                text=[names[one.key] for one in group], customdata=[one.key for one in group],
+                hovertemplate="%{text}: Dice %{y:.4f} at %{x:.3g}<extra></extra>",
+            )  # fmt: skip
+    if front:
+        figure.add_scatter(
+            x=[costs[one.key] for one in front], y=[one.estimate for one in front], mode="lines",
+            line={"color": DESIGN, "width": 1, "dash": "dot"}, showlegend=False, hoverinfo="skip",
+        )  # fmt: skip
+    figure.update_yaxes(range=_range([one.estimate for one in designs]))
+    figure.update_xaxes(type="log")
+    return figure
+
+
+def progress_figure(points: Sequence[Progress]) -> go.Figure:
+    """Scores trial by trial, the highest so far, and the best estimate, which luck does not move as much."""
+    figure = _figure("trial", "Dice")
+    trials = [one.trial for one in points]
+    figure.add_scatter(
+        x=trials, y=[one.dice for one in points], mode="markers", name="one training",
+        marker={"color": QUIET, "size": 5},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=trials, y=[one.best_dice for one in points], mode="lines", name="highest single score",
+        line={"color": LUCKY, "shape": "hv", "dash": "dash"},
+    )  # fmt: skip
+    told = [one for one in points if one.best_estimate is not None]
+    figure.add_scatter(
+        x=[one.trial for one in told], y=[one.best_estimate for one in told], mode="lines", name="best estimate",
+        line={"color": DESIGN, "shape": "hv"},
+    )  # fmt: skip
+    figure.update_yaxes(range=_range([one.dice for one in points]))
+    return figure
+
+
+def effects_figure(effects: Sequence[Effect]) -> go.Figure:
+    """What goes with each choice, with 95 %; filled where it stands after correction for all choices."""
+    figure = _figure("difference of Dice against the plain choice, with 95 %", "")
+    labels = [f"{one.question}: {one.choice} ({one.n_designs})" for one in effects]
+    figure.add_scatter(
+        x=[one.difference for one in effects], y=labels, mode="markers",
+        error_x={
+            "type": "data", "thickness": 1.5,
+            "array": [one.high - one.difference for one in effects],
+            "arrayminus": [one.difference - one.low for one in effects],
+        },
+        marker={"color": DESIGN, "size": 9,
+                "symbol": ["circle" if one.p_value < 0.05 else "circle-open" for one in effects]},
+        showlegend=False, hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
+    )  # fmt: skip
+    figure.add_vline(x=0.0, line={"color": QUIET, "width": 1})
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_layout(height=120 + 26 * len(effects))
+    return figure
+
+
+def curves_figure(curves: Mapping[str, Sequence[CurvePoint]]) -> go.Figure:
+    """Learning curves of a few designs by their names; all but the last point are scored on a part of the cases."""
+    figure = _figure("training step", "Dice")
+    for number, (name, points) in enumerate(list(curves.items())[:MOST_CURVES]):
+        figure.add_scatter(
+            x=[point.step for point in points], y=[point.score for point in points], name=name, mode="lines+markers",
+            line={"color": REFERENCE if name == "U-Net" else COLOURS[(number + 1) % len(COLOURS)]},
+        )  # fmt: skip
+    return figure
+
+
+def verdict_figure(rows: Sequence[tuple[str, float, float, float]], margin: float) -> go.Figure:
+    """Differences to U-Net on test cases, name, mean, low, high, beside the margin."""
+    figure = _figure("difference of Dice to U-Net on test cases, with 95 %", "")
+    figure.add_vrect(x0=-margin, x1=margin, fillcolor=QUIET, opacity=0.2, line_width=0)
+    figure.add_vline(x=0.0, line={"color": QUIET, "width": 1})
+    figure.add_scatter(
+        x=[mean for _, mean, _, _ in rows], y=[name for name, *_ in rows], mode="markers",
+        error_x={"type": "data", "array": [high - mean for _, mean, _, high in rows], "thickness": 1.5},
+        marker={"color": DESIGN, "size": 9}, showlegend=False,
+        hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_layout(height=140 + 30 * len(rows))
+    return figure
+
+
+def _range(values: Sequence[float]) -> tuple[float, float] | None:
+    """What an axis shows: all but the few that lie far below the others, as the net without skips; None for nothing."""
+    if not values:
+        return None
+    middle = median(values)
+    low = middle - FAR * max(median(abs(value - middle) for value in values), 1e-4)
+    seen = [value for value in values if value >= low]
+    reach = 0.08 * max(max(seen) - min(seen), 1e-3)
+    return min(seen) - reach, max(seen) + reach
+
+
+def _figure(x_title: str, y_title: str) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", template="none",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": "#566176"},
+        margin={"l": 10, "r": 10, "t": 20, "b": 50}, height=380,
+        legend={"orientation": "h", "y": 1.12}, hoverlabel={"font": {"family": "system-ui, sans-serif"}},
+    )  # fmt: skip
+    for update, title in ((figure.update_xaxes, x_title), (figure.update_yaxes, y_title)):
+        update(title=title, automargin=True, gridcolor="rgba(128,140,160,0.25)", zeroline=False)
+    return figure

@@ -1,0 +1,219 @@
+"""What a report tells of a study's designs, as numbers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from unetx_space.genome import Genome
+from unetx_space.operators.catalogue import PLAIN_FUSION, PLAIN_UPSAMPLER
+from unetx_studies.ranking import Ranking, complete
+from unetx_studies.spread import CONFIDENCE
+from unetx_studies.verdict.paired_tests import holm
+
+if TYPE_CHECKING:
+    from unetx_studies.ranking import Ranked
+    from unetx_studies.store import TrialRecord
+
+BEST_SHARE = 1 / 3
+"""Of the designs: those that count as the best ones where choices are counted."""
+MOST_ESTIMATES = 60
+"""At so many points of a study at most its best estimate is told, as each is computed anew."""
+FEWEST_DESIGNS = 3
+"""With a choice, and as many without, for its difference to be told."""
+DESIGNS_PER_CHOICE = 2
+"""Where there are fewer, all choices cannot be adjusted for each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a study had come after a trial."""
+
+    trial: int
+    dice: float
+    best_dice: float
+    """The highest single score so far, which is partly luck."""
+    best_estimate: float | None
+    """The highest shrunken estimate so far; None where it is not told."""
+
+
+def progress(trials: Sequence[TrialRecord]) -> tuple[Progress, ...]:
+    """After each complete trial, in order."""
+    done = complete(trials)
+    told_at = {round(place) for place in np.linspace(0, len(done) - 1, min(MOST_ESTIMATES, len(done)))}
+    ranking, highest, found = Ranking(), -np.inf, []
+    for place, trial in enumerate(done):
+        ranking.add(trial)
+        dice = trial.score or 0.0
+        highest = max(highest, dice)
+        best = ranking.best if place in told_at else None
+        found.append(Progress(trial.number, dice, float(highest), None if best is None else best.estimate))
+    return tuple(found)
+
+
+def pareto_front(designs: Sequence[Ranked], cost_of: Mapping[str, float]) -> tuple[Ranked, ...]:
+    """The designs than which no other is both better by its estimate and no more expensive, the cheapest first."""
+    front: list[Ranked] = []
+    for one in sorted(designs, key=lambda one: (cost_of[one.key], -one.estimate, one.number)):
+        if not front or one.estimate > front[-1].estimate:
+            front.append(one)
+    return tuple(front)
+
+
+@dataclass(frozen=True, slots=True)
+class Frequency:
+    """How many of the best designs make a choice, beside all."""
+
+    among_best: float
+    among_all: float
+
+
+def skip_frequencies(designs: Sequence[Ranked], genomes: Mapping[str, Genome]) -> dict[tuple[str, str], Frequency]:
+    """Of every (source, node) that some design has; the best are the first third of the ranking, at least one."""
+    return _frequencies(designs, {one.key: list(_skips(genomes[one.key])) for one in designs})
+
+
+def operator_frequencies(designs: Sequence[Ranked], genomes: Mapping[str, Genome]) -> dict[tuple[str, str], Frequency]:
+    """The same of every (kind, operator), counted by nodes: attention, upsampler, fusion."""
+    return _frequencies(designs, {one.key: list(_operators(genomes[one.key])) for one in designs})
+
+
+Choice = tuple[str, str]
+
+
+def _frequencies(designs: Sequence[Ranked], made: Mapping[str, Sequence[Choice]]) -> dict[Choice, Frequency]:
+    n_best = max(1, round(BEST_SHARE * len(designs)))
+    best, every = (_shares([made[one.key] for one in some]) for some in (designs[:n_best], designs))
+    return {choice: Frequency(best.get(choice, 0.0), share) for choice, share in sorted(every.items())}
+
+
+def _shares(made: Sequence[Sequence[Choice]]) -> dict[Choice, float]:
+    """Of each choice its mean share of a design's choices of that kind; a skip is there or not."""
+    found: dict[Choice, float] = {}
+    for choices in made:
+        kinds = Counter(kind for kind, _ in choices)
+        for choice in choices:
+            found[choice] = found.get(choice, 0.0) + (1 / kinds[choice[0]] if choice[0] in KINDS else 1.0)
+    return {choice: n / len(made) for choice, n in found.items()}
+
+
+KINDS = ("attention", "upsampler", "fusion")
+
+
+def _skips(genome: Genome) -> Iterator[Choice]:
+    for node in genome.nodes:
+        for source in node.sources:
+            yield str(source), str(node.ref)
+
+
+def _operators(genome: Genome) -> Iterator[Choice]:
+    for node in genome.nodes:
+        yield "attention", node.attention.type
+        yield "upsampler", node.upsampler
+        yield "fusion", node.fusion
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """How much Dice goes with a choice that all decoder nodes make, against the plain one, other choices alike."""
+
+    question: str
+    choice: str
+    difference: float
+    low: float
+    high: float
+    """Bounds of the 95 % interval of this choice alone."""
+    p_value: float
+    """Two-sided, corrected for all choices (Holm)."""
+    n_designs: int
+    """That make it anywhere."""
+    is_adjusted: bool
+    """For the other choices of the same designs; else there are too few designs, and choices that go together share
+    what they are worth."""
+
+
+def effects(designs: Sequence[Ranked], genomes: Mapping[str, Genome]) -> tuple[Effect, ...]:
+    """Of every choice that enough designs make and enough do not; by least squares over designs.
+
+    The Dice of a design, its mean over seeds, is regressed on the share of nodes that make each choice, and on the
+    number of cross-level sources a node. Standard errors are robust against unequal noise (HC3; MacKinnon and White,
+    Journal of Econometrics 29, 305-325, 1985). Designs without any skip are left out: they are in a class of their own.
+    A sampler that learns proposes what did well, which makes these differences a description of what was tried rather
+    than an experiment.
+    """
+    kept = [one for one in designs if any(node.sources for node in genomes[one.key].nodes)]
+    table = {choice: np.array([_share(genomes[one.key], choice) for one in kept]) for choice in _choices(kept, genomes)}
+    asked = {choice: values for choice, values in table.items() if _is_told(values)}
+    if len(kept) < 2 * FEWEST_DESIGNS or not asked:
+        return ()
+    y = np.array([one.dice for one in kept])
+    together = len(kept) >= DESIGNS_PER_CHOICE * (len(asked) + 1) and _is_solvable(list(asked.values()))
+    groups = (
+        [list(asked)] if together else [[c for c in asked if c[0] == q] for q in dict.fromkeys(q for q, _ in asked)]
+    )
+    found: list[tuple[Choice, float, float, float]] = []
+    for group in groups:
+        group = group if _is_solvable([asked[choice] for choice in group]) else group[:1]
+        x = np.column_stack([np.ones(len(kept)), *(asked[choice] for choice in group)])
+        values, errors = _least_squares(x, y)
+        df = max(1, len(y) - x.shape[1])
+        found += [(c, float(v), float(e), df) for c, v, e in zip(group, values[1:], errors[1:], strict=True)]
+    p_values = holm([2.0 * float(stdtr(df, -abs(v) / e)) if e > 0 else float(v == 0) for _, v, e, df in found])
+    return tuple(
+        Effect(
+            *choice, value, value - (reach := float(stdtrit(df, (1 + CONFIDENCE) / 2)) * error), value + reach,
+            float(p), int((table[choice] > 0).sum()), together,
+        )
+        for (choice, value, error, df), p in zip(found, p_values, strict=True)
+    )  # fmt: skip
+
+
+CROSS_LEVEL, NO_OWN_SKIP = ("sources", "one more cross-level source a node"), ("sources", "no own-level skip")
+PLAIN = {"attention": "none", "upsampler": PLAIN_UPSAMPLER, "fusion": PLAIN_FUSION}
+"""What a choice of each kind is compared with."""
+
+
+def _choices(designs: Sequence[Ranked], genomes: Mapping[str, Genome]) -> list[Choice]:
+    made = {choice for one in designs for choice in _operators(genomes[one.key])}
+    return [CROSS_LEVEL, NO_OWN_SKIP, *sorted(choice for choice in made if PLAIN[choice[0]] != choice[1])]
+
+
+def _share(genome: Genome, choice: Choice) -> float:
+    nodes = genome.nodes
+    if choice == CROSS_LEVEL:
+        return fmean(sum(source.level != node.ref.level for source in node.sources) for node in nodes)
+    if choice == NO_OWN_SKIP:
+        return fmean(all(source.level != node.ref.level for source in node.sources) for node in nodes)
+    return fmean(choice in set(_operators(Genome((node,)))) for node in nodes)
+
+
+def _is_told(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
+    n_with = int((values > 0).sum())
+    apart = float(np.ptp(values)) if len(values) else 0.0
+    n_without = len(values) - n_with
+    return bool(apart > 0 and n_with >= FEWEST_DESIGNS and (n_without >= FEWEST_DESIGNS or apart >= 1 / 2))
+
+
+def _is_solvable(columns: Sequence[np.ndarray[tuple[int], np.dtype[np.float64]]]) -> bool:
+    x = np.column_stack([np.ones(len(columns[0])), *columns])
+    return len(x) > x.shape[1] and bool(np.linalg.matrix_rank(x) == x.shape[1])
+
+
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+Column = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def _least_squares(x: Matrix, y: Column) -> tuple[Column, Column]:
+    """Coefficients and their HC3 standard errors."""
+    inverse = np.linalg.inv(x.T @ x)
+    values = inverse @ x.T @ y
+    leverage = np.clip(np.einsum("np,pq,nq->n", x, inverse, x), 0.0, 1.0 - 1e-9)
+    scaled = (y - x @ values) / (1.0 - leverage)
+    covariance = inverse @ (x.T * scaled**2) @ x @ inverse
+    return values, np.sqrt(np.maximum(np.diag(covariance), 0.0))

@@ -1,0 +1,132 @@
+"""The page of a report: one HTML file that needs no network, in the light or the dark of its reader's machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from plotly.offline import get_plotlyjs
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Heads and rows; all of it text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page: words, a figure, drawings, tables; what is empty is left out."""
+
+    title: str
+    note: str
+    figure: go.Figure | None = None
+    drawings: Mapping[str, str] = field(default_factory=dict)
+    """SVG documents by their captions, side by side."""
+    table: Table | None = None
+    is_folded: bool = False
+    """The table is shown when it is asked for."""
+
+    @property
+    def is_empty(self) -> bool:
+        return self.figure is None and not self.drawings and self.table is None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All that a reader sees, from the top."""
+
+    title: str
+    sentence: str
+    """Of the verdict, or of what can be told apart."""
+    facts: Sequence[tuple[str, str]]
+    """The few numbers beside it: what, how much."""
+    drawings: Mapping[str, str]
+    """The winner beside U-Net."""
+    limits: Sequence[str]
+    sections: Sequence[Section]
+    thumbnails: Mapping[str, str] = field(default_factory=dict)
+    """SVG documents by the keys of designs, shown where a figure's point is pointed at."""
+
+
+def page_html(page: Page) -> str:
+    """The whole document."""
+    figures: list[dict[str, Any]] = []
+    body = "\n".join(_section(section, figures) for section in page.sections if not section.is_empty)
+    data = json.dumps({"figures": figures, "thumbnails": {key: _inline(svg) for key, svg in page.thumbnails.items()}})
+    style, script = (_file(name) for name in ("report.css", "report.js"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(page.title)}: report</title><style>{style}</style></head>\n<body>\n"
+        f"{_head(page)}\n<main>{body}</main>\n"
+        "<footer>Made by unetx-search. Nothing on this page is loaded from elsewhere.</footer>\n"
+        f"<div id='thumbnail' role='img' aria-hidden='true' hidden></div>\n"
+        f'<script type="application/json" id="data">{_safe(data)}</script>\n'
+        f"<script>{get_plotlyjs()}</script>\n<script>{script}</script></body></html>\n"
+    )
+
+
+def _file(name: str) -> str:
+    return files("unetx_studies.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _safe(text: str) -> str:
+    """JSON inside a script element; no name of a study or a case can end it."""
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _head(page: Page) -> str:
+    facts = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(much)}</dd></div>" for what, much in page.facts)
+    limits = "".join(f"<li>{escape(limit)}</li>" for limit in page.limits)
+    return (
+        f"<header><h1>{escape(page.title)}</h1><p class='verdict'>{escape(page.sentence)}</p><dl>{facts}</dl>"
+        f"{_drawings(page.drawings)}"
+        + (f"<details><summary>What this cannot say</summary><ul>{limits}</ul></details>" if limits else "")
+        + "</header>"
+    )
+
+
+def _drawings(drawings: Mapping[str, str]) -> str:
+    if not drawings:
+        return ""
+    shown = "".join(
+        f"<figure><div class='drawing'>{_inline(svg)}</div><figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, svg in drawings.items()
+    )
+    return f"<div class='drawings'>{shown}</div>"
+
+
+def _inline(svg: str) -> str:
+    """A drawing of ours, which has escaped all text already, inside the page."""
+    return svg[svg.index("<svg") :]
+
+
+def _section(section: Section, figures: list[dict[str, Any]]) -> str:
+    return "".join(_parts(section, figures))
+
+
+def _parts(section: Section, figures: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"<section><h2>{escape(section.title)}</h2>"
+    if section.note:
+        yield f"<p class='muted'>{escape(section.note)}</p>"
+    if section.figure is not None:
+        figures.append(json.loads(section.figure.to_json()))
+        height = figures[-1]["layout"].get("height", 380)
+        label = escape(f"{section.title}: {section.note}", quote=True)
+        size = f'style="height:{height}px"'
+        yield f'<div class="plot" id="plot{len(figures) - 1}" {size} role="img" aria-label="{label}"></div>'
+    yield _drawings(section.drawings)
+    if section.table is not None:
+        heads, rows = section.table
+        head = "".join(f"<th scope='col'>{escape(one)}</th>" for one in heads)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        table = (
+            f"<div class='scroll' tabindex='0'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+        yield f"<details><summary>Table</summary>{table}</details>" if section.is_folded else table
+    yield "</section>"

@@ -1,0 +1,133 @@
+"""Reports of whole studies: what stands on the page, and that nothing on it can do harm."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from unetx_evaluators.fake import FakeEvaluator
+from unetx_evaluators.tasks import DemoSource
+from unetx_search.config import SearchConfig
+from unetx_search.finals.config import FinalsConfig
+from unetx_search.finals.run import finals
+from unetx_search.reporting import write_report
+from unetx_search.run import search
+from unetx_search.status import read_status
+from unetx_space.errors import RequestError
+from unetx_studies.ranking import Ranking
+from unetx_studies.report.page import Page, Section, page_html
+
+SOURCE = DemoSource(n_cases=20)
+NASTY = "<script>alert(1)</script>&amp;\"'"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    console = Console(quiet=True)
+    config = SearchConfig(out=out, trials=16, gpus=0, cpu_workers=2, steps=12, pilot=False, study="s")
+    search(config, console=console, evaluator=FakeEvaluator(), source=SOURCE)
+    finals(
+        out / "s", FinalsConfig(top=1, seeds=2, baselines="u-net"), console=console, evaluator=FakeEvaluator(),
+        source=SOURCE,
+    )  # fmt: skip
+    return out / "s"
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would load or show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._inside = tag
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.words.append(data)
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    return reader
+
+
+def test_the_first_screen_tells_verdict_estimates_cost_and_worst_case(study: Path, tmp_path: Path) -> None:
+    write_report(study, tmp_path / "report.html")
+    reader = read((tmp_path / "report.html").read_text(encoding="utf-8"))
+    words = " ".join(reader.words)
+    ranking = Ranking(read_status(study).evaluations)
+    assert ranking.best is not None
+    verdict = json.loads((study / "finals" / "verdict.json").read_text(encoding="utf-8"))
+    for told in (verdict["conclusion"], f"{ranking.best.estimate:.4f}", "worst case of the best", "of U-Net's"):
+        assert told in words
+    assert [url for url in reader.loaded if not url.startswith("#")] == [], "nothing is loaded from anywhere"
+    assert reader.tags.count("svg") >= 3
+
+
+def test_tables_stand_beside_it(study: Path, tmp_path: Path) -> None:
+    write_report(study, tmp_path / "r.html")
+    with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    trials = read_status(study).trials
+    assert [(row["trial"], row["dice"]) for row in rows] == [
+        (str(trial.number), "" if trial.score is None else str(trial.score)) for trial in trials
+    ]
+    facts = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert facts["designs"][0]["estimate"] == Ranking(trials).designs[0].estimate
+
+
+def test_names_stay_text() -> None:
+    section = Section(NASTY, NASTY, drawings={NASTY: "<svg></svg>"}, table=((NASTY,), [(NASTY,)]))
+    drawing = {NASTY: "<svg></svg>"}
+    html = page_html(Page(NASTY, NASTY, [(NASTY, NASTY)], drawing, [NASTY], [section], drawing))
+    assert read(html).tags.count("script") == 3, "the data, plotly and ours"
+    assert NASTY not in html
+
+
+def test_a_study_without_a_score_has_a_report_too(tmp_path: Path) -> None:
+    from unetx_evaluators.evaluation import Outcome
+
+    config = SearchConfig(out=tmp_path, trials=2, gpus=0, cpu_workers=1, steps=12, pilot=False, study="s")
+    console = Console(quiet=True)
+    search(config, console=console, evaluator=FakeEvaluator(acts_by_seed={0: Outcome.DIVERGED}), source=SOURCE)
+    write_report(tmp_path / "s", tmp_path / "report.html")
+    words = " ".join(read((tmp_path / "report.html").read_text(encoding="utf-8")).words)
+    assert "diverged" in words
+    with pytest.raises(RequestError, match="is not there"):
+        write_report(tmp_path / "nowhere", tmp_path / "report.html")
+    with pytest.raises(RequestError, match="cannot be written"):
+        write_report(tmp_path / "s", tmp_path / "missing" / "report.html")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+def test_a_browser_draws_every_figure_without_an_error(study: Path, tmp_path: Path) -> None:
+    write_report(study, tmp_path / "report.html")
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        "--virtual-time-budget=20000",
+        f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    n_figures = len(re.findall(r'id="plot\d+"', (tmp_path / "report.html").read_text(encoding="utf-8")))
+    assert n_figures >= 5
+    assert done.stdout.count('class="main-svg"') >= n_figures
+    assert "CONSOLE" not in done.stderr, done.stderr
