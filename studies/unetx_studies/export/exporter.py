@@ -19,7 +19,7 @@ from unetx_studies.export.formats import FORMATS, Format
 from unetx_studies.export.model import Model
 
 TOLERANCE = 1e-5
-"""Largest difference between torch's logits and those of what was written, relative where logits exceed 1."""
+"""Largest difference between torch's logits and those of what was written, as a share of the largest beyond 1."""
 ROUNDINGS = 10.0
 """So many times torch's own rounding is allowed, where that is more: normalising a few voxels enlarges it."""
 DOCUMENT = "architecture.json"
@@ -39,7 +39,7 @@ class Exported:
     multiples: tuple[int | None, ...] = ()
     """Along every axis of such an input what its size may be a multiple of; None where only the patch's will do."""
     max_difference: float | None = None
-    """Between its logits and torch's on a random image, where it holds a network."""
+    """Between its logits and torch's on a random image, relative where those exceed 1; None where it holds no network."""
 
 
 def export(
@@ -142,11 +142,12 @@ def _difference(chosen: Format, path: Path, model: Model) -> float:
     image, network = model.image(), model.network
     with torch.no_grad():
         expected = network(image)
-        difference = float((chosen.run(path, image, model) - expected).abs().max())
-        limit = TOLERANCE * max(1.0, float(expected.abs().max()))
+        scale = max(1.0, float(expected.abs().max()))
+        difference = float((chosen.run(path, image, model) - expected).abs().max()) / scale
+        limit = TOLERANCE
         if not difference <= limit:  # also when it is NaN
             exact = copy.deepcopy(network).double()(image.double())
-            limit = max(limit, ROUNDINGS * float((exact - expected).abs().max()))
+            limit = max(limit, ROUNDINGS * float((exact - expected).abs().max()) / scale)
     if not difference <= limit:
         raise UnetxError(
             f"the exported logits differ from torch's by {difference:.2g}, more than {limit:.2g}, so nothing was kept; "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unetx_studies.export import drawings, torch_file, traced
+from unetx_studies.export import drawings, monai_bundle, torch_file, traced
 from unetx_studies.export.model import Model
 
 
@@ -31,6 +31,8 @@ class Format:
     """A script is written beside that applies it to images."""
 
 
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+
 FORMATS: Mapping[str, Format] = {
     "torch": Format(".py", "Python file that needs torch alone", torch_file.write, torch_file.run),
     "onnx": Format(
@@ -38,11 +40,12 @@ FORMATS: Mapping[str, Format] = {
         f"ONNX, opset {traced.OPSET}",
         traced.write_onnx,
         traced.run_onnx,
-        packages=("onnx", "onnxscript", "onnxruntime"),
+        packages=_ONNX,
         has_patch=True,
         has_runner=True,
     ),
     "pt2": Format(".pt2", "torch.export program", traced.write_pt2, traced.run_pt2, has_patch=True, has_runner=True),
+    "monai-bundle": Format("", "bundle of MONAI", monai_bundle.write, monai_bundle.run, packages=_ONNX, has_patch=True),
     "json": Format(".json", "document of the architecture", drawings.write_json),
     "svg": Format(".svg", "drawing", drawings.write_svg),
     "dot": Format(".dot", "graph for Graphviz", drawings.write_dot),

@@ -160,7 +160,7 @@ def test_an_operator_that_needs_another_package_is_refused_by_name(
     )
     monkeypatch.syspath_prepend(tmp_path)
     foreign = replace(UPSAMPLERS["transposed"], module="foreign_upsampler:Foreign")
-    monkeypatch.setitem(UPSAMPLERS, "transposed", foreign)  # type: ignore[call-overload]
+    monkeypatch.setitem(UPSAMPLERS, "transposed", foreign)
     with pytest.raises(RequestError, match=r"the operator transposed cannot be .*needs the package numpy"):
         torch_file(preset_of("u-net", 2))
 
