@@ -39,7 +39,7 @@ class Exported:
     multiples: tuple[int | None, ...] = ()
     """Along every axis of such an input what its size may be a multiple of; None where only the patch's will do."""
     max_difference: float | None = None
-    """Between its logits and torch's on a random image, relative where those exceed 1; None where it holds no network."""
+    """Between its logits and torch's on a random image, as a share of the largest beyond 1; None without a network."""
 
 
 def export(

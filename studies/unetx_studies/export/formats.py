@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unetx_studies.export import drawings, monai_bundle, torch_file, traced
+from unetx_studies.export import drawings, monai_bundle, nnunet, torch_file, traced
 from unetx_studies.export.model import Model
 
 
@@ -46,6 +46,7 @@ FORMATS: Mapping[str, Format] = {
     ),
     "pt2": Format(".pt2", "torch.export program", traced.write_pt2, traced.run_pt2, has_patch=True, has_runner=True),
     "monai-bundle": Format("", "bundle of MONAI", monai_bundle.write, monai_bundle.run, packages=_ONNX, has_patch=True),
+    "nnunet": Format("", "plans and class for nnU-Net", nnunet.write, nnunet.run),
     "json": Format(".json", "document of the architecture", drawings.write_json),
     "svg": Format(".svg", "drawing", drawings.write_svg),
     "dot": Format(".dot", "graph for Graphviz", drawings.write_dot),

@@ -38,13 +38,14 @@ BELOW = "# What all networks of unetx-search share, as far as this one needs it.
 _IDENTITY = "nn.Identity()"
 
 
-def torch_file(architecture: Architecture, *, tail: str = "") -> str:
-    """The text of the file for an architecture without faults, with ``tail`` at its end.
+def torch_file(architecture: Architecture, *, plan: Plan | None = None, tail: str = "") -> str:
+    """The text of the file for an architecture without faults; with ``tail``, a class that calls ``forward_all``.
 
-    Laid out by ruff where that is installed. Raises RequestError naming an operator that cannot be a part of it.
+    ``plan`` is the architecture's unless it has other heads. Laid out by ruff where that is installed. Raises
+    RequestError naming an operator that cannot be a part of it.
     """
-    plan = make_plan(architecture)
-    writer = _Writer(plan.backbone)
+    plan = plan or make_plan(architecture)
+    writer = _Writer(plan.backbone, has_all_heads=bool(plan.side_heads or tail))
     code = [writer.network(plan), writer.load(), *map(writer.node, plan.nodes), *([tail] if tail else [])]
     parts = bundle(writer.roots)
     style = f'STYLE = {writer.style!r}\n"""What all blocks of this network share."""'.replace("'", '"')
@@ -93,6 +94,8 @@ class _Writer:
     """Writes what is of this design alone, and remembers what it has named, which is to be bundled."""
 
     backbone: Backbone
+    has_all_heads: bool
+    """The network has ``forward_all`` for deep supervision."""
     roots: dict[Callable[..., object], None] = field(default_factory=dict)
 
     @property
@@ -234,7 +237,7 @@ class _Writer:
         )
 
     def network_forward(self, plan: Plan) -> Iterator[str]:
-        if plan.side_heads:
+        if self.has_all_heads:
             yield "    def forward(self, image: Tensor) -> Tensor:"
             yield "        return self.forward_all(image)[0]\n"
             yield "    def forward_all(self, image: Tensor) -> list[Tensor]:"
@@ -253,7 +256,7 @@ class _Writer:
             yield self.step(node.ref, "decoder", f"{', '.join(maps)}, size=e{node.ref.level}.shape[2:]", node.c_out)
         output = f"self.head({_variable(plan.output)})"
         sides = [f'self.side_heads["{module_name(n.ref)}"]({_variable(n.ref)})' for n in reversed(plan.side_heads)]
-        yield f"        return [{', '.join([output, *sides])}]" if sides else f"        return {output}"
+        yield f"        return [{', '.join([output, *sides])}]" if self.has_all_heads else f"        return {output}"
 
     def step(self, ref: StageRef, where: str, inputs: str, channels: int) -> str:
         factors = self.backbone.factor(0, ref.level)
