@@ -106,12 +106,8 @@ def _metadata(model: Model) -> dict[str, Any]:
         "authors": "whoever ran the search",
         "copyright": "of whoever ran the search",
         "network_data_format": {
-            "inputs": {
-                "image": {**image, "channel_def": dict(zip(map(str, range(len(channels))), channels, strict=True))}
-            },
-            "outputs": {
-                "pred": {**pred, "channel_def": dict(zip(map(str, range(len(classes))), classes, strict=True))}
-            },
+            "inputs": {"image": {**image, "channel_def": channels}},
+            "outputs": {"pred": {**pred, "channel_def": classes}},
         },
     }
 
