@@ -53,7 +53,13 @@ _KEYS = {"keys": "image"}
 
 def write(model: Model, folder: Path) -> None:
     """The whole bundle. Raises RequestError where MONAI has no transform for what the images need."""
-    inference = _inference(model)
+    try:
+        inference = _inference(model)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RequestError(
+            f"the document's provenance.task is not as a search writes it ({error!r}), and a bundle prepares images by "
+            "it; mend or remove its fields spacing and normalisation"
+        ) from error
     for name in ("configs", "docs", "models", "scripts"):
         (folder / name).mkdir()
     texts = {

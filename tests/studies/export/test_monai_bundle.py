@@ -12,14 +12,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle.config_parser import ConfigParser
 from monai.bundle.utils import DEFAULT_METADATA
 from PIL import Image
 
 from unetx_evaluators.tasks.preprocessing import ChannelNormalisation, normalised
 from unetx_space import PRESETS, Architecture, RequestError, build, isotropic_backbone, loads
-from unetx_studies.export import Exported, export
+from unetx_studies.export import Exported, export, traced
 from unetx_studies.export import monai_bundle as monai_bundle_module
+from unetx_studies.export.model import Model
 
 CT = ChannelNormalisation("ct", mean=40.0, std=30.0, low=-50.0, high=120.0)
 SCHEMES = (
@@ -48,6 +49,15 @@ def architecture(dims: Any, *channels: ChannelNormalisation, classes: tuple[str,
 def planar(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("bundles") / "net"
     return export(architecture(2, CT, CT), folder, format="monai-bundle", seed=4)
+
+
+def opened(path: Path) -> Any:
+    return nib.load(path)
+
+
+def canonical(path: Path) -> Any:
+    """The voxels in RAS+."""
+    return np.asarray(nib.as_closest_canonical(opened(path)).dataobj)  # type: ignore[no-untyped-call]
 
 
 def parsed(bundle: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> ConfigParser:
@@ -109,17 +119,17 @@ def test_a_folder_of_pictures_is_read_the_right_way_round(
 
 def test_a_volume_is_turned_and_comes_back_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("onnx", "pt2"):  # what their own tests look at
-        monkeypatch.setattr(monai_bundle_module.traced, f"write_{name}", lambda model, path: path.write_text(""))
-        monkeypatch.setattr(monai_bundle_module.traced, f"run_{name}", lambda path, image, model: model.network(image))
+        monkeypatch.setattr(traced, f"write_{name}", lambda model, path: path.write_text(""))
+        monkeypatch.setattr(traced, f"run_{name}", lambda path, image, model: model.network(image))
     whole = ChannelNormalisation("none")
     bundle = export(architecture(3, whole), tmp_path / "net", format="monai-bundle").path
     affine = np.array([[0, 0, -1.0, 10], [-1.0, 0, 0, 5], [0, 1.0, 0, -7], [0, 0, 0, 1]])
     volume = np.zeros((10, 9, 8), np.float32)
     volume[1:9, 2:8, 1:7] = np.random.default_rng(2).normal(9, 1, (8, 6, 6))
-    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "v.nii.gz")
+    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "v.nii.gz")  # type: ignore[no-untyped-call]
     parser = parsed(bundle, monkeypatch, dataset_dir=str(tmp_path), device="cpu", output_dir=str(tmp_path / "out"))
     item = parser.get_parsed_content("dataset")[0]
-    turned = np.asarray(nib.as_closest_canonical(nib.load(tmp_path / "v.nii.gz")).dataobj)
+    turned = canonical(tmp_path / "v.nii.gz")
     inside = (
         turned[1:7, 1:9, 2:8]
         if (turned[1:7, 1:9, 2:8] != 0).all()
@@ -130,7 +140,7 @@ def test_a_volume_is_turned_and_comes_back_where_it_was(tmp_path: Path, monkeypa
     logits = torch.stack([torch.full(image.shape[1:], 0.5), image[0].as_tensor() - 9.0])
     item["pred"] = type(image)(logits, meta=image.meta, applied_operations=image.applied_operations)
     parser.get_parsed_content("postprocessing")(item)
-    written = nib.load(tmp_path / "out/v_seg.nii.gz")
+    written = opened(tmp_path / "out/v_seg.nii.gz")
     np.testing.assert_allclose(written.affine, affine)
     np.testing.assert_array_equal(np.asarray(written.dataobj).squeeze(), volume > 9.5)
 
@@ -145,12 +155,21 @@ def test_nothing_of_a_strangers_document_is_evaluated_by_monai() -> None:
     hostile = "$__import__('os').abort()"
     named = architecture(2, CT, classes=("background", hostile))
     task = {**named.provenance["task"], "name": hostile, "channels": ["@device"]}
-    model = monai_bundle_module.Model(replace(named, provenance={"task": task}), 0, None, None, lambda words: None)
+    model = Model(replace(named, provenance={"task": task}), 0, None, None, lambda words: None)
     text = json.dumps(monai_bundle_module._metadata(model))
     assert not set("$@%") & set(text)
-    for field in ("low", "mean"):
-        with pytest.raises(ValueError, match="could not convert"):
-            monai_bundle_module._normalisation([{**asdict(CT), field: hostile}])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"spacing": ["$abort()", 1.0]}, {"normalisation": [{**asdict(CT), "low": "$abort()"}]}, {"normalisation": [7]}],
+)
+def test_a_task_that_no_search_wrote_is_refused_by_name(changes: dict[str, Any], tmp_path: Path) -> None:
+    plain = architecture(2, CT)
+    changed = replace(plain, provenance={"task": {**plain.provenance["task"], **changes}})
+    with pytest.raises(RequestError, match=r"provenance\.task is not as a search writes it"):
+        export(changed, tmp_path / "net", format="monai-bundle")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_no_export_is_never_replaced(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -71,45 +72,41 @@ def test_linear_interpolation_is_that_of_torch() -> None:
     np.testing.assert_allclose(runner.resampled(image, (11, 4)), expected.numpy(), atol=1e-6)
 
 
-def run(folder: Path, *words: object) -> str:
+def run(folder: Path, *words: object) -> None:
     script = [sys.executable, folder / "net_run.py", *words]
-    return subprocess.run([*map(str, script)], capture_output=True, text=True, check=True).stdout
+    subprocess.run([*map(str, script)], check=True)
 
 
-def test_arrays_and_volumes_are_segmented_on_their_own_grids(folder: Path, tmp_path: Path) -> None:
+def test_files_are_segmented_on_their_own_grids(folder: Path, tmp_path: Path) -> None:
     """A network of slices goes through a volume along its longest voxels, whatever its orientation."""
     rng = np.random.default_rng(3)
     array = rng.normal(100, 20, (2, 23, 31)).astype(np.float32)
     np.save(tmp_path / "a.npy", array)
     affine = np.array([[0, 0, -3.0, 10], [-1.0, 0, 0, 5], [0, 1.0, 0, -7], [0, 0, 0, 1]])  # slices run to the left
     volume = rng.normal(100, 20, (20, 18, 3, 2)).astype(np.float32)
-    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "v.nii.gz")
-    run(folder, tmp_path / "a.npy", tmp_path / "v.nii.gz", "-o", tmp_path / "out")
+    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "v.nii.gz")  # type: ignore[no-untyped-call]
+    pixels = rng.integers(0, 255, (19, 30, 2), dtype=np.uint8)
+    Image.fromarray(pixels, mode="LA").save(tmp_path / "p.png")
+    run(folder, *(tmp_path / name for name in ("a.npy", "v.nii.gz", "p.png")), "-o", tmp_path / "out")
     model = runner.Model(folder / "net.pt2")
     classes = np.load(tmp_path / "out/a.npy")
     np.testing.assert_array_equal(classes, model.segment(array, (1.0, 1.0)))
     assert len(np.unique(classes)) > 1
-    found = nib.load(tmp_path / "out/v.nii.gz")
+    picture = np.asarray(Image.open(tmp_path / "out/p.png"))
+    np.testing.assert_array_equal(picture, model.segment(np.moveaxis(pixels, -1, 0), (1.0, 1.0)))
+    found: Any = nib.load(tmp_path / "out/v.nii.gz")
     assert found.shape == (20, 18, 3)
     np.testing.assert_allclose(found.affine, affine)
-    slices = np.asarray(nib.as_closest_canonical(nib.load(tmp_path / "v.nii.gz")).dataobj)
-    expected = np.asarray(nib.as_closest_canonical(found).dataobj)
+    slices, expected = (
+        np.asarray(nib.as_closest_canonical(nib.load(folder / "v.nii.gz")).dataobj)  # type: ignore[no-untyped-call]
+        for folder in (tmp_path, tmp_path / "out")
+    )
     for x in range(3):
         np.testing.assert_array_equal(model.segment(np.moveaxis(slices[x], -1, 0), (1.0, 1.0)), expected[x])
 
 
-def test_pictures_become_pictures_of_classes(tmp_path: Path) -> None:
-    gray = replace(NET, backbone=replace(NET.backbone, in_channels=1), provenance={"task": {"patch": [16, 12]}})
-    export(gray, tmp_path / "net.pt2")
-    Image.fromarray(np.random.default_rng(4).integers(0, 255, (19, 30), dtype=np.uint8)).save(tmp_path / "p.jpg")
-    run(tmp_path, tmp_path / "p.jpg", "-o", tmp_path / "out", "--normalisation", "rgb")
-    classes = np.asarray(Image.open(tmp_path / "out/p.png"))
-    assert classes.shape == (19, 30)
-    assert set(np.unique(classes)) <= {0, 1, 2}
-
-
-def test_an_image_of_other_channels_is_refused_in_words(folder: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((3, 8, 8), np.float32))
-    with pytest.raises(subprocess.CalledProcessError) as raised:
-        run(folder, tmp_path / "a.npy", "-o", tmp_path / "out")
-    assert "reads 2 channels, the image has 3" in raised.value.stderr
+def test_an_image_of_other_channels_or_dimensions_is_refused_in_words(folder: Path) -> None:
+    model = runner.Model(folder / "net.pt2")
+    for shape, problem in (((3, 8, 8), "reads 2 channels, the image has 3"), ((2, 8), "reads 2D images")):
+        with pytest.raises(SystemExit, match=problem):
+            model.segment(np.zeros(shape, np.float32), [1.0] * (len(shape) - 1))
