@@ -128,11 +128,23 @@ def _written_folder(path: Path) -> Iterator[Path]:
         aside.mkdir()
         yield aside
         if path.exists():
+            _check_contents(path, aside)
             path.rename(old)
         aside.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_contents(path: Path, new: Path) -> None:
+    """Raises RequestError where a folder that is to be replaced holds more than an export writes."""
+    kept = {entry.name for entry in path.iterdir()} - {entry.name for entry in new.iterdir()} - {"__pycache__"}
+    if kept:
+        raise RequestError(f"{path} also holds {', '.join(sorted(kept))}; move that, or choose another name")
 
 
 def _difference(chosen: Format, path: Path, model: Model) -> float:

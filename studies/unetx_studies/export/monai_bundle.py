@@ -162,29 +162,7 @@ def _inference(model: Model) -> dict[str, Any]:
             "overlap": 0.5,
             "mode": "gaussian",
         },
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {
-                    "_target_": "Invertd",
-                    "keys": "pred",
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": False,
-                },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-                {
-                    "_target_": "SaveImaged",
-                    "keys": "pred",
-                    "output_dir": "@output_dir",
-                    "output_ext": ".png" if is_planar else ".nii.gz",
-                    "output_postfix": "seg",
-                    "output_dtype": "$np.uint8",
-                    "separate_folder": False,
-                    "resample": False,
-                },
-            ],
-        },
+        "postprocessing": {"_target_": "Compose", "transforms": _postprocessing(".png" if is_planar else ".nii.gz")},
         "handlers": [
             {
                 "_target_": "CheckpointLoader",
@@ -223,6 +201,30 @@ def _preprocessing(model: Model) -> list[dict[str, Any]]:
     if spacing and (not is_planar or any(mm != 1 for mm in spacing)):
         transforms.append({"_target_": "Spacingd", **_KEYS, "pixdim": spacing, "mode": "bilinear"})
     return [*transforms, {"_target_": "EnsureTyped", **_KEYS, "device": "@device"}]
+
+
+def _postprocessing(suffix: str) -> list[dict[str, Any]]:
+    """Logits back on the grid of the image, then the class of every voxel as a file."""
+    return [
+        {
+            "_target_": "Invertd",
+            "keys": "pred",
+            "transform": "@preprocessing",
+            "orig_keys": "image",
+            "nearest_interp": False,
+        },
+        {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+        {
+            "_target_": "SaveImaged",
+            "keys": "pred",
+            "output_dir": "@output_dir",
+            "output_ext": suffix,
+            "output_postfix": "seg",
+            "output_dtype": "$np.uint8",
+            "separate_folder": False,
+            "resample": False,
+        },
+    ]
 
 
 def _normalisation(channels: list[dict[str, Any]] | None) -> list[dict[str, Any]]:

@@ -86,7 +86,6 @@ def save_trained(architecture: Architecture, path: Path) -> None:
 
 
 TRACED = ("onnx", "pt2")
-NETWORKS = [name for name, known in FORMATS.items() if known.run]
 
 
 def answer(name: str, path: Path, image: Tensor, architecture: Architecture, weights: Path | None = None) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from sampled_architectures import KINDS, Kind, sampled
 
-from unetx_space import PRESETS, Architecture, Backbone, build, isotropic_backbone
+from unetx_space import PRESETS, Architecture, Backbone, RequestError, build, isotropic_backbone
 from unetx_studies.export import export
 from unetx_studies.export.nnunet_plans import merged
 
@@ -139,6 +139,21 @@ def test_other_channels_and_configurations_are_refused_in_words(
         network_of(ours, "2d", replace(architecture.backbone, in_channels=4), deep_supervision=True)
     with pytest.raises(SystemExit, match="no configuration 2d"):
         merged(plans_of_nnunet("3d_fullres", [8, 8, 8]), ours)
+
+
+def test_an_export_is_replaced_by_force_unless_it_holds_more_than_was_written(tmp_path: Path) -> None:
+    planar = Architecture(isotropic_backbone(2, n_levels=2, base_width=2), PRESETS["u-net"].genome(2))
+    other = replace(planar, genome=PRESETS["no-skip"].genome(2))
+    first = exported(planar, tmp_path / "net")
+    with pytest.raises(RequestError, match="replace it with --force"):
+        exported(other, tmp_path / "net")
+    (tmp_path / "net/mine.txt").write_text("years")
+    with pytest.raises(RequestError, match=rf"also holds mine\.txt, {first['plans_name']}\.py; move that"):
+        exported(other, tmp_path / "net", force=True)
+    assert (tmp_path / "net/mine.txt").read_text() == "years"
+    (tmp_path / "net/mine.txt").unlink()
+    assert exported(planar, tmp_path / "net", force=True) == first
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
 def test_the_script_writes_new_plans_beside_those_of_nnunet(tmp_path: Path) -> None:
