@@ -46,6 +46,7 @@ from unetx_evaluators.host_cores import usable_cores
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.base import Executor, Handler, Job
+from unetx_search.proposals import Reseeding, SearchProposals
 from unetx_search.pruners import PRUNERS
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.samplers.constrained_sampler import ConstrainedSampler
@@ -54,6 +55,7 @@ from unetx_search.study_setup import StudySetup
 from unetx_space.design_space import DesignSpace
 from unetx_studies.evidence import Evidence
 from unetx_studies.processes import this_process
+from unetx_studies.ranking import Ranked
 from unetx_studies.store import OptunaMirror, Records, held_lease, new_run, open_store, study_url
 from unetx_studies.store.server import parse_url, without_secrets
 
@@ -190,7 +192,7 @@ class Silent:
     def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None: ...
     def trial_step(self, trial: int, step: int) -> None: ...
     def trial_rung(self, trial: int, point: CurvePoint) -> None: ...
-    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None: ...
+    def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None: ...
     def trial_lost(self, trial: int, reason: str) -> None: ...
     def trial_interrupted(self, trial: int) -> None: ...
     def measured(self, evidence: Evidence) -> None: ...
@@ -228,18 +230,20 @@ def run(url: str, sampler: str, n_trials: int, throughout: bool, on_gap: Callabl
     with open_store(url, create=True) as store, held_lease(store, this_run) as lease:
         records = Records(store, "s", lease)
         with OptunaMirror(store, "s", records, setup.genes) as mirror:
+            study = SamplerStudy("s", setup.genes, PRUNERS["median"](BUDGET))
+            make = sampler_of(sampler, executor, throughout)
+            proposer = ConstrainedSampler(make, setup.genes, setup.admitted, seed=0)
+            # The sampler and the tables, not the ranking, are measured: no replicates.
+            proposals = SearchProposals(setup, records, study, proposer, n_trials, Reseeding(share=0.0))
             coordinator = Coordinator(
-                setup=setup,
                 records=records,
-                study=SamplerStudy("s", setup.genes, PRUNERS["median"](BUDGET)),
-                sampler=ConstrainedSampler(
-                    sampler_of(sampler, executor, throughout), setup.genes, setup.admitted, seed=0
-                ),
+                study=study,
+                proposals=proposals,
                 mirror=mirror,
                 executor=executor,
                 reporter=Silent(),
-                options=RunOptions(n_trials),
-                on_best=lambda trial: None,
+                options=RunOptions(),
+                on_ranked=lambda ranking: None,
             )
             coordinator.run()
     return executor

@@ -28,7 +28,7 @@ from unetx_search import reseeding
 from unetx_search.reseeding import Replicate, Training, n_replicates, next_replicate
 from unetx_studies import shrinkage as shrinking
 from unetx_studies.shrinkage import Shrinkage, shrinkage
-from unetx_studies.spread import Scored, Vector, design_deviation, seed_spread
+from unetx_studies.spread import Scored, Vector, seed_spread
 
 
 @dataclass(frozen=True)
@@ -224,17 +224,25 @@ def searched(world: Search, policy: str, n: int) -> Row:
 
 
 def by_moments(scores: list[Scored]) -> tuple[str, float]:
-    """The best by shrinkage with the moments' variances of spread.py, and its estimate."""
-    seeds, designs = seed_spread(scores), design_deviation(scores)
+    """The best by shrinkage with the variances of the method of moments, and its estimate.
+
+    s_a^2 = (MSA - MSE) / n_0 and no less than 0, with MSA = sum n_i (mean_i - mean)^2 / (k - 1) and
+    n_0 = (N - sum n_i^2 / N) / (k - 1) (Searle et al. 1992, chapter 3, on unbalanced data).
+    """
+    seeds = seed_spread(scores)
     by_design: dict[str, list[float]] = {}
     for one in scores:
         by_design.setdefault(one.design, []).append(one.score)
-    centre = np.mean([np.mean(own) for own in by_design.values()])
-    if seeds is None or designs is None:
-        best = max(by_design, key=lambda name: np.mean(by_design[name]))
-        return best, float(np.mean(by_design[best]))
+    means = {name: float(np.mean(own)) for name, own in by_design.items()}
+    if seeds is None or len(means) < 2:
+        best = max(means, key=lambda name: means[name])
+        return best, means[best]
+    sizes, plain = np.array([len(own) for own in by_design.values()]), np.array([*means.values()])
+    n_0 = (sizes.sum() - (sizes**2).sum() / sizes.sum()) / (len(means) - 1)
+    between = sizes @ (plain - sizes @ plain / sizes.sum()) ** 2 / (len(means) - 1)
+    square, centre = max(0.0, between - seeds.deviation**2) / n_0, plain.mean()
     estimates = {
-        name: centre + (np.mean(own) - centre) * designs**2 / (designs**2 + seeds.deviation**2 / len(own))
+        name: centre + (means[name] - centre) * square / (square + seeds.deviation**2 / len(own))
         for name, own in by_design.items()
     }
     best = max(estimates, key=lambda name: estimates[name])

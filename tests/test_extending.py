@@ -134,7 +134,7 @@ from unetx_search import cli, run
 
 run.search = partial(run.search, evaluator=FakeEvaluator(), source=DemoSource(n_cases=6))
 for sampler, n_trials in {searches}.items():
-    words = "--gpus 0 --no-pilot --steps 12 --pruner none --engine in-turn".split()
+    words = "--gpus 0 --no-pilot --steps 12 --pruner none --reseed 0 --engine in-turn".split()
     words += ["--study", sampler, "--sampler", sampler, "--trials", str(n_trials)]
     assert cli.app.meta(words, result_action="return_value") == 0
 """

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from unetx_evaluators.insight import Insight
+from unetx_evaluators.insight import Insight, SizeRecall
 from unetx_evaluators.training.recipe import Recipe
 from unetx_space.errors import RequestError
 
@@ -157,6 +157,22 @@ class CaseScore:
     class_name: str
     values: Mapping[str, float | None]
     """By the metric's name; None where the class is absent from truth and prediction alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Every score of a network."""
+
+    case_scores: tuple[CaseScore, ...]
+    recalls: Mapping[str, tuple[SizeRecall, ...]]
+    """By class: recall of its small, medium and large targets."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What ``dataclasses.asdict`` gave, after a trip through JSON."""
+        scores = tuple(CaseScore(**score) for score in data["case_scores"])
+        recalls = {name: tuple(SizeRecall(**part) for part in parts) for name, parts in data["recalls"].items()}
+        return cls(scores, recalls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any, Literal
 
 
@@ -47,6 +48,31 @@ class SkipSimilarity:
     cka: float | None
     """Linear CKA: 1 for maps that a rotation, a shift and a scale of the channels make equal, about 0 for unrelated
     ones; the unbiased estimate may lie a little outside. None where a map is constant or has too few voxels."""
+
+
+class Replacement(StrEnum):
+    """What stands in for a skip's map in a trained network."""
+
+    ZERO = "zero"  # nothing
+    MEAN = "mean"  # its mean per channel over training cases
+    SHUFFLED = "shuffled"  # that of another case
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatistics:
+    """How far one attention's gate is open: the factors by which it multiplies what it reads. None where there are no
+    clear ones."""
+
+    node: str
+    at: str
+    """The source that it reweights, or ``fused`` or ``block``: the map behind the node's fusion or block."""
+    type: str
+    """Of the attention."""
+    mean: float | None
+    share_closed: float | None
+    """Of factors below 0.1."""
+    share_open: float | None
+    """Of factors above 0.9; some kinds of gates amplify, up to 2."""
 
 
 @dataclass(frozen=True, slots=True)

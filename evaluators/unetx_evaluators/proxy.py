@@ -37,6 +37,8 @@ class ProxyEvaluator:
     """``cpu``, ``cuda`` or ``cuda:INDEX``."""
     n_threads: int = 1
     """CPU threads of torch; more of them pay off less than more workers."""
+    gradients_at: tuple[int, ...] | None = None
+    """The training steps at which gradients by stage are told, if any are; None: the first and the middle one."""
 
     def evaluate(
         self,
@@ -107,9 +109,7 @@ class ProxyEvaluator:
             raise EvaluationEnded(Outcome.INFEASIBLE, "; ".join(problems))
         profile = trusted(profile, architecture.backbone.sizes(task.patch))
         cases = open_cases(task, profile, budget.validation_cases)
-        backbone = architecture.backbone.scaled(budget.width_factor)
-        supervised = backbone.deep_supervision or budget.recipe.deep_supervision
-        trained = replace(architecture, backbone=replace(backbone, deep_supervision=supervised))
+        trained = as_trained(architecture, budget)
         start = partial(_at_its_start, trained, budget, seed, task, profile)
         network = start()
         progress.n_parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -124,7 +124,8 @@ class ProxyEvaluator:
 
         if diagnosed_above == -math.inf:
             progress.zero_cost = features(network)
-        halfway = {1, max(1, budget.steps // 2)} if diagnosed_above < math.inf else set()
+        told_at = self.gradients_at or (1, max(1, budget.steps // 2))
+        halfway = told_at if diagnosed_above < math.inf else ()
         with computed_fast(network, profile):
             train(network, cases, task, budget, seed, profile, observer, progress, kept, gradients_at=halfway)
         if weights is not None:
@@ -172,6 +173,13 @@ class ProxyEvaluator:
             "precision": str(profile.autocast_dtype),
             "versions": versions(),
         }
+
+
+def as_trained(architecture: Architecture, budget: Budget) -> Architecture:
+    """What a budget trains of an architecture: its widths scaled, and with heads for deep supervision where asked."""
+    backbone = architecture.backbone.scaled(budget.width_factor)
+    supervised = backbone.deep_supervision or budget.recipe.deep_supervision
+    return replace(architecture, backbone=replace(backbone, deep_supervision=supervised))
 
 
 def _at_its_start(trained: Architecture, budget: Budget, seed: int, task: Task, profile: DeviceProfile) -> SkipUNet:

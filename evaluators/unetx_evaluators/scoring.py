@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.evaluation import CaseScore, EvaluationEnded, Outcome
+from unetx_evaluators.evaluation import CaseScore, EvaluationEnded, Measured, Outcome
 from unetx_evaluators.inference import predict_each
-from unetx_evaluators.insight import SizeRecall
 from unetx_evaluators.label_maps import label_map, label_map_on
 from unetx_evaluators.metrics import LabelMap, Target, case_scores, compare, find_targets, recall_by_size
 from unetx_evaluators.tasks.task import Task
@@ -24,15 +24,6 @@ OVERLAP = 0.25
 """Of sliding windows while searching: half the work of the usual 0.5."""
 SURFACE_THREADS = 4
 """That measure surfaces while a GPU goes on with the next cases."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Every score of a network."""
-
-    case_scores: tuple[CaseScore, ...]
-    recalls: Mapping[str, tuple[SizeRecall, ...]]
-    """By class: recall of its small, medium and large targets."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +37,8 @@ class Scorer:
     cases: Sequence[Case]
     device: DeviceProfile
     check_time: Callable[[], None]
+    image_of: Callable[[Case], Tensor] = attrgetter("image")
+    """What the network is given of a case."""
 
     def at_a_rung(self, network: nn.Module) -> tuple[CaseScore, ...]:
         """What is due at every rung, for each foreground class of each case, in the order of the cases."""
@@ -84,8 +77,9 @@ class Scorer:
         """Every case with its logits."""
         network.eval()
         self.check_time()
-        images = (case.image for case in self.cases)
-        predictions = predict_each(network, images, self.task.patch, self.device, overlap=OVERLAP)
+        predictions = predict_each(
+            network, map(self.image_of, self.cases), self.task.patch, self.device, overlap=OVERLAP
+        )
         for case, logits in zip(self.cases, predictions, strict=True):
             self.check_time()
             if not torch.isfinite(logits).all():

@@ -6,8 +6,6 @@ import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from unetx_search.config import REPEATED_FROM
-
 if TYPE_CHECKING:
     from unetx_studies.evidence import Evidence
 
@@ -23,7 +21,7 @@ def caution(evidence: Evidence) -> list[str]:
 
 
 def measured_lines(evidence: Evidence) -> list[str]:
-    """The spread of seeds and designs, the reliability of a score and the lead that counts, and what they rest on."""
+    """The spread of seeds and designs and the reliability of a score, and what they rest on."""
     left_out = f"; {evidence.n_pruned} pruned, which have no final score, are left out" if evidence.n_pruned else ""
     evaluations = _counted(evidence.n_complete, "complete evaluation")
     return [
@@ -40,7 +38,7 @@ def spread_lines(evidence: Evidence) -> list[str]:
     if seeds is None:
         return [
             "  seeds      not known, and so nor is what a lead is worth: no design has different scores",
-            f"             from two seeds (a search of {REPEATED_FROM} trials or more evaluates U-Net twice for that)",
+            "             from two seeds (the last trials train designs again for that, unless --reseed is 0)",
         ]
     lines = [
         f"  seeds      standard deviation {seeds.deviation:.4f} between seeds of one design "
@@ -51,46 +49,38 @@ def spread_lines(evidence: Evidence) -> list[str]:
         few = f"too few repeats ({seeds.degrees_of_freedom}) to say more"
         lines.append(f"             {few}: the true value may be {below:.2f} to {above:.2g} times that")
     if deviation is not None:
-        beyond = f"{deviation:.4f} between designs beyond that" if deviation > 0 else "between designs: not beyond that"
-        lines.append(f"  designs    standard deviation {beyond}")
+        lines.append(f"  designs    standard deviation {deviation:.4f} between designs beyond that")
     if score is not None:
         lines.append(
             f"  one score  reliability {score.share:.2f} (95 %: {score.low:.2f} to {score.high:.2f}): "
             "0 is noise alone, 1 no noise"
         )
-    lead = f"  a lead     counts above {_dice(evidence.lead_of_two)} between two designs"
-    if evidence.lead_of_best is not None:
-        lead += f", above {_dice(evidence.lead_of_best)} for the best of {evidence.n_rivals} over U-Net"
-    return [*lines, lead]
+    return lines
 
 
 def _verdict(evidence: Evidence) -> str:
     """What the lead over U-Net is worth; empty where there is nothing to compare."""
-    lead, needed = evidence.lead, evidence.lead_of_best
+    lead = evidence.lead
     if lead is None:
         return ""
-    if lead <= 0:
+    if lead.dice <= 0:
         return "U-Net itself is the best design so far: no evidence of a gain from other skips."
-    begin = f"The best design is {lead:+.4f} Dice from U-Net"
-    if needed is None:
+    begin = f"The best design, trial {lead.trial}, is estimated at {lead.dice:+.4f} Dice from U-Net"
+    if evidence.is_gain is None:
         return (
             f"{begin}, on one seed each and on the cases that chose it. Seed noise is often as large: take it as a "
             "candidate, not as a proven gain."
         )
-    noise = f"noise alone puts the best of {evidence.n_rivals} equal designs ahead by up to {_dice(needed)} (95 %)"
+    seeds = f"with {_counted(lead.n_seeds, 'seed')} against {lead.n_seeds_of_unet}"
+    begin = f"{begin} (95 %: {lead.low:+.4f} to {lead.high:+.4f}, {seeds})"
     if not evidence.is_gain:
-        return f"{begin}: no evidence of a gain, as {noise}. Take it as a candidate."
-    return f"{begin}: more than noise, as {noise}. That is on the cases that chose it; new cases may tell otherwise."
+        return f"{begin}: no evidence of a gain. Take it as a candidate."
+    return f"{begin}: more than noise. That is on the cases that chose it; new cases may tell otherwise."
 
 
 def evidence_facts(evidence: Evidence) -> dict[str, Any]:
     """The same for machines."""
     return {**asdict(evidence), "is_gain": evidence.is_gain}
-
-
-def _dice(lead: float | None) -> str:
-    """Dice ends at 1, whatever little knowledge of the noise would ask for."""
-    return f"{min(lead or 0.0, 1.0):.4f}"
 
 
 def _counted(n: int, what: str) -> str:

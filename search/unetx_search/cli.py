@@ -20,6 +20,8 @@ from cyclopts.config import Dict
 from unetx_search import INTERRUPTED
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
+from unetx_search.explain_command import explain
+from unetx_search.finals.config import FinalsConfig
 from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import describe, design_space
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
@@ -49,12 +51,15 @@ Json = Annotated[bool, Parameter(name="--json", negative=())]
 def search(
     config: Annotated[SearchConfig, Parameter(name="*")] = SearchConfig(),  # noqa: B008 (frozen)
     *,
+    finals: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> int:
     """Search, or continue the study of the same name up to --trials.
 
     Parameters
     ----------
+    finals
+        At the end, hold finals as "unetx-search finals" does by default, and print their verdict, too.
     json
         Print the summary as JSON.
     """
@@ -65,7 +70,39 @@ def search(
     print(summary_json(summary) if json else summary_text(summary))
     if summary.was_stopped:
         return INTERRUPTED
+    if finals and summary.best is not None and not summary.ran_out_of_time:
+        return _finals(summary.folder, FinalsConfig(), json)
     return 0 if summary.best is not None else 1
+
+
+@app.command
+def finals(
+    study: Path,
+    *,
+    config: Annotated[FinalsConfig, Parameter(name="*")] = FinalsConfig(),  # noqa: B008 (frozen)
+    json: Json = False,
+) -> int:
+    """Train a study's best designs and published ones longer, on fresh seeds, and compare them on the test cases.
+
+    Parameters
+    ----------
+    study
+        The folder of the study, such as runs/demo.
+    json
+        Print the verdict as JSON.
+    """
+    return _finals(study, config, json)
+
+
+def _finals(study: Path, config: FinalsConfig, json: bool) -> int:
+    from json import dumps
+
+    from unetx_search.finals.report import finals_facts, finals_text
+    from unetx_search.finals.run import finals
+
+    results = finals(study, config, console=_stderr())
+    print(dumps(finals_facts(results), indent=2) if json else finals_text(results))
+    return INTERRUPTED if results.was_stopped else 0
 
 
 @app.command
@@ -266,6 +303,9 @@ def doctor(
     findings = look(choices, console=_stderr(), sheet=sheet, pilot=pilot)
     print(findings_json(findings) if json else findings_text(findings))
     return 0 if findings.is_fit else 2
+
+
+app.command(explain)
 
 
 def _stderr() -> Console:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,14 +30,18 @@ else:  # what may be said is what is registered, in help and refusals, too
     EngineName, SamplerName = Literal[tuple(ENGINES)], Literal[tuple(SAMPLERS)]
 
 DEMO = "demo"
+PATHS = ("data", "split", "out", "cache")
+"""Options that are paths."""
 MOST_HOURS = 100_000
 FIRST_PRESETS = ("u-net", "no-skip")
 """What every search evaluates first: the reference, and what skips are worth at all."""
-REPEATED_FROM = 10
-"""Trials from which on a search evaluates the first of these with a second seed, too. One pair says little about the
-noise, and in a smaller search it would take more than a tenth of the work."""
+DEFAULT_SHARE, MOST_SHARE = 0.3, 0.9
+"""Of a study's trials that are replicates."""
+MARGIN = 0.005
+"""What a design may be worse than the reference and still pass for as good."""
 
 Diagnosis = Literal["best", "all", "none"]
+CheapBy = Literal["macs", "params", "memory"]
 OfTheSpace = Annotated[str | list[str] | None, Parameter(group="Design space", negative=())]
 
 
@@ -114,6 +118,14 @@ class SearchConfig(DataChoices, Choices):
     pruner: Literal["median", "halving", "hyperband", "none"] = "median"
     """What stops an evaluation early: it is behind the median of the others; not among the best third at a rung
     (halving); the same, with rungs that some trials are spared (hyperband); nothing (none)."""
+    reseed: float = DEFAULT_SHARE
+    """Share of the trials, the last ones, that train the best designs and U-Net again with other seeds, by halving: the
+    highest of many scores is partly luck. 0 for none."""
+    cheap_by: CheapBy = "macs"
+    """What the cheapest design that is as good as U-Net has the least of: multiply-adds (macs), parameters (params), or
+    memory to train it at full size (memory)."""
+    margin: float = MARGIN
+    """Dice that a design may be worse than U-Net and still count as being as good."""
     max_hours: float | None = None
     """End this run in order after so many hours; the same command continues the study."""
     deterministic: int | None = None
@@ -168,6 +180,8 @@ class SearchConfig(DataChoices, Choices):
         yield "ray-address", address, "HOST:PORT without a protocol", not (address and "://" in address)
         hours = self.max_hours
         yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
+        yield "reseed", self.reseed, f"0 (none) to {MOST_SHARE:g}", 0 <= self.reseed <= MOST_SHARE
+        yield "margin", self.margin, "at least 0 and less than 1 (Dice, such as 0.005)", 0 <= self.margin < 1
         window = self.deterministic
         yield "deterministic", window, "at least 1 (the largest number of workers)", window is None or window >= 1
         yield "steps", self.steps, "at least 1", self.steps is None or self.steps >= 1
@@ -221,6 +235,8 @@ class Settled:
     max_cost: float
     budget: dict[str, Any]
     deterministic: int | None = None
+    reseed: float = DEFAULT_SHARE
+    """The share of replicates, which decides what is trained next."""
     pilot_spacing: tuple[float, ...] | None = None
     """The voxel size that a pilot chose instead of the planned one, along the source's axes."""
 
@@ -235,9 +251,7 @@ class Settled:
         pilot_spacing: tuple[float, ...] | None = None,
     ) -> Settled:
         return cls(
-            task_digest=task.digest,
-            data={**task.digests, "channels": list(task.channels), "classes": list(task.classes)},
-            task={name: getattr(task, name) for name in ("dims", "spacing", "patch", "strides", "widths")},
+            **_settings_of(task),
             genes={name: list(choices) for name, choices in space.genes.items()},
             seed=config.seed,
             sampler=config.sampler,
@@ -245,6 +259,7 @@ class Settled:
             max_cost=config.max_cost,
             budget=asdict(budget),
             deterministic=config.deterministic,
+            reseed=config.reseed,
             pilot_spacing=pilot_spacing,
         )
 
@@ -261,6 +276,43 @@ class Settled:
     def check(self, path: Path) -> None:
         """Raises RequestError naming every difference from the settings of an earlier run."""
         _refuse_differences(path, _as_stored(asdict(self)))
+
+
+def _settings_of(task: Task) -> dict[str, Any]:
+    """The part of the settings that the prepared data decide."""
+    return {
+        "task_digest": task.digest,
+        "data": {**task.digests, "channels": list(task.channels), "classes": list(task.classes)},
+        "task": {name: getattr(task, name) for name in ("dims", "spacing", "patch", "strides", "widths")},
+    }
+
+
+def differing_data(path: Path, task: Task) -> list[str]:
+    """A line for whatever a study's data were that these are not; empty where they are the same."""
+    theirs, mine = read_begun(path), _as_stored(_settings_of(task))
+    if theirs["task_digest"] == mine["task_digest"]:
+        return []
+    return list(_differences(theirs, mine, stated_only=True)) or ["  data: other images, masks or another split"]
+
+
+def keep_request(config: SearchConfig, path: Path) -> None:
+    """Write what a search was told, the database's URL left out, so that finals read the same data in the same way."""
+    told = {name: value for name, value in asdict(config).items() if name != "storage"}
+    absolute = {name: str(told[name].absolute()) for name in PATHS if told[name] is not None}
+    write_whole(path, json.dumps({**told, **absolute}, indent=2) + "\n")
+
+
+def read_request(path: Path) -> SearchConfig:
+    """What the search of a study was told last. Raises RequestError where nothing says so, or it is damaged."""
+    told = read_object(path, {"trials": int, "seed": int}, "run the study's search again: it writes the file anew")
+    known = {one.name for one in fields(SearchConfig)}
+    values: dict[str, Any] = {name: value for name, value in told.items() if name in known}
+    for name, value in values.items():
+        if isinstance(value, list):
+            values[name] = tuple(value)
+        elif name in PATHS and value is not None:
+            values[name] = Path(value)
+    return SearchConfig(**values)
 
 
 KEPT = {"task_digest": str, "task": dict, "genes": dict, "budget": dict}
@@ -286,7 +338,7 @@ def check_stated(config: SearchConfig, path: Path) -> None:
     if not path.exists():
         return
     stated = {
-        **{name: getattr(config, name) for name in ("seed", "sampler", "pruner", "max_cost")},
+        **{name: getattr(config, name) for name in ("seed", "sampler", "pruner", "max_cost", "reseed")},
         "task": {"dims": config.dims, "patch": config.patch},
         "budget": {
             **{name: getattr(config, name) for name in ("steps", "batch_size", "width_factor", "validation_cases")},
@@ -320,7 +372,7 @@ def _differences(theirs: dict[str, Any], mine: dict[str, Any], prefix: str = "",
         before, now = theirs.get(name), mine.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
             yield from _differences(before, now, f"{prefix}{name}.", stated_only=stated_only)
-        elif before == now or (name == "data" and before is None):  # versions before kept the digest only
+        elif before == now or (before is None and name in ("data", "reseed")):  # versions before did not keep these
             continue
         elif prefix == "data." and name in PARTS_OF_DATA:
             yield f"  {prefix}{name}: {PARTS_OF_DATA[name]}"

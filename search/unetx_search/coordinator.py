@@ -8,7 +8,7 @@ study in memory and the mirror in Optuna's tables follow the records.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -21,26 +21,25 @@ from unetx_search.executors.base import Job
 from unetx_search.executors.stale_workers import end_stale_workers
 from unetx_space.errors import UnetxError
 from unetx_studies import job_states
-from unetx_studies.candidate import Candidate, OriginKind
+from unetx_studies.candidate import OriginKind
 from unetx_studies.evidence import evidence
-from unetx_studies.ranking import Ranking
+from unetx_studies.ranking import Ranking, is_complete
 from unetx_studies.store import TrialRecord, utc_now
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint, Evaluation
     from unetx_search.executors.base import Executor
+    from unetx_search.proposals import Proposals
     from unetx_search.reporter import Reporter
     from unetx_search.sampler_study import SamplerStudy
-    from unetx_search.samplers.constrained_sampler import ConstrainedSampler
-    from unetx_search.study_setup import StudySetup
     from unetx_space.architecture import Architecture
     from unetx_studies.processes import ProcessIdentity
     from unetx_studies.store import OptunaMirror, Records
 
 N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
-N_UNTIL_MEASURED = 20
-"""After so many finished trials of a study it is said what its scores can tell apart."""
+N_UNTIL_MEASURED = 5
+"""After so many replicates of a study that have a score it is said what its scores can tell apart."""
 STOP_WITHIN = timedelta(seconds=20)
 """Then workers that did not answer are ended; a batch system kills everything after 30 s."""
 
@@ -51,10 +50,8 @@ class SearchFailed(UnetxError):
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How far a run goes, and what a proposal may know."""
+    """How a run goes, and what a proposal may know."""
 
-    n_trials: int
-    """The study's total."""
     lag: int | None = None
     """Proposal and pruning of trial n see exactly the trials 0..n-lag, so that any number of workers up to ``lag``
     gives the same study. None: whatever has finished by then."""
@@ -79,42 +76,39 @@ class _Unfinished:
 class Coordinator:
     """Runs a study to its total; implements the executor's Handler.
 
-    ``study`` and ``mirror`` are those of ``records``, from which the first is filled here. ``on_best`` is called with
-    the trial of a new best design.
+    ``study`` and ``mirror`` are those of ``records``, from which the first is filled here. ``proposals`` decide what is
+    trained. ``on_ranked`` is called with the ranking after each evaluation that changed it.
     """
 
     def __init__(
         self,
         *,
-        setup: StudySetup,
         records: Records,
         study: SamplerStudy,
-        sampler: ConstrainedSampler,
+        proposals: Proposals,
         mirror: OptunaMirror,
         executor: Executor,
         reporter: Reporter,
         options: RunOptions,
-        on_best: Callable[[TrialRecord], None],
+        on_ranked: Callable[[Ranking], None],
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._setup = setup
         self._records = records
         self._study = study
-        self._sampler = sampler
+        self._proposals = proposals
         self._mirror = mirror
         self._executor = executor
         self._reporter = reporter
         self._options = options
-        self._on_best = on_best
+        self._on_ranked = on_ranked
         self._clock = clock
         self._running: dict[int, _Unfinished] = {}
         self._to_rerun: deque[_Unfinished] = deque()
-        self._given: deque[Candidate] = deque()
-        """Designs that come before any that is proposed."""
-        self._uses: Counter[str] = Counter()
-        """How many trials have each design, by its key."""
-        self._ranking = Ranking()
         self._n_asked = 0
+        """Trials of the study."""
+        self._ranking = Ranking()
+        self._n_measured = 0
+        """Replicates that have a score."""
         self._n_finished = 0
         """Of the study, by this run or an earlier one."""
         self._n_finished_now = 0
@@ -142,7 +136,7 @@ class Coordinator:
         self._resume()
         while not self._stopping and not self._is_time_up():
             self._fill()
-            if not self._running and not self._to_rerun and self._n_asked >= self._options.n_trials:
+            if not self._running and not self._to_rerun and not self._proposals.is_more():
                 return
             self._executor.poll(self, timeout_s=0.5)
             self._records.heartbeat()
@@ -163,17 +157,16 @@ class Coordinator:
         for trial in trials:
             scores = {point.step: point.score for point in curves.get(trial.number, ())}
             self._study.restore(trial, scores)
-            self._uses[trial.key] += 1
+            self._proposals.know(trial)
             self._ranking.add(trial)
+            self._n_asked += 1
+            self._n_measured += _is_measured_replicate(trial)
             self._n_finished += trial.is_finished
             if trial.is_finished:
                 self._remove_checkpoint(trial.number)  # of a run that ended between the two
             else:
                 architecture = self._records.architecture(trial.key)
                 self._to_rerun.append(_Unfinished(job_states.left(trial), architecture, scores))
-        self._n_asked = len(trials)
-        known = {trial.origin for trial in trials}
-        self._given.extend(one for one in self._setup.given(self._options.n_trials) if one.origin not in known)
 
     # From a free slot to a job.
 
@@ -182,7 +175,7 @@ class Coordinator:
         while self._executor.n_free() > 0 and not self._stopping:
             if self._to_rerun:
                 self._dispatch(self._to_rerun.popleft())
-            elif self._n_asked < self._options.n_trials and self._is_enough_known():
+            elif self._proposals.is_more() and self._is_enough_known():
                 self._dispatch(self._ask())
             else:
                 return
@@ -199,16 +192,8 @@ class Coordinator:
     def _ask(self) -> _Unfinished:
         """A new trial with its design, recorded."""
         asked = self._study.ask()
-        if self._given:
-            candidate = self._given.popleft()
-        else:
-            horizon = self._horizon(asked.number)
-            with self._study.seeing(horizon):
-                candidate = self._sampler.propose(self._study.study, asked, self._uses)
-            saw = f"{self._n_finished} finished trials" if horizon is None else f"exactly trials 0..{horizon}"
-            saw = saw if horizon is None or horizon >= 0 else "no trial"
-            candidate = replace(candidate, reason=f"{candidate.reason}; it saw {saw}")
-        self._study.choose(asked.number, candidate.params)
+        candidate, seed, budget = self._proposals.propose(asked, self._horizon(asked.number), self._ranking)
+        self._study.choose(asked.number, candidate.params, candidate.origin)
         trial = TrialRecord(
             number=asked.number,
             key=candidate.key,
@@ -217,13 +202,13 @@ class Coordinator:
             why=candidate.reason,
             n_parameters=candidate.cost.n_parameters,
             macs=candidate.cost.macs,
-            seed=self._setup.seed + self._uses[candidate.key],
-            budget=self._setup.budget,
+            seed=seed,
+            budget=budget,
             asked_at=self._clock(),
             optuna_notes=self._study.notes(asked.number),
         )
         self._records.begin(trial, candidate.architecture)
-        self._uses[trial.key] += 1
+        self._proposals.know(trial)
         self._n_asked += 1
         return _Unfinished(trial, candidate.architecture, {})
 
@@ -257,8 +242,10 @@ class Coordinator:
             return math.inf
         if self._options.diagnosis == "all" or trial.origin.kind is OriginKind.PRESET:
             return -math.inf
-        best = self._ranking.best(up_to=self._horizon(trial.number))
-        return -math.inf if best is None or best.score is None else best.score
+        ranking = self._ranking.up_to(self._horizon(trial.number))
+        if ranking.is_by_score:
+            return -math.inf if ranking.leader is None or ranking.leader.score is None else ranking.leader.score
+        return -math.inf if ranking.best is None else ranking.best.dice
 
     # The end.
 
@@ -292,14 +279,19 @@ class Coordinator:
         if point.step not in running.scores:  # else a trial that is run again has come here before: the answer stands
             self._study.report(trial, point.step, point.score)
             running.scores[point.step] = point.score
-            with self._study.seeing(self._horizon(trial)):
-                is_behind = self._study.should_prune(trial)  # asked about presets, too: the others compare with them
-            pruned_at = point.step if is_behind and not running.trial.origin.is_given else running.trial.pruned_at
+            pruned_at = point.step if self._is_to_be_pruned(running.trial) else running.trial.pruned_at
             running.trial = replace(running.trial, pruned_at=pruned_at, optuna_notes=self._study.notes(trial))
             self._records.update(running.trial, point)
             self._mirror.follow(running.trial, running.scores)
         self._reporter.trial_rung(trial, point)
         return running.trial.pruned_at == point.step
+
+    def _is_to_be_pruned(self, trial: TrialRecord) -> bool:
+        """The pruner's word; it is asked about presets, too, as the others compare with them."""
+        if trial.origin.kind is OriginKind.REPLICATE:
+            return False
+        with self._study.seeing(self._horizon(trial.number)):
+            return self._study.should_prune(trial.number) and not trial.origin.is_given
 
     def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         running = self._running.pop(trial)
@@ -315,14 +307,25 @@ class Coordinator:
         self._n_finished += 1
         self._n_finished_now += 1
         self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
-        before = self._ranking.best()
-        self._ranking.add(finished)
-        best = self._ranking.best()
-        if best is not None and best is not before:
-            self._on_best(best)
-        self._reporter.trial_finished(trial, evaluation, is_best=best is not None and best.number == trial)
-        if self._n_finished == N_UNTIL_MEASURED:
+        is_new_best = self._rank(finished)
+        moved = is_new_best or not self._ranking.is_by_score
+        self._reporter.trial_finished(trial, evaluation, self._ranking.best if moved else None, is_new_best)
+        if self._n_measured == N_UNTIL_MEASURED and _is_measured_replicate(finished):
             self._reporter.measured(evidence(self._records.trials(finished_only=True)))
+
+    def _rank(self, finished: TrialRecord) -> bool:
+        """Take a result into the ranking; whether its design is the best since now."""
+        self._proposals.know(finished)
+        self._n_measured += _is_measured_replicate(finished)
+        if not is_complete(finished):
+            return False
+        before = self._ranking.leader
+        self._ranking.add(finished)
+        leader = self._ranking.leader
+        if leader is not before or not self._ranking.is_by_score:
+            self._on_ranked(self._ranking)
+        is_other = before is None or leader is None or leader.key != before.key
+        return is_other and leader is not None and leader.key == finished.key
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         running = self._running[trial]
@@ -347,3 +350,7 @@ class Coordinator:
     def on_interrupted(self, trial: int) -> None:
         self._records.update(job_states.left(self._running.pop(trial).trial))
         self._reporter.trial_interrupted(trial)
+
+
+def _is_measured_replicate(trial: TrialRecord) -> bool:
+    return trial.origin.kind is OriginKind.REPLICATE and is_complete(trial)

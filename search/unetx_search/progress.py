@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from unetx_studies.evidence import Evidence
+    from unetx_studies.ranking import Ranked
 
 WORKERS = "workers.json"
 """In a study's folder: what the workers of the run in progress are doing."""
@@ -65,6 +66,7 @@ class Standing:
     n_slots: int
     n_done: int = 0
     best: float | None = None
+    """The shrunken estimate of the best design's Dice."""
     best_trial: int | None = None
     workers: dict[int, WorkerState] = field(default_factory=dict)
     outcomes: dict[Outcome, int] = field(default_factory=dict)
@@ -139,14 +141,14 @@ class LineReporter:
         if (state := self._state(trial)) is not None:
             state.step, state.score = point.step, point.score
 
-    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
+    def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
         state = self._leave(trial)
         standing = self.standing
         standing.n_done += 1
         standing.outcomes[evaluation.outcome] = standing.outcomes.get(evaluation.outcome, 0) + 1
         standing.seconds.append(evaluation.seconds)
-        if is_best:
-            standing.best, standing.best_trial = evaluation.score, trial
+        if best is not None:
+            standing.best, standing.best_trial = best.estimate, best.number
         line = trial_line(trial, state.origin if state else "", evaluation, is_best, standing)
         self._console.print(line, soft_wrap=True)
 

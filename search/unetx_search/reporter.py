@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint, Evaluation
     from unetx_studies.evidence import Evidence
+    from unetx_studies.ranking import Ranked
 
 
 class Reporter(Protocol):
@@ -21,8 +22,8 @@ class Reporter(Protocol):
     def trial_rung(self, trial: int, point: CurvePoint) -> None:
         """It was scored on the way."""
 
-    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
-        """It ended, one way or another."""
+    def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
+        """It ended, one way or another; ``best`` where that may have changed, and whether it is this one since now."""
 
     def trial_lost(self, trial: int, reason: str) -> None:
         """Its worker died; another will have it."""

@@ -20,16 +20,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from unetx_search.config import DEFAULT_SHARE, MARGIN
 from unetx_studies.shrinkage import shrinkage
 from unetx_studies.spread import Scored
 
-DEFAULT_SHARE = 0.3
 MAX_ROUNDS = 6
 """With it the last contenders have 64 seeds, which tells them apart as finely as anyone asks."""
 CHEAP_PLACES = 4
 """One contender in so many is there for its cost."""
-MARGIN = 0.005
-"""What a design may be worse than the reference and still pass for as good, as long as that is not settled."""
 
 
 class Training(NamedTuple):

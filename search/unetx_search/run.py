@@ -2,53 +2,45 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import optuna
 
 from unetx_evaluators.tasks.cache import using
-from unetx_search.best import save_best, whereabouts
-from unetx_search.config import SearchConfig, check_stated, read_begun
+from unetx_search.best import WinnerFiles, whereabouts
+from unetx_search.cheapest import Cheapest, CostOf
+from unetx_search.config import SearchConfig, check_stated, keep_request, read_begun
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.engines import CHECKPOINTS, Engine, check_torch, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.slots import Slot
 from unetx_search.preparing import keep_beside, no_empty_folders, split_warnings
 from unetx_search.progress import WORKERS, Standing, WorkersFile, display
+from unetx_search.proposals import Reseeding, SearchProposals
 from unetx_search.pruners import PRUNERS
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.samplers.constrained_sampler import ConstrainedSampler
 from unetx_search.samplers.registry import SAMPLERS
 from unetx_search.settling import Asked, asked
 from unetx_search.sharing.measurement import slots_that_pay
+from unetx_search.study_session import Claim, claimed, graceful_shutdown, tell_of
 from unetx_search.study_setup import StudySetup
+from unetx_space import training_memory
 from unetx_studies.artifacts import attach_drawing
-from unetx_studies.ranking import preset_key, ranking
+from unetx_studies.ranking import Ranked, Ranking, preset_key
 from unetx_studies.store import (
-    DATABASE,
-    HeldLease,
     Lease,
     OptunaMirror,
-    Patience,
     Records,
-    RunRecord,
-    Store,
     StudyLocation,
     check_writable,
     full_disk_explained,
     heartbeats,
-    held_lease,
-    is_begun,
-    keep_location,
     new_run,
     open_store,
     settle_location,
@@ -62,21 +54,20 @@ if TYPE_CHECKING:
     from unetx_evaluators.evaluation import Evaluator
     from unetx_evaluators.tasks import Source, Task
     from unetx_search.executors.base import Executor
+    from unetx_search.samplers.constrained_sampler import SamplerOf
     from unetx_space.architecture import Architecture
     from unetx_studies.store import TrialRecord
 
 CLOSE_WITHIN_S = 3.0
 """For workers to leave by themselves, before they are killed."""
 
-
-WAIT_S = 120.0
-"""For a database server that has gone away; as long as another machine waits before it takes the study over."""
-
 SETTINGS = "config.json"
 """Beside a study: what it was begun with."""
+REQUEST = "request.json"
+"""Beside a study: what its search was told last."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Summary:
     """What a search came to."""
 
@@ -96,29 +87,31 @@ class Summary:
     """The time that the user gave was up before the total was reached."""
     warnings: tuple[str, ...] = ()
     """What may make the numbers look better than they are."""
+    cheapest: Cheapest | None = None
+    """The cheapest design that is as good as U-Net, or that none is; None without a score of U-Net."""
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """Of every design that has a score."""
+        return Ranking(self.evaluations)
 
     @property
-    def best(self) -> TrialRecord | None:
+    def best(self) -> Ranked | None:
         """The first of the ranking."""
-        return next(iter(self.ranking), None)
+        return self.ranking.best
 
-    @property
-    def ranking(self) -> tuple[TrialRecord, ...]:
-        """Every design once, by its first complete evaluation, best first."""
-        return ranking(self.evaluations)
-
-    def preset(self, name: str) -> TrialRecord | None:
-        """The evaluation by which a preset is ranked, where it is complete."""
-        key = preset_key(self.evaluations, name)
-        return next((e for e in self.ranking if e.key == key), None)
+    def preset(self, name: str) -> Ranked | None:
+        """A preset as it is ranked, where it has a score."""
+        return self.ranking.get(preset_key(self.evaluations, name))
 
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What takes the place of the trainer and of the data in tests."""
+    """What takes the place of the trainer, of the data and of the sampler."""
 
     evaluator: Evaluator | None
     source: Source | None
+    sampler_of: SamplerOf | None
 
 
 def search(
@@ -128,12 +121,13 @@ def search(
     probe: GpuProbe = usable_gpus,
     evaluator: Evaluator | None = None,
     source: Source | None = None,
+    sampler_of: SamplerOf | None = None,
 ) -> Summary:
     """Run or continue the study of ``config`` and say what it came to.
 
-    ``probe``, ``evaluator`` and ``source`` replace the machine, the trainer and the data in tests. Raises
-    RequestError when the request cannot be met, and then has written nothing but finished cases into the cache;
-    SearchFailed when the work is hopeless.
+    ``source`` and ``sampler_of`` take the place of the data and the sampler that ``config`` names; ``probe`` and
+    ``evaluator`` that of the machine and the trainer in tests. Raises RequestError when the request cannot be met, and
+    then has written nothing but finished cases into the cache; SearchFailed when the work is hopeless.
     """
     with open_engine(config, probe=probe) as engine:
         slots = engine.slots[: config.deterministic]
@@ -142,21 +136,22 @@ def search(
         check_stated(config, config.folder / SETTINGS)
         location = settle_location(config.folder, config.study_name, config.storage)
         check_writable(location)
-        _tell_of(location, config.study_name, console)
+        tell_of(location, config.study_name, console)
         began_at = utc_now()
         with no_empty_folders(config.cache_folder), full_disk_explained(config.folder):
             # A study that has begun is looked at before it is claimed, so that a refusal leaves no trace in it.
             has_begun = (config.folder / SETTINGS).exists()
-            given = _Given(evaluator, source)
+            given = _Given(evaluator, source, sampler_of)
             found = _agreed(config, location, engine, slots, console, given) if has_begun else None
             run = replace(new_run(location.study or config.study_name, n_trials=config.trials), started_at=began_at)
-            with _claimed(location, run, console) as claim:
+            with claimed(location, run, console) as claim:
                 with heartbeats(claim.store.url, run):  # this may take long, and may refuse the request
                     found = found or _asked(config, engine, slots, console, given)
                     found.settled.freeze(config.folder / SETTINGS)
+                    keep_request(config, config.folder / REQUEST)
                     keep_beside(config.folder, found.task)
                 claim.is_settled = True
-                return _search(config, claim, found, engine, slots, console, evaluator)
+                return _search(config, claim, found, engine, slots, console, given)
 
 
 def _asked(config: SearchConfig, engine: Engine, slots: Sequence[Slot], console: Console, given: _Given) -> Asked:
@@ -186,61 +181,14 @@ def _agreed(
     return found
 
 
-def _tell_of(location: StudyLocation, asked_for: str, console: Console) -> None:
-    if location.study != asked_for:
-        told = f"{location.folder} holds the study {location.study!r}, which goes on under its own name"
-        console.print(told, markup=False, soft_wrap=True)
-    elif not location.is_on_server and (location.folder / DATABASE).exists() and not is_begun(location):
-        told = f"{location.folder / DATABASE} is empty, as a start that was killed leaves it; the study begins in it"
-        console.print(told, markup=False, soft_wrap=True)
-
-
-@dataclass(slots=True)
-class _Claim:
-    """A study whose lease this process holds."""
-
-    store: Store
-    lease: HeldLease
-    location: StudyLocation
-    is_settled: bool = False
-    """The study is there to stay, whatever happens from now on."""
-
-
-@contextmanager
-def _claimed(location: StudyLocation, run: RunRecord, console: Console) -> Iterator[_Claim]:
-    """Hold the study; remove the folders that this made, when it ends in an error before the study was settled."""
-    folder, claim = location.folder, None
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    patience = Patience(WAIT_S, tell=lambda words: console.print(words, markup=False, soft_wrap=True))
-    try:
-        with (
-            open_store(location.url, create=True, patience=patience) as store,
-            held_lease(store, run, study_id=location.id) as lease,
-        ):
-            claim = _Claim(store, lease, location)
-            if location.is_new:
-                keep_location(location)
-            if lease.died is not None:
-                died = f"continuing after {lease.died.process}, which died: its last heartbeat {lease.died.seen_at:%c}"
-                console.print(died)
-            yield claim
-    except BaseException:
-        if made and claim is not None and not claim.is_settled:
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # somebody else has put something there meanwhile
-                for parent in made[1:]:
-                    parent.rmdir()
-        raise
-
-
 def _search(
     config: SearchConfig,
-    claim: _Claim,
+    claim: Claim,
     found: Asked,
     engine: Engine,
     slots: Sequence[Slot],
     console: Console,
-    evaluator: Evaluator | None,
+    given: _Given,
 ) -> Summary:
     task, name = found.task, claim.lease.run.study
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -251,25 +199,28 @@ def _search(
         provenance = whereabouts(name, record.number, task)
         attach_drawing(trial, replace(architecture, provenance=provenance), config.folder)
 
-    def save(best: TrialRecord) -> None:
-        save_best(best, records.architecture(best.key), records.case_scores(best.number), name, task, config.folder)
+    cost_of = CostOf(config.cheap_by, lambda key: training_memory(records.architecture(key), task.patch))
+    reference = setup.u_net_key
+    winners = WinnerFiles(config.folder, name, records, task, reference, config.cheap_by, config.margin, cost_of)
 
     with using(task), OptunaMirror(claim.store, name, records, setup.genes, attach=attach) as mirror:
-        n_missing = config.trials - len(records.trials(finished_only=True))
+        done = records.trials(finished_only=True)
+        n_missing = config.trials - len(done)
         was_stopped = ran_out_of_time = False
         if n_missing > 0:
             if config.workers_per_gpu == "auto":
-                measured_with = evaluator or proxy_evaluator(slots)
+                measured_with = given.evaluator or proxy_evaluator(slots)
                 with heartbeats(claim.store.url, claim.lease.run):
                     slots = slots_that_pay(config, slots, measured_with, task, setup, n_missing, console)
-            chosen = evaluator or proxy_evaluator(slots)
+            chosen = given.evaluator or proxy_evaluator(slots)
             with engine.executor(chosen, task, slots) as executor:
-                coordinator = _coordinated(config, claim, setup, records, mirror, executor, save, console)
+                coordinator = _coordinated(
+                    config, claim, setup, records, done, mirror, executor, winners, console, given.sampler_of
+                )
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
                 executor.close(timeout_s=CLOSE_WITHIN_S)
         trials = records.trials(finished_only=True)
-        for best in ranking(trials)[:1]:
-            save(best)
+        winners.finish(ranking := Ranking(trials))
         return Summary(
             study=name,
             folder=config.folder,
@@ -280,6 +231,7 @@ def _search(
             was_stopped=was_stopped,
             ran_out_of_time=ran_out_of_time,
             warnings=split_warnings(task),
+            cheapest=winners.cheapest(ranking),
         )
 
 
@@ -291,67 +243,48 @@ def _source(config: SearchConfig, console: Console) -> Source:
 
 def _coordinated(
     config: SearchConfig,
-    claim: _Claim,
+    claim: Claim,
     setup: StudySetup,
     records: Records,
+    done: Sequence[TrialRecord],
     mirror: OptunaMirror,
     executor: Executor,
-    on_best: Callable[[TrialRecord], None],
+    winners: WinnerFiles,
     console: Console,
+    sampler_of: SamplerOf | None,
 ) -> Coordinator:
     """Bring the study to its total, as far as user and time allow."""
     run = claim.lease.run
-    done = records.trials(finished_only=True)
-    best = next(iter(ranking(done)), None)
+    best = Ranking(done).best
     standing = Standing(
         study=run.study,
         n_trials=config.trials,
         n_steps=setup.budget.steps,
         n_slots=executor.n_slots,
         n_done=len(done),
-        best=best.score if best else None,
+        best=best.estimate if best else None,
         best_trial=best.number if best else None,
     )
     screen = display(standing, console, WorkersFile(config.folder / WORKERS))
+    study = SamplerStudy(run.study, setup.genes, PRUNERS[config.pruner](setup.budget))
+    sampler = ConstrainedSampler(sampler_of or SAMPLERS[config.sampler], setup.genes, setup.admitted, seed=config.seed)
     coordinator = Coordinator(
-        setup=setup,
         records=records,
-        study=SamplerStudy(run.study, setup.genes, PRUNERS[config.pruner](setup.budget)),
-        sampler=ConstrainedSampler(SAMPLERS[config.sampler], setup.genes, setup.admitted, seed=config.seed),
+        study=study,
+        proposals=SearchProposals(
+            setup, records, study, sampler, config.trials, Reseeding(config.reseed, config.margin), winners.cost_of
+        ),
         mirror=mirror,
         executor=executor,
         reporter=screen,
         options=RunOptions(
-            config.trials,
             lag=config.deterministic,
             ends_at=run.started_at + timedelta(hours=config.max_hours) if config.max_hours is not None else None,
             checkpoints=config.folder / CHECKPOINTS,
             diagnosis=config.diagnosis,
         ),
-        on_best=on_best,
+        on_ranked=winners.follow,
     )
-    with screen, _graceful_shutdown(coordinator, executor, console):
+    with screen, graceful_shutdown(coordinator, executor, console):
         coordinator.run()
     return coordinator
-
-
-@contextmanager
-def _graceful_shutdown(coordinator: Coordinator, executor: Executor, console: Console) -> Iterator[None]:
-    """Ctrl-C or SIGTERM once: the running trials stop at their next step. Twice: everything stops now."""
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if coordinator.was_stopped:
-            executor.close(timeout_s=0.0)
-            raise KeyboardInterrupt
-        coordinator.stop()
-        console.print(f"{signal.Signals(number).name}: stopping the running trials; again to stop at once")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -12,31 +13,46 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from unetx_studies.candidate import OriginKind
 from unetx_studies.store import constraints_in_optuna, end_in_optuna
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
+    from unetx_studies.candidate import Origin
     from unetx_studies.store import TrialRecord
 
 
 class _NarrowedStorage(InMemoryStorage):
-    """Shows trials of numbers up to ``up_to`` alone; None shows all."""
+    """Shows trials of numbers up to ``up_to`` alone, None for all, no replicates, and estimates in place of scores."""
 
-    up_to: int | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.up_to: int | None = None
+        self.replicates: set[int] = set()
+        self.estimates: Mapping[int, float] = {}
+        """By number of the trial."""
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         trials = super().get_all_trials(study_id, deepcopy, states)
-        return trials if self.up_to is None else [trial for trial in trials if trial.number <= self.up_to]
+        shown = (trial for trial in trials if self.up_to is None or trial.number <= self.up_to)
+        return [self._with_estimate(trial) for trial in shown if trial.number not in self.replicates]
+
+    def _with_estimate(self, trial: FrozenTrial) -> FrozenTrial:
+        if trial.number not in self.estimates:
+            return trial
+        estimated = copy(trial)
+        estimated.value = self.estimates[trial.number]
+        return estimated
 
 
 class SamplerStudy:
     """A study of the same trials as our records, by the same numbers.
 
     It has the study's name, by which Hyperband tells brackets apart. Trials are asked, and restored, in order of their
-    numbers.
+    numbers. Replicates are not shown: each design counts once, however often it was trained.
     """
 
     def __init__(self, name: str, genes: Mapping[str, CategoricalDistribution], pruner: BasePruner) -> None:
@@ -48,13 +64,16 @@ class SamplerStudy:
         self._running: dict[int, Trial] = {}
 
     @contextmanager
-    def seeing(self, up_to: int | None) -> Iterator[None]:
-        """Inside, samplers and pruners find the trials of numbers up to this one; None: all."""
-        self._storage.up_to = up_to
+    def seeing(self, up_to: int | None, estimates: Mapping[int, float] | None = None) -> Iterator[None]:
+        """Inside, samplers and pruners find the trials of numbers up to this one; None: all.
+
+        ``estimates`` are shown as the scores of the trials of these numbers.
+        """
+        self._storage.up_to, self._storage.estimates = up_to, estimates or {}
         try:
             yield
         finally:
-            self._storage.up_to = None
+            self._storage.up_to, self._storage.estimates = None, {}
 
     def ask(self) -> FrozenTrial:
         """The next trial, which has no parameters yet."""
@@ -62,8 +81,10 @@ class SamplerStudy:
         self._running[trial.number] = trial
         return self._frozen(trial.number)
 
-    def choose(self, number: int, params: Mapping[str, Any]) -> None:
+    def choose(self, number: int, params: Mapping[str, Any], origin: Origin) -> None:
         """Set the parameters of a trial that was asked."""
+        if origin.kind is OriginKind.REPLICATE:
+            self._storage.replicates.add(number)
         for name, gene in self._genes.items():
             self._storage.set_trial_param(self._id_of(number), name, gene.to_internal_repr(params[name]), gene)
 
@@ -92,7 +113,7 @@ class SamplerStudy:
         number = self.ask().number
         if number != trial.number:
             raise RuntimeError(f"trial {trial.number} of the records follows trial {number - 1}")
-        self.choose(number, trial.params)
+        self.choose(number, trial.params, trial.origin)
         for step, score in scores.items():
             self.report(number, step, score)
         for name, note in trial.optuna_notes.items():

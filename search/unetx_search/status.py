@@ -8,16 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from unetx_search.caution import evidence_facts, spread_lines
+from unetx_search.cheapest import cheapest_words
+from unetx_search.finals.report import kept_conclusion
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState, duration
 from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
+from unetx_search.summary import best_facts
+from unetx_space.documents import load
 from unetx_space.errors import RequestError
 from unetx_studies.evidence import evidence
-from unetx_studies.ranking import outcome_counts, ranking
+from unetx_studies.neighbours import CHEAPEST
+from unetx_studies.ranking import Ranked, Ranking, outcome_counts
 from unetx_studies.store import (
     Lease,
     Records,
@@ -50,6 +56,8 @@ class Status:
     """What each worker is doing; empty when nothing runs."""
     sharing: Mapping[str, Sharing] = field(default_factory=dict)
     """How many workers share each kind of GPU, where that was measured."""
+    cheapest: Mapping[str, Any] | None = None
+    """Facts of the cheapest design that is as good as U-Net, as the study's latest run found them; None: none yet."""
 
     @property
     def evaluations(self) -> tuple[TrialRecord, ...]:
@@ -62,9 +70,9 @@ class Status:
         return self.run.n_trials
 
     @property
-    def best(self) -> TrialRecord | None:
+    def best(self) -> Ranked | None:
         """The first of the ranking."""
-        return next(iter(ranking(self.evaluations)), None)
+        return Ranking(self.evaluations).best
 
     def state(self) -> str:
         """One sentence."""
@@ -97,7 +105,16 @@ def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetim
             trials=Records(store, name).trials(),
             workers=WorkersFile.read(folder / WORKERS) if is_running else {},
             sharing=read_sharing(folder / SHARING),
+            cheapest=_cheapest(folder / CHEAPEST),
         )
+
+
+def _cheapest(path: Path) -> dict[str, Any] | None:
+    """What the file of the cheapest design says of it; None where there is none, or it is damaged."""
+    try:
+        return dict(load(path).score["cheapest"])
+    except (RequestError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _name(location: StudyLocation, store: Store) -> str:
@@ -124,9 +141,16 @@ def status_text(status: Status) -> str:
         f"  trials     {len(status.evaluations)} of {status.n_trials} ({counts})",
     ]
     if (best := status.best) is not None:
-        original = best.original_dice
-        on_original = "" if original in (None, best.score) else f", {original:.4f} on the original voxels"
-        lines.append(f"  best       Dice {best.score:.4f} (trial {best.number}){on_original}")
+        original, seeds = best.original_dice, "1 seed" if len(best.seeds) == 1 else f"{len(best.seeds)} seeds"
+        on_original = "" if original in (None, best.dice) else f", {original:.4f} on the original voxels"
+        lines.append(
+            f"  best       trial {best.number}: Dice estimated at {best.estimate:.4f} +- {best.standard_error:.4f}; "
+            f"measured {best.dice:.4f} with {seeds}{on_original}"
+        )
+        cheapest = "none known that is as good as U-Net" if status.cheapest is None else cheapest_words(status.cheapest)
+        lines.append(f"  cheapest   {cheapest}")
+    if (conclusion := kept_conclusion(status.folder)) is not None:
+        lines.append(f"  finals     {conclusion}")
     lines += spread_lines(evidence(status.evaluations))
     lines += [f"  {kind}: {sharing}" for kind, sharing in status.sharing.items()]
     lines += [*map(_job_line, _jobs(status)), *_latest_failure(status)]
@@ -195,10 +219,10 @@ def status_json(status: Status) -> str:
         "n_trials": status.n_trials,
         "n_finished": len(status.evaluations),
         "outcomes": outcome_counts(status.trials),
-        "best_trial": best.number if best else None,
-        "best_dice": best.score if best else None,
+        **best_facts(best),
+        "cheapest": status.cheapest,
+        "finals": kept_conclusion(status.folder),
         "evidence": evidence_facts(evidence(status.evaluations)),
-        "best_original_dice": best.original_dice if best else None,
         "run": {
             "id": run.id,
             "host": run.process.host,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from optuna.distributions import CategoricalDistribution
 
-from unetx_search.config import FIRST_PRESETS, REPEATED_FROM
+from unetx_search.config import FIRST_PRESETS
+from unetx_search.reseeding import n_replicates
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from unetx_space.cost import Cost
     from unetx_space.design_space import DesignSpace
     from unetx_space.genome import Genome
+    from unetx_studies.store import TrialRecord
+
+MIN_SEEDS = 64
+"""As many as the last contenders of a large study have."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +78,29 @@ class StudySetup:
         """Every gene of the space as Optuna knows it."""
         return {name: CategoricalDistribution(choices) for name, choices in self.space.genes.items()}
 
-    def given(self, n_trials: int) -> Iterator[Candidate]:
-        """The designs that a study of so many trials begins with; limits do not concern them.
+    @cached_property
+    def n_given(self) -> int:
+        """How many designs a study begins with."""
+        return sum(1 for _ in self.given())
 
-        These are presets, in a narrowed space with the nearest choices there are, and called adapted. From a certain
-        total on the first, U-Net, is evaluated with a second seed, too: it tells what a seed is worth.
+    def n_replicates(self, n_trials: int, share: float) -> int:
+        """How many of so many trials are replicates."""
+        return n_replicates(n_trials, share, self.n_given)
+
+    @cached_property
+    def u_net_key(self) -> str:
+        """Of the design as which U-Net is tried, adapted to a narrowed space or not."""
+        return next(self.given()).key
+
+    def seeds(self, n_trials: int) -> range:
+        """The list of seeds that all designs share, in the order in which they are used."""
+        return range(self.seed, self.seed + max(n_trials, MIN_SEEDS))
+
+    def given(self) -> Iterator[Candidate]:
+        """The designs that a study begins with; limits do not concern them.
+
+        These are presets, in a narrowed space with the nearest choices there are, and called adapted.
         """
-        presets = list(self._presets())
-        yield from presets
-        if n_trials >= REPEATED_FROM:
-            first = presets[0]
-            origin = replace(first.origin, kind=OriginKind.REPLICATE)
-            yield replace(first, origin=origin, reason=_given(origin))
-
-    def _presets(self) -> Iterator[Candidate]:
         known: list[Mapping[str, Any]] = []
         for name in FIRST_PRESETS:
             genome = canonical(PRESETS[name].genome(self.backbone.n_levels))
@@ -97,8 +111,9 @@ class StudySetup:
                 architecture = Architecture(self.backbone, nearest)
                 origin = Origin(OriginKind.PRESET, name, is_adapted=nearest != genome)
                 full = cost(architecture, self.patch)
-                yield Candidate(architecture, key(architecture), full, params, origin, _given(origin))
+                yield Candidate(architecture, key(architecture), full, params, origin, f"{origin}: given, not proposed")
 
-
-def _given(origin: Origin) -> str:
-    return f"{origin}: given, not proposed"
+    def repeated(self, first: TrialRecord, architecture: Architecture, reason: str) -> Candidate:
+        """The design of a trial once more, for another seed."""
+        origin = replace(first.origin, kind=OriginKind.REPLICATE, trial=first.number)
+        return Candidate(architecture, first.key, cost(architecture, self.patch), first.params, origin, reason)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetx_search.caution import caution, evidence_facts
+from unetx_search.caution import WIDTH, caution, evidence_facts
+from unetx_search.cheapest import cheapest_words
 from unetx_search.config import FIRST_PRESETS
 from unetx_search.reading_words import MOST_NAME_BYTES
 from unetx_space.architecture import Architecture
@@ -21,15 +23,19 @@ from unetx_space.files import write_whole
 from unetx_space.presets import PRESETS
 from unetx_studies.drawing import to_svg, to_text
 from unetx_studies.evidence import evidence
-from unetx_studies.neighbours import BEST, with_hint
+from unetx_studies.neighbours import BEST, CHEAPEST, with_hint
 from unetx_studies.ranking import outcome_counts
 
 if TYPE_CHECKING:
     from unetx_search.run import Summary
     from unetx_studies.export import Exported
-    from unetx_studies.store import TrialRecord
+    from unetx_studies.ranking import Ranked
 
 N_RANKED = 5
+RANKED_BY = (
+    "Ranked by the estimate: the mean Dice over seeds, pulled towards the mean of all designs by as much as seeds and "
+    "designs vary; +- is its standard error."
+)
 USUAL_PATCH: Mapping[int, tuple[int, ...]] = {2: (128, 128), 3: (64, 64, 64)}
 """What costs are told for where an architecture was never searched."""
 
@@ -49,6 +55,7 @@ def summary_text(summary: Summary) -> str:
     lines += _ranking(summary)
     lines += _on_original_voxels(summary)
     lines += caution(evidence(summary.evaluations))
+    lines += _cheapest(summary)
     for warning in summary.warnings:
         lines += ["", f"Warning: {warning}"]  # in one line, so that the option in it can be copied
     lines += ["", *_where_to_go(summary)]
@@ -56,33 +63,38 @@ def summary_text(summary: Summary) -> str:
 
 
 def _ranking(summary: Summary) -> list[str]:
-    if not summary.ranking:
+    designs = summary.ranking.designs
+    if not designs:
         return ["no trial completed, so there is no best architecture"]
-    shown = list(summary.ranking[:N_RANKED])
-    for name in FIRST_PRESETS:
-        record = summary.preset(name)
-        if record is not None and record not in shown:
-            shown.append(record)
-    lines = [f"{'rank':>5}  {'trial':>5}  {'Dice':>6}  {'seconds':>7}  design"]
-    for record in shown:
-        rank = summary.ranking.index(record) + 1
+    shown = list(designs[:N_RANKED])
+    others = [*map(summary.preset, FIRST_PRESETS), summary.cheapest.design if summary.cheapest else None]
+    for one in sorted((one for one in others if one is not None and one not in shown), key=designs.index):
+        shown.append(one)
+    lines = [
+        f"{'rank':>5}  {'trial':>5}  {'estimate':>8}  {'+-':>6}  {'seeds':>5}  {'Dice':>6}  {'seconds':>7}  design"
+    ]
+    for one in shown:
         lines.append(
-            f"{rank:>5}  {record.number:>5}  {record.score:.4f}  {record.seconds or 0:>7.0f}  {_design(record)}"
+            f"{designs.index(one) + 1:>5}  {one.number:>5}  {one.estimate:>8.4f}  {one.standard_error:.4f}  "
+            f"{len(one.seeds):>5}  {one.dice:.4f}  {one.first.seconds:>7.0f}  {one.key[:12]}  {one.origin}"
         )
-    return lines
+    return [*lines, "", *textwrap.wrap(RANKED_BY, WIDTH)]
 
 
-def _design(record: TrialRecord) -> str:
-    return f"{record.key[:12]}  {record.origin}"
+def _cheapest(summary: Summary) -> list[str]:
+    if summary.cheapest is None:
+        return []
+    words = cheapest_words(summary.cheapest.facts)
+    return ["", *textwrap.wrap(f"Cheapest: {words}.", WIDTH)]
 
 
 def _on_original_voxels(summary: Summary) -> list[str]:
     """The scores of the best design and of U-Net before any resampling, where that makes a difference."""
     told = []
     best, unet = summary.best, summary.preset("u-net")
-    for name, record in (("the best", best), ("U-Net", unet if unet is not best else None)):
-        if record is not None and record.original_dice not in (None, record.score):
-            told.append(f"{record.original_dice:.4f} ({name}, trial {record.number})")
+    for name, one in (("the best", best), ("U-Net", unet if unet != best else None)):
+        if one is not None and one.original_dice not in (None, one.dice):
+            told.append(f"{one.original_dice:.4f} ({name}, trial {one.number})")
     return ["", f"on the original voxels: {', '.join(told)}"] if told else []
 
 
@@ -95,6 +107,10 @@ def _where_to_go(summary: Summary) -> list[str]:
             f"  look       {command('unetx-search', 'show', best)}",
             f"  export     {command('unetx-search', 'export', best, 'best.onnx')}",
         ]
+    if summary.cheapest is not None and summary.cheapest.design is not None:
+        lines.append(f"  cheapest   {summary.folder / CHEAPEST}")
+    if len(summary.ranking.designs) > 1:
+        lines.append(f"  finals     {command('unetx-search', 'finals', summary.folder)}")
     lines.append(f"  dashboard  {command('unetx-search', 'dashboard', summary.folder)}")
     if summary.was_stopped or summary.ran_out_of_time:
         lines.append("  continue   run the same command again; interrupted trials are run under the same numbers")
@@ -115,10 +131,9 @@ def summary_json(summary: Summary) -> str:
             "was_stopped": summary.was_stopped,
             "ran_out_of_time": summary.ran_out_of_time,
             "warnings": list(summary.warnings),
-            "best_trial": best.number if best else None,
-            "best_dice": best.score if best else None,
+            **best_facts(best),
+            "cheapest": summary.cheapest.facts if summary.cheapest else None,
             "evidence": evidence_facts(evidence(summary.evaluations)),
-            "best_original_dice": best.original_dice if best else None,
             "evaluations": [
                 {
                     "trial": record.number,
@@ -135,6 +150,18 @@ def summary_json(summary: Summary) -> str:
             ],
         }
     )
+
+
+def best_facts(best: Ranked | None) -> dict[str, Any]:
+    """The best design, for machines; None where there is none."""
+    return {
+        "best_trial": best.number if best else None,
+        "best_estimate": best.estimate if best else None,
+        "best_standard_error": best.standard_error if best else None,
+        "best_seeds": list(best.seeds) if best else None,
+        "best_dice": best.dice if best else None,
+        "best_original_dice": best.original_dice if best else None,
+    }
 
 
 def named_architecture(name: str, n_levels: int = 5) -> Architecture:

@@ -19,6 +19,7 @@ class OriginKind(StrEnum):
     SAMPLER = "sampler"  # proposed by the sampler
     RANDOM = "random"  # drawn at random
     REPLICATE = "replicate"  # a design that the study knows already, with another seed
+    FINALIST = "finalist"  # one of the best designs of another study, the search
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Origin:
     """The name of the preset that was given or is repeated; empty for all others."""
     is_adapted: bool = False
     """The space is narrowed and does not hold the preset: the nearest choices there are take its place."""
+    trial: int | None = None
+    """The first trial of a design that is repeated, or of a finalist in its search; None for all others."""
 
     @property
     def is_given(self) -> bool:
@@ -39,11 +42,11 @@ class Origin:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What ``dataclasses.asdict`` gave, after a trip through JSON."""
-        return cls(OriginKind(data["kind"]), data["preset"], data["is_adapted"])
+        return cls(OriginKind(data["kind"]), data["preset"], data["is_adapted"], data.get("trial"))
 
     def __str__(self) -> str:
         if not self.preset:
-            return str(self.kind)
+            return str(self.kind) if self.trial is None else f"{self.kind} of trial {self.trial}"
         repeated = "replicate of " if self.kind is OriginKind.REPLICATE else ""
         return f"{repeated}preset {self.preset}{', adapted' if self.is_adapted else ''}"
 

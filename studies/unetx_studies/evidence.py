@@ -1,4 +1,4 @@
-"""What the evaluations of a study can tell apart: the spread of its seeds and designs, and what a lead is worth."""
+"""What the evaluations of a study can tell apart: the spread of its seeds and designs, and what the lead is worth."""
 
 from __future__ import annotations
 
@@ -6,21 +6,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scipy.special import ndtri
+
 from unetx_evaluators.evaluation import Outcome
-from unetx_studies.ranking import complete, preset_key, ranking
-from unetx_studies.spread import (
-    Reliability,
-    Scored,
-    SeedSpread,
-    design_deviation,
-    lead_of_best,
-    lead_of_two,
-    reliability,
-    seed_spread,
-)
+from unetx_studies.ranking import Ranking, complete, preset_key
+from unetx_studies.spread import CONFIDENCE, Scored, SeedSpread, seed_spread
 
 if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """The share of the variance of a single score that designs make: 0 where all is noise, 1 where nothing is."""
+
+    share: float
+    low: float
+    high: float
+    """Bounds of the 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """How far the best design other than U-Net is above it, by the shrunken estimates."""
+
+    trial: int
+    """The design's first."""
+    dice: float
+    """Below 0 where U-Net is the best."""
+    low: float
+    high: float
+    """Bounds of the 95 % interval. Where no design has two seeds they rest on an assumption on the noise."""
+    n_seeds: int
+    n_seeds_of_unet: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +55,43 @@ class Evidence:
     """How far another seed moves the score of a design. That two seeds give the very same score, as where nothing is
     learned at all, measures nothing."""
     design_deviation: float | None
-    """How far designs lie apart beyond that, the net without skips left out: it is there to be bad."""
+    """How far designs lie apart beyond that, those far below the others left out, as the net without skips is."""
     reliability: Reliability | None
     """Of a single score, for the same designs."""
-    lead_of_two: float | None
-    """From where on the difference of two designs that were named beforehand counts."""
-    n_rivals: int
-    """Designs other than U-Net that could have become the best, pruned ones among them."""
-    lead_of_best: float | None
-    """From where on the lead of the best of these over U-Net counts."""
-    lead: float | None
-    """What the best of them is ahead of U-Net, on the same seed; below 0 where U-Net is the best."""
+    lead: Lead | None
+    """Of the best design over U-Net."""
 
     @property
     def is_gain(self) -> bool | None:
-        """The lead counts; None where that cannot be told."""
-        return None if self.lead is None or self.lead_of_best is None else self.lead > self.lead_of_best
+        """The lead is more than noise, as its interval is above 0; None where that cannot be told."""
+        return None if self.lead is None or self.seeds is None else self.lead.low > 0.0
 
 
 def evidence(evaluations: Sequence[TrialRecord]) -> Evidence:
     """What these evaluations of one study tell. All have its budget; those that run or failed tell nothing."""
     done = complete(evaluations)
-    scores = [Scored(e.key, e.seed, e.score) for e in done if e.score is not None]
-    unet, no_skip = (preset_key(evaluations, name) for name in ("u-net", "no-skip"))
-    candidates = [one for one in scores if one.design != no_skip]
-    seeds = seed_spread(scores)
+    seeds = seed_spread(Scored(e.key, e.seed, e.score or 0.0) for e in done)
     if seeds is not None and seeds.deviation == 0.0:
         seeds = None
-    judged = {e.key for e in evaluations if e.outcome in (Outcome.COMPLETE, Outcome.PRUNED)}
-    n_rivals = len(judged - {unet})
-    by_design = {e.key: e.score or 0.0 for e in ranking(evaluations)}
-    reference = by_design.pop(unet, None) if unet is not None else None
+    ranking = Ranking(done)
+    known = ranking.shrinkage if seeds else None
     return Evidence(
         n_complete=len(done),
-        n_designs=len({e.key for e in done}),
+        n_designs=len(ranking.designs),
         n_pruned=sum(e.outcome is Outcome.PRUNED for e in evaluations),
         seeds=seeds,
-        design_deviation=design_deviation(candidates) if seeds else None,
-        reliability=reliability(candidates),
-        lead_of_two=lead_of_two(seeds) if seeds else None,
-        n_rivals=n_rivals,
-        lead_of_best=lead_of_best(seeds, n_rivals) if seeds and n_rivals else None,
-        lead=max(by_design.values()) - reference if by_design and reference is not None else None,
+        design_deviation=known.design_deviation if known else None,
+        reliability=Reliability(known.reliability, *known.reliability_bounds) if known else None,
+        lead=_lead(ranking, preset_key(evaluations, "u-net")),
     )
+
+
+def _lead(ranking: Ranking, reference: str | None) -> Lead | None:
+    """None where U-Net or any other design has no score."""
+    unet = ranking.get(reference)
+    best = next((one for one in ranking.designs if one.key != reference), None)
+    if ranking.shrinkage is None or unet is None or best is None:
+        return None
+    dice, error = ranking.shrinkage.difference(best.key, unet.key)
+    reach = float(ndtri((1.0 + CONFIDENCE) / 2)) * error
+    return Lead(best.number, dice, dice - reach, dice + reach, len(best.seeds), len(unet.seeds))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unetx_space.errors import RequestError, command
 
-DATABASE, STORAGE, BEST = "study.db", "storage.json", "best.json"
+DATABASE, STORAGE, BEST, CHEAPEST = "study.db", "storage.json", "best.json", "cheapest.json"
 """Files of a study's folder; one of the first two is always there."""
 USUAL = Path("runs")
 """Where studies are when the user does not say otherwise."""

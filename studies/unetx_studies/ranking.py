@@ -1,49 +1,142 @@
-"""Which design of a study is the best so far, and which evaluations belong to a preset."""
+"""Which designs of a study are the best so far, and which evaluations belong to a preset."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from unetx_evaluators.evaluation import Outcome
+from unetx_studies.shrinkage import Shrinkage, shrinkage
+from unetx_studies.spread import Scored
 
 if TYPE_CHECKING:
+    from unetx_studies.candidate import Origin
     from unetx_studies.store import TrialRecord
 
 
-class Ranking:
-    """Every design by its first complete evaluation, the best score first and the earlier of equals.
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A design with what all its complete evaluations tell of its true mean."""
 
-    That is the evaluation on the seed which all designs share, initial values and batches included, so that like is
-    compared with like. A second seed measures noise and moves nobody: the highest of several seeds would favour who was
-    tried more often, and so would a mean, up or down, by what the seeds have in common for all designs.
+    trials: tuple[TrialRecord, ...]
+    """Its complete evaluations in order of their numbers, one a seed."""
+    estimate: float
+    """The shrunken estimate of its Dice, which ranks."""
+    standard_error: float
+
+    @property
+    def first(self) -> TrialRecord:
+        """The evaluation that is named for the design."""
+        return self.trials[0]
+
+    @property
+    def number(self) -> int:
+        """Of the first evaluation."""
+        return self.first.number
+
+    @property
+    def key(self) -> str:
+        return self.first.key
+
+    @property
+    def origin(self) -> Origin:
+        """Of the first evaluation."""
+        return self.first.origin
+
+    @property
+    def dice(self) -> float:
+        """The mean score as it was measured, over seeds."""
+        return fmean(trial.score or 0.0 for trial in self.trials)
+
+    @property
+    def original_dice(self) -> float | None:
+        """The same on the cases' original voxels, where every evaluation told it."""
+        told = [trial.original_dice for trial in self.trials if trial.original_dice is not None]
+        return fmean(told) if len(told) == len(self.trials) else None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """In order of the evaluations."""
+        return tuple(trial.seed for trial in self.trials)
+
+
+class Ranking:
+    """Every design by the shrunken estimate of its score, the best first.
+
+    A plain mean over seeds would favour who was tried once and lucky, and is moved by what a seed gives to all designs
+    alike; the estimate (``shrinkage.py``) takes account of both. Designs with one seed each, the same, are in the order
+    of their scores. Of equals the better score comes first, then the earlier trial.
     """
 
     def __init__(self, trials: Iterable[TrialRecord] = ()) -> None:
-        self._first: dict[str, TrialRecord] = {}
+        self._trials: dict[int, TrialRecord] = {}
+        self._keys: set[str] = set()
+        self._seeds: set[int] = set()
+        self._highest: TrialRecord | None = None
+        """By score alone."""
         for trial in trials:
             self.add(trial)
 
     def add(self, trial: TrialRecord) -> None:
         """One more trial, in whatever order they come."""
-        if is_complete(trial) and trial.number <= self._first.get(trial.key, trial).number:
-            self._first[trial.key] = trial
+        if is_complete(trial):
+            self._trials[trial.number] = trial
+            self._keys.add(trial.key)
+            self._seeds.add(trial.seed)
+            if self._highest is None or _place(trial) < _place(self._highest):
+                self._highest = trial
+            for known in ("shrinkage", "designs"):
+                self.__dict__.pop(known, None)
 
-    def designs(self) -> tuple[TrialRecord, ...]:
+    def up_to(self, number: int | None) -> Ranking:
+        """The ranking of the trials of numbers up to this one; None: of all."""
+        if number is None or all(known <= number for known in self._trials):
+            return self
+        return Ranking(trial for trial in self._trials.values() if trial.number <= number)
+
+    @cached_property
+    def shrinkage(self) -> Shrinkage | None:
+        """The estimates together; None before a design has a score."""
+        return shrinkage(Scored(trial.key, trial.seed, trial.score or 0.0) for trial in complete(self._trials.values()))
+
+    @cached_property
+    def designs(self) -> tuple[Ranked, ...]:
         """Every design once, the best first."""
-        return tuple(sorted(self._first.values(), key=_place))
+        if self.shrinkage is None:
+            return ()
+        of_design: defaultdict[str, dict[int, TrialRecord]] = defaultdict(dict)
+        for trial in complete(self._trials.values()):
+            of_design[trial.key].setdefault(trial.seed, trial)
+        ranked = (
+            Ranked(tuple(of_design[one.design].values()), one.mean, one.standard_error)
+            for one in self.shrinkage.estimates
+        )
+        return tuple(sorted(ranked, key=lambda one: (-one.estimate, -one.dice, one.number)))
 
-    def best(self, *, up_to: int | None = None) -> TrialRecord | None:
-        """The first of them, of those by trials of numbers up to this one where it is given."""
-        designs = (trial for trial in self._first.values() if up_to is None or trial.number <= up_to)
-        return min(designs, key=_place, default=None)
+    @property
+    def best(self) -> Ranked | None:
+        """The first of them."""
+        return next(iter(self.designs), None)
 
+    @property
+    def is_by_score(self) -> bool:
+        """All designs have the same one seed, so that estimates are in the order of scores; known at no cost."""
+        return len(self._trials) == len(self._keys) and len(self._seeds) <= 1
 
-def ranking(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """Every design once, the best first, as ``Ranking`` has it."""
-    return Ranking(trials).designs()
+    @property
+    def leader(self) -> TrialRecord | None:
+        """The first evaluation of the best design; at no cost as long as estimates are in the order of scores."""
+        best = None if self.is_by_score else self.best
+        return self._highest if best is None else best.first
+
+    def get(self, key: str | None) -> Ranked | None:
+        """A design by its key; None where it has no score."""
+        return next((one for one in self.designs if one.key == key), None)
 
 
 def _place(trial: TrialRecord) -> tuple[float, int]:

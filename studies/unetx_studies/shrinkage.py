@@ -14,8 +14,8 @@ posterior mean of mu + a_i. mu and s are integrated out in closed form, rho and 
 (empirical Bayes with uncertain hyperparameters; Morris, Parametric Empirical Bayes Inference, Journal of the American
 Statistical Association 78, 47-55, 1983). The prior decides where nothing is repeated, and gives way to the data from a
 few repeats on. Which designs are repeated may depend on the scores, as long as all of them are given here: what decided
-is then part of the likelihood (Rubin, Inference and Missing Data, Biometrika 63, 581-592, 1976). The method of moments,
-as in ``spread.py``, has no such excuse. ``benchmarks/reseeding.py`` compares it, the most likely rho and kappa, and
+is then part of the likelihood (Rubin, Inference and Missing Data, Biometrika 63, 581-592, 1976). The method of moments
+has no such excuse. ``benchmarks/reseeding.py`` compares it, the most likely rho and kappa, and
 their whole distribution as here.
 
 Search spaces hold a tail of bad designs, as the net without skips is one. They would make the spread of designs, and so
@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, ndtri
 
-from unetx_studies.spread import Scored, Vector
+from unetx_studies.spread import CONFIDENCE, Scored, Vector
 
 DEFAULT_RELIABILITY = 0.4
 """The reliability of a score where nothing is repeated: designs' deviation 0.005 and seeds' 0.006 give 0.41."""
@@ -76,6 +76,8 @@ class Shrinkage:
     """The best first; of equals, the one that was given first."""
     reliability: float
     """Of a single score, beyond what its seed gives to all designs: rho, the posterior mean."""
+    reliability_bounds: tuple[float, float]
+    """95 % of rho's posterior lie between, both ends nodes of the grid."""
     design_deviation: float
     seed_deviation: float
     """Of a design's score from seed to seed, beyond what a seed gives to all."""
@@ -90,28 +92,23 @@ class Shrinkage:
                 return one
         raise KeyError(design)
 
-    def covariance(self, designs: Iterable[str]) -> tuple[Vector, Vector]:
-        """Joint posterior means and covariance of the true means of these designs, in their order."""
-        return self._posterior.joint([self._posterior.index[design] for design in designs])
-
     def difference(self, design: str, other: str) -> tuple[float, float]:
         """How far the first's true mean is above the other's: estimate and standard error."""
-        means, covariance = self.covariance((design, other))
-        variance = covariance[0, 0] + covariance[1, 1] - 2.0 * covariance[0, 1]
-        return float(means[0] - means[1]), float(np.sqrt(max(0.0, variance)))
+        index = self._posterior.index
+        leads, errors = self._posterior.leads(index[other])
+        return float(leads[index[design]]), float(errors[index[design]])
 
     def cheapest(
         self, costs: Mapping[str, float], reference: str, margin: float, probability: float = PROBABILITY
     ) -> str | None:
         """Of the designs that cost less than the reference and are, with this probability, not worse by more than the
         margin, the one that costs least; None where there is none."""
-        lowest = self[reference].mean - margin
-        good = [one.design for one in self.estimates if one.mean >= lowest and costs[one.design] < costs[reference]]
-        for design in sorted(good, key=lambda name: costs[name]):
-            lead, error = self.difference(design, reference)
-            if lead + margin >= float(ndtri(probability)) * error:
-                return design
-        return None
+        index = self._posterior.index
+        leads, errors = self._posterior.leads(index[reference])
+        is_good = leads + margin >= np.maximum(float(ndtri(probability)) * errors, 0.0)
+        good = [one.design for one in self.estimates if is_good[index[one.design]]]
+        cheaper = (design for design in good if costs[design] < costs[reference])
+        return min(cheaper, key=lambda design: costs[design], default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +141,19 @@ class _Posterior:
     spread: Vector
     """[n, f, f]: their covariance, in units of s^2."""
 
-    def joint(self, designs: list[int]) -> tuple[Vector, Vector]:
-        """Means and covariance of the true means of a few designs."""
-        q = self.pattern[designs]
-        lever = self.leverage[:, q]
-        means = self.slope[:, q] * self.means[designs] + np.einsum("nif,nf->ni", lever, self.effects)
-        mean = self.weight @ means
-        within = np.einsum("nif,nfg,njg->nij", lever, self.spread, lever, optimize=True)
-        within[:, range(len(q)), range(len(q))] += self.own[:, q]
-        covariance = np.einsum("n,nij->ij", self.weight * self.square, within)
-        return self.centre + mean, covariance + np.einsum("n,ni,nj->ij", self.weight, means - mean, means - mean)
+    def leads(self, reference: int) -> tuple[Vector, Vector]:
+        """How far the true means of all designs are above that of one of them: means and standard errors."""
+        r = self.pattern[reference]
+        lever = self.leverage - self.leverage[:, [r]]
+        shift = np.einsum("nqf,nf->nq", lever, self.effects)
+        own = self.own + self.own[:, [r]]
+        within = own + np.einsum("nqf,nfg,nqg->nq", lever, self.spread, lever, optimize=True)
+        given = self.slope[:, self.pattern] * self.means - self.slope[:, [r]] * self.means[reference]
+        given += shift[:, self.pattern]
+        means = self.weight @ given
+        variances = ((self.weight * self.square) @ within)[self.pattern] + self.weight @ (given - means) ** 2
+        variances[reference] = 0.0
+        return means, np.sqrt(np.maximum(variances, 0.0))
 
     def marginal(self) -> tuple[Vector, Vector]:
         """Means and variances of all designs' true means. In each node, the mean is slope times own mean plus shift."""
@@ -194,11 +194,20 @@ def shrinkage(scores: Iterable[Scored]) -> Shrinkage | None:
     return Shrinkage(
         tuple(sorted(estimates, key=lambda one: -one.mean)),
         float(posterior.weight @ rho),
+        _bounds(rho, posterior.weight),
         float(np.sqrt(square @ rho)),
         float(np.sqrt(square @ (1.0 - rho))),
         float(np.sqrt(square @ kappa)),
         posterior,
     )
+
+
+def _bounds(values: Vector, weights: Vector) -> tuple[float, float]:
+    """The values between which 95 % of the weight lie."""
+    order = np.argsort(values)
+    ends = np.searchsorted(np.cumsum(weights[order]), [(1.0 - CONFIDENCE) / 2, (1.0 + CONFIDENCE) / 2])
+    low, high = values[order][np.minimum(ends, len(values) - 1)]
+    return float(low), float(high)
 
 
 @lru_cache(maxsize=1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import optuna
 from executor_helpers import TASK
@@ -15,14 +16,17 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Evaluator
+from unetx_search.config import DEFAULT_SHARE
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.base import Executor
 from unetx_search.executors.inline import InlineExecutor
+from unetx_search.proposals import Reseeding, SearchProposals
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.samplers.constrained_sampler import ConstrainedSampler
 from unetx_search.study_setup import StudySetup
 from unetx_space.design_space import DesignSpace
 from unetx_studies.evidence import Evidence
+from unetx_studies.ranking import Ranked, Ranking
 from unetx_studies.store import (
     OptunaMirror,
     Patience,
@@ -57,7 +61,7 @@ class Notes:
     def trial_rung(self, trial: int, point: CurvePoint) -> None:
         self.rungs.append((trial, point.step))
 
-    def trial_finished(self, trial: int, evaluation: Evaluation, is_best: bool) -> None:
+    def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
         self.finished.append(trial)
 
     def trial_lost(self, trial: int, reason: str) -> None:
@@ -97,10 +101,11 @@ class Bench:
         self.executor_of: Callable[[Evaluator], Executor] = lambda evaluator: InlineExecutor(evaluator, TASK)
 
     @contextmanager
-    def open(self, evaluator: Evaluator, options: RunOptions | int) -> Iterator[Coordinator]:
-        """A coordinator that has the lease; ``options`` may be the total alone."""
-        options = RunOptions(options) if isinstance(options, int) else options
-        run = new_run("s", n_trials=options.n_trials, clock=self.clock)
+    def open(
+        self, evaluator: Evaluator, n_trials: int, *, reseed: float = DEFAULT_SHARE, **options: Any
+    ) -> Iterator[Coordinator]:
+        """A coordinator that has the lease; the ``options`` are those of ``RunOptions``."""
+        run = new_run("s", n_trials=n_trials, clock=self.clock)
         setup = self.setup
         with (
             open_store(self.url, create=True, patience=self.patience) as self.store,
@@ -109,21 +114,26 @@ class Bench:
             self.records = Records(self.store, "s", self.lease)
             with OptunaMirror(self.store, "s", self.records, setup.genes) as self.mirror:
                 self.executor = self.executor_of(evaluator)
+                study = SamplerStudy("s", setup.genes, self.pruner())
+                sampler = ConstrainedSampler(self.sampler_of, setup.genes, setup.admitted, seed=0)
                 yield Coordinator(
-                    setup=setup,
                     records=self.records,
-                    study=SamplerStudy("s", setup.genes, self.pruner()),
-                    sampler=ConstrainedSampler(self.sampler_of, setup.genes, setup.admitted, seed=0),
+                    study=study,
+                    proposals=SearchProposals(setup, self.records, study, sampler, n_trials, Reseeding(reseed)),
                     mirror=self.mirror,
                     executor=self.executor,
                     reporter=self.notes,
-                    options=replace(options, checkpoints=self.folder / "checkpoints"),
-                    on_best=lambda trial: self.notes.bests.append(trial.number),
+                    options=RunOptions(**options, checkpoints=self.folder / "checkpoints"),
+                    on_ranked=self.note_best,
                     clock=self.clock,
                 )
 
-    def run(self, evaluator: Evaluator, options: RunOptions | int) -> None:
-        with self.open(evaluator, options) as coordinator:
+    def note_best(self, ranking: Ranking) -> None:
+        if ranking.best is not None and [ranking.best.number] != self.notes.bests[-1:]:
+            self.notes.bests.append(ranking.best.number)
+
+    def run(self, evaluator: Evaluator, n_trials: int, **options: Any) -> None:
+        with self.open(evaluator, n_trials, **options) as coordinator:
             coordinator.run()
         self.look()
 

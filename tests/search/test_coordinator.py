@@ -15,13 +15,15 @@ from optuna.trial import TrialState
 from unetx_evaluators.evaluation import CurvePoint, Evaluator, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.config import Diagnosis
-from unetx_search.coordinator import RunOptions, SearchFailed
+from unetx_search.coordinator import SearchFailed
 from unetx_search.executors.base import Job
 from unetx_search.executors.inline import InlineExecutor
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
 from unetx_space.design_space import design_space, narrowed
 from unetx_space.presets import PRESETS
+from unetx_studies.candidate import OriginKind
+from unetx_studies.ranking import Ranking
 from unetx_studies.store import Records, open_store
 
 
@@ -79,8 +81,8 @@ def test_presets_that_fall_together_are_tried_once(bench: Bench) -> None:
 
 def test_every_design_is_new_valid_and_inside_the_cost_limit(bench: Bench) -> None:
     bench.run(FakeEvaluator(), 12)
-    proposed = [record for record in bench.records_now if str(record.origin) != "replicate of preset u-net"]
-    assert len({record.key for record in proposed}) == len(proposed) == 11
+    proposed = [record for record in bench.records_now if record.origin.kind is not OriginKind.REPLICATE]
+    assert len({record.key for record in proposed}) == len(proposed) == 9
     with open_store(bench.url, create=False) as store:
         records = Records(store, "s")
         designs = [records.architecture(record.key) for record in bench.records_now]
@@ -90,13 +92,12 @@ def test_every_design_is_new_valid_and_inside_the_cost_limit(bench: Bench) -> No
 
 def test_the_best_is_announced_each_time_it_changes(bench: Bench) -> None:
     bench.run(FakeEvaluator(), 10)
-    best, announced = float("-inf"), []
-    for record in bench.records_now:
-        if str(record.origin) == "replicate of preset u-net":
-            continue  # a second seed does not move a design
-        if record.outcome is Outcome.COMPLETE and record.score is not None and record.score > best:
-            best = record.score
-            announced.append(record.number)
+    announced: list[int] = []
+    for n in range(1, 11):  # results come in the order of their trials here
+        best = Ranking(bench.records_now[:n]).best
+        assert best is not None
+        if [best.number] != announced[-1:]:
+            announced.append(best.number)
     assert bench.notes.bests == announced
 
 
@@ -116,14 +117,12 @@ class NotingExecutor(InlineExecutor):
 def test_presets_are_diagnosed_and_others_when_they_beat_what_was_seen(bench: Bench, lag: int | None) -> None:
     executor = NotingExecutor(FakeEvaluator())
     bench.executor_of = lambda _: executor
-    bench.run(FakeEvaluator(), RunOptions(9, lag=lag))
-    bench.run(FakeEvaluator(), RunOptions(12, lag=lag))  # the second run knows the scores of the first
+    bench.run(FakeEvaluator(), 9, lag=lag)
+    bench.run(FakeEvaluator(), 12, lag=lag)  # the second run knows the scores of the first
     for job in executor.jobs:
-        seen = [
-            r.score for r in bench.records_now[: max(0, job.trial + 1 - (lag or 1))] if r.outcome is Outcome.COMPLETE
-        ]
-        scores = [score for score in seen if score is not None]
-        assert job.diagnosed_above == (max(scores, default=-math.inf) if job.trial > 1 else -math.inf)
+        best = Ranking(bench.records_now[: max(0, job.trial + 1 - (lag or 1))]).best
+        is_given = bench.records_now[job.trial].origin.kind is OriginKind.PRESET
+        assert job.diagnosed_above == (-math.inf if best is None or is_given else best.dice)
     assert len(executor.jobs) == 12
 
 
@@ -131,7 +130,7 @@ def test_presets_are_diagnosed_and_others_when_they_beat_what_was_seen(bench: Be
 def test_all_trials_can_be_diagnosed_and_none(bench: Bench, diagnosis: Diagnosis, above: float) -> None:
     executor = NotingExecutor(FakeEvaluator())
     bench.executor_of = lambda _: executor
-    bench.run(FakeEvaluator(), RunOptions(4, diagnosis=diagnosis))
+    bench.run(FakeEvaluator(), 4, diagnosis=diagnosis)
     assert {job.diagnosed_above for job in executor.jobs} == {above}
 
 

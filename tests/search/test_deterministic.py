@@ -19,8 +19,8 @@ from shuffled_executor import ShuffledExecutor
 
 from unetx_evaluators.evaluation import Budget, Evaluation
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_search.coordinator import RunOptions
 from unetx_search.pruners import PRUNERS, with_rungs_for
+from unetx_studies.ranking import Ranked
 
 N_TRIALS = 18
 LAG = 4
@@ -34,7 +34,7 @@ def run(folder: Path, n_slots: int, order: int, lag: int | None = LAG, pruner: s
     bench.pruner = lambda: PRUNERS[pruner](budget)
     executor = ShuffledExecutor(n_slots, order)
     bench.executor_of = lambda _: executor
-    bench.run(FakeEvaluator(), RunOptions(N_TRIALS, lag=lag))
+    bench.run(FakeEvaluator(), N_TRIALS, lag=lag)
     return bench, executor.most_at_once
 
 
@@ -71,16 +71,16 @@ def test_a_crash_in_between_changes_nothing(tmp_path: Path) -> None:
     for order, last in ((1, 5), (2, 9)):
         bench.executor_of = lambda _, order=order: ShuffledExecutor(3, order)  # type: ignore[misc]
 
-        def crash(trial: int, evaluation: Evaluation, is_best: bool, last: int = last) -> None:
+        def crash(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool, last: int = last) -> None:
             if trial == last:
                 raise Crash
 
         bench.notes.trial_finished = crash  # type: ignore[method-assign]
         with suppress(Crash):
-            bench.run(FakeEvaluator(), RunOptions(N_TRIALS, lag=LAG))
-    bench.notes.trial_finished = lambda trial, evaluation, is_best: None  # type: ignore[method-assign]
+            bench.run(FakeEvaluator(), N_TRIALS, lag=LAG)
+    bench.notes.trial_finished = lambda trial, evaluation, best, is_best: None  # type: ignore[method-assign]
     bench.executor_of = lambda _: ShuffledExecutor(LAG, 3)
-    bench.run(FakeEvaluator(), RunOptions(N_TRIALS, lag=LAG))
+    bench.run(FakeEvaluator(), N_TRIALS, lag=LAG)
     assert facts(bench) == facts(expected)
 
 
@@ -122,8 +122,8 @@ def test_proposal_and_pruning_of_trial_n_see_exactly_the_trials_up_to_n_minus_la
     bench.sampler_of = lambda seed: Watching(proposals)
     bench.pruner = lambda: pruner
     bench.executor_of = lambda _: ShuffledExecutor(LAG, 0)
-    bench.run(FakeEvaluator(), RunOptions(N_TRIALS, lag=LAG))
-    for number in range(3, N_TRIALS):  # the first three are presets
+    bench.run(FakeEvaluator(), N_TRIALS, lag=LAG, reseed=0.0)
+    for number in range(2, N_TRIALS):  # the first two are presets
         assert proposals[number] == [(n, "COMPLETE") for n in range(number - LAG + 1)]
         assert pruner.seen[number] == list(range(number - LAG + 1))
         seen = f"exactly trials 0..{number - LAG}" if number >= LAG else "no trial"
@@ -141,7 +141,7 @@ def test_every_trial_has_a_reason_and_a_sampler_of_its_own_seed(tmp_path: Path) 
         bench = Bench(folder)
         bench.sampler_of = sampler_of
         for total in totals:
-            bench.run(FakeEvaluator(), total)
+            bench.run(FakeEvaluator(), total, reseed=0.0)
         return [record.why for record in bench.records_now]
 
     whole = play(tmp_path / "whole", [8])

@@ -20,15 +20,15 @@ from sqlalchemy import Engine, event, text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_search.coordinator import RunOptions
 from unetx_search.executors.base import Handler
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.pruners import PRUNERS
 from unetx_studies.processes import this_process
+from unetx_studies.ranking import Ranked
 from unetx_studies.store import LeaseLost, Stage, open_store
 
-ALONE = RunOptions(8, lag=1)
+N_TRIALS = 8
 """One trial after another: an interrupted study can be compared with one that was not."""
 
 
@@ -89,7 +89,7 @@ def check_nothing_is_half(bench: Bench) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     bench = Bench(tmp_path_factory.mktemp("undisturbed"))
-    bench.run(FakeEvaluator(), ALONE)
+    bench.run(FakeEvaluator(), N_TRIALS, lag=1)
     return story(bench)
 
 
@@ -104,10 +104,14 @@ def test_a_study_that_crashed_at_several_statements_tells_the_same_story(
     rng = random.Random(seed)
     bench = Bench(tmp_path, server_url)
     for _ in range(3):
-        with suppress(Crash), bench.open(FakeEvaluator(), ALONE) as coordinator, crash_at(rng.randrange(1, 500)):
+        with (
+            suppress(Crash),
+            bench.open(FakeEvaluator(), N_TRIALS, lag=1) as coordinator,
+            crash_at(rng.randrange(1, 500)),
+        ):
             coordinator.run()
         check_nothing_is_half(bench)
-    bench.run(FakeEvaluator(), ALONE)
+    bench.run(FakeEvaluator(), N_TRIALS, lag=1)
     assert story(bench) == undisturbed
     assert {record.stage for record in bench.records_now} == {Stage.FINISHED}
 
@@ -267,8 +271,8 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(tmp_path: Path, server_ur
     bench = Bench(tmp_path, server_url)
     finish = bench.notes.trial_finished
 
-    def lose_the_lease(trial: int, evaluation: Evaluation, is_best: bool) -> None:
-        finish(trial, evaluation, is_best)
+    def lose_the_lease(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
+        finish(trial, evaluation, best, is_best)
         if trial == 2:
             with open_store(bench.url, create=False) as store, store.writing() as session:
                 other = "insert into unetx_runs select 'other', study, process, n_trials, started_at, seen_at, null, ''"

@@ -92,7 +92,7 @@ def test_a_full_disk_is_no_failure_of_the_design_in_any_executor(make: str) -> N
 def test_a_database_that_cannot_grow_stops_the_run_and_goes_on_after_room_was_made(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
 
-    def leave_no_room(trial: int, evaluation: object, is_best: bool) -> None:
+    def leave_no_room(trial: int, evaluation: object, best: object, is_best: bool) -> None:
         if trial == 3:
             with bench.store.writing() as connection:
                 connection.execute(text("pragma max_page_count = 1"))  # as many as there are already
@@ -102,7 +102,7 @@ def test_a_database_that_cannot_grow_stops_the_run_and_goes_on_after_room_was_ma
         bench.run(FakeEvaluator(), 60)
     kept = [record for record in bench.stored().trials() if record.is_finished]
     assert len(kept) >= 4
-    bench.notes.trial_finished = lambda trial, evaluation, is_best: None  # type: ignore[method-assign]
+    bench.notes.trial_finished = lambda trial, evaluation, best, is_best: None  # type: ignore[method-assign]
     bench.run(FakeEvaluator(), len(kept) + 3)
     assert [record for record in bench.records_now if record.number in {k.number for k in kept}] == kept
     check_whole(tmp_path, len(kept) + 3)

@@ -5,15 +5,20 @@ import threading
 
 import pytest
 from rich.console import Console
+from trial_records import record
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_search.progress import LineReporter, LiveReporter, Standing, Steps, WorkerState, display, duration, panel
-from unetx_studies.evidence import Evidence
-from unetx_studies.spread import Reliability, SeedSpread
+from unetx_studies.evidence import Evidence, Reliability
+from unetx_studies.ranking import Ranked
+from unetx_studies.spread import SeedSpread
 
 
 def standing() -> Standing:
     return Standing(study="liver", n_trials=10, n_steps=100, n_slots=2)
+
+
+BEST = Ranked((record(0, "u", 0.75),), estimate=0.74, standard_error=0.01)
 
 
 def plain(width: int = 160) -> Console:
@@ -29,9 +34,9 @@ def test_each_finished_trial_is_one_line_with_its_score_and_the_count() -> None:
     console = plain()
     lines = LineReporter(standing(), console)
     lines.trial_started(3, 0, "CPU 0", "random")
-    lines.trial_finished(3, Evaluation(Outcome.COMPLETE, score=0.8125, seconds=31.4), is_best=True)
+    lines.trial_finished(3, Evaluation(Outcome.COMPLETE, score=0.8125, seconds=31.4), BEST, is_best=True)
     lines.trial_started(4, 1, "CPU 1", "sampler")
-    lines.trial_finished(4, Evaluation(Outcome.OUT_OF_MEMORY, "out of memory on CPU"), is_best=False)
+    lines.trial_finished(4, Evaluation(Outcome.OUT_OF_MEMORY, "out of memory on CPU"), BEST, is_best=False)
     first, second, third = text_of(console).splitlines()
     assert " ".join(first.split()) == "[1/10] trial 3 complete Dice 0.8125 31 s random best so far"
     assert second.split()[:4] == ["[2/10]", "trial", "4", "out-of-memory"]
@@ -43,7 +48,8 @@ def test_a_pruned_trial_tells_its_step_and_no_dice_of_a_few_cases() -> None:
     lines = LineReporter(standing(), console)
     lines.trial_started(3, 0, "CPU 0", "random")
     curve = (CurvePoint(50, 0.9, 0.4, 10.0), CurvePoint(100, 0.94, 0.3, 20.0))
-    lines.trial_finished(3, Evaluation(Outcome.PRUNED, "behind", score=0.94, curve=curve, seconds=20.0), is_best=False)
+    pruned = Evaluation(Outcome.PRUNED, "behind", score=0.94, curve=curve, seconds=20.0)
+    lines.trial_finished(3, pruned, None, is_best=False)
     assert text_of(console).split() == ["[1/10]", "trial", "3", "pruned", "step", "100", "20", "s", "random"]
 
 
@@ -51,14 +57,14 @@ def test_the_panel_tells_progress_best_time_left_and_every_worker() -> None:
     console = plain()
     live = LiveReporter(standing(), console, clock=lambda: 0.0)
     live.trial_started(0, 0, "GPU 0: H200", "preset u-net")
-    live.trial_finished(0, Evaluation(Outcome.COMPLETE, score=0.75, seconds=60.0), is_best=True)
+    live.trial_finished(0, Evaluation(Outcome.COMPLETE, score=0.75, seconds=60.0), BEST, is_best=True)
     live.trial_started(1, 0, "GPU 0: H200", "preset no-skip")
     live.trial_step(1, 25)
     live.trial_started(2, 1, "GPU 1: H200", "random")
     live.trial_rung(2, CurvePoint(50, 0.6, 0.4, 20.0))
     console.print(panel(live.standing, 65.0))
     shown = text_of(console)
-    for fact in ("liver", "1/10 trials", "best Dice 0.7500 (trial 0)", "1 min 5 s so far", "trial 1", "25/100",
+    for fact in ("liver", "1/10 trials", "best Dice 0.7400 (trial 0)", "1 min 5 s so far", "trial 1", "25/100",
                  "GPU 1: H200", "50/100", "Dice 0.6000", "random"):  # fmt: skip
         assert fact in shown
     # Nine trials are left, of which three quarters of one have been trained: 8.25 of 60 s each on two workers.
@@ -104,11 +110,11 @@ def test_what_was_measured_is_told_in_plain_lines_on_a_terminal_and_in_a_log(is_
     console = Console(file=io.StringIO(), width=120, force_terminal=is_terminal, color_system=None)
     seeds = SeedSpread(0.0031, 3, 0.0018, 0.0116)
     with display(standing(), console) as screen:
-        screen.measured(Evidence(9, 6, 5, seeds, 0.0049, Reliability(0.71, 0.0, 0.93), 0.014, 10, 0.0187, 0.0145))
+        screen.measured(Evidence(9, 6, 5, seeds, 0.0049, Reliability(0.71, 0.02, 0.93), None))
     told = text_of(console)
     assert "Measured on 9 complete evaluations of 6 designs" in told
     assert "standard deviation 0.0031 between seeds of one design (95 %: 0.0018 to 0.0116)" in told
-    assert "for the best of 10 over U-Net" in told
+    assert "reliability 0.71" in told
 
 
 def test_a_terminal_gets_the_panel_and_a_pipe_gets_lines() -> None:

@@ -69,7 +69,9 @@ def test_a_search_leaves_a_study_a_best_architecture_and_its_drawing(tmp_path: P
     best = load(folder / "best.json")
     assert summary.best is not None
     assert "original voxels" not in summary_text(summary)
-    assert best.score["dice"] == summary.best.score == max(e.score for e in summary.ranking if e.score is not None)
+    assert best.score["dice"] == summary.best.dice == max(one.dice for one in summary.ranking.designs)
+    assert (best.score["estimate"], best.score["seeds"]) == (summary.best.estimate, [0])
+    assert best.score["standard_error"] == summary.best.standard_error
     assert best.provenance["trial"] == summary.best.number
     assert best.backbone.widths[0] == 32, "an architecture keeps the full-size backbone"
     with open_store(study_url(folder), create=False, read_only=True) as store:
@@ -90,7 +92,8 @@ class Resampled(FakeEvaluator):
 def test_scores_on_original_voxels_are_told_where_they_differ(tmp_path: Path) -> None:
     summary = run(tmp_path, evaluator=Resampled(), trials=2, cpu_workers=1)
     unet, bare = summary.evaluations
-    assert summary.best == unet
+    assert summary.best is not None
+    assert summary.best.first == unet
     assert unet.score is not None
     less = unet.score - 0.125
     assert f"on the original voxels: {less:.4f} (the best, trial 0)\n" in summary_text(summary)
@@ -102,6 +105,45 @@ def test_scores_on_original_voxels_are_told_where_they_differ(tmp_path: Path) ->
     assert json.loads(status_json(status))["best_original_dice"] == less
     beaten = replace(summary, evaluations=(unet, replace(bare, score=0.9, original_dice=0.75)))
     assert f"voxels: 0.7500 (the best, trial 1), {less:.4f} (U-Net, trial 0)\n" in summary_text(beaten)
+
+
+def test_the_best_and_the_cheapest_are_kept_and_told_and_follow_the_margin(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    wide = run(tmp_path, trials=20, cpu_workers=1, margin=0.5, cheap_by="params")
+    assert (wide.cheapest is not None, wide.best is not None) == (True, True)
+    found, best = wide.cheapest.design, load(folder / "best.json")  # type: ignore[union-attr]
+    assert found is not None
+    unet = wide.preset("u-net")
+    assert unet is not None
+    cheaper = [one for one in wide.ranking.designs if one.first.n_parameters < unet.first.n_parameters]
+    assert found.first.n_parameters == min(one.first.n_parameters for one in cheaper), "the margin lets all pass"
+    kept = load(folder / "cheapest.json")
+    assert kept.provenance["key"] == found.key
+    assert kept.score["cheapest"] == json.loads(summary_json(wide))["cheapest"]
+    assert kept.score["cheapest"] == json.loads(status_json(read_status(folder)))["cheapest"]
+    sentence = f"trial {found.number} is as good as U-Net at "
+    assert sentence in " ".join(summary_text(wide).split())
+    assert sentence in status_text(read_status(folder))
+    assert str(folder / "cheapest.json") in summary_text(wide)
+    assert wide.best is not None
+    assert len(wide.best.seeds) > 1
+    assert best.score["seeds"] == list(wide.best.seeds)
+    assert best.score["estimate"] == wide.best.estimate != best.score["dice"] == wide.best.dice
+    assert best.provenance["trials"] == [trial.number for trial in wide.best.trials]
+
+    strict = run(tmp_path, trials=20, cpu_workers=1, margin=0.0, evaluator=FakeEvaluator())
+    assert strict.evaluations == wide.evaluations, "margin and cost are no part of what a study was begun with"
+    assert (folder / "cheapest.json").exists() == (strict.cheapest is not None and strict.cheapest.design is not None)
+
+
+def test_a_study_of_a_version_without_re_seeding_goes_on(tmp_path: Path) -> None:
+    run(tmp_path, trials=3, reseed=0.0)
+    settings = tmp_path / "s" / "config.json"
+    begun = json.loads(settings.read_text(encoding="utf-8"))
+    assert begun.pop("reseed") == 0.0
+    settings.write_text(json.dumps(begun), encoding="utf-8")
+    again = run(tmp_path, trials=8, cpu_workers=1)
+    assert [str(e.origin)[:9] for e in again.evaluations].count("replicate") == 2
 
 
 def test_a_complete_study_says_so_and_more_trials_continue_it(tmp_path: Path) -> None:

@@ -109,7 +109,9 @@ def test_another_split_is_refused_before_any_case_is_read(tmp_path: Path) -> Non
     assert (tmp_path / "s" / "splits.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"sampler": "random"}, {"steps": 5}, {"patch": (16, 8)}, {"dims": 3}])
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"sampler": "random"}, {"steps": 5}, {"reseed": 0.5}, {"patch": (16, 8)}, {"dims": 3}]
+)
 def test_other_settings_are_refused_before_any_case_is_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     run(tmp_path, PaintedSource())
     for entry in cached(tmp_path / ".cache"):

@@ -14,16 +14,14 @@ from kill_helpers import check_whole
 from postgres_server import Server
 from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from test_exactly_once import ALONE, story
+from test_exactly_once import N_TRIALS, story
 
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_search.coordinator import RunOptions
 from unetx_search.pruners import PRUNERS
 from unetx_studies.store import Patience, ServerGone, Stage
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg, the driver, is not installed")
 
-N_TRIALS = ALONE.n_trials
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +46,7 @@ def at_statements(numbers: set[int], act: Callable[[], None]) -> Iterator[list[i
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     bench = Bench(tmp_path_factory.mktemp("undisturbed"))
-    bench.run(FakeEvaluator(), ALONE)
+    bench.run(FakeEvaluator(), N_TRIALS, lag=1)
     return story(bench)
 
 
@@ -89,7 +87,7 @@ def test_a_server_that_is_restarted_in_the_middle_of_transactions_costs_nothing_
     rng = random.Random(mode)
     numbers = {rng.randrange(10, 400) for _ in range(5)}
     with n_breaks() as broken, at_statements(numbers, lambda: postgres.restart(mode)) as count:
-        bench.run(FakeEvaluator(), ALONE)
+        bench.run(FakeEvaluator(), N_TRIALS, lag=1)
     assert count[0] > max(numbers)
     assert broken[0] >= len(numbers), "every restart met a connection in use"
     check_undisturbed(bench, undisturbed)
@@ -115,7 +113,7 @@ def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice(
             connection.dbapi_connection.close()
             raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    with bench.open(FakeEvaluator(), ALONE) as coordinator:
+    with bench.open(FakeEvaluator(), N_TRIALS, lag=1) as coordinator:
         monkeypatch.setattr(PGDialect_psycopg, "do_commit", commit)
         coordinator.run()
         monkeypatch.undo()
@@ -137,7 +135,7 @@ def test_a_server_that_is_away_is_waited_for_and_the_user_is_told(
 
     bench.patience = Patience(120.0, tell)
     with at_statements({120}, lambda: postgres.control("stop", "-m", "fast")):
-        bench.run(FakeEvaluator(), ALONE)
+        bench.run(FakeEvaluator(), N_TRIALS, lag=1)
     asked, back = told
     assert asked.startswith("postgresql+psycopg://postgres@/test_")
     assert "waiting up to 120 s for it" in asked
@@ -152,7 +150,7 @@ def test_a_server_that_stays_away_ends_the_run_in_order_and_the_same_command_con
     try:
         with (
             pytest.raises(ServerGone, match=r"does not answer.*run the same command again"),
-            bench.open(FakeEvaluator(), ALONE) as coordinator,
+            bench.open(FakeEvaluator(), N_TRIALS, lag=1) as coordinator,
             at_statements({200}, lambda: postgres.control("stop", "-m", "immediate")),
         ):
             coordinator.run()
@@ -160,12 +158,12 @@ def test_a_server_that_stays_away_ends_the_run_in_order_and_the_same_command_con
         postgres.start()
     n_before = len(bench.stored().trials(finished_only=True))
     assert n_before > 0
-    bench.run(FakeEvaluator(), ALONE)
+    bench.run(FakeEvaluator(), N_TRIALS, lag=1)
     check_undisturbed(bench, undisturbed)
 
 
 def test_who_asks_for_an_end_does_not_wait_for_a_server_that_is_away(bench: Bench) -> None:
-    with bench.open(FakeEvaluator(), ALONE) as coordinator:
+    with bench.open(FakeEvaluator(), N_TRIALS, lag=1) as coordinator:
         coordinator.stop()
         assert bench.patience is not None
         assert bench.patience.seconds <= 5
@@ -180,10 +178,10 @@ def test_sessions_that_an_administrator_ends_at_every_turn_change_no_word_of_the
     for bench in benches:
         bench.pruner = lambda bench=bench: PRUNERS[pruner](bench.setup.budget)  # type: ignore[misc]
     calm, hectic = benches
-    calm.run(FakeEvaluator(), RunOptions(12, lag=1))
+    calm.run(FakeEvaluator(), 12, lag=1)
     database = postgres_url.partition("@/")[2].partition("?")[0]
     with (
-        hectic.open(FakeEvaluator(), RunOptions(12, lag=1)) as coordinator,
+        hectic.open(FakeEvaluator(), 12, lag=1) as coordinator,
         n_breaks() as broken,
         at_statements(set(range(10, 1000, 29)), lambda: postgres.end_sessions(database)),
     ):

@@ -20,6 +20,7 @@ from unetx_search.executors.local import LocalExecutor
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState
 from unetx_search.status import decisions_text, read_status, status_json, status_text, watch
 from unetx_space.errors import RequestError
+from unetx_studies.ranking import Ranked
 from unetx_studies.store import open_store, study_url
 
 NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
@@ -57,7 +58,8 @@ def test_a_study_that_runs_is_told_with_its_workers_steps_and_scores(bench: Benc
     assert f"as {bench.lease.run.process} (run {bench.lease.run.id[:8]})" in told
     assert "trials     2 of 6 (2 complete)" in told
     assert "worker 0   this process: trial 2, step 4, Dice" in told
-    assert "best       Dice 0.8" in told
+    assert "best       trial 0: Dice estimated at 0." in told
+    assert "; measured 0.8" in told
     assert "worker-N.log" in told
     facts = json.loads(status_json(status))
     assert (facts["n_finished"], facts["n_trials"], facts["best_trial"], facts["is_running"]) == (2, 6, 0, True)
@@ -102,8 +104,8 @@ def test_a_complete_study_an_ended_one_and_a_failed_one_are_told_apart(bench: Be
     with stopped.open(FakeEvaluator(), 5) as coordinator:
         finish = stopped.notes.trial_finished
 
-        def stop(trial: int, evaluation: Evaluation, is_best: bool) -> None:
-            finish(trial, evaluation, is_best)
+        def stop(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
+            finish(trial, evaluation, best, is_best)
             coordinator.stop()
 
         stopped.notes.trial_finished = stop  # type: ignore[method-assign]
@@ -130,7 +132,7 @@ def test_workers_that_died_are_told_with_the_reason(bench: Bench, tmp_path: Path
 
 
 def test_decisions_are_one_line_a_trial(bench: Bench) -> None:
-    bench.run(FakeEvaluator(), 8)
+    bench.run(FakeEvaluator(), 8, reseed=0.0)
     lines = decisions_text(read_status(bench.folder)).splitlines()
     assert len(lines) == 8
     assert lines[0].endswith("preset u-net: given, not proposed")

@@ -19,7 +19,7 @@ from unetx_space.design_space import DesignSpace
 from unetx_space.genome import NO_ATTENTION, Attention, DecoderNode, Genome, decoder, encoder, plain_coarser
 from unetx_space.presets import no_skip, unet
 from unetx_space.validity import faults
-from unetx_studies.drawing import to_svg, to_text
+from unetx_studies.drawing import Numbers, to_svg, to_text
 from unetx_studies.drawing.layout import LABEL_PITCH, WIDE_LABEL_PITCH, Box, Layout, make_layout
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -288,6 +288,54 @@ def test_everything_lies_inside_the_picture(architecture: Architecture) -> None:
     for element in ET.fromstring(svg).iter(f"{SVG}text"):
         assert x <= float(element.attrib["x"]) <= x + width
         assert y <= float(element.attrib["y"]) <= y + height
+
+
+def numbered(architecture: Architecture) -> Numbers:
+    """The longest numbers that there may be, everywhere."""
+    pairs = [(source, node.ref) for node in architecture.genome.nodes for source in node.sources]
+    stages = [encoder(level) for level in range(architecture.backbone.n_levels)]
+    stages += [node.ref for node in architecture.genome.nodes]
+    return Numbers(
+        sources=dict.fromkeys(pairs, "−0.123"),
+        widths=dict.fromkeys(pairs, 4.5),
+        stages=dict.fromkeys(stages, "gradient ×0.052"),
+        worth="Dice 0.8123",
+        notes=("What the numbers are.",),
+    )
+
+
+@gallery
+def test_numbers_stand_inside_their_boxes_and_once_each(architecture: Architecture) -> None:
+    svg, layout = to_svg(architecture, numbered(architecture)), make_layout(architecture, with_numbers=True)
+    assert drawn(svg) == sources(architecture)
+    n_sources = sum(sources(architecture).values())
+    boxes = layout.boxes.values()
+    assert not any(overlap(one, other) for one, other in itertools.combinations(boxes, 2))
+    words = [element for element in ET.fromstring(svg).iter(f"{SVG}text") if element.text]
+    assert sum((element.text or "").endswith("−0.123") for element in words) == n_sources
+    assert sum(element.text == "gradient ×0.052" for element in words) == len(boxes)
+    for element in words:
+        if (element.text or "").endswith(("−0.123", "gradient ×0.052")):
+            assert any(holds(box, element) for box in boxes), element.text
+
+
+def holds(box: Box, element: ET.Element) -> bool:
+    """A text's place and its width, at 6.8 pixels a character of 12 pixels and 5.6 of one of 9, lie in the box."""
+    width = len(element.text or "") * (5.6 if element.get("class") == "port" else 6.8)
+    x, y = float(element.attrib["x"]), float(element.attrib["y"])
+    left = x - {"start": 0.0, "middle": width / 2, "end": width}[element.attrib["text-anchor"]]
+    return box.x - box.width / 2 <= left and left + width <= box.x + box.width / 2 and abs(y - box.y) <= box.height / 2
+
+
+@given(designs)
+def test_no_words_of_a_node_leave_its_box(architecture: Architecture) -> None:
+    """The longest name of an attention with its place has 30 characters."""
+    for numbers in (None, numbered(architecture)):
+        svg = to_svg(architecture) if numbers is None else to_svg(architecture, numbers)
+        boxes = make_layout(architecture, with_numbers=numbers is not None).boxes.values()
+        for element in ET.fromstring(svg).iter(f"{SVG}text"):
+            if "on sources" in (element.text or "") or "after " in (element.text or ""):
+                assert any(holds(box, element) for box in boxes), element.text
 
 
 def overlap(one: Box, other: Box) -> bool:

@@ -18,6 +18,7 @@ from unetx_studies.candidate import Origin, OriginKind
         (Origin(OriginKind.REPLICATE, "u-net"), "replicate of preset u-net", True),
         (Origin(OriginKind.REPLICATE, "u-net", is_adapted=True), "replicate of preset u-net, adapted", True),
         (Origin(OriginKind.REPLICATE), "replicate", False),
+        (Origin(OriginKind.REPLICATE, trial=7), "replicate of trial 7", False),
         (Origin(OriginKind.SAMPLER), "sampler", False),
         (Origin(OriginKind.RANDOM), "random", False),
     ],

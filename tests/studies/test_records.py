@@ -267,7 +267,7 @@ def test_a_study_does_not_see_the_trials_of_another_in_the_same_file(store: Stor
 
 
 def test_the_best_is_the_earliest_of_the_highest_complete_scores(records: Records) -> None:
-    assert Ranking(records.trials()).best() is None
+    assert Ranking(records.trials()).best is None
     for trial, (outcome, score) in enumerate(
         [
             (Outcome.COMPLETE, 0.25),
@@ -279,10 +279,9 @@ def test_the_best_is_the_earliest_of_the_highest_complete_scores(records: Record
         ]
     ):
         run(records, trial, Evaluation(outcome, score=score), f"design {trial}")
-    run(records, 6, Evaluation(Outcome.COMPLETE, score=0.9), "design 0")  # a second seed moves no design
-    best = Ranking(records.trials()).best()
+    best = Ranking(records.trials()).best
     assert best is not None
-    assert (best.number, best.score) == (2, 0.75)
+    assert (best.number, best.dice) == (2, 0.75)
 
 
 def test_a_loss_that_is_no_number_or_infinite_comes_back_as_it_was(records: Records) -> None:

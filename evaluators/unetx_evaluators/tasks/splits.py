@@ -69,13 +69,35 @@ def split_cases(
         validation = _take(waiting, sizes, max(1, round(VALIDATION_SHARE * n_cases)), leave=1)
     else:
         _check_folds(folds, fold, len(waiting), what)
-        parts: list[list[str]] = [[] for _ in range(folds)]
-        for group in waiting:  # each to the part that has fewest cases so far
-            min(parts, key=lambda part: sum(sizes[member] for member in part)).append(group)
-        validation = parts[fold]
+        validation = _dealt(waiting, sizes, folds)[fold]
     train = [group for group in waiting if group not in validation]
     names_of = ([name for group in part for name in members[group]] for part in (train, validation, test))
     return Splits(*(tuple(_shuffled(part, f"{seed}/case")) for part in names_of))
+
+
+def cross_validation(splits: Splits, groups: Mapping[str, str] | None, folds: int, fold: int) -> Splits:
+    """All cases of a split, its test cases too, dealt anew: those of the fold validate, the others train.
+
+    ``groups`` names the group of every case; cases of one group stay together. Raises DataError where there are fewer
+    groups than folds.
+    """
+    names = (*splits.train, *splits.validation, *splits.test)
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        members[name if groups is None else groups[name]].append(name)
+    _check_folds(folds, fold, len(members), "cases" if groups is None else "groups of cases")
+    sizes = {group: len(cases) for group, cases in members.items()}
+    held_out = _dealt(_shuffled(members, "cross-validation"), sizes, folds)[fold]
+    scored = tuple(name for name in names if (name if groups is None else groups[name]) in held_out)
+    return Splits(tuple(name for name in names if name not in scored), scored, ())
+
+
+def _dealt(groups: Sequence[str], sizes: Mapping[str, int], n_parts: int) -> list[list[str]]:
+    """The groups in so many parts, each to the part that has fewest cases so far."""
+    parts: list[list[str]] = [[] for _ in range(n_parts)]
+    for group in groups:
+        min(parts, key=lambda part: sum(sizes[member] for member in part)).append(group)
+    return parts
 
 
 def _take(waiting: Sequence[str], sizes: Mapping[str, int], target: int, *, leave: int) -> list[str]:
@@ -93,7 +115,7 @@ def _take(waiting: Sequence[str], sizes: Mapping[str, int], target: int, *, leav
 def _check_folds(folds: int, fold: int, n_groups: int, what: str) -> None:
     if not 2 <= folds <= n_groups:
         raise DataError(
-            f"there are at least 2 folds, and at most one for each of the {n_groups} {what} that are not for test; got "
+            f"there are at least 2 folds, and at most one for each of the {n_groups} {what} to be dealt; got "
             f"--folds {folds}"
         )
     if not 0 <= fold < folds:

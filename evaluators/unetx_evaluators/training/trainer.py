@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.diagnosis import stage_gradients
-from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, EvaluationEnded, Observer, Outcome
+from unetx_evaluators.evaluation import Budget, CaseScore, CurvePoint, EvaluationEnded, Measured, Observer, Outcome
 from unetx_evaluators.insight import Insight, SkipSimilarity, StageGradient, ZeroCost
 from unetx_evaluators.metrics import objective
-from unetx_evaluators.scoring import Measured, Scorer
+from unetx_evaluators.scoring import Scorer
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream

@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
@@ -31,9 +30,7 @@ class ConstrainedSampler:
     of the trials it is shown, and nothing is lost when the process ends. It is asked for all genes jointly from the
     first trial on, so that a sampler which learns from joint samples never waits for an intersection. A proposal that
     is not ``admitted`` or known already is drawn again, at most ``n_redraws`` times; then a random new design takes
-    its place, and when ``n_random`` random draws give nothing new, an admissible design that was seen before: a
-    replicate, which is evaluated with another seed. Random draws come from (seed, trial number), so they do not depend
-    on what was drawn before.
+    its place. Random draws come from (seed, trial number), so they do not depend on what was drawn before.
     """
 
     def __init__(
@@ -53,12 +50,12 @@ class ConstrainedSampler:
         self._n_redraws = n_redraws
         self._n_random = n_random
 
-    def propose(self, study: Study, trial: FrozenTrial, seen: Container[str]) -> Candidate:
-        """The first admissible draw whose key is not in ``seen``; else a replicate.
+    def propose(self, study: Study, trial: FrozenTrial, seen: Container[str]) -> Candidate | None:
+        """The first admissible draw whose key is not in ``seen``; None where ``n_random`` random draws gave none.
 
         Raises RuntimeError when no draw is admissible.
         """
-        known = None
+        is_any_admissible = False
         refused: Counter[str] = Counter()
         draws = (
             (Origin(kind), params)
@@ -74,16 +71,15 @@ class ConstrainedSampler:
                 refused["invalid or too expensive"] += 1
             elif candidate.key in seen:
                 refused["known already"] += 1
-                known = known or candidate
+                is_any_admissible = True
             else:
                 return candidate
-        if known is None:
-            raise RuntimeError(
-                f"none of {self._n_redraws + self._n_random} designs drawn for trial {trial.number} is admissible; "
-                "the cost limit leaves next to nothing of the design space"
-            )
-        repeated = OriginKind.REPLICATE
-        return replace(known, origin=Origin(repeated), reason=_reason(repeated, refused))
+        if is_any_admissible:
+            return None
+        raise RuntimeError(
+            f"none of {self._n_redraws + self._n_random} designs drawn for trial {trial.number} is admissible; "
+            "the cost limit leaves next to nothing of the design space"
+        )
 
     def _proposals(self, study: Study, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
         """What the wrapped sampler proposes; nothing while it has too little to learn from.
@@ -119,10 +115,6 @@ def trial_seed(seed: int, trial_number: int) -> int:
 
 def _reason(kind: OriginKind, refused: Counter[str]) -> str:
     """One sentence for the decision log."""
-    told = {
-        OriginKind.SAMPLER: "proposed by the sampler",
-        OriginKind.RANDOM: "drawn at random",
-        OriginKind.REPLICATE: "nothing new was found, so a known design is tried with another seed",
-    }[kind]
+    told = {OriginKind.SAMPLER: "proposed by the sampler", OriginKind.RANDOM: "drawn at random"}[kind]
     draws = ", ".join(f"{n} {why}" for why, n in sorted(refused.items()))
     return f"{told} after other draws ({draws})" if draws else told

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unetx_space import Architecture, DecoderNode, Relation, StageRef, encoder, relation
+from unetx_studies.drawing.captions import operator_words
 
 Side = Literal["left", "right", "top", "bottom"]
 Kind = Literal["down", "up"] | Relation
@@ -33,6 +34,16 @@ BARE_PITCH = 7.0
 """Between two outgoing wires, which have no labels."""
 GAP = 36.0
 """Between rows."""
+LABEL_WIDTH = 34.0
+"""Left of a node's words, for the names of the sources that enter there."""
+NUMBER_WIDTH = 44.0
+"""Added where a number stands beside each name; beneath it, NUMBER_PITCH, where wires enter from above or below."""
+NUMBER_PITCH = 10.0
+NOTE_HEIGHT = 20.0
+NOTE_CHARACTERS = 16
+"""Of one more line in every box."""
+CHARACTER_WIDTH = 6.8
+"""Of a node's words, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +121,20 @@ class _Link:
     enter_rank: Rank
 
 
-def make_layout(architecture: Architecture) -> Layout:
-    """The layout of an architecture without faults."""
+def make_layout(architecture: Architecture, *, with_numbers: bool = False) -> Layout:
+    """The layout of an architecture without faults; ``with_numbers`` leaves room for one at every name of a source and
+    for a line more in every box."""
     nodes, n_levels = architecture.genome.nodes, architecture.backbone.n_levels
     columns = sorted({node.ref.column for node in nodes})
     if any(columns):
         ranks = {node.ref: columns.index(node.ref.column) + 1 for node in nodes}  # counted without gaps
         links = _nested_links(nodes, n_levels, ranks)
-        shifts = _shifts(links)
-        boxes = _nested_boxes(nodes, n_levels, ranks, shifts)
+        shifts = _shifts(links, WIDE_LABEL_PITCH + (NUMBER_PITCH + 2 if with_numbers else 0))
+        boxes = _nested_boxes(nodes, n_levels, ranks, shifts, with_numbers)
     else:
         links = _plain_links(nodes, n_levels)
         shifts = _shifts(links)
-        boxes = _plain_boxes(nodes, n_levels, shifts)
+        boxes = _plain_boxes(nodes, n_levels, shifts, with_numbers)
     return Layout(boxes, tuple(_wire(link, boxes, shifts) for link in links), any(columns))
 
 
@@ -186,11 +198,11 @@ _End = tuple[StageRef, StageRef, bool]
 """Source and target of a wire, and whether this is its end at the target."""
 
 
-def _shifts(links: Iterable[_Link]) -> dict[_End, float]:
+def _shifts(links: Iterable[_Link], wide_pitch: float = WIDE_LABEL_PITCH) -> dict[_End, float]:
     """How far from the middle of its side each end lies."""
     sides: dict[tuple[StageRef, Side], list[tuple[Rank, _End, float]]] = {}
     for link in links:
-        pitch = LABEL_PITCH if link.enters in ("left", "right") else WIDE_LABEL_PITCH  # the label included
+        pitch = LABEL_PITCH if link.enters in ("left", "right") else wide_pitch  # the label included
         if link.kind in ("up", "down"):
             pitch = BARE_PITCH
         start, end = (link.source, link.target, False), (link.source, link.target, True)
@@ -220,9 +232,30 @@ def _reach(shifts: Shifts, at_end: bool | None = None) -> float:
     return max((abs(shift) for (_, _, end), shift in shifts.items() if at_end in (None, end)), default=0.0)
 
 
-def _plain_boxes(nodes: Iterable[DecoderNode], n_levels: int, shifts: Shifts) -> dict[StageRef, Box]:
-    height = max(DECODER_HEIGHT, 2 * _reach(shifts, True) + 18)
-    encoder_height = max(ENCODER_HEIGHT, 2 * _reach(shifts, False) + 14)
+def label_width(with_numbers: bool) -> float:
+    """What a box has left of its words."""
+    return LABEL_WIDTH + (NUMBER_WIDTH if with_numbers else 0)
+
+
+def _words_width(nodes: Iterable[DecoderNode], with_numbers: bool) -> float:
+    """So wide that no node's words leave its box, nor meet the names at its right side."""
+    beside = label_width(with_numbers)
+    widest, note = 0.0, NOTE_CHARACTERS if with_numbers else 0
+    for node in nodes:
+        fusion, alignment, attention = operator_words(node)
+        lengths = len(node.upsampler) + 2, len(fusion) + len(alignment) + 3, len(attention) + 2, note
+        at_right = beside if any(source.kind == "D" for source in node.sources) else 8.0
+        widest = max(widest, beside + CHARACTER_WIDTH * max(lengths) + at_right)
+    return widest
+
+
+def _plain_boxes(
+    nodes: Iterable[DecoderNode], n_levels: int, shifts: Shifts, with_numbers: bool
+) -> dict[StageRef, Box]:
+    more = NOTE_HEIGHT if with_numbers else 0.0
+    height = max(DECODER_HEIGHT + more, 2 * _reach(shifts, True) + 18)
+    encoder_height = max(ENCODER_HEIGHT + more, 2 * _reach(shifts, False) + 14)
+    width = max(DECODER_WIDTH, _words_width(nodes, with_numbers))
     middle = max(360.0, 76.0 * n_levels)
     pitch = max(height, encoder_height) + GAP
     boxes = {
@@ -231,27 +264,29 @@ def _plain_boxes(nodes: Iterable[DecoderNode], n_levels: int, shifts: Shifts) ->
     }
     bottleneck = encoder(n_levels - 1)
     boxes[bottleneck] = Box(
-        bottleneck, (ENCODER_WIDTH + middle) / 2, (n_levels - 1) * pitch, ENCODER_WIDTH, ENCODER_HEIGHT
+        bottleneck, (ENCODER_WIDTH + middle) / 2, (n_levels - 1) * pitch, ENCODER_WIDTH, ENCODER_HEIGHT + more
     )
-    x = (ENCODER_WIDTH + DECODER_WIDTH) / 2 + middle
-    boxes |= {node.ref: Box(node.ref, x, node.ref.level * pitch, DECODER_WIDTH, height) for node in nodes}
+    x = (ENCODER_WIDTH + width) / 2 + middle
+    boxes |= {node.ref: Box(node.ref, x, node.ref.level * pitch, width, height) for node in nodes}
     return boxes
 
 
 def _nested_boxes(
-    nodes: Iterable[DecoderNode], n_levels: int, ranks: Mapping[StageRef, int], shifts: Shifts
+    nodes: Iterable[DecoderNode], n_levels: int, ranks: Mapping[StageRef, int], shifts: Shifts, with_numbers: bool
 ) -> dict[StageRef, Box]:
-    width = max(NESTED_WIDTH, 2 * _reach(shifts) + 40)
+    height = DECODER_HEIGHT + 22 + (NOTE_HEIGHT + 2 * NUMBER_PITCH if with_numbers else 0)
+    width = max(NESTED_WIDTH, 2 * _reach(shifts) + 40, _words_width(nodes, with_numbers))
     half_step = (width + 60) / 2
     widest = max((ranks[node.ref] - ranks.get(source, 0) for node in nodes for source in node.sources), default=1)
-    pitch = DECODER_HEIGHT + 22 + GAP + 11 * max(widest, 2)
+    pitch = height + GAP + 11 * max(widest, 2)
+    encoder_height = ENCODER_HEIGHT + (NOTE_HEIGHT if with_numbers else 0)
     boxes = {
-        encoder(level): Box(encoder(level), level * half_step, level * pitch, ENCODER_WIDTH, ENCODER_HEIGHT)
+        encoder(level): Box(encoder(level), level * half_step, level * pitch, ENCODER_WIDTH, encoder_height)
         for level in range(n_levels)
     }
     for node in nodes:
         x = _half_steps(node.ref, ranks) * half_step
-        boxes[node.ref] = Box(node.ref, x, node.ref.level * pitch, width, DECODER_HEIGHT + 22)
+        boxes[node.ref] = Box(node.ref, x, node.ref.level * pitch, width, height)
     return boxes
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from html import escape
 
-from unetx_space import Architecture
+from unetx_space import Architecture, StageRef
 from unetx_studies.drawing.captions import by, captions, counted, operator_words, title
-from unetx_studies.drawing.layout import Box, Kind, Layout, Point, Wire, make_layout
+from unetx_studies.drawing.layout import NUMBER_PITCH, Box, Kind, Layout, Point, Wire, label_width, make_layout
 
 COLOURS: Mapping[Kind, str] = {
     "down": "#7d8a9e",
@@ -33,18 +34,41 @@ HEADER = 74.0
 FOOTER = 46.0
 LEGEND_STEP = 215.0
 MIN_WIDTH = 3 * LEGEND_STEP + 110
+LINE = 15.0
+"""Between lines of notes below the legend."""
 
 
-def to_svg(architecture: Architecture) -> str:
-    """The drawing of an architecture without faults."""
-    layout, (worth, fixed) = make_layout(architecture), captions(architecture)
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What is written into a drawing: short, for there is room for seven characters at a source and 16 in a box."""
+
+    sources: Mapping[tuple[StageRef, StageRef], str]
+    """Beside the name of a source, by source and node."""
+    widths: Mapping[tuple[StageRef, StageRef], float]
+    """Of the wires, in pixels."""
+    stages: Mapping[StageRef, str]
+    """The last line of a box."""
+    worth: str
+    """In the place of what the design was worth and costs."""
+    notes: tuple[str, ...] = ()
+    """What the numbers mean: lines below the legend, at most 110 characters each."""
+
+
+NO_NUMBERS = Numbers({}, {}, {}, "")
+
+
+def to_svg(architecture: Architecture, numbers: Numbers = NO_NUMBERS) -> str:
+    """The drawing of an architecture without faults, with numbers on it where some are given."""
+    layout = make_layout(architecture, with_numbers=numbers is not NO_NUMBERS)
+    worth, fixed = captions(architecture)
     left, top, right, bottom = layout.bounds()
     ends = 96.0 if layout.is_nested else 0.0  # room for the words at both ends of the path
     above = 0.0 if layout.is_nested else 40.0
     width = max(right - left + 2 * ends, MIN_WIDTH) + 2 * MARGIN
     x = (left + right - width) / 2
     y = top - above - HEADER - MARGIN
-    height = bottom - y + FOOTER + MARGIN
+    below = LINE * (len(numbers.notes) + 1 if numbers.notes else 0)
+    height = bottom - y + FOOTER + MARGIN + below
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="{_n(x)} {_n(y)} {_n(width)} {_n(height)}" '
         f'width="{_n(width)}" height="{_n(height)}">',
@@ -54,12 +78,20 @@ def to_svg(architecture: Architecture) -> str:
         f'<rect x="{_n(x + 1)}" y="{_n(y + 1)}" width="{_n(width - 2)}" height="{_n(height - 2)}" rx="12" '
         'fill="#fcfdff" stroke="#d3d9e4"/>',
         _text(x + MARGIN, y + MARGIN + 14, title(architecture), more=' font-size="18" font-weight="700"'),
-        _text(x + MARGIN, y + MARGIN + 36, worth, more=' font-size="13"'),
+        _text(x + MARGIN, y + MARGIN + 36, numbers.worth or worth, more=' font-size="13"'),
         _text(x + MARGIN, y + MARGIN + 54, fixed, kind="muted fact"),
-        *(part for wire in sorted(layout.wires, key=lambda wire: wire.is_source) for part in _wire(wire, architecture)),
-        *(part for box in layout.boxes.values() for part in _box(box, architecture, layout)),
+        *(
+            part
+            for wire in sorted(layout.wires, key=lambda wire: wire.is_source)
+            for part in _wire(wire, architecture, numbers)
+        ),
+        *(part for box in layout.boxes.values() for part in _box(box, architecture, layout, numbers)),
         *_ends(architecture, layout),
-        *_legend(x + MARGIN, y + height - MARGIN),
+        *_legend(x + MARGIN, y + height - MARGIN - below),
+        *(
+            _text(x + MARGIN, y + height - MARGIN - LINE * line, words, kind="muted", more=' font-size="11"')
+            for line, words in enumerate(reversed(numbers.notes))
+        ),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -91,7 +123,7 @@ def _arrowhead(kind: Kind) -> str:
     )
 
 
-def _wire(wire: Wire, architecture: Architecture) -> Iterator[str]:
+def _wire(wire: Wire, architecture: Architecture, numbers: Numbers) -> Iterator[str]:
     """A wire over a light edge, so that at a crossing one sees which wire goes on where."""
     path = f"M{_p(wire.start)}C{_p(wire.control1)} {_p(wire.control2)} {_p(wire.end)}"
     if wire.is_corner:
@@ -107,6 +139,8 @@ def _wire(wire: Wire, architecture: Architecture) -> Iterator[str]:
         identity = f'class="source" data-source="{wire.source}" data-node="{wire.target}"'
     yield f'<path d="{path}" fill="none" stroke="#fcfdff" stroke-width="5"/>'
     width, dash = ("1.8", DASHES[wire.kind]) if wire.is_source else ("2.4", "")
+    if (wire.source, wire.target) in numbers.widths and wire.is_source:
+        width = _n(numbers.widths[wire.source, wire.target])
     dashes = f' stroke-dasharray="{dash}" stroke-linecap="round"' if dash else ""
     yield (
         f'<path d="{path}" fill="none" stroke="{COLOURS[wire.kind]}" stroke-width="{width}"{dashes} '
@@ -129,7 +163,7 @@ def _p(point: Point) -> str:
     return f"{_n(point[0])} {_n(point[1])}"
 
 
-def _box(box: Box, architecture: Architecture, layout: Layout) -> Iterator[str]:
+def _box(box: Box, architecture: Architecture, layout: Layout, numbers: Numbers) -> Iterator[str]:
     left, top = box.x - box.width / 2, box.y - box.height / 2
     is_encoder = box.ref.kind == "E"
     fill, stroke = ("#eaeff7", "#8d9ab0") if is_encoder else ("#ffffff", "#48556b")
@@ -142,18 +176,23 @@ def _box(box: Box, architecture: Architecture, layout: Layout) -> Iterator[str]:
         factor, width = architecture.backbone.factor(0, box.ref.level), architecture.backbone.widths[box.ref.level]
         scale = f" · 1/{factor[0]}" if len(set(factor)) == 1 else f" · ÷{by(factor)}"
         size = f"{width} ch{scale if box.ref.level else ''}"
-        yield _text(box.x, box.y - 3, str(box.ref), kind="name", anchor="middle")
-        yield _text(box.x, box.y + 15, size, kind="muted fact", anchor="middle")
+        rise = 0 if numbers is NO_NUMBERS else 9
+        yield _text(box.x, box.y - 3 - rise, str(box.ref), kind="name", anchor="middle")
+        yield _text(box.x, box.y + 15 - rise, size, kind="muted fact", anchor="middle")
+        if box.ref in numbers.stages:
+            yield _text(box.x, box.y + 23, numbers.stages[box.ref], kind="fact", anchor="middle")
     else:
-        yield from _node_words(box, architecture, left + 34)
-        yield from (_port_label(wire) for wire in layout.wires if wire.target == box.ref and wire.is_source)
+        yield from _node_words(box, architecture, left + label_width(numbers is not NO_NUMBERS), numbers)
+        for wire in layout.wires:
+            if wire.target == box.ref and wire.is_source:
+                yield from _port_label(wire, numbers.sources.get((wire.source, wire.target), ""))
 
 
-def _node_words(box: Box, architecture: Architecture, x: float) -> Iterator[str]:
+def _node_words(box: Box, architecture: Architecture, x: float, numbers: Numbers) -> Iterator[str]:
     node = architecture.genome[box.ref]
     *fusing_words, attention = operator_words(node)
     fusing = " · ".join(filter(None, fusing_words))
-    y = box.y - (21 if attention else 12)
+    y = box.y - (21 if attention else 12) - (0 if numbers is NO_NUMBERS else 9)
     yield _text(x, y, str(node.ref), kind="name")
     yield _text(
         x + 9 * len(str(node.ref)) + 10, y, f"{architecture.backbone.widths[node.ref.level]} ch", kind="muted fact"
@@ -164,10 +203,12 @@ def _node_words(box: Box, architecture: Architecture, x: float) -> Iterator[str]
         width = 6.8 * len(attention) + 12
         yield (f'<rect x="{_n(x - 7)}" y="{_n(y + 40)}" width="{_n(width)}" height="18" rx="9" fill="#ece5fb"/>')
         yield _text(x, y + 53, attention, more=' font-size="12" style="fill:#5a2ca0"')
+    if box.ref in numbers.stages:
+        yield _text(x, y + (74 if attention else 52), numbers.stages[box.ref], kind="fact")
 
 
-def _port_label(wire: Wire) -> str:
-    """The name of the source, just inside the box where its wire enters."""
+def _port_label(wire: Wire, number: str) -> Iterator[str]:
+    """The name of the source, just inside the box where its wire enters, and a number where there is one."""
     x, y = wire.end
     fill = f' style="fill:{COLOURS[wire.kind]}"'
     dx, dy, anchor = {
@@ -176,7 +217,14 @@ def _port_label(wire: Wire) -> str:
         "top": (0.0, 11.0, "middle"),
         "bottom": (0.0, -5.0, "middle"),
     }[wire.enters]
-    return _text(x + dx, y + dy, str(wire.source), kind="port", anchor=anchor, more=fill)
+    name = str(wire.source)
+    if wire.enters in ("left", "right"):
+        yield _text(x + dx, y + dy, f"{name} {number}".rstrip(), kind="port", anchor=anchor, more=fill)
+        return
+    yield _text(x + dx, y + dy, name, kind="port", anchor=anchor, more=fill)
+    if number:
+        down = NUMBER_PITCH if wire.enters == "top" else -NUMBER_PITCH
+        yield _text(x + dx, y + dy + down, number, kind="port", anchor=anchor, more=fill)
 
 
 def _ends(architecture: Architecture, layout: Layout) -> Iterator[str]:

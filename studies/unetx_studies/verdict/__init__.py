@@ -4,6 +4,7 @@ from unetx_studies.verdict.conclusions import Cheapest, Chosen, Comparison, Verd
 from unetx_studies.verdict.differences import Difference, Scores, difference
 from unetx_studies.verdict.power import Noise, Outlook, detectable, noise, outlook, outlook_lines
 from unetx_studies.verdict.selection import best_of, cross_fitted
+from unetx_studies.verdict.tables import case_means, scores_table
 
 __all__ = [
     "Cheapest",
@@ -15,6 +16,7 @@ __all__ = [
     "Scores",
     "Verdict",
     "best_of",
+    "case_means",
     "conclusion",
     "cross_fitted",
     "detectable",
@@ -23,5 +25,6 @@ __all__ = [
     "noise",
     "outlook",
     "outlook_lines",
+    "scores_table",
     "verdict",
 ]

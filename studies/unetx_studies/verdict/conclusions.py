@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,18 +93,20 @@ def verdict(
     margin: float = MARGIN,
     costs: Mapping[str, float] | None = None,
     asked: int | None = None,
+    out: Collection[str] = (),
 ) -> Verdict:
     """Candidates against baselines, of which the first is the reference, on scores that have not chosen the candidates.
 
     With costs, the cheapest design is named among candidates and baselines. ``asked`` is how many candidates there
-    should have been.
+    should have been; those that are ``out`` were given up early as hopeless, and can win only where all were.
     """
     present = {name for name, own in zip(scores.designs, scores.values, strict=True) if not np.isnan(own).all()}
     candidates = [name for name in candidates if name in present]
     baselines = [name for name in baselines if name in present]
     comparisons = _comparisons(scores, candidates, baselines, margin)
     reference = baselines[0] if baselines else None
-    chosen = _chosen(scores, candidates, reference, margin) if reference is not None else None
+    rivals = [name for name in candidates if name not in out] or candidates
+    chosen = _chosen(scores, rivals, reference, margin) if reference is not None else None
     others = [name for name in (*candidates, *baselines) if name != reference]
     cheapest = None if reference is None or costs is None else _cheapest(scores, others, reference, costs, margin)
     cost = None if chosen is None or costs is None else costs[chosen.design] / costs[chosen.reference]

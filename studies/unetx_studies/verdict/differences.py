@@ -45,14 +45,22 @@ class Scores:
                 f"scores are a table of designs, seeds and cases: {expected} expected, got {self.values.shape}"
             )
 
-    def difference(self, design: str, other: str) -> Difference:
-        """How far the first design is above the other, on the seeds and cases that both have."""
+    def mean(self, design: str) -> float:
+        """Over all of the design's seeds and cases."""
+        return float(np.nanmean(self.values[self.designs.index(design)]))
+
+    def apart(self, design: str, other: str) -> tuple[Vector, list[str]]:
+        """The first less the other, [seed, case] on the seeds and cases that both have, and the cases' groups."""
         first, second = (self.values[self.designs.index(name)] for name in (design, other))
         apart = first - second
         apart = apart[~np.isnan(apart).all(axis=1)]
         has_all = ~np.isnan(apart).any(axis=0) if len(apart) else np.zeros(apart.shape[1], bool)
         groups = [group for group, has in zip(self.groups, has_all, strict=True) if has]
-        return difference(apart[:, has_all], groups)
+        return apart[:, has_all], groups
+
+    def difference(self, design: str, other: str) -> Difference:
+        """How far the first design is above the other, on the seeds and cases that both have."""
+        return difference(*self.apart(design, other))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,224 @@
+"""What ``import unetx_search as ux`` offers to notebooks and scripts."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.samplers import BaseSampler
+from rich.console import Console
+
+from unetx_evaluators.tasks.sources.arrays import ArraySource, Pair
+from unetx_search.config import SearchConfig
+from unetx_search.finals.config import FinalsConfig
+from unetx_search.finals.report import Results, kept_conclusion
+from unetx_search.preparing import prepared_task
+from unetx_search.status import read_status, status_text
+from unetx_search.summary import architecture_text, named_architecture
+from unetx_space import PRESETS, key
+from unetx_space.errors import RequestError
+from unetx_studies.drawing import to_svg
+from unetx_studies.neighbours import BEST, CHEAPEST
+from unetx_studies.ranking import Ranked, Ranking
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from unetx_evaluators.tasks import Source, Task
+    from unetx_space import Architecture
+    from unetx_space.network import SkipUNet
+    from unetx_studies.store import TrialRecord
+
+Data = str | Path | Sequence[Pair] | None
+"""A dataset's folder or file, (image, mask) pairs of arrays, or None for the built-in demo."""
+SamplerOf = Callable[[int], BaseSampler]
+
+presets: Mapping[str, Any] = PRESETS
+"""The published designs, by name."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """An architecture that draws itself in a notebook and builds its network."""
+
+    architecture: Architecture
+
+    @property
+    def key(self) -> str:
+        """Equal designs have equal keys."""
+        return key(self.architecture)
+
+    @property
+    def score(self) -> Mapping[str, Any]:
+        """What is known of its worth; empty where it was never trained."""
+        return self.architecture.score
+
+    def build(self, *, seed: int = 0) -> SkipUNet:
+        """The network at full width: ``[b, c, *size] -> [b, k, *size]``, initial values by the seed."""
+        from unetx_space.network import build
+
+        return build(self.architecture, seed=seed)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        self.architecture.save(Path(path))
+
+    def __str__(self) -> str:
+        return architecture_text(self.architecture)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return to_svg(self.architecture)
+
+
+def load(name: str | Path) -> Design:
+    """The design in a file such as ``runs/NAME/best.json``, or of a preset's name. Raises RequestError."""
+    return Design(named_architecture(str(name)))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in its folder, read anew at every question, also while it runs."""
+
+    folder: Path
+    source: Source | None = field(default=None, repr=False)
+    """Its data, where they are arrays in memory."""
+
+    @property
+    def trials(self) -> tuple[TrialRecord, ...]:
+        """Every trial in order."""
+        return read_status(self.folder).trials
+
+    @property
+    def ranking(self) -> tuple[Ranked, ...]:
+        """Every design that has a score, the best first."""
+        return Ranking(trial for trial in self.trials if trial.is_finished).designs
+
+    @property
+    def best(self) -> Design | None:
+        """The first of the ranking."""
+        return self._winner(BEST)
+
+    @property
+    def cheapest(self) -> Design | None:
+        """The cheapest that is as good as U-Net, where one is known."""
+        return self._winner(CHEAPEST)
+
+    def _winner(self, file: str) -> Design | None:
+        return load(self.folder / file) if (self.folder / file).exists() else None
+
+    @property
+    def verdict(self) -> str | None:
+        """What its finals concluded, in one sentence; None before there were any."""
+        return kept_conclusion(self.folder)
+
+    def finals(self, *, quiet: bool = False, **options: Any) -> Results:
+        """Hold finals, or go on with them; the options are those of ``unetx-search finals``."""
+        from unetx_search.finals.run import finals
+
+        return finals(self.folder, FinalsConfig(**options), console=_console(quiet), source=self.source)
+
+    def frame(self) -> DataFrame:
+        """A row a trial. Raises RequestError where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise RequestError("frame() needs pandas, which is not installed: pip install pandas") from error
+        return pandas.DataFrame(self.rows())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a trial, genes and all, for whatever makes tables."""
+        return [
+            {
+                "trial": trial.number,
+                "origin": str(trial.origin),
+                "design": trial.key,
+                "seed": trial.seed,
+                "outcome": None if trial.outcome is None else str(trial.outcome),
+                "dice": trial.score,
+                "seconds": trial.seconds,
+                "parameters": trial.n_parameters,
+                "multiply_adds": trial.macs,
+                **trial.params,
+            }
+            for trial in self.trials
+        ]
+
+    def __str__(self) -> str:
+        return status_text(read_status(self.folder))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{one.number}</td><td>{one.estimate:.4f} &plusmn; {one.standard_error:.4f}</td>"
+            f"<td>{one.dice:.4f}</td><td>{len(one.seeds)}</td><td>{html.escape(str(one.origin))}</td></tr>"
+            for one in self.ranking[:10]
+        )
+        head = "<tr><th>trial</th><th>estimate</th><th>Dice</th><th>seeds</th><th>origin</th></tr>"
+        drawing = "" if self.best is None else self.best._repr_html_()
+        return f"<pre>{html.escape(str(self))}</pre><table>{head}{rows}</table>{drawing}"
+
+
+def search(
+    data: Data = None,
+    *,
+    sampler: str | BaseSampler | SamplerOf = "tpe",
+    quiet: bool = False,
+    classes: Sequence[str] = (),
+    **options: Any,
+) -> Study:
+    """Search, or continue the study of the same name; the options are those of the command, such as ``trials=200``.
+
+    ``sampler`` is a name, an Optuna sampler, or a function that makes one from a seed: with such a function one seed
+    gives the same study, also when it is continued, while a sampler's own state ends with the process. With arrays,
+    ``classes`` names their masks' values, and ``spacing`` is theirs. Raises RequestError for a request that cannot be
+    met, UnetxError when the work fails.
+    """
+    from unetx_search.run import search as run_search
+
+    source = _source(data, classes, options)
+    path = Path(data) if isinstance(data, str | Path) else None
+    name = sampler if isinstance(sampler, str) else "tpe"
+    if source is not None:
+        options.setdefault("study", source.name)
+    config = SearchConfig(data=path, sampler=name, **options)
+    made = None if isinstance(sampler, str) else _always(sampler) if isinstance(sampler, BaseSampler) else sampler
+    summary = run_search(config, console=_console(quiet), source=source, sampler_of=made)
+    return Study(summary.folder, source)
+
+
+def study(folder: str | Path) -> Study:
+    """A study that is there already. Raises RequestError when there is none."""
+    read_status(Path(folder))
+    return Study(Path(folder))
+
+
+def task(data: Data = None, *, quiet: bool = False, classes: Sequence[str] = (), **options: Any) -> Task:
+    """The dataset made ready for training, as a search does it; the options are those of the command."""
+    source = _source(data, classes, options)
+    path = Path(data) if isinstance(data, str | Path) else None
+    config = SearchConfig(data=path, **options)
+    machine_options = config.task_options("cpu")
+    return prepared_task(
+        config.folder, source or config.source(), config.cache_folder, machine_options, _console(quiet)
+    )
+
+
+def _source(data: Data, classes: Sequence[str], options: dict[str, Any]) -> Source | None:
+    """Arrays as a dataset; their spacing is taken out of the options, where it would ask for resampling."""
+    if data is None or isinstance(data, str | Path):
+        return None
+    return ArraySource.of(data, classes=classes, spacing=options.pop("spacing", None))
+
+
+def _always(sampler: BaseSampler) -> SamplerOf:
+    return lambda seed: sampler
+
+
+def _console(quiet: bool) -> Console:
+    return Console(stderr=True, highlight=False, quiet=quiet)

@@ -1,0 +1,232 @@
+"""What a design's skips do on a dataset: it is trained as its study did, with a twin without skips, and looked at."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from unetx_evaluators.budgets import check_rankable
+from unetx_evaluators.evaluation import Budget
+from unetx_evaluators.pilot import with_steps
+from unetx_evaluators.tasks import using
+from unetx_evaluators.tasks.groups import groups_of
+from unetx_evaluators.tasks.privacy import Pseudonymous
+from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun, read_request
+from unetx_search.data_choices import DataChoices, check_rules
+from unetx_search.executors.engines import check_torch
+from unetx_search.executors.slots import make_slots
+from unetx_search.explanation_parts import Work, gradient_steps
+from unetx_search.preparing import no_empty_folders, prepared_task
+from unetx_search.progress import Steps
+from unetx_search.run import REQUEST, SETTINGS
+from unetx_search.settling import kept_pilot, moved_to, unpiloted_budget
+from unetx_search.status import read_status
+from unetx_search.summary import named_architecture
+from unetx_space import Architecture, RequestError
+from unetx_space.canonical import key
+from unetx_space.files import write_whole
+from unetx_space.presets import PRESETS
+from unetx_studies.explanation import Explanation, explained, explanation_svg
+from unetx_studies.store import Records, check_study, find_location, full_disk_explained, open_store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unetx_evaluators.tasks import Source, Task
+
+FORMAT, VERSION = "unetx.explanation", 1
+EXPLAIN = "explain"
+"""Folder of the explanations, in a study's or below --out."""
+_TRIAL = re.compile(r"(.+):(\d{1,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What came of it, and where it stands as ``explain.json`` and ``explain.svg``."""
+
+    architecture: Architecture
+    findings: Explanation
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is to be explained, as far as it is known before any data are read."""
+
+    name: str
+    """For its folder."""
+    architecture: Architecture | None
+    """None for a preset, which goes with the data's backbone."""
+    study: Path | None = None
+    budget: Budget | None = None
+    seed: int = 0
+
+
+def explain(
+    what: str,
+    choices: DataChoices,
+    *,
+    console: Console,
+    folder: Path | None = None,
+    seeds: int = 1,
+    steps: int | None = None,
+    validation_cases: int | None = None,
+    gpus: Literal["all"] | int = "all",
+) -> Explained:
+    """Train and look at ``what``: a study's folder (its best design), FOLDER:TRIAL, an architecture file, or a preset.
+
+    Raises RequestError when the request cannot be met; UnetxError where a training ends without a result.
+    """
+    check_rules(
+        [
+            ("seeds", seeds, "at least 1", seeds >= 1),
+            ("steps", steps, "at least 1", steps is None or steps >= 1),
+            ("validation-cases", validation_cases, "at least 1", validation_cases is None or validation_cases >= 1),
+        ]
+    )
+    asked = _asked(what)
+    choices = choices if asked.study is None else _as_in(asked.study, choices)
+    slot = make_slots(gpus)[0]
+    check_torch([slot])
+    if choices.data is None and asked.study is None:
+        console.print("no --data given: explaining on the built-in demo task (synthetic images)")
+    source = choices.source()
+    home = asked.study / EXPLAIN if asked.study is not None else choices.out / EXPLAIN
+    target = folder or home / asked.name
+    if target.exists() and not target.is_dir():
+        raise RequestError(f"-o names a folder for the explanation, and {target} is a file; name another")
+    with no_empty_folders(choices.cache_folder, target), full_disk_explained(target):
+        task, budget = _trained_on(asked, choices, source, slot.device, console)
+        budget = replace(budget, validation_cases=validation_cases or len(task.splits.validation))
+        budget = budget if steps is None else with_steps(budget, steps)
+        check_rankable(task, budget)
+        architecture = asked.architecture or _on(task, what)
+        with using(task), Steps(console) as progress:
+            work = Work(
+                architecture, task, budget, case_groups(source, choices), slot.device, slot.n_threads, target, progress
+            )
+            looks = [work.look(asked.seed + number) for number in range(seeds)]
+        early, midway = gradient_steps(budget.steps)
+        margin = choices.margin if isinstance(choices, SearchConfig) else MARGIN
+        findings = explained(looks, early=early, midway=midway, groups=work.groups, margin=margin)
+        done = Explained(architecture, findings, target)
+        write_whole(target / "explain.json", explanation_json(done, task, budget))
+        write_whole(target / "explain.svg", explanation_svg(architecture, findings))
+    return done
+
+
+# What is asked
+
+
+def _asked(what: str) -> _Asked:
+    match = _TRIAL.fullmatch(what)
+    path = Path(match[1] if match else what)
+    if match or (path.is_dir() and what not in PRESETS):
+        check_study(path)
+        return _of_study(path, int(match[2]) if match else None)
+    architecture = named_architecture(what)
+    if what in PRESETS:
+        return _Asked(what, None)
+    return _Asked(f"{path.stem}-{key(architecture)[:12]}", architecture)
+
+
+def _of_study(folder: Path, number: int | None) -> _Asked:
+    status = read_status(folder)
+    best = status.best
+    if number is None and best is None:
+        raise RequestError(f"{folder} has no complete trial yet; name one that it has begun as {folder}:NUMBER")
+    by_number = {trial.number: trial for trial in status.trials}
+    trial = best.first if number is None and best is not None else by_number.get(number or 0)
+    if trial is None:
+        known = f"{min(by_number)} to {max(by_number)}" if by_number else "none"
+        raise RequestError(f"{folder} has no trial {number}; it has {known}")
+    with open_store(find_location(folder).url, create=False, read_only=True) as store:
+        design = Records(store, status.study).architecture(trial.key)
+    provenance = {"study": status.study, "trial": trial.number}
+    return _Asked(f"trial-{trial.number}", replace(design, provenance=provenance), folder, trial.budget, trial.seed)
+
+
+def _as_in(study: Path, choices: DataChoices) -> DataChoices:
+    """What a study's search was told of its data, where that is kept; what is said now wins."""
+    if not (study / REQUEST).exists():
+        return choices
+    said = {one.name: getattr(choices, one.name) for one in fields(DataChoices)}
+    told = {name: value for name, value in said.items() if value != getattr(DataChoices(), name)}
+    return replace(read_request(study / REQUEST), **told)
+
+
+def _trained_on(
+    asked: _Asked, choices: DataChoices, source: Source, device: Literal["cpu", "cuda"], console: Console
+) -> tuple[Task, Budget]:
+    """The data as the study has them, with its budget; else as a search would, with a pilot's answer where one is kept.
+
+    An architecture file that tells its budget, and was scored on these very data, is trained by that.
+    """
+    options = choices.task_options(device)
+
+    def prepared(spacing: tuple[float, ...] | None) -> Task:
+        wanted = options if spacing is None else replace(options, spacing=spacing)
+        return prepared_task(asked.study or choices.out / EXPLAIN, source, choices.cache_folder, wanted, console)
+
+    if asked.study is not None and asked.budget is not None:
+        settings = asked.study / SETTINGS
+        voxels = None if choices.spacing is not None else read_begun(settings).get("pilot_spacing")
+        task = prepared(None if voxels is None else tuple(voxels))
+        if differences := differing_data(settings, task):
+            raise RequestError(
+                f"the design was trained on other data by the study in {asked.study}:\n" + "\n".join(differences) + "\n"
+                "name its dataset with --data PATH, and the options about data that it was begun with; or explain the "
+                "design's file, which goes with any data"
+            )
+        return task, asked.budget
+    config = SearchConfig(**{field.name: getattr(choices, field.name) for field in fields(DataChoices)})
+    task = prepared(None)
+    pilot = kept_pilot(config, task)
+    spacing = None if pilot is None else moved_to(task, pilot)
+    task = task if spacing is None else prepared(spacing)
+    own = None if asked.architecture is None else _own_budget(asked.architecture, task)
+    return task, own or (unpiloted_budget(config, task) if pilot is None else pilot.budget)
+
+
+def _own_budget(architecture: Architecture, task: Task) -> Budget | None:
+    where = architecture.provenance.get("task")
+    if not isinstance(where, Mapping) or where.get("digest") != task.digest:
+        return None
+    try:
+        return Budget.from_json(architecture.score["budget"])
+    except (KeyError, TypeError, ValueError, AttributeError):  # a stranger's file may say anything
+        return None
+
+
+def _on(task: Task, preset: str) -> Architecture:
+    genome = PRESETS[preset].genome(len(task.strides))
+    provenance = {"preset": PRESETS[preset].title, "task": {"patch": list(task.patch)}}
+    return Architecture(task.backbone(), genome, provenance=provenance)
+
+
+def case_groups(source: Source, choices: DataChoices) -> dict[str, str]:
+    """The group of every case by the name that it goes by, as --group-by says; empty where nothing does."""
+    if choices.group_by is None:
+        return {}
+    names = source.case_names
+    real = Pseudonymous(source).real_names if choices.pseudonyms else dict(zip(names, names, strict=True))
+    groups = groups_of(names, choices.group_by)
+    return {name: groups[own] for name, own in real.items()}
+
+
+def explanation_json(done: Explained, task: Task, budget: Budget) -> str:
+    """All numbers, with the design, the data and the training that they are of."""
+    facts = {
+        "format": FORMAT,
+        "version": VERSION,
+        "key": key(done.architecture),
+        "architecture": done.architecture.to_json(),
+        "task": {"name": task.name, "digest": task.digest, "classes": list(task.classes)},
+        "budget": asdict(budget),
+        **asdict(done.findings),
+    }
+    return json.dumps(facts, indent=2, allow_nan=False) + "\n"

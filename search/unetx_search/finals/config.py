@@ -1,0 +1,104 @@
+"""What finals can be told; nothing heavy is imported here.
+
+Annotations are not postponed, as in ``data_choices.py``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from unetx_search.config import MOST_HOURS, SearchConfig
+from unetx_search.data_choices import Rule, check_rules
+from unetx_space.errors import RequestError, unknown_name
+from unetx_space.presets import PRESETS
+
+BASELINES = "u-net,u-net-no-top,attention-u-net,unet++,unet-3+,no-skip"
+FINALS = "finals"
+REFERENCE = "u-net"
+"""The baseline that everything is measured against."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalsConfig:
+    """Finals as their user asked for them; what is None is taken from the search, or chosen from the machine."""
+
+    top: int = 3
+    """How many of the search's best designs compete."""
+    seeds: int = 5
+    """Trainings of each design, on seeds that the search has not used; with more of them finals go on."""
+    baselines: str = BASELINES
+    """Published designs that compete, by their names; u-net always does."""
+    steps: int | None = None
+    """Training steps of each. Four times the search's by default."""
+    width_factor: float | None = None
+    """Part of the full-size network's widths. By default 1 with the full plan, and else the search's."""
+    plan: Literal["full", "search"] | None = None
+    """Patch and voxel size: as memory alone allows (full), or those of the search, which had to be quick (search). By
+    default full on GPUs, and the search's on CPUs, where the full plan takes days."""
+    equal_cost: bool = False
+    """Make every design as wide as lets it cost what the U-Net does, within 5 %."""
+    folds: int | None = None
+    """Train by cross-validation over all cases instead, for small sets: every case is scored by trainings that have
+    not seen it. All but the former test cases have then chosen the designs."""
+    race: bool = True
+    """Give up designs that are shown to be behind the leader, with 99 % certainty, before they have all seeds."""
+    margin: float | None = None
+    """A difference of Dice that counts in practice. The search's by default."""
+    data: Path | None = None
+    """Where the dataset lies now, if it has moved since the search."""
+    name: str = FINALS
+    """Folder of these finals in the study's; another one for finals of another kind."""
+    gpus: Literal["all"] | int | None = None
+    """As for a search."""
+    cpu_workers: int | None = None
+    """As for a search."""
+    workers_per_gpu: int | None = None
+    """As for a search."""
+    max_hours: float | None = None
+    """End this run in order after so many hours; the same command continues the finals."""
+
+    def __post_init__(self) -> None:
+        check_rules(self._rules())
+        for name in self.baseline_names:
+            if name not in PRESETS:
+                raise RequestError(unknown_name("baseline", name, PRESETS))
+        if self.name in ("", ".", "..") or {"/", "\\", "\0"} & set(self.name):
+            raise RequestError(f"--name is the name of one folder in the study's, got {self.name!r}")
+
+    def _rules(self) -> Iterator[Rule]:
+        yield "top", self.top, "0 or more", self.top >= 0
+        yield "seeds", self.seeds, "at least 1", self.seeds >= 1
+        yield "steps", self.steps, "at least 1", self.steps is None or self.steps >= 1
+        factor = self.width_factor
+        yield "width-factor", factor, "above 0 and at most 1", factor is None or 0 < factor <= 1
+        yield "folds", self.folds, "at least 2", self.folds is None or self.folds >= 2
+        yield "margin", self.margin, "at least 0 and less than 1", self.margin is None or 0 <= self.margin < 1
+        hours = self.max_hours
+        yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
+
+    @property
+    def baseline_names(self) -> tuple[str, ...]:
+        """The reference first, then the others as they were named, each once."""
+        named = [name.strip() for name in self.baselines.split(",") if name.strip()]
+        return tuple(dict.fromkeys([REFERENCE, *named]))
+
+    def request(self, search: SearchConfig, study: Path, fold: int | None) -> SearchConfig:
+        """The search's request, moved to the folder of these finals (or of one of their folds), on these workers."""
+        folder = study / self.name if fold is None else study / self.name / f"fold-{fold}"
+        workers = {name: getattr(self, name) for name in ("gpus", "cpu_workers", "workers_per_gpu", "data")}
+        told = {name: value for name, value in workers.items() if value is not None}
+        shared = "auto" if search.workers_per_gpu == "auto" else search.workers_per_gpu
+        told.setdefault("workers_per_gpu", 1 if shared == "auto" else shared)
+        as_of_search = {one: getattr(search, one) for one in asdict(search)}
+        return SearchConfig(
+            **{
+                **as_of_search, **told, "cache": search.cache_folder, "out": folder.parent, "study": folder.name,
+                "max_hours": self.max_hours, "deterministic": None, "storage": None,
+            }
+        )  # fmt: skip
+
+    def stated(self) -> dict[str, Any]:
+        """What decides the results; the number of seeds may grow."""
+        fixed = ("top", "baselines", "steps", "width_factor", "plan", "equal_cost", "folds", "race")
+        return {name: getattr(self, name) for name in fixed}

@@ -1,0 +1,304 @@
+"""What finals came to: the verdict as text, as JSON, as a table of cases, and the winners as architectures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetx_evaluators.metrics import summarise
+from unetx_search.best import whereabouts
+from unetx_search.caution import WIDTH
+from unetx_search.cheapest import COSTS
+from unetx_search.finals.config import FINALS, REFERENCE, FinalsConfig
+from unetx_search.progress import duration
+from unetx_space.canonical import key
+from unetx_space.files import write_whole
+from unetx_studies.drawing import to_svg
+from unetx_studies.neighbours import BEST, CHEAPEST
+from unetx_studies.verdict import Noise, Scores, Verdict, outlook, outlook_lines, scores_table, verdict
+
+if TYPE_CHECKING:
+    from unetx_evaluators.evaluation import Budget, CaseScore
+    from unetx_evaluators.tasks import Task
+    from unetx_search.config import CheapBy
+    from unetx_search.finals.entrants import Entrant, Field
+
+VERDICT, CASES = "verdict.json", "cases.csv"
+"""Files of finals."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Finals as they stand."""
+
+    study: str
+    folder: Path
+    field: Field
+    trainings: Mapping[tuple[str, int], Sequence[CaseScore]]
+    """The case scores of each complete training, by design and seed."""
+    groups: Mapping[str, str]
+    """The patient of each scored case."""
+    costs: Mapping[str, float]
+    cost_by: CheapBy
+    margin: float
+    asked: int
+    """How many designs of the search should compete."""
+    out: frozenset[str]
+    """Who was given up early."""
+    budget: Budget
+    task: Task
+    failures: tuple[str, ...]
+    seconds: float
+    """Of all trainings together."""
+    was_stopped: bool
+    is_cross_validated: bool
+
+    def joined(self, other: Results) -> Results:
+        """With another fold's: the same trainings on other cases."""
+        places = dict.fromkeys([*self.trainings, *other.trainings])
+        return replace(
+            self,
+            trainings={at: (*self.trainings.get(at, ()), *other.trainings.get(at, ())) for at in places},
+            groups={**self.groups, **other.groups},
+            out=self.out | other.out,
+            failures=self.failures + other.failures,
+            seconds=self.seconds + other.seconds,
+            was_stopped=self.was_stopped or other.was_stopped,
+        )
+
+    @cached_property
+    def scores(self) -> Scores:
+        return scores_table(self.trainings, self.groups)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        candidates = [one.name for one in self.field.entrants if one.is_candidate]
+        baselines = [one.name for one in self.field.entrants if not one.is_candidate]
+        return verdict(
+            self.scores, candidates, baselines, margin=self.margin, costs=self.costs, asked=self.asked, out=self.out
+        )
+
+    def entrant(self, name: str) -> Entrant:
+        return next(one for one in self.field.entrants if one.name == name)
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What these finals cannot say, a sentence each."""
+        found = [*self.verdict.limits]
+        if self.is_cross_validated:
+            found.append("Cross-validated: most of these cases have also chosen the designs, which favours those.")
+        found += [f"Left out: {reason}." for reason in self.field.left_out]
+        found += [f"Given up early, as behind the leader with 99 % certainty: {name}." for name in sorted(self.out)]
+        found += [f"Without a score: {failure}." for failure in self.failures]
+        return tuple(found)
+
+
+def outlook_text(
+    field: Field, noise: Noise | None, config: FinalsConfig, groups: Mapping[str, str], margin: float
+) -> str:
+    """What these finals could show, before anything is trained."""
+    names = ", ".join(one.name for one in field.entrants)
+    head = f"finals: {names}; {config.seeds} seeds each, on {len(groups)} test cases"
+    if config.folds is not None:
+        head = f"finals: {names}; {config.seeds} seeds each, all cases in {config.folds} folds"
+    lines = [head, *(f"left out: {reason}" for reason in field.left_out)]
+    n_groups = len(set(groups.values())) * (config.folds or 1)
+    of = "cases" if len(set(groups.values())) == len(groups) else "patients"
+    if noise is None:
+        lines.append("What they can show is not known: the search has no design with several seeds beside U-Net.")
+    else:
+        told = outlook_lines(outlook(noise, config.seeds, n_groups, max(margin, 1e-4)), config.seeds, n_groups, of)
+        lines += ["by the noise of the search (longer trainings are mostly less noisy):", *told]
+    return "\n".join(lines)
+
+
+def finals_text(results: Results) -> str:
+    """One screen: the designs with their differences to U-Net, the conclusion, and what cannot be concluded."""
+    scores, found = results.scores, results.verdict
+    head = "finals stopped; the same command continues them" if results.was_stopped else "finals"
+    lines = [f"{results.study}: {head} ({duration(results.seconds)} of training)", ""]
+    if REFERENCE in scores.designs:
+        lines += _table(results)
+    lines += ["", *textwrap.wrap(found.conclusion, WIDTH)]
+    if found.chosen is not None and found.chosen.better is not None:
+        sure = f"Probability that it is better by more than {results.margin:g}: {found.chosen.better:.0%}."
+        lines += textwrap.wrap(sure, WIDTH)
+    lines += ["", *textwrap.wrap(cheapest_sentence(results), WIDTH)]
+    for limit in results.limits:
+        lines += textwrap.wrap(limit, WIDTH, subsequent_indent="  ")
+    lines += ["", f"  verdict    {results.folder / VERDICT}", f"  cases      {results.folder / CASES}"]
+    if found.chosen is not None:
+        lines.append(f"  best       {results.folder / BEST}")
+    if found.cheapest is not None:
+        lines.append(f"  cheapest   {results.folder / CHEAPEST}")
+    return "\n".join(lines)
+
+
+def _table(results: Results) -> list[str]:
+    scores = results.scores
+    cost = COSTS[results.cost_by]
+    lines = [f"{'design':<20}  seeds  {'Dice':>6}  {'to U-Net':>8}  {'95 % interval':>18}  {'p':>5}  {cost}"]
+    p_values = {(one.design, one.baseline): one.p_value for one in results.verdict.comparisons}
+    order = sorted(scores.designs, key=lambda name: -scores.mean(name))
+    for name in order:
+        n_seeds = sum(1 for design, _ in results.trainings if design == name)
+        line = f"{name:<20}  {n_seeds:>5}  {scores.mean(name):.4f}"
+        share = results.costs[name] / results.costs[REFERENCE]
+        if name == REFERENCE:
+            line += f"  {'':>8}  {'':>18}  {'':>5}  {share:.0%}"
+        else:
+            difference = scores.difference(name, REFERENCE)
+            low, high = difference.interval()
+            reach = f"{low:+.4f} to {high:+.4f}" if math.isfinite(low) else "not known"
+            p = p_values.get((name, REFERENCE))
+            line += f"  {difference.mean:>+8.4f}  {reach:>18}  {'' if p is None else f'{p:.3f}':>5}  {share:.0%}"
+        lines.append(line)
+    return [*lines, "p: two-sided, over seeds and patients, corrected for all comparisons (Holm)"]
+
+
+def cheapest_sentence(results: Results) -> str:
+    """Of the design that costs least and is shown to be as good as U-Net."""
+    found, cost = results.verdict.cheapest, COSTS[results.cost_by]
+    if found is None:
+        return (
+            f"No design with less than U-Net's {cost} is shown to be as good (not lower by more than "
+            f"{results.margin:g} Dice, one-sided 5 %, corrected for all that cost less)."
+        )
+    return (
+        f"{found.design} is as good as U-Net at {found.cost:.0%} of its {cost}: lower by at most "
+        f"{max(0.0, -found.low):.4f} Dice (one-sided 95 %; margin {results.margin:g})."
+    )
+
+
+def kept_conclusion(study: Path) -> str | None:
+    """What the last finals of a study concluded; None where there were none, or their file is damaged."""
+    try:
+        told = json.loads((study / FINALS / VERDICT).read_text(encoding="utf-8"))
+        return str(told["conclusion"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def finals_facts(results: Results) -> dict[str, Any]:
+    """The same for machines."""
+    scores, found = results.scores, results.verdict
+    facts: dict[str, Any] = _finite(
+        {
+            "study": results.study,
+            "conclusion": found.conclusion,
+            "cheapest_conclusion": cheapest_sentence(results),
+            "limits": list(results.limits),
+            "was_stopped": results.was_stopped,
+            "margin": results.margin,
+            "metric": "mean over classes of Dice, each test case",
+            "designs": [
+                {
+                    "name": one.name,
+                    "trial": one.trial,
+                    "key": key(one.architecture),
+                    "width_factor": one.width_factor,
+                    "cost": results.costs[one.name],
+                    "cost_by": results.cost_by,
+                    "given_up": one.name in results.out,
+                    "seeds": sorted(seed for design, seed in results.trainings if design == one.name),
+                    "dice": scores.mean(one.name) if one.name in scores.designs else None,
+                }
+                for one in results.field.entrants
+            ],
+            "comparisons": [
+                {**asdict(one), "difference": one.difference.mean, "standard_error": one.difference.standard_error}
+                for one in found.comparisons
+            ],
+            "chosen": None if found.chosen is None else _chosen_facts(results),
+            "cheapest": None if found.cheapest is None else asdict(found.cheapest),
+            "budget": asdict(results.budget),
+            "n_cases": len(scores.groups),
+            "n_patients": len(set(scores.groups)),
+            "seconds": results.seconds,
+        }
+    )
+    return facts
+
+
+def _chosen_facts(results: Results) -> dict[str, Any]:
+    chosen = results.verdict.chosen
+    assert chosen is not None
+    low, high = chosen.difference.interval()
+    return {
+        "design": chosen.design,
+        "reference": chosen.reference,
+        "n_rivals": chosen.n_rivals,
+        "difference": chosen.difference.mean,
+        "low": low,
+        "high": high,
+        "probability_above_margin": chosen.better,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what is no finite number, which JSON cannot tell."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def keep_results(folder: Path, results: Results) -> None:
+    """Write verdict, cases and winners into the folder of the finals; a winner that is none any more goes."""
+    facts = finals_facts(results)
+    write_whole(folder / VERDICT, json.dumps(facts, indent=2, allow_nan=False) + "\n")
+    write_whole(folder / CASES, _cases_csv(results))
+    found = results.verdict
+    winners = {
+        BEST: None if found.chosen is None else found.chosen.design,
+        CHEAPEST: None if found.cheapest is None else found.cheapest.design,
+    }
+    for file, name in winners.items():
+        if name is not None:
+            _save(folder / file, results, name, facts)
+        else:
+            for path in (folder / file, (folder / file).with_suffix(".svg")):
+                path.unlink(missing_ok=True)
+
+
+def _save(path: Path, results: Results, name: str, facts: Mapping[str, Any]) -> None:
+    entrant = results.entrant(name)
+    scores = [score for (design, _), own in results.trainings.items() if design == name for score in own]
+    seeds = [seed for design, seed in results.trainings if design == name]
+    found = replace(
+        entrant.architecture,
+        score={
+            "dice": results.scores.mean(name),
+            "metric": "mean over test cases and seeds of the mean Dice over foreground classes",
+            "metrics": summarise(scores),
+            "budget": asdict(replace(results.budget, width_factor=entrant.width_factor)),
+            "seeds": seeds,
+            "verdict": {one: facts[one] for one in ("conclusion", "cheapest_conclusion", "chosen", "limits")},
+        },
+        provenance={**whereabouts(results.study, entrant.trial, results.task), "design": name},
+    )
+    found.save(path)
+    write_whole(path.with_suffix(".svg"), to_svg(found))
+
+
+def _cases_csv(results: Results) -> str:
+    """Every score of every case, a row each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["design", "seed", "patient", "case", "class", "metric", "value"])
+    for (design, seed), scores in results.trainings.items():
+        for score in scores:
+            patient = results.groups.get(score.case, score.case)
+            for metric, value in score.values.items():
+                row = [design, seed, patient, score.case, score.class_name, metric, "" if value is None else value]
+                writer.writerow(row)
+    return text.getvalue()

@@ -1,0 +1,344 @@
+"""Finals from the request to the verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+
+from unetx_evaluators.budgets import check_rankable
+from unetx_evaluators.evaluation import Budget
+from unetx_evaluators.tasks.cache import using
+from unetx_evaluators.tasks.groups import groups_of
+from unetx_evaluators.tasks.splits import cross_validation
+from unetx_evaluators.tasks.task import Splits
+from unetx_search.best import whereabouts
+from unetx_search.config import SearchConfig
+from unetx_search.coordinator import Coordinator, RunOptions
+from unetx_search.executors.engines import CHECKPOINTS, Engine, check_torch, open_engine, proxy_evaluator
+from unetx_search.executors.gpus import GpuProbe, usable_gpus
+from unetx_search.finals.config import REFERENCE, FinalsConfig
+from unetx_search.finals.entrants import GENE, Entrant, Field, chosen_field
+from unetx_search.finals.report import Results, cheapest_sentence, keep_results, outlook_text
+from unetx_search.finals.schedule import FIRST_SEED, FinalsSchedule
+from unetx_search.finals.search_results import Search, noise_of, read_search
+from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
+from unetx_search.progress import WORKERS, Standing, WorkersFile, display
+from unetx_search.pruners import PRUNERS
+from unetx_search.run import CLOSE_WITHIN_S
+from unetx_search.sampler_study import SamplerStudy
+from unetx_search.study_session import claimed, graceful_shutdown, tell_of
+from unetx_space.errors import RequestError
+from unetx_space.files import read_object, write_whole
+from unetx_space.training_memory import training_memory
+from unetx_studies.artifacts import attach_drawing, note_finals
+from unetx_studies.ranking import complete
+from unetx_studies.store import (
+    OptunaMirror,
+    Records,
+    check_writable,
+    find_location,
+    full_disk_explained,
+    heartbeats,
+    new_run,
+    open_store,
+    settle_location,
+    utc_now,
+)
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+    from rich.console import Console
+
+    from unetx_evaluators.evaluation import Evaluator
+    from unetx_evaluators.tasks import Source, Task
+    from unetx_evaluators.tasks.options import TaskOptions
+    from unetx_space.architecture import Architecture
+    from unetx_studies.store import TrialRecord
+
+FROZEN = "finals.json"
+"""In the folder of finals: what they were begun with."""
+LONGER = 4
+"""Times the search's steps that finals train, when nobody says."""
+N_RUNGS = 8
+"""At which a training is kept, so that it can go on from there; nothing is decided at them."""
+MAX_SECONDS = 7 * 24 * 3600.0
+WITHOUT_LIMIT_S = 1e9
+"""A time target that decides nothing, so that memory alone does."""
+
+
+def finals(
+    study: Path,
+    config: FinalsConfig,
+    *,
+    console: Console,
+    probe: GpuProbe = usable_gpus,
+    evaluator: Evaluator | None = None,
+    source: Source | None = None,
+) -> Results:
+    """Train what competes, or go on with that, and compare it. ``probe``, ``evaluator`` and ``source`` replace the
+    machine, the trainer and the data in tests.
+
+    Raises RequestError when there is no such study, nothing competes, or earlier finals in the folder were others.
+    """
+    search = read_search(study)
+    folds: list[int | None] = [None] if config.folds is None else list(range(config.folds))
+    out: set[str] = set()
+    results = None
+    for fold in folds:
+        request = config.request(search.request, study, fold)
+        with open_engine(request, probe=probe) as engine, full_disk_explained(study):
+            if evaluator is None:
+                check_torch(engine.slots)
+            found = source or request.source()
+            with no_empty_folders(request.folder):
+                one = _Final.begun(study, config, search, request, engine, found, fold, console)
+            if fold in (None, 0):
+                told = outlook_text(one.field, noise_of(search), config, one.groups_of_cases(), one.margin)
+                console.print(told, markup=False, soft_wrap=True)
+            stopped = one.train(engine, evaluator or proxy_evaluator(engine.slots), console, out)
+            ended = one.results(stopped, out)
+            results = ended if results is None else results.joined(ended)
+            if stopped:
+                break
+    assert results is not None
+    keep_results(study / config.name, results)
+    url = find_location(study).url
+    note_finals(
+        url, search.name, "\n\n".join([results.verdict.conclusion, cheapest_sentence(results), *results.limits])
+    )
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Final:
+    """Finals on one task: all of them, or one fold."""
+
+    study: Path
+    config: FinalsConfig
+    search: Search
+    request: SearchConfig
+    task: Task
+    field: Field
+    budget: Budget
+    margin: float
+
+    @classmethod
+    def begun(
+        cls,
+        study: Path,
+        config: FinalsConfig,
+        search: Search,
+        request: SearchConfig,
+        engine: Engine,
+        source: Source,
+        fold: int | None,
+        console: Console,
+    ) -> _Final:
+        """Prepared, checked against what the folder's finals were begun with, or frozen there."""
+        device = engine.slots[0].device
+        plan = config.plan or ("search" if device == "cpu" else "full")
+        options = _options(search, request, plan, device)
+        prepared = prepared_task(study, source, request.cache_folder, options, console)
+        task = _on_test_cases(prepared, config, fold, request.group_by)
+        margin = search.request.margin if config.margin is None else config.margin
+        frozen = _frozen(request.folder / FROZEN, config, task)
+        if frozen is not None:
+            budget, left_out = Budget.from_json(frozen["budget"]), tuple(frozen["left_out"])
+            field = Field(tuple(Entrant.from_json(one) for one in frozen["entrants"]), left_out)
+            return cls(study, config, search, request, task, field, budget, margin)
+        budget = _budget(config, search, task, plan)
+        check_rankable(task, budget)
+        field = chosen_field(search, config, task.backbone(), task.patch, budget.width_factor)
+        if len(field.entrants) < 2:
+            raise RequestError(f"{study}: there is nothing to compare the U-Net with; {'; '.join(field.left_out)}")
+        keep_beside(request.folder, task)
+        begun = cls(study, config, search, request, task, field, budget, margin)
+        begun.freeze(request.folder / FROZEN)
+        return begun
+
+    def freeze(self, path: Path) -> None:
+        """Write what these finals are begun with."""
+        facts = {
+            "stated": self.config.stated(),
+            "task_digest": self.task.digest,
+            "budget": asdict(self.budget),
+            "entrants": [one.to_json() for one in self.field.entrants],
+            "left_out": list(self.field.left_out),
+        }
+        write_whole(path, json.dumps(facts, indent=2) + "\n")
+
+    def groups_of_cases(self) -> dict[str, str]:
+        """Of the cases that are scored: their patients, where the user has said who is whose."""
+        cases, group_by = self.task.splits.validation, self.request.group_by
+        return groups_of(cases, group_by) if group_by is not None else {case: case for case in cases}
+
+    @property
+    def _name(self) -> str:
+        return "-".join([self.search.name, *self.request.folder.relative_to(self.study).parts])
+
+    def train(self, engine: Engine, evaluator: Evaluator, console: Console, out: set[str]) -> bool:
+        """Bring these finals to their end; whether somebody or the time ended them before it."""
+        config, folder = self.request, self.request.folder
+        location = settle_location(folder, self._name, self.search.database)
+        check_writable(location)
+        tell_of(location, self._name, console)
+        seeds = [FIRST_SEED + config.seed + n for n in range(self.config.seeds)]
+        n_trials = len(seeds) * len(self.field.entrants)
+        run = new_run(location.study or self._name, n_trials=n_trials)
+        began_at = utc_now()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        genes = {GENE: CategoricalDistribution([one.name for one in self.field.entrants])}
+        with claimed(location, run, console) as claim, using(self.task):
+            claim.is_settled = True
+            records = Records(claim.store, run.study, claim.lease)
+            schedule = self._schedule(records, seeds, out)
+            done = records.trials(finished_only=True)
+            standing = Standing(run.study, n_trials, self.budget.steps, len(engine.slots), n_done=len(done))
+            screen = display(standing, console, WorkersFile(folder / WORKERS))
+            with (
+                OptunaMirror(claim.store, run.study, records, genes, attach=self._attach) as mirror,
+                heartbeats(claim.store.url, claim.lease.run),
+                engine.executor(evaluator, self.task, engine.slots) as executor,
+            ):
+                hours = self.config.max_hours
+                coordinator = Coordinator(
+                    records=records,
+                    study=SamplerStudy(run.study, genes, PRUNERS["none"](self.budget)),
+                    proposals=schedule,
+                    mirror=mirror,
+                    executor=executor,
+                    reporter=screen,
+                    options=RunOptions(
+                        ends_at=None if hours is None else began_at + timedelta(hours=hours),
+                        checkpoints=folder / CHECKPOINTS,
+                        diagnosis="none",
+                    ),
+                    on_ranked=lambda ranking: None,
+                )
+                with screen, graceful_shutdown(coordinator, executor, console):
+                    coordinator.run()
+                executor.close(timeout_s=CLOSE_WITHIN_S)
+            out |= schedule.out
+            return coordinator.was_stopped or coordinator.ran_out_of_time
+
+    def _attach(self, trial: Trial, record: TrialRecord, architecture: Architecture) -> None:
+        provenance = whereabouts(self._name, record.number, self.task)
+        attach_drawing(trial, replace(architecture, provenance=provenance), self.request.folder)
+
+    def _schedule(self, records: Records, seeds: Sequence[int], out: set[str]) -> FinalsSchedule:
+        groups, race = self.groups_of_cases(), self.config.race
+        return FinalsSchedule(
+            self.field.entrants, seeds, self.budget, self.task.patch, records.case_scores, groups, REFERENCE,
+            race=race, out=out,
+        )  # fmt: skip
+
+    def results(self, was_stopped: bool, out: Collection[str]) -> Results:
+        """What the folder holds by now; ``out`` were shown to be behind the leader."""
+        location = find_location(self.request.folder)
+        with open_store(location.url, create=False, read_only=True) as store:
+            records = Records(store, location.study or self._name)
+            trials = records.trials()
+            n_begun = Counter(str(trial.params[GENE]) for trial in trials)
+            trainings = {
+                (str(trial.params[GENE]), trial.seed): records.case_scores(trial.number) for trial in complete(trials)
+            }
+        return Results(
+            study=self.search.name,
+            folder=self.study / self.config.name,
+            field=self.field,
+            trainings=trainings,
+            groups=self.groups_of_cases(),
+            costs=self._costs(),
+            cost_by=self.request.cheap_by,
+            margin=self.margin,
+            asked=self.config.top,
+            out=frozenset(name for name in out if n_begun[name] < self.config.seeds),
+            budget=self.budget,
+            task=self.task,
+            failures=tuple(
+                f"{trial.params[GENE]} with seed {trial.seed} ended as {trial.outcome}: {trial.reason}"
+                for trial in trials
+                if trial.is_finished and trial not in complete(trials)
+            ),
+            seconds=sum(trial.seconds for trial in trials),
+            was_stopped=was_stopped,
+            is_cross_validated=self.config.folds is not None,
+        )
+
+    def _costs(self) -> dict[str, float]:
+        """Of what is trained, by name."""
+        patch, by = self.task.patch, self.request.cheap_by
+        if by == "memory":
+            scaled = {
+                e.name: replace(e.architecture, backbone=e.architecture.backbone.scaled(e.width_factor))
+                for e in self.field.entrants
+            }
+            return {name: float(training_memory(one, patch)) for name, one in scaled.items()}
+        costs = {one.name: one.trained_cost(patch) for one in self.field.entrants}
+        return {name: float(one.macs if by == "macs" else one.n_parameters) for name, one in costs.items()}
+
+
+def _options(search: Search, request: SearchConfig, plan: str, device: str) -> TaskOptions:
+    """How the data become the finals' task: as for the search, or as memory alone allows, for as many levels."""
+    options = request.task_options("cpu" if device == "cpu" else "cuda")
+    levels = len(search.begun["task"]["strides"])
+    if plan == "full":
+        return replace(options, seconds=WITHOUT_LIMIT_S, levels=levels)
+    spacing = search.begun.get("pilot_spacing")
+    return options if spacing is None or request.spacing is not None else replace(options, spacing=tuple(spacing))
+
+
+def _on_test_cases(task: Task, config: FinalsConfig, fold: int | None, group_by: str | None) -> Task:
+    """The task as finals see it: training on what the search has seen, scored on what it has not."""
+    splits = task.splits
+    if fold is None:
+        moved = Splits((*splits.train, *splits.validation), splits.test, ())
+    else:
+        assert config.folds is not None
+        cases = (*splits.train, *splits.validation, *splits.test)
+        groups = None if group_by is None else groups_of(cases, group_by)
+        moved = cross_validation(splits, groups, config.folds, fold)
+    digest = hashlib.sha256(json.dumps([task.digest, asdict(moved)]).encode()).hexdigest()
+    return replace(task, splits=moved, digest=digest)
+
+
+def _budget(config: FinalsConfig, search: Search, task: Task, plan: str) -> Budget:
+    begun = Budget.from_json(dict(search.begun["budget"]))
+    steps = config.steps or LONGER * begun.steps
+    return replace(
+        begun,
+        steps=steps,
+        rungs=tuple(sorted({max(1, steps * n // N_RUNGS) for n in range(1, N_RUNGS + 1)})),
+        width_factor=config.width_factor or (1.0 if plan == "full" else begun.width_factor),
+        validation_cases=len(task.splits.validation),
+        max_seconds=MAX_SECONDS,
+        parent=None,
+    )
+
+
+def _frozen(path: Path, config: FinalsConfig, task: Task) -> dict[str, Any] | None:
+    """What the finals of a folder were begun with; None before they were. Raises RequestError where that differs."""
+    if not path.exists():
+        return None
+    fields = {"stated": dict, "task_digest": str, "budget": dict, "entrants": list, "left_out": list}
+    frozen = read_object(path, fields, "remove its folder to begin these finals anew")
+    before, now = frozen["stated"], json.loads(json.dumps(config.stated()))
+    others = [name for name in now if before.get(name) != now[name]]
+    lines = [f"  {name}: begun with {before.get(name)!r}, now {now[name]!r}" for name in others]
+    if not lines and frozen["task_digest"] != task.digest:
+        lines = ["  data: other images, masks or another split than they were begun with"]
+    if lines:
+        raise RequestError(
+            f"the finals in {path.parent} were begun with other settings, so that new scores could not be compared "
+            "with theirs:\n" + "\n".join(lines) + "\nuse the same settings, or another --name"
+        )
+    return frozen

@@ -1,0 +1,106 @@
+"""In which order finals are trained, and who is given up early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from unetx_search.finals.entrants import GENE, Entrant
+from unetx_search.proposals import Proposal
+from unetx_studies.ranking import is_complete
+from unetx_studies.verdict import scores_table
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from unetx_evaluators.evaluation import Budget, CaseScore
+    from unetx_studies.ranking import Ranking
+    from unetx_studies.store import TrialRecord
+
+FIRST_SEED = 1_000_000
+"""Of finals, above that of the search: far from every seed that chose something."""
+HOPELESS = 0.99
+"""The probability of being behind the leader at which a design is given up."""
+FEWEST_SEEDS = 2
+"""Before anybody is given up."""
+
+
+class FinalsSchedule:
+    """Proposals of finals: every entrant on the first seed, then on the second, and so on.
+
+    A design that is behind the one with the highest mean, on their common seeds and cases, with the probability
+    ``HOPELESS`` gets no further seed; the ``reference`` gets all, and so does the leader. ``scores_of`` tells the case
+    scores of a finished trial; ``groups`` names the group of a case, such as its patient.
+    """
+
+    def __init__(
+        self,
+        entrants: Sequence[Entrant],
+        seeds: Sequence[int],
+        budget: Budget,
+        patch: tuple[int, ...],
+        scores_of: Callable[[int], Sequence[CaseScore]],
+        groups: Mapping[str, str],
+        reference: str,
+        *,
+        race: bool = True,
+        out: Collection[str] = (),
+    ) -> None:
+        self._entrants = {entrant.name: entrant for entrant in entrants}
+        self._seeds = seeds
+        self._budget = budget
+        self._patch = patch
+        self._scores_of = scores_of
+        self._groups = groups
+        self._reference = reference
+        self._race = race
+        self._begun: set[tuple[str, int]] = set()
+        self._known: dict[tuple[str, int], Sequence[CaseScore]] = {}
+        self.out: set[str] = set(out)
+        """Who was given up."""
+
+    def know(self, trial: TrialRecord) -> None:
+        place = str(trial.params[GENE]), trial.seed
+        self._begun.add(place)
+        if is_complete(trial) and place not in self._known:
+            self._known[place] = self._scores_of(trial.number)
+            if self._race:
+                self.out |= self._hopeless()
+
+    def is_more(self) -> bool:
+        return self._next() is not None
+
+    def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
+        """The next in the order of seeds; only who is given up depends on results."""
+        found = self._next()
+        if found is None:
+            raise ValueError("these finals have begun all that they train")
+        entrant, seed = found
+        budget = replace(self._budget, width_factor=entrant.width_factor)
+        return Proposal(entrant.candidate(self._patch, f"finals: {entrant.name} with seed {seed}"), seed, budget)
+
+    def _next(self) -> tuple[Entrant, int] | None:
+        return next(
+            (
+                (entrant, seed)
+                for seed in self._seeds
+                for name, entrant in self._entrants.items()
+                if name not in self.out and (name, seed) not in self._begun
+            ),
+            None,
+        )
+
+    def _hopeless(self) -> set[str]:
+        scores = scores_table(self._known, self._groups)
+        means = {name: scores.mean(name) for name in scores.designs if name not in self.out}
+        if not means:
+            return set()
+        leader = max(means, key=lambda name: means[name])
+        found = set()
+        for name in means:
+            behind = scores.difference(leader, name)
+            sure = behind.probability_above(0.0)
+            if name not in (leader, self._reference) and behind.n_seeds >= FEWEST_SEEDS and (sure or 0.0) >= HOPELESS:
+                found.add(name)
+        return found

@@ -1,0 +1,102 @@
+"""What finals know of the search before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetx_evaluators.tasks.groups import groups_of
+from unetx_search.cheapest import CostOf
+from unetx_search.config import SearchConfig, read_begun, read_request
+from unetx_search.finals.config import REFERENCE
+from unetx_search.run import REQUEST, SETTINGS
+from unetx_space.errors import RequestError
+from unetx_space.training_memory import training_memory
+from unetx_studies.neighbours import check_study
+from unetx_studies.ranking import Ranking, preset_key
+from unetx_studies.store import Records, find_location, open_store
+from unetx_studies.verdict import Noise, noise, scores_table
+
+if TYPE_CHECKING:
+    from unetx_evaluators.evaluation import CaseScore
+    from unetx_space.genome import Genome
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What finals know of the search before them."""
+
+    name: str
+    request: SearchConfig
+    begun: Mapping[str, Any]
+    ranking: Ranking
+    genomes: Mapping[str, Genome]
+    """By key."""
+    trainings: Mapping[tuple[str, int], Sequence[CaseScore]]
+    """The case scores of the designs with several seeds, by key and seed."""
+    reference: str | None
+    """The key of U-Net's design."""
+    cheapest: str | None
+    seed_deviation: float
+    database: str | None
+    """The URL of the server that keeps it; None for a file."""
+
+
+def read_search(study: Path) -> Search:
+    """The search in a folder. Raises RequestError when there is none, or none of its trials is complete."""
+    check_study(study)
+    request = read_request(study / REQUEST)
+    location = find_location(study)
+    with open_store(location.url, create=False, read_only=True) as store:
+        name = location.study or (Records.studies(store) or (study.resolve().name,))[0]
+        records = Records(store, name)
+        trials = records.trials(finished_only=True)
+        ranking = Ranking(trials)
+        if not ranking.designs:
+            raise RequestError(f"{study}: none of its trials is complete yet, so that nothing could compete in finals")
+        repeated = [one for one in ranking.designs if len(one.seeds) > 1]
+        reference = preset_key(trials, REFERENCE)
+        cost_of = CostOf(request.cheap_by, lambda key: training_memory(records.architecture(key), _patch(study)))
+        costs = {one.key: float(cost_of(one.first)) for one in ranking.designs}
+        shrunken = ranking.shrinkage
+        cheapest = (
+            shrunken.cheapest(costs, reference, request.margin)
+            if shrunken is not None and ranking.get(reference) is not None and reference is not None
+            else None
+        )
+        return Search(
+            name=name,
+            request=request,
+            begun=read_begun(study / SETTINGS),
+            ranking=ranking,
+            genomes={one.key: records.architecture(one.key).genome for one in ranking.designs},
+            trainings={
+                (one.key, trial.seed): records.case_scores(trial.number) for one in repeated for trial in one.trials
+            },
+            reference=reference,
+            cheapest=cheapest,
+            seed_deviation=shrunken.seed_deviation if shrunken is not None else 0.0,
+            database=location.url if location.is_on_server else None,
+        )
+
+
+def _patch(study: Path) -> tuple[int, ...]:
+    return tuple(read_begun(study / SETTINGS)["task"]["patch"])
+
+
+def noise_of(search: Search) -> Noise | None:
+    """How much differences to U-Net vary over seeds and cases, as far as the search's repeated designs tell."""
+    if search.reference is None:
+        return None
+    groups = {}
+    if search.request.group_by is not None:
+        cases = sorted({one.case for scores in search.trainings.values() for one in scores})
+        groups = groups_of(cases, search.request.group_by)
+    table = scores_table(search.trainings, groups)
+    if search.reference not in table.designs:
+        return None
+    others = (design for design in table.designs if design != search.reference)
+    tables = (table.apart(design, search.reference) for design in others)
+    return noise(((values, of) for values, of in tables if values.size), search.seed_deviation)

@@ -1,0 +1,103 @@
+"""A study while this process runs it: its lease, what is told of it, and the signals that end it in order."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from unetx_studies.store import (
+    DATABASE,
+    HeldLease,
+    Patience,
+    RunRecord,
+    Store,
+    StudyLocation,
+    held_lease,
+    is_begun,
+    keep_location,
+    open_store,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from unetx_search.coordinator import Coordinator
+    from unetx_search.executors.base import Executor
+
+WAIT_S = 120.0
+"""For a database server that has gone away; as long as another machine waits before it takes the study over."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """A study whose lease this process holds."""
+
+    store: Store
+    lease: HeldLease
+    location: StudyLocation
+    is_settled: bool = False
+    """The study is there to stay, whatever happens from now on."""
+
+
+@contextmanager
+def claimed(location: StudyLocation, run: RunRecord, console: Console) -> Iterator[Claim]:
+    """Hold the study; remove the folders that this made, when it ends in an error before the study was settled."""
+    folder, claim = location.folder, None
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    patience = Patience(WAIT_S, tell=lambda words: console.print(words, markup=False, soft_wrap=True))
+    try:
+        with (
+            open_store(location.url, create=True, patience=patience) as store,
+            held_lease(store, run, study_id=location.id) as lease,
+        ):
+            claim = Claim(store, lease, location)
+            if location.is_new:
+                keep_location(location)
+            if lease.died is not None:
+                died = f"continuing after {lease.died.process}, which died: its last heartbeat {lease.died.seen_at:%c}"
+                console.print(died)
+            yield claim
+    except BaseException:
+        if made and claim is not None and not claim.is_settled:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # somebody else has put something there meanwhile
+                for parent in made[1:]:
+                    parent.rmdir()
+        raise
+
+
+def tell_of(location: StudyLocation, asked_for: str, console: Console) -> None:
+    if location.study != asked_for:
+        told = f"{location.folder} holds the study {location.study!r}, which goes on under its own name"
+        console.print(told, markup=False, soft_wrap=True)
+    elif not location.is_on_server and (location.folder / DATABASE).exists() and not is_begun(location):
+        told = f"{location.folder / DATABASE} is empty, as a start that was killed leaves it; the study begins in it"
+        console.print(told, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def graceful_shutdown(coordinator: Coordinator, executor: Executor, console: Console) -> Iterator[None]:
+    """Ctrl-C or SIGTERM once: the running trials stop at their next step. Twice: everything stops now."""
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if coordinator.was_stopped:
+            executor.close(timeout_s=0.0)
+            raise KeyboardInterrupt
+        coordinator.stop()
+        console.print(f"{signal.Signals(number).name}: stopping the running trials; again to stop at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
