@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
+from unetx_search import cli
 from unetx_space import PRESETS, Architecture, isotropic_backbone, load
+from unetx_studies.export import FORMATS
 
 Run = Callable[..., tuple[int, str, str]]
 NET = Architecture(isotropic_backbone(2, n_levels=2, base_width=4), PRESETS["u-net"].genome(2))
+
+
+def test_the_command_offers_every_format() -> None:
+    """Written out there, so that the command line starts without torch."""
+    literal, _ = get_args(get_type_hints(cli.export)["format"])
+    assert get_args(literal) == tuple(FORMATS)
 
 
 @pytest.fixture

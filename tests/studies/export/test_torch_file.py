@@ -128,7 +128,7 @@ def test_the_written_network_trains(tmp_path: Path) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         assert all(parameter.grad is not None for parameter in network.parameters())
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0]
 
 
