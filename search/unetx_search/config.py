@@ -1,12 +1,14 @@
-"""Everything a search can be told: dataclasses from which flags, help, defaults and TOML come."""
+"""Everything a search can be told: dataclasses from which flags, help, defaults and TOML come.
 
-from __future__ import annotations
+Annotations are not postponed, as in ``data_choices.py``.
+"""
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from cyclopts import Parameter
 
@@ -19,8 +21,6 @@ from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from unetx_evaluators.evaluation import Budget
     from unetx_evaluators.tasks.task import Task
 
@@ -244,12 +244,12 @@ class Settled:
     def of(
         cls,
         config: SearchConfig,
-        task: Task,
+        task: "Task",
         space: DesignSpace,
-        budget: Budget,
+        budget: "Budget",
         *,
         pilot_spacing: tuple[float, ...] | None = None,
-    ) -> Settled:
+    ) -> Self:
         return cls(
             task_digest=task.digest,
             data={**task.digests, "channels": list(task.channels), "classes": list(task.classes)},
