@@ -239,6 +239,8 @@ class Settled:
     """The share of replicates, which decides what is trained next."""
     pilot_spacing: tuple[float, ...] | None = None
     """The voxel size that a pilot chose instead of the planned one, along the source's axes."""
+    audit: dict[str, int] | None = None
+    """Of an audit: how many designs, on how many seeds, and how much longer the references."""
 
     @classmethod
     def of(

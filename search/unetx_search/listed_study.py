@@ -16,7 +16,7 @@ from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.engines import CHECKPOINTS
 from unetx_search.progress import WORKERS, Standing, WorkersFile, display
 from unetx_search.pruners import PRUNERS
-from unetx_search.run import CLOSE_WITHIN_S
+from unetx_search.run import CLOSE_WITHIN_S, SETTINGS
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.study_session import claimed, graceful_shutdown, tell_of
 from unetx_studies.artifacts import attach_drawing
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from unetx_evaluators.evaluation import Budget, Evaluator
     from unetx_evaluators.tasks import Task
-    from unetx_search.config import Diagnosis, SearchConfig
+    from unetx_search.config import Diagnosis, SearchConfig, Settled
     from unetx_search.executors.engines import Engine
     from unetx_search.proposals import Proposals
     from unetx_space.architecture import Architecture
@@ -58,6 +58,8 @@ class ListedStudy:
     genes: Mapping[str, CategoricalDistribution]
     """What Optuna knows of a training."""
     diagnosis: Diagnosis = "none"
+    settled: Settled | None = None
+    """What it is begun with, to be kept beside it as a search's is; None where its caller keeps that."""
 
     def train(
         self, proposals_of: Callable[[Records], Proposals], engine: Engine, evaluator: Evaluator, console: Console
@@ -70,6 +72,8 @@ class ListedStudy:
         began_at, hours = utc_now(), self.config.max_hours
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with claimed(location, run, console) as claim, using(self.task):
+            if self.settled is not None:
+                self.settled.freeze(self.config.folder / SETTINGS)
             claim.is_settled = True
             records = Records(claim.store, run.study, claim.lease)
             n_done = len(records.trials(finished_only=True))

@@ -150,7 +150,7 @@ def icc(scores: Vector) -> float:
     """The reliability of a single score: ICC(3,1) = (MS_designs - MS_error) / (MS_designs + (k - 1) MS_error) of Shrout
     and Fleiss (Psychological Bulletin 86(2), 420-428, 1979)."""
     between, error = mean_squares(scores)
-    return (between - error) / (between + (scores.shape[1] - 1) * error)
+    return float((between - error) / (between + (scores.shape[1] - 1) * error))
 
 
 def reliability(scores: Vector) -> Bounded:
