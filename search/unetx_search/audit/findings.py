@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from statistics import fmean
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +48,7 @@ class ReadOut:
     n_seeds: int
     """Trainings of each design that it needs; 0: none."""
     seconds: float | None
-    """Of these trainings together; None where it needs none, or there were none."""
+    """Of these trainings together, as the median design takes; None where it needs none, or there were none."""
     agreement: Agreement | None
     """None while too few designs have it and the reference."""
 
@@ -151,8 +151,8 @@ class Audit:
         """Scores after each number of steps, on one seed and on all; sums of losses; features without any training."""
         found = []
         for steps in self.lengths:
-            spent = [one.trial.seconds for one in self.trained if one.is_complete and one.trial.budget.steps == steps]
-            seconds = fmean(spent) if spent else None
+            spent = list(self._values(steps, lambda one: one.trial.seconds).values())
+            seconds = median(spent) if spent else None
             scores = self._values(steps, lambda one: one.trial.score)
             found.append(ReadOut(f"{steps} steps", 1, seconds, self._agreement(scores)))
             if (n_seeds := self.config.seeds) > 1:
