@@ -270,7 +270,7 @@ def test_the_fewest_steps_that_lose_no_more_than_the_margin_are_recommended() ->
     assert advice([0.0, 0.0, 0.0]).steps == 100
     assert advice([0.5, 0.0, 0.0]).steps == 200
     assert advice([0.001, 0.001, 0.001]).steps == 100
-    assert "at most 0.005 Dice more than by 400 (+0.0000, 95 %: +0.0000 to +0.0000)" in advice([0.0, 0.0, 0.0]).reason
+    assert "at most 0.005 Dice more than by 400: +0.0000 (95 %: +0.0000 to +0.0000)" in advice([0.0, 0.0, 0.0]).reason
 
 
 def test_twice_the_steps_are_recommended_only_where_the_default_is_shown_to_lose_more() -> None:
@@ -288,7 +288,7 @@ def test_where_nothing_is_shown_the_default_stays() -> None:
     assert "200 stay" in noise_alone.reason
     vague = advice([0.02, 0.02, 0.001], margin=0.0)
     assert vague.steps is None
-    assert "beside one by 400, where 0 Dice count; 200 stay" in vague.reason
+    assert "by 200; 0 Dice count, and 200 stay" in vague.reason
 
 
 def test_the_next_search_trains_as_long_as_the_audit_recommends_and_says_so(done: tuple[Audit, Trainer]) -> None:

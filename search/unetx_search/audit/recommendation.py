@@ -37,14 +37,14 @@ def recommended(
 ) -> Recommendation:
     """By the scores ``[designs, seeds]`` after each number of steps, against those of the references.
 
-    Steps count that rank: the 95 % interval of Spearman's correlation with the references lies above 0. What is lost by
+    Steps count that rank: the 95 % interval of Kendall's correlation with the references lies above 0. What is lost by
     choosing the best of the designs by them is measured against the most steps. Recommended are the fewest steps that
     are shown to lose at most the margin more (all of the interval); more than the default's only where the default is
     shown to lose more than the margin (the same). Otherwise nothing is shown, and the default stays.
     """
     lengths = sorted(proxies)
     most = lengths[-1]
-    ranking = [n for n in lengths if agreement(proxies[n], reference, truth).spearman.low > 0.0]
+    ranking = [n for n in lengths if agreement(proxies[n], reference, truth).kendall.low > 0.0]
     if not ranking:
         why = "nothing is shown, as no number of steps is shown to rank designs as the references do"
         return Recommendation(None, f"{why}; {default} stay")
@@ -54,24 +54,24 @@ def recommended(
             return Recommendation(
                 steps,
                 f"{steps}: the fewest by which a choice is expected to lose at most {margin:g} Dice more than by "
-                f"{most} ({_words(excess[steps])})",
+                f"{most}: {_words(excess[steps])}",
             )
     if most in ranking and excess[default].low > margin:
         return Recommendation(
             most,
-            f"{most}: a choice by {default} is expected to lose more than {margin:g} Dice beside one by {most} "
-            f"({_words(excess[default])})",
+            f"{most}: a choice by {default} is expected to lose more than {margin:g} Dice beside one by {most}: "
+            f"{_words(excess[default])}",
         )
     told = ", ".join(f"{_words(excess[steps])} by {steps}" for steps in lengths if steps <= default)
     return Recommendation(
         None,
-        f"nothing is shown: a choice is expected to lose {told} beside one by {most}, where {margin:g} Dice count; "
-        f"{default} stay",
+        f"nothing is shown: a choice is expected to lose, beyond one by {most} steps, {told}; {margin:g} Dice count, "
+        f"and {default} stay",
     )
 
 
 def _words(excess: Bounded) -> str:
-    return f"{excess.value:+.4f}, 95 %: {excess.low:+.4f} to {excess.high:+.4f}"
+    return f"{excess.value:+.4f} (95 %: {excess.low:+.4f} to {excess.high:+.4f})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FILE = "audit.json"
 """In the folder of an audit."""
+ENOUGH = 8
+"""Designs from which on intervals hold what they promise (benchmarks/results/audit.txt)."""
 NOTES = (
     "Rank correlations with the references' means, of one seed (averaged over seeds) or of the mean of several; losses "
     "are low where they are good, features high. The ceiling is what scores without any noise would reach, as the "
@@ -60,6 +62,10 @@ def audit_text(audit: Audit) -> str:
 
 
 def _table(audit: Audit) -> Iterator[str]:
+    found = audit.ceiling
+    if found is None:
+        yield "too few designs have their references yet"
+        return
     yield (
         f"{'ranked by':<20}  seeds  designs  seconds  an hour  {'Spearman (95 %)':<22}  {'Kendall (95 %)':<22}  "
         f"top {TOP}  regret (95 %)"
@@ -67,11 +73,7 @@ def _table(audit: Audit) -> Iterator[str]:
     for one in audit.read_outs:
         if one.agreement is not None:
             yield _row(one)
-    found = audit.ceiling
-    if found is None:
-        yield "too few designs have their references yet"
-    else:
-        yield f"{'ceiling':<55}  {_correlation(found.spearman):<22}  {_correlation(found.kendall):<22}".rstrip()
+    yield f"{'ceiling':<55}  {_correlation(found.spearman):<22}  {_correlation(found.kendall):<22}".rstrip()
 
 
 def _row(one: ReadOut) -> str:
@@ -98,6 +100,8 @@ def limits(audit: Audit) -> tuple[str, ...]:
     found = []
     if len(audit.designs) < audit.config.designs:
         found.append(f"The space has {len(audit.designs)} designs that are not too dear, fewer than were asked for.")
+    if len(audit.designs) < ENOUGH:
+        found.append(f"With fewer than {ENOUGH} designs intervals are too narrow.")
     if audit.config.seeds == 1:
         found.append("With one seed the noise of the references, and so the ceiling, is not known.")
     found += [f"Without a score: {failure}." for failure in audit.failures]
