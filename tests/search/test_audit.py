@@ -125,7 +125,7 @@ def test_the_sample_is_spread_over_costs_skips_and_operators_and_holds_u_net_and
 
 
 def test_a_space_that_is_nearly_empty_gives_all_it_has_or_is_refused() -> None:
-    narrow = {"attention": "none", "upsampler": "linear", "fusion": "concat", "sources": "same"}
+    narrow: dict[str, Any] = {"attention": "none", "upsampler": "linear", "fusion": "concat", "sources": "same"}
     designs = sampled(settled(**narrow), 12, FEWEST)
     assert len({one.key for one in designs}) == len(designs) == 2**3, "three nodes, each with its skip or without"
     with pytest.raises(RequestError, match=r"needs at least 9 designs .* this space has 8"):
@@ -331,7 +331,7 @@ def test_a_recommendation_holds_for_the_same_data_and_training_alone(tmp_path: P
 
 
 @pytest.mark.parametrize("told", [{"designs": 7}, {"seeds": 1}, {"longer": 5}, {"steps": 8}, {"seed": 1}])
-def test_another_audit_in_the_same_folder_is_refused(done: tuple[Audit, Trainer], told: dict[str, int]) -> None:
+def test_another_audit_in_the_same_folder_is_refused(done: tuple[Audit, Trainer], told: dict[str, Any]) -> None:
     [(name, value)] = told.items()
     words = rf"begun with other settings.*\n  [a-z.]*{name}: begun with \d+, now {value}"
     with pytest.raises(RequestError, match=words):

@@ -14,14 +14,14 @@ from unetx_search.audit.findings import Audit, Trained
 from unetx_search.audit.recommendation import AuditFile
 from unetx_search.audit.report import keep_audit, outlook_text
 from unetx_search.audit.sample import sampled
-from unetx_search.config import check_stated, read_begun
-from unetx_search.executors.engines import check_torch, open_engine, proxy_evaluator
+from unetx_search.config import Settled, check_stated, read_begun
+from unetx_search.executors.engines import Engine, check_torch, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.listed_study import ListedStudy
 from unetx_search.preparing import keep_beside, no_empty_folders
 from unetx_search.proposals import ListedProposals, Proposal
 from unetx_search.run import SETTINGS, source_of
-from unetx_search.settling import asked
+from unetx_search.settling import Asked, asked
 from unetx_search.study_setup import StudySetup
 from unetx_studies.ranking import is_complete
 from unetx_studies.store import Records, find_location, full_disk_explained, open_store
@@ -53,30 +53,17 @@ def audit(
     the recommendation is kept with the prepared task. Raises RequestError when the request cannot be met or differs
     from what the folder's audit was begun with.
     """
-    settings = config.folder / SETTINGS
     with open_engine(config, probe=probe) as engine, full_disk_explained(config.folder):
         if evaluator is None:
             check_torch(engine.slots)
         trainer = evaluator or proxy_evaluator(engine.slots)
-        check_stated(config, settings)
         with no_empty_folders(config.folder, config.cache_folder):
-            found = asked(
-                config,
-                source or source_of(config, console),
-                engine.slots[0].device,
-                lambda task: engine.executor(trainer, task, engine.slots),
-                console,
-                read_begun(settings) if settings.exists() else None,
-            )
+            found, settled = _begun(config, engine, trainer, source or source_of(config, console), console)
             task, budget = found.task, found.budget
             setup = StudySetup(task.backbone(), task.patch, found.space, budget, config.seed, config.max_cost)
             designs = sampled(setup, config.designs, FEWEST)
-            settled = replace(found.settled, audit=config.stated)
-            if settings.exists():
-                settled.check(settings)
             keep_beside(config.folder, task)
         listed = tuple(trainings(designs, budget, config))
-        lengths = sorted({one.budget.steps for one in listed})
         console.print(outlook_text(config, designs, budget.steps, listed), markup=False, soft_wrap=True)
         study = ListedStudy(
             config=config,
@@ -85,7 +72,7 @@ def audit(
             task=task,
             budget=max((one.budget for one in listed), key=lambda one: one.steps),
             n_trials=len(listed),
-            genes=setup.genes | {STEPS: CategoricalDistribution(lengths)},
+            genes=setup.genes | {STEPS: CategoricalDistribution(sorted({one.budget.steps for one in listed}))},
             diagnosis=config.diagnosis,
             settled=settled,
         )
@@ -95,6 +82,27 @@ def audit(
         if not was_stopped:
             AuditFile.of(task, budget).write(result.recommendation)
         return result
+
+
+def _begun(
+    config: AuditConfig, engine: Engine, trainer: Evaluator, source: Source, console: Console
+) -> tuple[Asked, Settled]:
+    """What the request comes to, and what the study is begun with, checked where it has begun."""
+    settings = config.folder / SETTINGS
+    check_stated(config, settings)
+    begun = read_begun(settings) if settings.exists() else None
+    found = asked(
+        config,
+        source,
+        engine.slots[0].device,
+        lambda task: engine.executor(trainer, task, engine.slots),
+        console,
+        begun,
+    )
+    settled = replace(found.settled, audit=config.stated)
+    if begun is not None:
+        settled.check(settings)
+    return found, settled
 
 
 def proxy_lengths(steps: int) -> tuple[int, ...]:
