@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unetx_search.audit.findings import Audit, ReadOut
     from unetx_search.proposals import Proposal
     from unetx_studies.candidate import Candidate
-    from unetx_studies.proxy_agreement import Bounded
+    from unetx_studies.proxy_agreement import Bounded, Ceiling
 
 FILE = "audit.json"
 """In the folder of an audit."""
@@ -51,9 +51,11 @@ def audit_text(audit: Audit) -> str:
     head = f"{audit.n_finished} of {audit.n_trainings} trainings"
     if audit.was_stopped:
         head += ", stopped; the same command continues it"
-    lines = [f"{audit.config.study_name}: {head} ({duration(audit.seconds)} of training)", "", *_table(audit), ""]
-    for note in NOTES:
-        lines += textwrap.wrap(note, WIDTH)
+    lines = [f"{audit.config.study_name}: {head} ({duration(audit.seconds)} of training)", ""]
+    if audit.ceiling is None:
+        lines.append("too few designs have their references yet")
+    else:
+        lines += [*_table(audit, audit.ceiling), "", *(line for note in NOTES for line in textwrap.wrap(note, WIDTH))]
     if not audit.was_stopped:
         lines += ["", *textwrap.wrap(f"Steps for the next search: {audit.recommendation.reason}.", WIDTH)]
     for limit in limits(audit):
@@ -61,11 +63,7 @@ def audit_text(audit: Audit) -> str:
     return "\n".join([*lines, "", f"  audit      {audit.config.folder / FILE}"])
 
 
-def _table(audit: Audit) -> Iterator[str]:
-    found = audit.ceiling
-    if found is None:
-        yield "too few designs have their references yet"
-        return
+def _table(audit: Audit, found: Ceiling) -> Iterator[str]:
     yield (
         f"{'ranked by':<20}  seeds  designs  seconds  an hour  {'Spearman (95 %)':<22}  {'Kendall (95 %)':<22}  "
         f"top {TOP}  regret (95 %)"
