@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliToke
 from cyclopts.config import Dict
 
 from unetx_search import INTERRUPTED
+from unetx_search.audit.config import AuditConfig
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.explain_command import explain
@@ -109,6 +110,29 @@ def _finals(study: Path, config: FinalsConfig, json: bool) -> int:
     results = finals(study, config, console=_stderr())
     print(dumps(finals_facts(results), indent=2) if json else finals_text(results))
     return INTERRUPTED if results.was_stopped else 0
+
+
+@app.command
+def audit(
+    config: Annotated[AuditConfig, Parameter(name="*")] = AuditConfig(),  # noqa: B008 (frozen)
+    *,
+    json: Json = False,
+) -> int:
+    """Measure how well short trainings foretell long ones on a dataset, and how many steps a search of it needs.
+
+    Parameters
+    ----------
+    json
+        Print the findings as JSON.
+    """
+    from json import dumps
+
+    from unetx_search.audit.report import audit_facts, audit_text
+    from unetx_search.audit.run import audit
+
+    found = audit(config, console=_stderr())
+    print(dumps(audit_facts(found), indent=2) if json else audit_text(found))
+    return INTERRUPTED if found.was_stopped else 0
 
 
 @app.command
