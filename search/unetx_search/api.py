@@ -17,11 +17,11 @@ from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.finals.config import FinalsConfig
 from unetx_search.finals.report import Results, kept_conclusion
-from unetx_search.predict_choices import PredictChoices
+from unetx_search.models.predict_choices import PredictChoices
+from unetx_search.models.train_choices import TrainChoices
 from unetx_search.preparing import prepared_task
 from unetx_search.status import read_status, status_text
 from unetx_search.summary import architecture_text, named_architecture
-from unetx_search.train_choices import TrainChoices
 from unetx_space import PRESETS, key
 from unetx_space.errors import RequestError
 from unetx_studies.drawing import to_svg
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from unetx_evaluators.tasks import Source, Task
-    from unetx_search.full_training import Trained
-    from unetx_search.predicting import Predicted
+    from unetx_search.models.full_training import Trained
+    from unetx_search.models.predicting import Predicted
     from unetx_space import Architecture
     from unetx_space.network import SkipUNet
     from unetx_studies.export import Exported
@@ -232,7 +232,7 @@ def train(
 
     The options are those of ``unetx-search train``. Raises RequestError and TrainingFailed.
     """
-    from unetx_search.full_training import train
+    from unetx_search.models.full_training import train
 
     source = _source(data, classes, options)
     path = Path(data) if isinstance(data, str | Path) else None
@@ -251,7 +251,7 @@ def predict(
     model: str | Path, images: str | Path, out: str | Path, *, quiet: bool = False, **options: Any
 ) -> Predicted:
     """Masks of images with a trained model; the options are those of ``unetx-search predict``. Raises RequestError."""
-    from unetx_search.predicting import predict
+    from unetx_search.models.predicting import predict
 
     return predict(Path(model), Path(images), Path(out), PredictChoices(**options), console=_console(quiet))
 

@@ -21,11 +21,11 @@ from unetx_search import INTERRUPTED
 from unetx_search.audit.config import AuditConfig
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.explain_command import explain
+from unetx_search.explain.command import explain
 from unetx_search.finals.config import FinalsConfig
-from unetx_search.predict_command import predict
+from unetx_search.models.predict_command import predict
+from unetx_search.models.train_command import train
 from unetx_search.reading_words import as_said, sizes_joined, voxels
-from unetx_search.train_command import train
 from unetx_space.design_space import describe, design_space
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
 

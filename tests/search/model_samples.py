@@ -12,10 +12,10 @@ from rich.console import Console
 from task_samples import OBLIQUE, describe, save_nifti, save_png
 
 from unetx_search.data_choices import DataChoices
-from unetx_search.full_training import Trained, train
-from unetx_search.predict_choices import PredictChoices
-from unetx_search.predicting import Predicted, predict
-from unetx_search.train_choices import TrainChoices
+from unetx_search.models.full_training import Trained, train
+from unetx_search.models.predict_choices import PredictChoices
+from unetx_search.models.predicting import Predicted, predict
+from unetx_search.models.train_choices import TrainChoices
 
 SHORT = TrainChoices(steps=6, batch_size=2, validations=3, device="cpu", threads=1)
 TWO_D = DataChoices(patch=(16, 16), levels=2, base_width=4)

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from unetx_evaluators.tasks.sources import ClassMap
 from unetx_evaluators.training.recipe import STRONG
-from unetx_search.full_training import alone_with, train
-from unetx_search.train_choices import TrainChoices
-from unetx_search.training_progress import TrainingBar
+from unetx_search.models.full_training import alone_with, train
+from unetx_search.models.train_choices import TrainChoices
+from unetx_search.models.training_progress import TrainingBar
 from unetx_space.architecture import Architecture
 from unetx_space.documents import load
 from unetx_space.errors import RequestError

@@ -13,7 +13,7 @@ from unetx_search.executors.base import Executor, Job, failed_evaluation
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot
-from unetx_search.training_progress import TrainingBar
+from unetx_search.models.training_progress import TrainingBar
 from unetx_studies.processes import ProcessIdentity
 
 POLL_S = 0.5

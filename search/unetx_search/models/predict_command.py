@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from unetx_search.predict_choices import PredictChoices
+from unetx_search.models.predict_choices import PredictChoices
 
 if TYPE_CHECKING:
-    from unetx_search.predicting import Predicted
+    from unetx_search.models.predicting import Predicted
 
 
 def predict(
@@ -36,7 +36,7 @@ def predict(
     """
     from rich.console import Console
 
-    from unetx_search.predicting import predict
+    from unetx_search.models.predicting import predict
 
     done = predict(model, images, out, how, console=Console(stderr=True, highlight=False))
     print(_json(done) if json else _text(done, out))
@@ -51,7 +51,7 @@ def _json(done: Predicted) -> str:
 
 
 def _text(done: Predicted, out: Path) -> str:
-    from unetx_search.model_scores import scores_text
+    from unetx_search.models.scores import scores_text
 
     kept = f", {done.n_kept} were there" if done.n_kept else ""
     lines = [f"{out}: {len(done.written)} masks written{kept}"]

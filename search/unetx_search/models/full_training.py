@@ -32,12 +32,12 @@ from unetx_evaluators.training.recipe import Recipe
 from unetx_search.executors.base import Job
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import Slot, make_slots
-from unetx_search.fold_training import FoldTraining, train_folds
-from unetx_search.model_scores import score_on_tests
-from unetx_search.model_verdict import verdict_json, verdict_on
+from unetx_search.models.fold_training import FoldTraining, train_folds
+from unetx_search.models.scores import score_on_tests
+from unetx_search.models.training_progress import TrainingBars
+from unetx_search.models.verdict import verdict_json, verdict_on
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.summary import named_architecture
-from unetx_search.training_progress import TrainingBars
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import key
 from unetx_space.errors import RequestError, UnetxError, unknown_name
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint, Evaluation
     from unetx_evaluators.tasks import Source, Task
     from unetx_search.data_choices import DataChoices
-    from unetx_search.train_choices import TrainChoices
+    from unetx_search.models.train_choices import TrainChoices
     from unetx_studies.verdict import Verdict
 
 FULL_BATCH = {2: 8, 3: 2}

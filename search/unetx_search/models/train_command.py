@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from unetx_search.data_choices import DataChoices
-from unetx_search.train_choices import TrainChoices
+from unetx_search.models.train_choices import TrainChoices
 
 if TYPE_CHECKING:
-    from unetx_search.full_training import Trained
+    from unetx_search.models.full_training import Trained
 
 
 def train(
@@ -38,7 +38,7 @@ def train(
     """
     from rich.console import Console
 
-    from unetx_search.full_training import train
+    from unetx_search.models.full_training import train
 
     trained = train(architecture, model, choices, how, console=Console(stderr=True, highlight=False), against=against)
     print(_json(trained) if json else _text(trained))
@@ -47,14 +47,14 @@ def train(
 def _json(trained: Trained) -> str:
     from json import dumps
 
-    from unetx_search.model_verdict import verdict_json
+    from unetx_search.models.verdict import verdict_json
 
     told = {} if trained.verdict is None else {"verdict": verdict_json(trained.verdict)}
     return dumps({"model": str(trained.model.path), **trained.scores, **told}, indent=2)
 
 
 def _text(trained: Trained) -> str:
-    from unetx_search.model_scores import scores_text
+    from unetx_search.models.scores import scores_text
     from unetx_space.errors import command
 
     path, n_folds = trained.model.path, len(trained.model.folds)

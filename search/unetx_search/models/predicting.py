@@ -21,7 +21,7 @@ from unetx_evaluators.tasks.sources.formats import READ, stem_of
 from unetx_evaluators.tasks.sources.header import check_agreement
 from unetx_evaluators.tasks.sources.images import ImageFiles, list_images
 from unetx_evaluators.tasks.sources.mask_values import read_mask
-from unetx_search.model_scores import counted, prediction_scores, scores_json
+from unetx_search.models.scores import counted, prediction_scores, scores_json
 from unetx_space.errors import RequestError
 from unetx_space.files import write_whole
 from unetx_studies.disk_full import full_disk_explained
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from unetx_evaluators.predicting.model_plan import ModelPlan
     from unetx_evaluators.predicting.predictor import Prediction, Predictor
     from unetx_evaluators.tasks.task import Image, Label
-    from unetx_search.predict_choices import PredictChoices
+    from unetx_search.models.predict_choices import PredictChoices
 
 N_SHOWN = 12
 """Images of a preview, at most; evenly spread over all."""
