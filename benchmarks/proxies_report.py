@@ -29,14 +29,23 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import kendalltau
+
+from unetx_studies.proxy_agreement import (
+    FEWEST_DESIGNS,
+    Draws,
+    drawn,
+    icc,
+    mean_squares,
+    percentiles,
+    rank_correlations,
+    reliability,
+)
+from unetx_studies.spread import Vector
 
 RESULTS = Path(__file__).parent / "results"
 UNLEARNED = 0.5
 
 Row = dict[str, Any]
-Table = npt.NDArray[np.float64]
 
 N_BOOTSTRAP = 1000
 
@@ -46,45 +55,21 @@ def dice(row: Row) -> float:
     return float(row["original_dice"] if row["original_dice"] is not None else row["dice"])
 
 
-def table(rows: list[Row], score: Callable[[Row], float]) -> Table:
+def table(rows: list[Row], score: Callable[[Row], float]) -> Vector:
     """``[designs, seeds]`` of the designs that have every seed, in order of their names."""
     seeds, by_run = sorted({row["seed"] for row in rows}), {(row["design"], row["seed"]): score(row) for row in rows}
     whole = [name for name in sorted({row["design"] for row in rows}) if all((name, seed) in by_run for seed in seeds)]
     return np.array([[by_run[name, seed] for seed in seeds] for name in whole]).reshape(len(whole), len(seeds))
 
 
-def icc(scores: Table) -> float:
-    """ICC(3,1) = (MS_designs - MS_error) / (MS_designs + (k - 1) MS_error)."""
-    n, k = scores.shape
-    residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
-    between = k * ((scores.mean(1) - scores.mean()) ** 2).sum() / (n - 1)
-    error = (residual**2).sum() / ((n - 1) * (k - 1))
-    return float((between - error) / (between + (k - 1) * error))
+def seed_deviation(scores: Vector) -> float:
+    return mean_squares(scores)[1] ** 0.5
 
 
-def reliability(scores: Table) -> float:
-    """Of the designs' means over the seeds: the ICC stepped up by Spearman and Brown, and no less than 0."""
-    single, k = max(0.0, icc(scores)), scores.shape[1]
-    return k * single / (1 + (k - 1) * single)
-
-
-def seed_deviation(scores: Table) -> float:
-    n, k = scores.shape
-    residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
-    return float(np.sqrt((residual**2).sum() / ((n - 1) * (k - 1))))
-
-
-def agreement(scores: Table, reference: Table, measure: Callable[..., Any]) -> float:
-    """Rank correlation of one seed's scores with the references' means, averaged over seeds."""
-    return float(np.mean([measure(column, reference.mean(1)).statistic for column in scores.T]))
-
-
-def interval(n: int, statistic: Callable[[npt.NDArray[np.intp]], float]) -> tuple[float, float]:
-    """5th and 95th percentile over resampled designs."""
-    rng = np.random.default_rng(0)
-    draws = [statistic(rng.integers(0, n, n)) for _ in range(N_BOOTSTRAP)]
-    low, high = np.nanpercentile(draws, (5, 95))
-    return float(low), float(high)
+def agreement(scores: Vector, expected: Vector, draws: Draws) -> Vector:
+    """Kendall's tau of one seed's scores with the references' means, averaged over seeds, of each draw."""
+    found: Vector = np.mean([rank_correlations(column, expected, draws)[1] for column in scores.T], axis=0)
+    return found
 
 
 def score_table(by_set: dict[str, list[Row]]) -> Iterator[str]:
@@ -146,7 +131,7 @@ def spread_table(by_set: dict[str, list[Row]]) -> Iterator[str]:
             continue
         seeds = seed_deviation(scores)
         designs = max(0.0, float(scores.mean(1).var(ddof=1)) - seeds**2 / scores.shape[1]) ** 0.5
-        low, high = interval(len(scores), lambda chosen, scores=scores: icc(scores[chosen]))
+        low, high = percentiles(np.array([icc(scores[one]) for one in drawn(len(scores), N_BOOTSTRAP)]), 5, 95)
         between = f"{low:.2f}..{high:.2f}"
         yield (
             f"  {name:<18}{len(scores):>8}{scores.mean():>8.4f}{designs:>12.4f}{seeds:>10.4f}{icc(scores):>7.2f}"
@@ -165,7 +150,7 @@ def agreement_table(name: str, rows: list[Row]) -> Iterator[str]:
     random_only = [design for design in whole if design.isdigit()]
     yield (
         f"Agreement with eight times longer training on {name}: {len(whole)} designs, references' reliability "
-        f"{reliability(expected):.2f}, designs' SD {expected.mean(1).std(ddof=1):.4f}, "
+        f"{reliability(expected).value:.2f}, designs' SD {expected.mean(1).std(ddof=1):.4f}, "
         f"seeds' {seed_deviation(expected):.4f}"
     )
     yield (
@@ -184,7 +169,7 @@ def agreement_table(name: str, rows: list[Row]) -> Iterator[str]:
     for words, variant, read in read_outs:
         runs = [row for row in own if row["variant"] == variant and row["design"] in whole]
         kept = sorted({row["design"] for row in runs if _is_whole(runs, row["design"])})
-        if len(kept) < 4:
+        if len(kept) < FEWEST_DESIGNS:
             continue
         scores = table([row for row in runs if row["design"] in kept], read)
         yield _line(words, runs, kept, scores, by_name, [design for design in kept if design in random_only])
@@ -197,15 +182,15 @@ def _is_whole(rows: Sequence[Row], design: str) -> bool:
 
 
 def _line(
-    words: str, runs: list[Row], kept: list[str], scores: Any, by_name: dict[str, float], random_only: list[str]
+    words: str, runs: list[Row], kept: list[str], scores: Vector, by_name: dict[str, float], random_only: list[str]
 ) -> str:
     several = scores.shape[1] > 1
-    truth = np.array([[by_name[design]] for design in kept])
+    truth = np.array([by_name[design] for design in kept])
     chosen = [kept.index(design) for design in random_only]
     seconds = fmean(row["seconds"] for row in runs)
     unet = kept.index("u-net") if "u-net" in kept else None
     lead = float("nan") if unet is None else scores[unet].mean() - scores[chosen].mean()
-    expected = float("nan") if unet is None else truth[unet, 0] - truth[chosen].mean()
+    expected = float("nan") if unet is None else truth[unet] - truth[chosen].mean()
     return (
         f"  {words:<18}{len(kept):>8}{scores.shape[1]:>7}{seconds:>6.0f}{scores.mean():>8.4f}"
         f"{_four(seed_deviation(scores) if several else None):>10}{f'{icc(scores):.2f}' if several else '-':>7}"
@@ -213,11 +198,10 @@ def _line(
     )
 
 
-def _tau(scores: Any, truth: Any, width: int = 10) -> str:
-    with np.errstate(all="ignore"):
-        low, high = interval(len(scores), lambda chosen: agreement(scores[chosen], truth[chosen], kendalltau))
-        between = f"{low:.2f}..{high:.2f}"
-        return f"{agreement(scores, truth, kendalltau):>{width}.2f}{between:>16}"
+def _tau(scores: Vector, truth: Vector, width: int = 10) -> str:
+    low, high = percentiles(agreement(scores, truth, drawn(len(truth), N_BOOTSTRAP)), 5, 95)
+    between = f"{low:.2f}..{high:.2f}"
+    return f"{agreement(scores, truth, np.arange(len(truth))[None])[0]:>{width}.2f}{between:>16}"
 
 
 def main() -> int:

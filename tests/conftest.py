@@ -17,7 +17,8 @@ from unetx_studies.store import study_url
 
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40)
 hypothesis.settings.load_profile("tests")
-sys.path.append(str(Path(__file__).parent / "evaluators"))
+for _floor in ("evaluators", "space"):  # helpers that tests of other floors use, too
+    sys.path.append(str(Path(__file__).parent / _floor))
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,8 @@ for dims, patch in ((2, (19, 14)), (3, (9, 12, 11))):
     logits.square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
     log_synflow(network, torch.randn(1, 1, *patch))
-export(architecture, Path("net.pt2"), patch=patch)
+for name in ("net.pt2", "net.py"):
+    export(architecture, Path(name), patch=patch)
 """
 
 

@@ -90,6 +90,11 @@ class DeviceProfile:
         return f"{cpu}, {torch.get_num_threads()} thread(s)"
 
 
+def best_device() -> str:
+    """``cuda`` where torch sees a GPU, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def profile(name: str) -> DeviceProfile:
     """Of the device called ``cpu``, ``cuda`` or ``cuda:1``. Raises RequestError when it is not there."""
     device = torch.device(name)

@@ -155,7 +155,8 @@ class Budget:
         parent = data["parent"]
         if parent is not None:
             parent = Parent(**{**parent, "parts": tuple(parent["parts"])})
-        return cls(**{**data, "rungs": tuple(data["rungs"]), "recipe": Recipe(**data["recipe"]), "parent": parent})
+        recipe = Recipe(**{**data["recipe"], "mirror": tuple(data["recipe"].get("mirror", ()))})
+        return cls(**{**data, "rungs": tuple(data["rungs"]), "recipe": recipe, "parent": parent})
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +259,11 @@ class Evaluator(Protocol):
         """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out. Raises
         DeviceFailed when this process is of no more use; it says nothing about the design unless it happens again.
 
-        ``checkpoint`` names a file for the state of this evaluation, written after every rung but the last at which
-        the observer let it go on. An evaluation that was broken off goes on from there: the observer hears of later
-        steps and rungs only, and the answer is that of an unbroken run (on a CPU to the bit), with the whole curve. A
-        file that is damaged or of another evaluation is not used. The caller deletes it when the answer is safe.
+        ``checkpoint`` names a file for the state of this evaluation, written every minute or so, and after every rung
+        but the last at which the observer let it go on. An evaluation that was broken off goes on from there: the
+        observer hears of later steps and rungs only, and the answer is that of an unbroken run (on a CPU to the bit),
+        with the whole curve. A file that is damaged or of another evaluation is not used. The caller deletes it when
+        the answer is safe.
 
         ``weights`` names a file (safetensors) for the trained network's parameters, written when it is complete.
 

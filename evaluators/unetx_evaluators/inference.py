@@ -116,11 +116,16 @@ def window_corners(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: fl
 
     Neighbours share at least ``overlap`` of a window's edge.
     """
+    return itertools.product(*window_starts(spatial, patch, overlap))
+
+
+def window_starts(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> list[list[int]]:
+    """Along each axis, where these windows begin."""
     starts = []
     for n, p in zip(spatial, patch, strict=True):
         n_steps = math.ceil((n - p) / max(1, math.floor(p * (1 - overlap))))
         starts.append([round((n - p) * step / n_steps) for step in range(n_steps + 1)] if n_steps else [0])
-    return itertools.product(*starts)
+    return starts
 
 
 @lru_cache(maxsize=4)

@@ -42,7 +42,7 @@ def label_map_on(shape: tuple[int, ...], logits: Tensor, labels: Tensor) -> Labe
     for axis, (n, m) in enumerate(zip(logits.shape[1:], shape, strict=True)):
         others = [other for other in range(labels.ndim) if other != axis]
         first, last = labels.amax(dim=others).nonzero()[[0, -1], 0].tolist()
-        below, above, share = _neighbours(n, m)
+        below, above, share = neighbours(n, m)
         chosen = ((above >= first) & (below <= last)).nonzero()[:, 0]
         boxes.append(slice(int(chosen[0]), int(chosen[-1]) + 1) if len(chosen) else slice(0, 0))
         axes.append([part[boxes[-1]].to(logits.device) for part in (below, above, share)])
@@ -50,19 +50,20 @@ def label_map_on(shape: tuple[int, ...], logits: Tensor, labels: Tensor) -> Labe
     rows_together = max(1, SLAB_VALUES // max(1, len(logits) * math.prod(inner.shape[1:])))
     for first_row in range(0, len(inner), rows_together):
         rows = slice(first_row, first_row + rows_together)
-        slab = _interpolated(logits, 1, *(part[rows] for part in axes[0]))
+        slab = interpolated(logits, 1, *(part[rows] for part in axes[0]))
         for axis, parts in enumerate(axes[1:], start=2):
-            slab = _interpolated(slab, axis, *parts)
+            slab = interpolated(slab, axis, *parts)
         inner[rows] = label_map(slab).cpu().numpy()
     return result
 
 
-def _interpolated(values: Tensor, axis: int, below: Tensor, above: Tensor, share: Tensor) -> Tensor:
+def interpolated(values: Tensor, axis: int, below: Tensor, above: Tensor, share: Tensor) -> Tensor:
+    """Values between voxels along an axis: a ``share`` of those ``above``, the rest of those ``below``."""
     weight = share.view(-1, *[1] * (values.ndim - axis - 1))
     return torch.lerp(values.index_select(axis, below), values.index_select(axis, above), weight)
 
 
-def _neighbours(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
+def neighbours(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each of ``m`` voxels over the extent of ``n``: the two around its centre, and the share of the second."""
     at = ((torch.arange(m, dtype=torch.float64) + 0.5) * n / m - 0.5).clamp(0, n - 1)
     below = at.floor().long()

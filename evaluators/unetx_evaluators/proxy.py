@@ -17,6 +17,8 @@ from unetx_space.cost import cost
 from unetx_space.validity import faults
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from unetx_evaluators.device import DeviceProfile
     from unetx_evaluators.insight import ZeroCost
     from unetx_evaluators.tasks.task import Task
@@ -197,7 +199,7 @@ def _at_its_start(trained: Architecture, budget: Budget, seed: int, task: Task, 
     return network
 
 
-def computed_fast(network: SkipUNet, profile: DeviceProfile) -> AbstractContextManager[None]:
+def computed_fast(network: nn.Module, profile: DeviceProfile) -> AbstractContextManager[None]:
     """Inside, the network computes the same in the way that is fastest on its device."""
     if profile.device.type != "cpu":
         return nullcontext()

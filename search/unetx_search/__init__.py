@@ -1,5 +1,7 @@
-"""How we look: samplers, coordinator, executors, command line; and in Python, as ``import unetx_search as ux``,
-``ux.search(data, trials=20)``, ``ux.study(folder)``, ``ux.load(path)``, ``ux.presets`` and ``ux.task(data)``.
+"""How we look: samplers, coordinator, executors, command line.
+
+In Python ``import unetx_search as ux`` offers ``ux.search``, ``ux.study``, ``ux.load``, ``ux.presets``, ``ux.task``,
+``ux.train``, ``ux.predict`` and ``ux.export``.
 
 Nothing is imported before it is asked for.
 """
@@ -7,12 +9,14 @@ Nothing is imported before it is asked for.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unetx_search.api import Design, Study, load, presets, search, study, task
+    from unetx_search.api import Design, Study, export, load, predict, presets, search, study, task, train
 
 INTERRUPTED = 130
 """Exit code of a command that the user ended."""
 
-__all__ = ["INTERRUPTED", "Design", "Study", "load", "presets", "search", "study", "task"]
+__all__ = [
+    "INTERRUPTED", "Design", "Study", "export", "load", "predict", "presets", "search", "study", "task", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

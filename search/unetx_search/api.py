@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
@@ -13,8 +14,11 @@ from rich.console import Console
 
 from unetx_evaluators.tasks.sources.arrays import ArraySource, Pair
 from unetx_search.config import SearchConfig
+from unetx_search.data_choices import DataChoices
 from unetx_search.finals.config import FinalsConfig
 from unetx_search.finals.report import Results, kept_conclusion
+from unetx_search.models.predict_choices import PredictChoices
+from unetx_search.models.train_choices import TrainChoices
 from unetx_search.preparing import prepared_task
 from unetx_search.status import read_status, status_text
 from unetx_search.summary import architecture_text, named_architecture
@@ -28,8 +32,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from unetx_evaluators.tasks import Source, Task
+    from unetx_search.models.full_training import Trained
+    from unetx_search.models.predicting import Predicted
     from unetx_space import Architecture
     from unetx_space.network import SkipUNet
+    from unetx_studies.export import Exported
     from unetx_studies.store import TrialRecord
 
 Data = str | Path | Sequence[Pair] | None
@@ -75,9 +82,11 @@ class Design:
         return to_svg(self.architecture)
 
 
-def load(name: str | Path) -> Design:
-    """The design in a file such as ``runs/NAME/best.json``, or of a preset's name. Raises RequestError."""
-    return Design(named_architecture(str(name)))
+def load(name: str | Path, *, levels: int = 5) -> Design:
+    """The design in a file such as ``runs/NAME/best.json``, or of a preset's name, on so many levels. Raises
+    RequestError.
+    """
+    return Design(named_architecture(str(name), levels))
 
 
 @dataclass(frozen=True)
@@ -207,6 +216,51 @@ def task(data: Data = None, *, quiet: bool = False, classes: Sequence[str] = (),
     return prepared_task(
         config.folder, source or config.source(), config.cache_folder, machine_options, _console(quiet)
     )
+
+
+def train(
+    design: Design | str | Path,
+    data: Data = None,
+    *,
+    model: str | Path,
+    against: str | None = None,
+    quiet: bool = False,
+    classes: Sequence[str] = (),
+    **options: Any,
+) -> Trained:
+    """Train a design, a file or a preset in full, into the folder ``model``, or go on with that.
+
+    The options are those of ``unetx-search train``. Raises RequestError and TrainingFailed.
+    """
+    from unetx_search.models.full_training import train
+
+    source = _source(data, classes, options)
+    path = Path(data) if isinstance(data, str | Path) else None
+    of_data = {one.name for one in fields(DataChoices)}
+    choices = DataChoices(data=path, **{name: value for name, value in options.items() if name in of_data})
+    how = TrainChoices(**{name: value for name, value in options.items() if name not in of_data})
+    with TemporaryDirectory() as aside:
+        name = str(design)
+        if isinstance(design, Design):
+            design.save(file := Path(aside) / f"{design.key[:12]}.json")
+            name = str(file)
+        return train(name, Path(model), choices, how, console=_console(quiet), against=against, source=source)
+
+
+def predict(
+    model: str | Path, images: str | Path, out: str | Path, *, quiet: bool = False, **options: Any
+) -> Predicted:
+    """Masks of images with a trained model; the options are those of ``unetx-search predict``. Raises RequestError."""
+    from unetx_search.models.predicting import predict
+
+    return predict(Path(model), Path(images), Path(out), PredictChoices(**options), console=_console(quiet))
+
+
+def export(design: Design, target: str | Path, **options: Any) -> Exported:
+    """Write a design for use elsewhere; options are those of ``unetx_studies.export.export``. Raises RequestError."""
+    from unetx_studies.export import export
+
+    return export(design.architecture, Path(target), **options)
 
 
 def _source(data: Data, classes: Sequence[str], options: dict[str, Any]) -> Source | None:

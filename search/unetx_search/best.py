@@ -101,5 +101,6 @@ def whereabouts(study: str, trial: int | None, task: Task) -> dict[str, Any]:
             "classes": list(task.classes),
             "spacing": list(task.spacing),
             "patch": list(task.patch),
+            "normalisation": task.choices.get("normalisation", {}).get("value"),
         },
     }

@@ -18,10 +18,13 @@ from cyclopts import App, CycloptsError, CycloptsPanel, Parameter, UnusedCliToke
 from cyclopts.config import Dict
 
 from unetx_search import INTERRUPTED
+from unetx_search.audit.config import AuditConfig
 from unetx_search.config import Choices, SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.explain_command import explain
+from unetx_search.explain.command import explain
 from unetx_search.finals.config import FinalsConfig
+from unetx_search.models.predict_command import predict
+from unetx_search.models.train_command import train
 from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import describe, design_space
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
@@ -110,6 +113,29 @@ def _finals(study: Path, config: FinalsConfig, json: bool) -> int:
 
 
 @app.command
+def audit(
+    config: Annotated[AuditConfig, Parameter(name="*")] = AuditConfig(),  # noqa: B008 (frozen)
+    *,
+    json: Json = False,
+) -> int:
+    """Measure how well short trainings foretell long ones on a dataset, and how many steps a search of it needs.
+
+    Parameters
+    ----------
+    json
+        Print the findings as JSON.
+    """
+    from json import dumps
+
+    from unetx_search.audit.report import audit_facts, audit_text
+    from unetx_search.audit.run import audit
+
+    found = audit(config, console=_stderr())
+    print(dumps(audit_facts(found), indent=2) if json else audit_text(found))
+    return INTERRUPTED if found.was_stopped else 0
+
+
+@app.command
 def show(
     what: str | None = None,
     *,
@@ -168,40 +194,52 @@ def export(
     architecture: Path,
     target: Path,
     *,
-    format: Literal["onnx", "pt2"] | None = None,
+    format: Literal["torch", "onnx", "pt2", "monai-bundle", "nnunet", "json", "svg", "dot", "graphml"] | None = None,
     weights: Path | None = None,
     patch: Annotated[tuple[int, ...] | None, Parameter(converter=voxels, n_tokens=1)] = None,
     seed: int = 0,
+    force: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Write the network of an architecture for use elsewhere.
+    """Write an architecture and its network for use elsewhere.
 
     Parameters
     ----------
     architecture
         A JSON file such as runs/NAME/best.json.
     target
-        The file to write; its ending gives the format unless --format does.
+        What to write; its ending gives the format unless --format does.
     format
-        onnx (for ONNX Runtime and others) or pt2 (torch.export).
+        torch (a .py file that needs torch alone), onnx (for ONNX Runtime and others), pt2 (torch.export), monai-bundle
+        or nnunet (a folder), json (the document), svg (the drawing), dot or graphml (the graph).
     weights
         Trained weights as safetensors. Fresh initial values without them.
     patch
         Input size in voxels per axis, such as 96x96x48. The patch the architecture was searched with by default.
     seed
         Seed of the initial values where no weights are given.
+    force
+        Replace what is there already.
     """
     from unetx_search.progress import Steps
-    from unetx_search.summary import loaded
+    from unetx_search.summary import exported_text, loaded
     from unetx_studies.export import export
 
     with Steps(_stderr()) as steps:
         done = export(
-            loaded(architecture), target, format=format, weights=weights, patch=patch, seed=seed, tell=steps.begin
+            loaded(architecture),
+            target,
+            format=format,
+            weights=weights,
+            patch=patch,
+            seed=seed,
+            force=force,
+            tell=steps.begin,
         )
-    size = "x".join(map(str, done.patch))
-    print(
-        f"wrote {done.path} ({done.format}, patch {size}); it differs from torch by at most {done.max_difference:.1e}"
-    )
+    print(exported_text(done))
+
+
+app.command(train)
+app.command(predict)
 
 
 @app.command

@@ -1,12 +1,14 @@
-"""Everything a search can be told: dataclasses from which flags, help, defaults and TOML come."""
+"""Everything a search can be told: dataclasses from which flags, help, defaults and TOML come.
 
-from __future__ import annotations
+Annotations are not postponed, as in ``data_choices.py``.
+"""
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from cyclopts import Parameter
 
@@ -19,8 +21,6 @@ from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from unetx_evaluators.evaluation import Budget
     from unetx_evaluators.tasks.task import Task
 
@@ -239,17 +239,19 @@ class Settled:
     """The share of replicates, which decides what is trained next."""
     pilot_spacing: tuple[float, ...] | None = None
     """The voxel size that a pilot chose instead of the planned one, along the source's axes."""
+    audit: dict[str, int] | None = None
+    """Of an audit: how many designs, on how many seeds, and how much longer the references."""
 
     @classmethod
     def of(
         cls,
         config: SearchConfig,
-        task: Task,
+        task: "Task",
         space: DesignSpace,
-        budget: Budget,
+        budget: "Budget",
         *,
         pilot_spacing: tuple[float, ...] | None = None,
-    ) -> Settled:
+    ) -> Self:
         return cls(
             **_settings_of(task),
             genes={name: list(choices) for name, choices in space.genes.items()},

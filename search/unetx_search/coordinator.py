@@ -44,9 +44,9 @@ N_HOPELESS = 5
 N_UNTIL_MEASURED = 5
 """After so many replicates of a study that have a score it is said what its scores can tell apart."""
 MAX_IN_VAIN = 5
-"""Preemptions of a trial without a new rung in between after which it is given up. Where workers come and go, a trial
-goes on from its last rung and gets further each time; one that is stopped five times at the same place is either too
-long for the machine between two rungs or what stops it, and would keep a study from ever ending."""
+"""Preemptions of a trial without coming further after which it is given up. Where workers come and go, a trial goes on
+from its checkpoint and comes further now and then; one that does not in five tries is what stops it, or takes too long
+between two checkpoints for the machines there are, and would keep a study from ever ending."""
 STOP_WITHIN = timedelta(seconds=20)
 """Then workers that did not answer are ended; a batch system kills everything after 30 s."""
 
@@ -78,8 +78,10 @@ class _Unfinished:
     architecture: Architecture
     scores: dict[int, float]
     """By step, of the rungs at which the pruner has spoken."""
+    furthest: int = 0
+    """Step."""
     n_in_vain: int = 0
-    """Times that it was preempted since its last rung."""
+    """Times that it was preempted since it came further."""
 
 
 class Coordinator:
@@ -285,7 +287,12 @@ class Coordinator:
         self._records.update(running.trial)
         self._reporter.trial_started(trial, worker, device, str(running.trial.origin))
 
+    def _note_step(self, running: _Unfinished, step: int) -> None:
+        if step > running.furthest:
+            running.furthest, running.n_in_vain = step, 0
+
     def on_step(self, trial: int, step: int) -> None:
+        self._note_step(self._running[trial], step)
         self._reporter.trial_step(trial, step)
 
     def on_rung(self, trial: int, point: CurvePoint) -> bool:
@@ -293,7 +300,7 @@ class Coordinator:
         if point.step not in running.scores:  # else a trial that is run again has come here before: the answer stands
             self._study.report(trial, point.step, point.score)
             running.scores[point.step] = point.score
-            running.n_in_vain = 0
+            self._note_step(running, point.step)
             pruned_at = point.step if self._is_to_be_pruned(running.trial) else running.trial.pruned_at
             running.trial = replace(running.trial, pruned_at=pruned_at, optuna_notes=self._study.notes(trial))
             self._records.update(running.trial, point)
@@ -363,7 +370,7 @@ class Coordinator:
         running = self._running[trial]
         running.n_in_vain += 1
         if running.n_in_vain >= MAX_IN_VAIN:
-            words = f"preempted {running.n_in_vain} times without a new rung in between; the last: {reason}"
+            words = f"preempted {running.n_in_vain} times without coming any further; the last: {reason}"
             self.on_finished(trial, running.trial.worker or 0, failed_evaluation(Outcome.CRASHED, words))
             return
         running.trial = job_states.left(running.trial)

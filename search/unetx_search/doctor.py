@@ -16,6 +16,7 @@ from unetx_evaluators.evaluation import DataError, DataErrors, said_once
 from unetx_evaluators.host_cores import usable_cores
 from unetx_evaluators.tasks import Kept, kept, prepare
 from unetx_evaluators.tasks.examination import Examination, examine
+from unetx_search.audit.recommendation import AuditFile
 from unetx_search.caches import CacheFacts, cache_facts, caches_text
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
@@ -27,7 +28,7 @@ from unetx_search.executors.slots import Slot, make_slots
 from unetx_search.gpu_check import HEADS, GpuFacts, Try, check_gpus
 from unetx_search.piloting import FOLDER, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
-from unetx_search.settling import kept_pilot, moved_to, trained_on
+from unetx_search.settling import audit_choice, kept_pilot, moved_to, trained_on
 from unetx_space.errors import RequestError
 from unetx_space.files import write_whole
 from unetx_studies.disk_full import full_disk_explained
@@ -177,14 +178,16 @@ class _Dataset:
         return LocalExecutor(self._evaluator, task, self._slots, log_folder=task.folder / FOLDER / LOGS)
 
     def _settled(self, found: Examination, pilot: Pilot) -> Examination:
-        """As a search would have it: network and grid at the voxel size that the pilot chose."""
+        """As a search would have it: network and grid at the voxel size that the pilot chose, steps by the audit."""
         planned = self._kept()
         spacing = None if planned is None else moved_to(planned.task, pilot)
         moved = None if spacing is None else self._kept(spacing)
         if moved is not None:
             there = moved.examination
             found = replace(found, basis=there.basis, plan=there.plan, choices=there.choices)
-        return replace(found, choices=pilot.choices(found.choices))
+        choices, prepared = pilot.choices(found.choices), moved or planned
+        audit = None if prepared is None else AuditFile.of(prepared.task, pilot.budget).read()
+        return replace(found, choices=choices if audit is None else {**choices, **audit_choice(audit)})
 
 
 def _write_sheet(sheet: Path, facts: DatasetFacts, found: Examination, choices: DataChoices, console: Console) -> None:

@@ -1,9 +1,9 @@
-"""What a search trains next: the designs it begins with, then a sampler's, and in between known ones again."""
+"""What a study trains next: a list that is known beforehand, or what a search finds worth training."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -47,6 +47,23 @@ class Proposals(Protocol):
         """
 
 
+class ListedProposals:
+    """Proposals from a list, in its order; what has begun, in this run or an earlier one, is not begun again."""
+
+    def __init__(self, listed: Iterable[Proposal]) -> None:
+        self._left = {(one.candidate.key, one.seed, one.budget): one for one in listed}
+
+    def know(self, trial: TrialRecord) -> None:
+        self._left.pop((trial.key, trial.seed, trial.budget), None)
+
+    def is_more(self) -> bool:
+        return bool(self._left)
+
+    def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
+        """The next in the list, whatever has come out by then."""
+        return next(iter(self._left.values()))
+
+
 @dataclass(frozen=True, slots=True)
 class Reseeding:
     """How much of a study trains known designs again with other seeds."""
@@ -58,7 +75,8 @@ class Reseeding:
 
 
 class SearchProposals:
-    """Proposals of a search for a study of ``n_trials``.
+    """Proposals of a search for a study of ``n_trials``: the designs it begins with, then a sampler's, and known ones
+    again with other seeds.
 
     ``study`` is the one that the sampler sees. ``cost_of`` tells what the cheapest design has the least of.
     """

@@ -62,6 +62,11 @@ def voxels(_kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
     return tuple(_whole(part) for part in _parts(tokens))
 
 
+def numbers(_kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """Whole numbers: ``0,1``, ``"0 1"``, or the items of a TOML list."""
+    return tuple(_whole(part) for part in _parts(tokens))
+
+
 def _parts(tokens: Sequence[Token]) -> Iterator[str]:
     for token in tokens:
         yield from re.split(r"\s*[x×,]\s*|\s+", token.value.strip().lower())

@@ -27,7 +27,7 @@ from unetx_search.pruners import PRUNERS
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.samplers.constrained_sampler import ConstrainedSampler
 from unetx_search.samplers.registry import SAMPLERS
-from unetx_search.settling import Asked, asked
+from unetx_search.settling import Asked, asked, audited
 from unetx_search.sharing.measurement import slots_that_pay
 from unetx_search.study_session import Claim, claimed, graceful_shutdown, tell_of
 from unetx_search.study_setup import StudySetup
@@ -163,7 +163,9 @@ def _asked(config: SearchConfig, engine: Engine, slots: Sequence[Slot], console:
 
     settings = config.folder / SETTINGS
     begun = read_begun(settings) if settings.exists() else None
-    return asked(config, given.source or _source(config, console), slots[0].device, executor_of, console, begun)
+    source = given.source or source_of(config, console)
+    found = asked(config, source, slots[0].device, executor_of, console, begun)
+    return audited(config, found, console) if begun is None else found
 
 
 def _agreed(
@@ -238,9 +240,10 @@ def _search(
         )
 
 
-def _source(config: SearchConfig, console: Console) -> Source:
+def source_of(config: SearchConfig, console: Console) -> Source:
+    """The data of a request; it is said where these are the built-in ones."""
     if config.data is None:
-        console.print("no --data given: searching on the built-in demo task (synthetic images)")
+        console.print("no --data given: taking the built-in demo task (synthetic images)")
     return config.source()
 
 

@@ -6,13 +6,14 @@ A study that has begun keeps what it was begun with. For a new one the dataset's
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.budgets import check_rankable, default_budget
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import BACKGROUND_WEIGHTS, LEARNING_RATES, Limits, Pilot, Spacing, with_steps
 from unetx_evaluators.tasks.cache import using
+from unetx_search.audit.recommendation import AuditFile, Recommendation
 from unetx_search.config import SearchConfig, Settled
 from unetx_search.piloting import ExecutorOf, PilotFile, piloted
 from unetx_search.preparing import prepared_task
@@ -69,6 +70,26 @@ def asked(
         task = replace(task, choices=pilot.choices(task.choices))
     space = config.design_space(len(task.strides))
     return Asked(task, space, budget, Settled.of(config, task, space, budget, pilot_spacing=spacing), pilot)
+
+
+def audited(config: SearchConfig, found: Asked, console: Console) -> Asked:
+    """The same, trained for as many steps as an audit of the task recommends, unless the user has set them."""
+    kept = None if config.steps is not None else AuditFile.of(found.task, found.budget).read()
+    if kept is None or kept.steps is None:
+        return found
+    console.print(
+        f"steps by the audit of this dataset (--steps N overrides): {kept.reason}", markup=False, soft_wrap=True
+    )
+    budget = with_rungs_for(config.pruner, with_steps(found.budget, kept.steps))
+    task = replace(found.task, choices={**found.task.choices, **audit_choice(kept)})
+    return replace(found, task=task, budget=budget, settled=replace(found.settled, budget=asdict(budget)))
+
+
+def audit_choice(kept: Recommendation) -> dict[str, Any]:
+    """Among a task's choices, what its audit says of the steps."""
+    if kept.steps is None:
+        return {"audit": {"value": None, "reason": kept.reason}}
+    return {"steps": {"value": kept.steps, "reason": f"{kept.reason}, by the audit"}}
 
 
 def trained_on(

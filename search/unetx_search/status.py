@@ -71,9 +71,14 @@ class Status:
         return self.run.n_trials
 
     @property
+    def compared(self) -> tuple[TrialRecord, ...]:
+        """The same where all were trained equally long; none of an audit, whose scores say nothing side by side."""
+        return self.evaluations if len({trial.budget.steps for trial in self.evaluations}) == 1 else ()
+
+    @property
     def best(self) -> Ranked | None:
         """The first of the ranking."""
-        return Ranking(self.evaluations).best
+        return Ranking(self.compared).best
 
     def state(self) -> str:
         """One sentence."""
@@ -152,7 +157,7 @@ def status_text(status: Status) -> str:
         lines.append(f"  cheapest   {cheapest}")
     if (conclusion := kept_conclusion(status.folder)) is not None:
         lines.append(f"  finals     {conclusion}")
-    lines += spread_lines(evidence(status.evaluations))
+    lines += spread_lines(evidence(status.compared))
     lines += _eager_lines(status.evaluations)
     lines += [f"  {kind}: {sharing}" for kind, sharing in status.sharing.items()]
     lines += [*map(_job_line, _jobs(status)), *_latest_failure(status)]
@@ -237,7 +242,7 @@ def status_json(status: Status) -> str:
         **best_facts(best),
         "cheapest": status.cheapest,
         "finals": kept_conclusion(status.folder),
-        "evidence": evidence_facts(evidence(status.evaluations)),
+        "evidence": evidence_facts(evidence(status.compared)),
         "run": {
             "id": run.id,
             "host": run.process.host,

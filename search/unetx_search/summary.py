@@ -28,6 +28,7 @@ from unetx_studies.ranking import outcome_counts
 
 if TYPE_CHECKING:
     from unetx_search.run import Summary
+    from unetx_studies.export import Exported
     from unetx_studies.ranking import Ranked
 
 N_RANKED = 5
@@ -185,6 +186,19 @@ def loaded(path: Path) -> Architecture:
         return load(path)
     except RequestError as error:
         raise with_hint(error, path) from error
+
+
+def exported_text(done: Exported) -> str:
+    """What was written, for which images, and how near to torch it is."""
+    lines = [f"wrote {done.path} ({done.format})"]
+    if done.patch is not None:
+        sizes = [f"a multiple of {n}" if n else f"{size}" for n, size in zip(done.multiples, done.patch, strict=True)]
+        lines.append(f"  patch {'x'.join(map(str, done.patch))}; any batch; size of an image: {', '.join(sizes)}")
+    if done.max_difference is not None:
+        lines.append(f"  differs from torch by at most {done.max_difference:.1e}")
+    if done.runner is not None:
+        lines.append(f"  segments images: python {done.runner} IMAGES -o FOLDER")
+    return "\n".join(lines)
 
 
 def _facts(architecture: Architecture) -> dict[str, Any]:

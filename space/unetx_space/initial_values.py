@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unetx_space.operators.blocks import SLOPE
 
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
+_UPSAMPLING = (nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
 
 
@@ -46,9 +46,9 @@ def initialise(network: nn.Module, seed: int) -> None:
 def _fill(module: nn.Module, path: str, seed: int) -> None:
     if isinstance(module, _NORMS):
         module.reset_parameters()  # scale 1, shift 0, fresh statistics
-    elif isinstance(module, _WEIGHTED + _TRANSPOSED):
+    elif isinstance(module, _WEIGHTED + _UPSAMPLING):
         # A transposed convolution with kernel = stride reads one coarse voxel for each fine one.
-        fan_in = len(module.weight) if isinstance(module, _TRANSPOSED) else module.weight[0].numel()
+        fan_in = len(module.weight) if isinstance(module, _UPSAMPLING) else module.weight[0].numel()
         _kaiming_uniform(module.weight, fan_in, _generator(seed, f"{path}.weight"))
         if module.bias is not None:
             module.bias.zero_()

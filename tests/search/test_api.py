@@ -135,3 +135,28 @@ def test_channels_stand_before_or_behind_the_others(image: tuple[int, ...], chan
 def test_arrays_that_do_not_fit_are_refused(data: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         ArraySource.of(data)
+
+
+def test_a_design_is_trained_applied_and_exported(tmp_path: Path) -> None:
+    """On arrays, at next to no width; the images to predict are pictures, as arrays have no files."""
+    from PIL import Image
+
+    data = pairs(n=8, shape=(16, 16))
+    model = tmp_path / "model"
+    design = ux.load("u-net", levels=3)
+    options: dict[str, Any] = {
+        "steps": 4,
+        "validations": 1,
+        "batch_size": 1,
+        "base_width": 4,
+        "levels": 3,
+        "out": tmp_path,
+    }
+    trained = ux.train("u-net", data, model=model, quiet=True, device="cpu", **options)
+    assert trained.scores["test"]["n_cases"] == 2
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(np.uint8(255 * data[0][1])).save(images / "a.png")
+    done = ux.predict(model, images, tmp_path / "masks", quiet=True, device="cpu")
+    assert [file.name for file in done.written] == ["a.png"]
+    assert ux.export(design, tmp_path / "a.svg").path.read_text(encoding="utf-8").startswith("<svg")

@@ -95,7 +95,9 @@ def test_every_option_of_a_task_can_be_said_and_reaches_it() -> None:
     own = DataChoices(split=Path("s.json")).task_options("cpu")
     assert own.split == Path("s.json")
     assert own == replace(TaskOptions(), split=Path("s.json")), "left alone, everything is chosen from the data"
-    assert {field.name for field in fields(TaskOptions)} == {*said, "machine", "split"}
+    assert {field.name for field in fields(TaskOptions)} == {*said, "machine", "split", "batch_size"}, (
+        "which train says"
+    )
 
 
 def test_all_studies_below_a_folder_share_a_cache(tmp_path: Path) -> None:

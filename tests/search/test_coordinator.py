@@ -258,7 +258,7 @@ def test_a_trial_that_is_preempted_again_and_again_at_the_same_place_is_given_up
     bench.run(FakeEvaluator(), 4)
     given_up = bench.records_now[2]
     assert (given_up.outcome, given_up.n_starts, given_up.n_lost) == (Outcome.CRASHED, 5, 0)
-    assert given_up.reason == "preempted 5 times without a new rung in between; the last: its node is gone"
+    assert given_up.reason == "preempted 5 times without coming any further; the last: its node is gone"
 
 
 def test_a_trial_that_comes_further_each_time_may_be_preempted_as_often_as_it_likes(bench: Bench) -> None:

@@ -16,9 +16,10 @@ from task_samples import msd_folder
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_evaluators.tasks import cached
+from unetx_evaluators.tasks import cached, kept
 from unetx_evaluators.tasks.preprocessing import Preparation
 from unetx_search import doctor
+from unetx_search.audit.recommendation import AuditFile, Recommendation
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.doctor import Findings, findings_json, findings_text, look
@@ -26,6 +27,7 @@ from unetx_search.executors.base import Executor, Handler
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.piloting import FOLDER
 from unetx_search.run import search
+from unetx_search.settling import kept_pilot
 
 
 @pytest.fixture
@@ -106,6 +108,22 @@ def test_a_search_finds_task_and_pilot_where_doctor_left_them(choices: DataChoic
     shown = {choice.what.replace(" ", "_"): choice.sentence for choice in findings.data.choices}
     assert {name: choice["reason"] for name, choice in kept.items()} == shown
     assert kept["learning_rate"]["value"] in (1e-2, 3e-3)
+
+
+@pytest.mark.parametrize("steps", [77, None])
+def test_what_an_audit_recommends_is_told(choices: DataChoices, evaluator: FakeEvaluator, steps: int | None) -> None:
+    before = seen(choices, evaluator)
+    found = kept(choices.source(), choices.cache_folder, choices.task_options("cpu"))
+    assert found is not None
+    pilot = kept_pilot(SearchConfig(data=choices.data, out=choices.out), found.task)
+    assert pilot is not None
+    AuditFile.of(found.task, pilot.budget).write(Recommendation(steps, "these are enough"))
+    findings = seen(choices, evaluator, pilot=False)
+    assert before.data is not None
+    assert findings.data is not None
+    was, told = ({choice.what: choice.sentence for choice in one.choices} for one in (before.data, findings.data))
+    changed = {name: words for name, words in told.items() if was.get(name) != words}
+    assert changed == ({"audit": "these are enough"} if steps is None else {"steps": "these are enough, by the audit"})
 
 
 def test_without_the_option_nothing_is_prepared(choices: DataChoices, evaluator: FakeEvaluator) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import RawCase
-from unetx_evaluators.tasks.task import IGNORED
+from unetx_evaluators.tasks.task import IGNORED, Image
 from unetx_evaluators.tasks.thickness import Thickness, class_thickness, over_cases
 
 N_QUANTILES = 1000
@@ -160,6 +160,14 @@ def survey(case: RawCase, name: str, n_classes: int, *, in_slices: bool = False)
         intensities=_quantiles(case.image, foreground),
         ranges=tuple((float(channel.min()), float(channel.max())) for channel in case.image),
     )
+
+
+def seen_unlabelled(image: Image, spacing: Sequence[float], name: str) -> CaseFacts:
+    """What is known of a case without a label map, which is enough to prepare its image."""
+    occupied = image[0] != 0
+    for channel in image[1:]:
+        occupied |= channel != 0
+    return CaseFacts(name, image.shape[1:], tuple(float(mm) for mm in spacing), _box(occupied), (), (), (), ())
 
 
 def fingerprint(training: Sequence[CaseFacts]) -> Fingerprint:

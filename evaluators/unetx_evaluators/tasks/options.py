@@ -27,9 +27,11 @@ class TaskOptions:
     base_width: int | None = None
     """Channels at the finest level of the full-size network."""
     memory_gib: float = 8.0
-    """What training the full-size U-Net with the smallest batch may take."""
+    """What training the full-size U-Net may take."""
+    batch_size: int | None = None
+    """Patches that it trains on at a time; None: as many as a proxy."""
     seconds: float | None = None
-    """What one short-proxy evaluation of the U-Net should take on one worker."""
+    """What one short-proxy evaluation of the U-Net should take on one worker; infinity lets memory alone decide."""
     machine: Machine = "cpu"
     """What will train: decides what ``seconds`` buys."""
 

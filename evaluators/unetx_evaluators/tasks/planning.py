@@ -12,7 +12,7 @@ It departs from nnU-Net because a search trains hundreds of short proxies. docs/
 beside nnU-Net's plans:
 
 - fitting means two things: the full-size U-Net trains within ``memory_gib`` at the proxy's batch size, and one proxy
-  evaluation of it within ``seconds`` on one worker;
+  evaluation of it within ``seconds`` on one worker (for a full training that is infinite, so that memory decides);
 - at most ``MAX_LEVELS`` levels, unless the user asks for more;
 - kernels are 3 wide along every axis on every level: the backbone has no others.
 """
@@ -47,6 +47,7 @@ MAX_LEVELS = 5
 """Unless the user asks for more: each level more makes the design space several times larger, and a few hundred steps
 do not train it."""
 BASE_WIDTH = 32
+MAX_BATCH = 4096
 WIDEST = {2: 512, 3: 320}
 """Channels, by dimensions."""
 START = {2: 2048, 3: 256}
@@ -173,6 +174,11 @@ class _Sizing:
         return self.options.seconds or SECONDS[self.options.machine]
 
     @property
+    def batch_size(self) -> int:
+        """Patches that memory has to hold."""
+        return self.options.batch_size or budgets.BATCH_SIZE[self.dims]
+
+    @property
     def widest(self) -> int:
         """Channels that no level exceeds."""
         return max(self.options.base_width or 0, WIDEST[self.dims])
@@ -193,13 +199,13 @@ class _Sizing:
         return tuple(min(self.widest, base * 2**level) for level in range(n_levels))
 
     def memory_gib(self, patch: tuple[int, ...], strides: Strides) -> float:
-        """What training the full-size U-Net takes at the proxy's batch size."""
+        """What training the full-size U-Net takes."""
         steps = _steps(self._unet(strides))
         kept = plan_memory(steps, patch, bytes_per_value=BYTES_PER_VALUE)
         per_voxel = MAPS_IN_FLIGHT * steps.nodes[-1].c_fused * BYTES_PER_VALUE + BYTES_PER_CLASS * self.n_classes
         per_patch = kept + per_voxel * math.prod(patch)
         n_parameters = plan_cost(steps, patch).n_parameters
-        return (per_patch * budgets.BATCH_SIZE[self.dims] + BYTES_PER_PARAMETER * n_parameters) / 2**30
+        return (per_patch * self.batch_size + BYTES_PER_PARAMETER * n_parameters) / 2**30
 
     def seconds(self, patch: tuple[int, ...], strides: Strides) -> float:
         """What training the U-Net takes under the default budget."""
@@ -298,13 +304,14 @@ def _check_options(options: TaskOptions, dims: int) -> None:
     for name, value, low, high in (
         ("levels", options.levels, 2, MOST_LEVELS),
         ("base_width", options.base_width, 1, MAX_WIDTH),
+        ("batch_size", options.batch_size, 1, MAX_BATCH),
     ):
         if value is not None and not low <= value <= high:
             raise DataError(
                 f"{name}: needs a whole number from {low} to {high}, got {value}; leave it away to let us choose"
             )
     for name, amount in (("memory_gib", options.memory_gib), ("seconds", options.seconds)):
-        if amount is not None and not 0 < amount < math.inf:
+        if amount is not None and not amount > 0:
             raise DataError(f"{name}: needs a number above 0, got {amount}; leave it away for the default")
 
 
@@ -313,7 +320,7 @@ def _described(sizing: _Sizing, patch: tuple[int, ...], strides: Strides, shape:
     memory_gib, seconds = sizing.memory_gib(patch, strides), sizing.seconds(patch, strides)
     widths, options = sizing.widths(len(strides)), sizing.options
     base = "set by the user" if options.base_width is not None else "as in nnU-Net"
-    n_patches, worker = budgets.BATCH_SIZE[sizing.dims], _WORKER[options.machine]
+    n_patches, worker = sizing.batch_size, _WORKER[options.machine]
     patches = "1 patch" if n_patches == 1 else f"{n_patches} patches"
     default_steps = budgets.STEPS[sizing.dims]
     reasons = {
@@ -323,13 +330,17 @@ def _described(sizing: _Sizing, patch: tuple[int, ...], strides: Strides, shape:
         "widths": f"{', '.join(map(str, widths))}: doubled from {widths[0]} ({base}), at most {sizing.widest}",
         "memory": f"about {memory_gib:.3g} GiB to train the full-size U-Net on {patches} at a time; at most "
         f"{options.memory_gib:g} GiB were wanted",
-        "seconds": f"about {seconds:.3g} s to train one proxy of the U-Net for {default_steps} steps on {worker}, "
-        f"scoring apart; at most {sizing.max_seconds:g} s were wanted",
     }
-    max_steps = max(default_steps, math.floor(default_steps * sizing.max_seconds / seconds))
-    reasons["steps"] = (
-        f"{default_steps} by default; up to {max_steps} are within the {sizing.max_seconds:g} s of the time target"
-    )
+    max_steps = default_steps
+    if math.isfinite(sizing.max_seconds):
+        max_steps = max(default_steps, math.floor(default_steps * sizing.max_seconds / seconds))
+        reasons["seconds"] = (
+            f"about {seconds:.3g} s to train one proxy of the U-Net for {default_steps} steps on {worker}, scoring "
+            f"apart; at most {sizing.max_seconds:g} s were wanted"
+        )
+        reasons["steps"] = (
+            f"{default_steps} by default; up to {max_steps} are within the {sizing.max_seconds:g} s of the time target"
+        )
     share = math.prod(min(n / whole, 1.0) for n, whole in zip(patch, shape, strict=True))
     return NetworkPlan(patch, strides, widths, memory_gib, seconds, max_steps, share, reasons=reasons)
 
@@ -342,7 +353,8 @@ def _why_patch(sizing: _Sizing, patch: tuple[int, ...], seconds: float, shape: S
     if patch == largest:
         return median
     extreme = "largest within" if seconds <= sizing.max_seconds else "smallest with these levels, though not within,"
-    return f"the {extreme} the targets of memory and time; {_by(largest)} would be {median}"
+    targets = "targets of memory and time" if math.isfinite(sizing.max_seconds) else "target of memory"
+    return f"the {extreme} the {targets}; {_by(largest)} would be {median}"
 
 
 def _why_levels(sizing: _Sizing, patch: tuple[int, ...], strides: Strides) -> str:

@@ -50,7 +50,7 @@ from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
 from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import Source, check_case_name
-from unetx_evaluators.tasks.task import Task
+from unetx_evaluators.tasks.task import Splits, Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 from unetx_space.files import write_whole
 
@@ -284,6 +284,7 @@ def _key(request: Request) -> str:
     how = [options.dims, options.spacing, options.normalisation]
     # The spacing depends on what the patch does, unless the user has set either.
     targets = [options.machine, options.seconds, options.memory_gib, options.levels, options.base_width]
+    targets += [] if options.batch_size is None else [options.batch_size]
     is_set = options.spacing is not None or options.patch is not None
     return hashlib.sha256(json.dumps([what, how, "set by the user" if is_set else targets]).encode()).hexdigest()
 
@@ -324,6 +325,13 @@ def _task(place: CacheFolder, manifest: Manifest, examination: Examination, opti
         "split": _sha256(asdict(splits)),
     }
     return replace(task, digest=_sha256([facts, arrays]), digests=digests)
+
+
+def with_splits(task: Task, splits: Splits) -> Task:
+    """The task with its cases divided otherwise; its arrays are those that were prepared for the first division."""
+    if splits == task.splits:
+        return task
+    return replace(task, splits=splits, digest=_sha256([task.digest, asdict(splits)]))
 
 
 def _sha256(facts: object) -> str:

@@ -89,6 +89,11 @@ class Preparation:
         return tuple(mm for axis, mm in enumerate(self.spacing) if axis != self.slice_axis)
 
     @property
+    def is_masked(self) -> bool:
+        """Whether any channel is normalised within what is not zero."""
+        return any(channel.masked for channel in self.channels)
+
+    @property
     def slice_spacing(self) -> float | None:
         """mm from slice to slice; None where the network sees whole images."""
         return None if self.slice_axis is None else self.spacing[self.slice_axis]
@@ -133,21 +138,40 @@ def prepared_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...
 def apply(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Image, Label]:
     """A case's arrays: image ``[c, *spatial]`` float32, label ``[*spatial]`` uint8; ``[c, n, h, w]`` and ``[n, h, w]``
     slice by slice."""
-    image, label = case.image[:, *facts.crop], case.label[facts.crop]
-    shape = _resampled_shape(facts, preparation)
-    separate = _separate_axis(facts.spacing, _target(facts, preparation), preparation)
+    image = prepared_image(case.image, facts, preparation, also_inside=case.label[facts.crop] != 0)
+    return image, prepared_label(case.label, facts, preparation)
+
+
+def prepared_label(label: Label, facts: CaseFacts, preparation: Preparation) -> Label:
+    """The label map that ``apply`` gives."""
+    shape, separate = resampling_of(facts, preparation)
+    resampled = resampled_label(label[facts.crop], shape, separate)
+    return np.ascontiguousarray(np.moveaxis(resampled, preparation.slice_axis or 0, 0))
+
+
+def prepared_image(
+    image: Image, facts: CaseFacts, preparation: Preparation, *, also_inside: npt.NDArray[np.bool_] | None = None
+) -> Image:
+    """The image that ``apply`` gives. ``also_inside`` are voxels of the box that count as not zero, as labelled ones do
+    in training."""
+    image = image[:, *facts.crop]
+    shape, separate = resampling_of(facts, preparation)
     inside = None
-    if any(channel.masked for channel in preparation.channels):  # any channel is not zero, or a hole in that
-        inside = ndimage.binary_fill_holes((image != 0).any(axis=0)) | (label != 0)
+    if preparation.is_masked:  # any channel is not zero, or a hole in that
+        inside = ndimage.binary_fill_holes((image != 0).any(axis=0))
+        inside = inside if also_inside is None else inside | also_inside
     resampled = [
         resampled_image(normalised(channel, how, inside), shape, separate)
         for channel, how in zip(image, preparation.channels, strict=True)
     ]
-    axis = preparation.slice_axis or 0
-    return (
-        np.ascontiguousarray(np.moveaxis(np.stack(resampled), axis + 1, 1)),
-        np.ascontiguousarray(np.moveaxis(resampled_label(label, shape, separate), axis, 0)),
-    )
+    return np.ascontiguousarray(np.moveaxis(np.stack(resampled), (preparation.slice_axis or 0) + 1, 1))
+
+
+def resampling_of(facts: CaseFacts, preparation: Preparation) -> tuple[tuple[int, ...], int | None]:
+    """The shape that a case is resampled to, in the order of the source's axes, and the axis that is treated by itself,
+    if one is."""
+    separate = _separate_axis(facts.spacing, _target(facts, preparation), preparation)
+    return _resampled_shape(facts, preparation), separate
 
 
 def changes_grid(facts: CaseFacts, preparation: Preparation) -> bool:
@@ -185,7 +209,17 @@ def normalised(channel: Image, how: ChannelNormalisation, inside: npt.NDArray[np
     if how.scheme == "ct":
         np.clip(values, how.low, how.high, out=values)
     region = values[inside] if how.masked and inside is not None else values
-    shift, scale = _shift_and_scale(region, how)
+    return shifted(values, how, *shift_and_scale(region, how), inside)
+
+
+def shifted(
+    values: npt.NDArray[np.float64],
+    how: ChannelNormalisation,
+    shift: float,
+    scale: float,
+    inside: npt.NDArray[np.bool_] | None,
+) -> Image:
+    """The last step of ``normalised``; overwrites ``values``."""
     values -= shift
     values /= scale
     if how.masked and inside is not None:
@@ -193,7 +227,7 @@ def normalised(channel: Image, how: ChannelNormalisation, inside: npt.NDArray[np
     return values.astype(np.float32)
 
 
-def _shift_and_scale(region: npt.NDArray[np.float64], how: ChannelNormalisation) -> tuple[float, float]:
+def shift_and_scale(region: npt.NDArray[np.float64], how: ChannelNormalisation) -> tuple[float, float]:
     """What is subtracted and what then divides; 1 where all values are the same."""
     low, high = (float(region.min()), float(region.max())) if region.size else (0.0, 0.0)
     match how.scheme:

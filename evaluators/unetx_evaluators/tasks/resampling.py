@@ -50,7 +50,7 @@ def resampled_image(image: Image, shape: tuple[int, ...], separate: int | None =
     if separate is None:
         return _splined(image, shape)
     in_plane = shape[:separate] + shape[separate + 1 :]
-    wanted = _nearest(image.shape[separate], shape[separate])
+    wanted = nearest_voxels(image.shape[separate], shape[separate])
     planes = {index: _splined(image.take(index, axis=separate), in_plane) for index in np.unique(wanted).tolist()}
     return np.stack([planes[index] for index in wanted.tolist()], axis=separate)
 
@@ -61,7 +61,7 @@ def resampled_label(label: Label, shape: tuple[int, ...], separate: int | None =
     A voxel whose nearest one is ignored is ignored. ``separate`` is the axis along which the nearest voxel is taken.
     """
     if separate is not None:
-        label = label.take(_nearest(label.shape[separate], shape[separate]), axis=separate)
+        label = label.take(nearest_voxels(label.shape[separate], shape[separate]), axis=separate)
     if label.shape == shape:
         return label
     rest = np.ones(shape, dtype=np.float32)  # what no class has taken is background
@@ -77,7 +77,7 @@ def resampled_label(label: Label, shape: tuple[int, ...], separate: int | None =
             largest[target][larger] = share[larger]
             result[target][larger] = index + 1
     result[rest > largest] = 0
-    nearest = label[np.ix_(*(_nearest(n, m) for n, m in zip(label.shape, shape, strict=True)))]
+    nearest = label[np.ix_(*(nearest_voxels(n, m) for n, m in zip(label.shape, shape, strict=True)))]
     result[nearest == IGNORED] = IGNORED
     return result
 
@@ -91,7 +91,7 @@ def _splined(image: Image, shape: tuple[int, ...]) -> Image:
     return zoomed
 
 
-def _nearest(n: int, m: int) -> npt.NDArray[np.intp]:
+def nearest_voxels(n: int, m: int) -> npt.NDArray[np.intp]:
     """For each of ``m`` voxels the nearest of ``n`` over the same extent; in whole numbers, so that ties are exact."""
     return (2 * np.arange(m) + 1) * n // (2 * m)
 

@@ -1,6 +1,6 @@
 """Random changes of a batch, made on its device. All chance comes from a numpy generator that is handed in.
 
-No gamma: images are z-scored, so a power needs a range that they do not have; contrast covers it.
+What moves voxels to places between voxels is in ``warping.py``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,20 @@ from torch import Tensor
 
 from unetx_evaluators.training.recipe import Recipe
 
+GAMMA_SHARE = 0.3
+"""Of the samples; nnU-Net's."""
+LEAST_SPREAD = 1e-6
+"""Of intensities, where a patch has only one."""
+
 
 def augmented(images: Tensor, labels: Tensor, recipe: Recipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A changed copy of images ``[b, c, *spatial]`` and labels ``[b, *spatial]``."""
     if recipe.flips:
         images, labels = _moved(images, labels, rng)
+    for axis in recipe.mirror:
+        images, labels = _mirrored(images, labels, axis - labels.ndim + 1, rng)
+    if recipe.gamma:
+        images = _bent(images, recipe, rng)
     return _recoloured(images, recipe, rng), labels
 
 
@@ -27,15 +36,34 @@ def _moved(images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Te
     """Every axis mirrored, and axes of one size swapped, each for half of the samples: all 90 degree rotations."""
     dims = labels.ndim - 1
     for axis in range(-dims, 0):
-        chosen = rng.random(len(images)) < 0.5
-        images = _where(chosen, images.flip(axis), images)
-        labels = _where(chosen, labels.flip(axis), labels)
+        images, labels = _mirrored(images, labels, axis, rng)
     for a, b in combinations(range(-dims, 0), 2):
         if images.shape[a] == images.shape[b]:
             chosen = rng.random(len(images)) < 0.5
             images = _where(chosen, images.transpose(a, b), images)
             labels = _where(chosen, labels.transpose(a, b), labels)
     return images, labels
+
+
+def _mirrored(images: Tensor, labels: Tensor, axis: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """An axis, counted from the last, mirrored for half of the samples."""
+    chosen = rng.random(len(images)) < 0.5
+    return _where(chosen, images.flip(axis), images), _where(chosen, labels.flip(axis), labels)
+
+
+def _bent(images: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """For some samples a power of the intensities of every channel, which keep their mean and standard deviation."""
+    b = len(images)
+    chosen = rng.random(b) < GAMMA_SHARE
+    powers = (1 + recipe.gamma * rng.random(b)) ** rng.choice((-1.0, 1.0), b)
+    spatial = tuple(range(2, images.ndim))
+    low, high = images.amin(spatial, keepdim=True), images.amax(spatial, keepdim=True)
+    spread = (high - low).clamp_min(LEAST_SPREAD)
+    power = torch.as_tensor(powers, dtype=images.dtype).to(images.device).view(-1, *[1] * (images.ndim - 1))
+    bent = ((images - low) / spread) ** power
+    scale = images.std(spatial, keepdim=True) / bent.std(spatial, keepdim=True).clamp_min(LEAST_SPREAD)
+    bent = (bent - bent.mean(spatial, keepdim=True)) * scale + images.mean(spatial, keepdim=True)
+    return _where(chosen, bent, images)
 
 
 def _recoloured(images: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:

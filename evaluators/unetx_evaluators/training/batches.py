@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from unetx_evaluators.training.augmentation import augmented
-from unetx_evaluators.training.cases import Case, ResidentCases, crop, pad_to, with_stack_axis
+from unetx_evaluators.training.cases import Case, ResidentCases, cut, with_stack_axis
 from unetx_evaluators.training.recipe import Recipe
+from unetx_evaluators.training.warping import draw_warps, warped
 
 # Keep the generators of one seed apart.
 _ORDER, _STEP = 0, 1
@@ -39,6 +40,7 @@ class _Cut:
 
     case: int
     corner: list[int]
+    """Its lowest voxel; below zero along an axis on which the patch is larger than the image."""
 
 
 class BatchStream:
@@ -53,8 +55,9 @@ class BatchStream:
         recipe: Recipe,
         device: torch.device,
         resident: ResidentCases | None = None,
+        spacing: tuple[float, ...] | None = None,
     ) -> None:
-        """``resident`` are the same cases, to be cut on the device."""
+        """``resident`` are the same cases, to be cut on the device; ``spacing`` is the patch's, in mm (None: cubes)."""
         self._cases = cases
         self._patch = patch
         self._batch_size = batch_size
@@ -62,6 +65,7 @@ class BatchStream:
         self._recipe = recipe
         self._device = device
         self._resident = resident
+        self._spacing = spacing or (1.0,) * len(patch)
 
         @lru_cache(maxsize=2)
         def order(epoch: int) -> npt.NDArray[np.intp]:
@@ -74,12 +78,11 @@ class BatchStream:
         rng = np.random.default_rng([self._seed, _STEP, step])
         first = (step - 1) * self._batch_size
         places = [self._place(number, rng) for number in range(first, first + self._batch_size)]
-        if self._resident is None:
-            images, labels = self._cropped(places)
-        else:
-            numbers, corners = [place.case for place in places], [place.corner for place in places]
-            images, labels = self._resident.cut(numbers, corners, self._window(places[0].case))
-            images, labels = images.view(len(places), -1, *self._patch), labels.view(-1, *self._patch)
+        warps = draw_warps(len(places), self._patch, self._spacing, self._recipe, rng) if self._recipe.warps else None
+        margin = (0,) * len(self._patch) if warps is None else warps.margin
+        images, labels = self._cut(places, margin)
+        if warps is not None:
+            images, labels = warped(images, labels, self._patch, warps)
         return Batch(*augmented(images, labels, self._recipe, rng))
 
     def _place(self, number: int, rng: np.random.Generator) -> _Cut:
@@ -88,20 +91,31 @@ class BatchStream:
         index = int(self._order(epoch)[position])
         share = self._recipe.foreground_share  # of all numbers, evenly spread: no batch has much more than another
         corner = _foreground_corner if int((number + 1) * share) > int(number * share) else _any_corner
-        return _Cut(index, corner(self._cases[index], self._window(index), rng))
+        case, window = self._cases[index], with_stack_axis(self._patch, self._n_axes)
+        before = [max(0, p - n) // 2 for p, n in zip(window, case.label.shape, strict=True)]
+        return _Cut(index, [c - b for c, b in zip(corner(case, window, rng), before, strict=True)])
 
-    def _cropped(self, places: Sequence[_Cut]) -> tuple[Tensor, Tensor]:
-        """Cut case by case where they lie, then brought to the device."""
-        patches = []
-        for place in places:
-            case, window = self._cases[place.case], self._window(place.case)
-            image, label = (pad_to(crop(whole, place.corner, window), window) for whole in (case.image, case.label))
-            patches.append((image.reshape(-1, *self._patch), label.reshape(self._patch)))
-        images, labels = (torch.stack(parts).to(self._device) for parts in zip(*patches, strict=True))
-        return images, labels
+    def _cut(self, places: Sequence[_Cut], margin: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Patches with a margin around them, on the device: cut case by case where they lie, or there all together."""
+        size = tuple(n + 2 * m for n, m in zip(self._patch, margin, strict=True))
+        around = with_stack_axis(margin, self._n_axes, 0)
+        corners = [[c - m for c, m in zip(place.corner, around, strict=True)] for place in places]
+        window, numbers = with_stack_axis(size, self._n_axes), [place.case for place in places]
+        if self._resident is not None:
+            images, labels = self._resident.cut(numbers, corners, window)
+        else:
+            cases = [self._cases[number] for number in numbers]
+            parts = [
+                (cut(case.image, corner, window), cut(case.label, corner, window))
+                for case, corner in zip(cases, corners, strict=True)
+            ]
+            images, labels = (torch.stack(of).to(self._device) for of in zip(*parts, strict=True))
+        return images.view(len(places), -1, *size), labels.view(-1, *size)
 
-    def _window(self, case: int) -> tuple[int, ...]:
-        return with_stack_axis(self._patch, self._cases[case].label.ndim)
+    @property
+    def _n_axes(self) -> int:
+        """Of a label map; one more than a patch has where cases are stacks."""
+        return self._cases[0].label.ndim
 
 
 def _any_corner(case: Case, patch: tuple[int, ...], rng: np.random.Generator) -> list[int]:

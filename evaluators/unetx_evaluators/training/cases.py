@@ -68,7 +68,7 @@ class Case:
 class ResidentCases:
     """Cases side by side in flat tensors on a device, so that a batch is cut from them in a few kernels.
 
-    The same voxels as ``pad_to(crop(...))`` of every case. The cases' own tensors become views of the flat ones.
+    The same voxels as ``cut`` of every case. The cases' own tensors become views of the flat ones.
     """
 
     def __init__(self, cases: Sequence[Case], device: torch.device) -> None:
@@ -86,10 +86,9 @@ class ResidentCases:
     def cut(
         self, numbers: Sequence[int], corners: Sequence[Sequence[int]], window: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Images ``[b, c, *window]`` and labels ``[b, *window]`` of cases by number, from a lowest corner each."""
+        """Images ``[b, c, *window]`` and labels ``[b, *window]`` of cases by number, ``cut`` from a corner each."""
         shapes, starts = self._shapes[list(numbers)], self._starts[list(numbers)]
-        sizes = np.array(window)
-        firsts = np.array(corners) - np.maximum(0, sizes - shapes) // 2  # below zero where padding comes first
+        firsts = np.array(corners)
         strides = np.cumprod(np.concatenate([np.ones_like(shapes[:, :1]), shapes[:, :0:-1]], axis=1), axis=1)[:, ::-1]
         table = np.stack([firsts, shapes, strides], axis=1)  # [b, 3, axes]
         facts = np.concatenate([table.reshape(len(table), -1), starts[:, None], shapes.prod(axis=1)[:, None]], axis=1)
@@ -194,9 +193,9 @@ def _some_voxels(label: Label, class_index: int) -> np.ndarray[tuple[int, int], 
     return np.stack(np.unravel_index(flat, label.shape), axis=1).astype(np.int32)
 
 
-def with_stack_axis(patch: tuple[int, ...], n_axes: int) -> tuple[int, ...]:
+def with_stack_axis(patch: tuple[int, ...], n_axes: int, thickness: int = 1) -> tuple[int, ...]:
     """The patch as a window of a case with ``n_axes`` axes: one slice thick in a stack."""
-    return (1,) * (n_axes - len(patch)) + patch
+    return (thickness,) * (n_axes - len(patch)) + patch
 
 
 def crop(tensor: Tensor, corner: Iterable[int], size: Iterable[int]) -> Tensor:
@@ -205,6 +204,18 @@ def crop(tensor: Tensor, corner: Iterable[int], size: Iterable[int]) -> Tensor:
     for axis, (start, n) in enumerate(window, start=tensor.ndim - len(window)):
         tensor = tensor.narrow(axis, start, min(n, tensor.shape[axis] - start))
     return tensor
+
+
+def cut(tensor: Tensor, first: Iterable[int], size: Iterable[int]) -> Tensor:
+    """``size`` voxels of the last axes from ``first`` on; zeros where that lies outside, before the first voxel too."""
+    padding: list[int] = []
+    window = list(zip(first, size, strict=True))
+    for axis, (start, n) in enumerate(window, start=tensor.ndim - len(window)):
+        before = min(n, max(0, -start))
+        length = max(0, min(start + n, tensor.shape[axis]) - max(0, start))
+        tensor = tensor.narrow(axis, min(max(0, start), tensor.shape[axis]), length)
+        padding = [before, n - before - length, *padding]
+    return torch.nn.functional.pad(tensor, padding) if any(padding) else tensor
 
 
 def pad_to(tensor: Tensor, size: Iterable[int]) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 
 from unetx_space.files import write_whole
 
-VERSION = 1
+VERSION = 2
 CHECKSUM_BYTES = 32
 """SHA-256 of what follows, at the start of the file: torch's own format does not notice a changed bit."""
 

@@ -36,6 +36,27 @@ class Recipe:
     """Brightness moves by up to this many standard deviations of the image."""
     noise: float = 0.1
     """Largest standard deviation of the Gaussian noise added, in those of the image."""
+    mirror: tuple[int, ...] = ()
+    """Axes along which patches are mirrored, half of them each, for anatomy that has no left and right, say."""
+    rotation: float = 0.0
+    """Degrees by which some patches are turned at most, in every plane of about cubic voxels."""
+    scaling: float = 0.0
+    """What some patches show is enlarged or reduced by a factor of up to 1 + this."""
+    elastic: float = 0.0
+    """Some patches are bent: voxels are displaced smoothly, by about so many voxels."""
+    gamma: float = 0.0
+    """Some patches' intensities, taken from lowest to highest as 0 to 1, are raised to a power of up to 1 + this, or to
+    its inverse; their mean and standard deviation stay."""
+
+    @property
+    def warps(self) -> bool:
+        """Whether patches are turned, scaled or bent, which needs voxels from around them."""
+        return self.rotation > 0 or self.scaling > 0 or self.elastic > 0
+
+
+STRONG = Recipe(rotation=30.0, scaling=0.4, elastic=3.0, gamma=0.5, deep_supervision=True, learning_rate=3e-3)
+"""For long trainings, which see each case hundreds of times: nnU-Net's ranges (Nature Methods 18, 203-211, version 2),
+and the bending of its first version. The learning rate is the lower of those a pilot tries."""
 
 
 def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ from unetx_space.network import SkipUNet
 
 CHECK_EVERY_STEPS = 20
 """How often losses are looked at: on CUDA each look waits for the device."""
+SAVE_EVERY_S = 60.0
+"""How often the state of a training is kept between rungs, about: what a kill costs at most."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Progress:
         self.started -= state["seconds"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Training:
     """Everything that changes while a network is trained."""
 
@@ -105,11 +107,19 @@ class Training:
     eager: EagerStep
     average: WeightAverage
     progress: Progress
+    checkpoint: Checkpoint | None
+    """Where the state is kept."""
+    losses: LossLog = field(default_factory=lambda: LossLog())
+    saved_at: float = field(default_factory=time.monotonic)
 
-    def save(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is not None:
-            checkpoint.save(
+    def save(self, step: int) -> None:
+        """Keep the state after a step."""
+        self.saved_at = time.monotonic()
+        if self.checkpoint is not None:
+            self.checkpoint.save(
                 {
+                    "done": step,
+                    "losses": self.losses.check(step),
                     "network": self.network.state_dict(),
                     "step": self.eager.state_dict(),
                     "average": self.average.state_dict(),
@@ -117,16 +127,21 @@ class Training:
                 }
             )
 
-    def resume(self, checkpoint: Checkpoint | None) -> int:
+    def save_when_due(self, step: int) -> None:
+        if self.checkpoint is not None and time.monotonic() - self.saved_at >= SAVE_EVERY_S:
+            self.save(step)
+
+    def resume(self) -> int:
         """Go back to the state that was saved last, if any; its step, 0 at the start."""
-        state = checkpoint.load() if checkpoint is not None else None
+        state = self.checkpoint.load() if self.checkpoint is not None else None
         if state is None:
             return 0
         self.network.load_state_dict(state["network"])
         self.eager.load_state_dict(state["step"])
         self.average.load_state_dict(state["average"])
         self.progress.load_state_dict(state["progress"])
-        return self.progress.curve[-1].step
+        self.losses = LossLog(state["losses"])
+        return int(state["done"])
 
 
 def train(
@@ -146,19 +161,20 @@ def train(
     same for all trainings, and at the last rung on all.
 
     It ends with the weights that were scored last. ``checkpoint`` is read once and written after every rung at which
-    the observer let it go on; so a rung is asked about again only if the process died in between. Gradients are noted
-    at the steps ``gradients_at``. Raises EvaluationEnded when it ends early (pruned, diverged, timed-out), and what
-    ``observer`` raises.
+    the observer let it go on, and every minute or so; so a rung is asked about again only if the process died in
+    between. Gradients are noted at the steps ``gradients_at``. Raises EvaluationEnded when it ends early (pruned,
+    diverged, timed-out), and what ``observer`` raises.
     """
     recipe = budget.recipe
-    batches = BatchStream(cases.train, task.patch, budget.batch_size, seed, recipe, device.device, cases.resident)
+    batches = BatchStream(
+        cases.train, task.patch, budget.batch_size, seed, recipe, device.device, cases.resident, task.spacing
+    )
     eager = EagerStep(network, recipe, device, ignores=task.ignores)
     average = WeightAverage(network, recipe.averaging * budget.steps)
-    training = Training(network, eager, average, progress)
-    done = training.resume(checkpoint)
-    chosen = captured_where_possible(eager, lambda: batches.batch(done + 1))
+    training = Training(network, eager, average, progress, checkpoint)
+    done = training.resume()
+    chosen, losses = captured_where_possible(eager, lambda: batches.batch(done + 1)), training.losses
     train_step, progress.steps_run_as, progress.spends_process = chosen.step, chosen.run_as, chosen.spends_process
-    losses = LossLog()
     early, final = (Scorer(task, scored, device, progress.check_time) for scored in (cases.early, cases.validation))
     for step in range(done + 1, budget.steps + 1):
         progress.check_time()
@@ -179,14 +195,18 @@ def train(
             if step < budget.steps:
                 if observer.on_rung(point):
                     raise EvaluationEnded(Outcome.PRUNED, f"behind at step {step} with a score of {point.score:.4f}")
-                training.save(checkpoint)
+                training.save(step)
+        else:
+            training.save_when_due(step)
     average.settle()
 
 
 class LossLog:
     """The losses since the last rung, kept on their device."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Sequence[float] = ()) -> None:
+        """``before`` are those that were known when the training was broken off."""
+        self._before = list(before)
         self._losses: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
@@ -194,14 +214,15 @@ class LossLog:
 
     def check(self, step: int) -> list[float]:
         """The losses so far. Ends the evaluation as diverged when one was not finite."""
-        losses: list[float] = torch.stack(self._losses).tolist()
+        losses: list[float] = torch.stack(self._losses).tolist() if self._losses else []
         for loss in losses:
             if not math.isfinite(loss):
                 raise EvaluationEnded(Outcome.DIVERGED, f"the training loss was {loss} by step {step}")
-        return losses
+        return [*self._before, *losses]
 
     def taken(self, step: int) -> list[float]:
         """The same, and start anew."""
         losses = self.check(step)
+        self._before.clear()
         self._losses.clear()
         return losses

@@ -190,7 +190,7 @@ def kept_conclusion(study: Path) -> str | None:
 def finals_facts(results: Results) -> dict[str, Any]:
     """The same for machines."""
     scores, found = results.scores, results.verdict
-    facts: dict[str, Any] = _finite(
+    facts: dict[str, Any] = finite(
         {
             "study": results.study,
             "conclusion": found.conclusion,
@@ -243,12 +243,12 @@ def _chosen_facts(results: Results) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with None for what is no finite number, which JSON cannot tell."""
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from optuna.distributions import CategoricalDistribution
 
 from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget
-from unetx_evaluators.tasks.cache import using
 from unetx_evaluators.tasks.groups import groups_of
 from unetx_evaluators.tasks.splits import cross_validation
 from unetx_evaluators.tasks.task import Splits
-from unetx_search.best import whereabouts
 from unetx_search.config import SearchConfig
-from unetx_search.coordinator import Coordinator, RunOptions
-from unetx_search.executors.engines import CHECKPOINTS, Engine, open_engine, proxy_evaluator
+from unetx_search.executors.engines import Engine, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.finals.config import REFERENCE, FinalsConfig
 from unetx_search.finals.entrants import GENE, Entrant, Field, chosen_field
@@ -31,39 +27,26 @@ from unetx_search.finals.report import Results, cheapest_sentence, keep_results,
 from unetx_search.finals.schedule import FIRST_SEED, FinalsSchedule
 from unetx_search.finals.search_results import Search, noise_of, read_search
 from unetx_search.gpu_check import preflight
+from unetx_search.listed_study import ListedStudy
 from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
-from unetx_search.progress import WORKERS, Standing, WorkersFile, display
-from unetx_search.pruners import PRUNERS
-from unetx_search.run import CLOSE_WITHIN_S
-from unetx_search.sampler_study import SamplerStudy
-from unetx_search.study_session import claimed, graceful_shutdown, tell_of
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
 from unetx_space.training_memory import training_memory
-from unetx_studies.artifacts import attach_drawing, note_finals
+from unetx_studies.artifacts import note_finals
 from unetx_studies.ranking import complete
 from unetx_studies.store import (
-    OptunaMirror,
     Records,
-    check_writable,
     find_location,
     full_disk_explained,
-    heartbeats,
-    new_run,
     open_store,
-    settle_location,
-    utc_now,
 )
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
     from rich.console import Console
 
     from unetx_evaluators.evaluation import Evaluator
     from unetx_evaluators.tasks import Source, Task
     from unetx_evaluators.tasks.options import TaskOptions
-    from unetx_space.architecture import Architecture
-    from unetx_studies.store import TrialRecord
 
 FROZEN = "finals.json"
 """In the folder of finals: what they were begun with."""
@@ -72,8 +55,6 @@ LONGER = 4
 N_RUNGS = 8
 """At which a training is kept, so that it can go on from there; nothing is decided at them."""
 MAX_SECONDS = 7 * 24 * 3600.0
-WITHOUT_LIMIT_S = 1e9
-"""A time target that decides nothing, so that memory alone does."""
 
 
 def finals(
@@ -188,59 +169,30 @@ class _Final:
 
     def train(self, engine: Engine, evaluator: Evaluator, console: Console, out: set[str]) -> bool:
         """Bring these finals to their end; whether somebody or the time ended them before it."""
-        config, folder = self.request, self.request.folder
-        location = settle_location(folder, self._name, self.search.database)
-        check_writable(location)
-        tell_of(location, self._name, console)
-        seeds = [FIRST_SEED + config.seed + n for n in range(self.config.seeds)]
-        n_trials = len(seeds) * len(self.field.entrants)
-        run = new_run(location.study or self._name, n_trials=n_trials)
-        began_at = utc_now()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        genes = {GENE: CategoricalDistribution([one.name for one in self.field.entrants])}
-        with claimed(location, run, console) as claim, using(self.task):
-            claim.is_settled = True
-            records = Records(claim.store, run.study, claim.lease)
-            schedule = self._schedule(records, seeds, out)
-            done = records.trials(finished_only=True)
-            standing = Standing(run.study, n_trials, self.budget.steps, len(engine.slots), n_done=len(done))
-            screen = display(standing, console, WorkersFile(folder / WORKERS))
-            with (
-                OptunaMirror(claim.store, run.study, records, genes, attach=self._attach) as mirror,
-                heartbeats(claim.store.url, claim.lease.run),
-                engine.executor(evaluator, self.task, engine.slots) as executor,
-            ):
-                hours = self.config.max_hours
-                coordinator = Coordinator(
-                    records=records,
-                    study=SamplerStudy(run.study, genes, PRUNERS["none"](self.budget)),
-                    proposals=schedule,
-                    mirror=mirror,
-                    executor=executor,
-                    reporter=screen,
-                    options=RunOptions(
-                        ends_at=None if hours is None else began_at + timedelta(hours=hours),
-                        checkpoints=folder / CHECKPOINTS,
-                        diagnosis="none",
-                    ),
-                    on_ranked=lambda ranking: None,
+        seeds = [FIRST_SEED + self.request.seed + n for n in range(self.config.seeds)]
+        schedules: list[FinalsSchedule] = []
+
+        def schedule(records: Records) -> FinalsSchedule:
+            schedules.append(
+                FinalsSchedule(
+                    self.field.entrants, seeds, self.budget, self.task.patch, records.case_scores,
+                    self.groups_of_cases(), REFERENCE, race=self.config.race, out=out,
                 )
-                with screen, graceful_shutdown(coordinator, executor, console):
-                    coordinator.run()
-                executor.close(timeout_s=CLOSE_WITHIN_S)
-            out |= schedule.out
-            return coordinator.was_stopped or coordinator.ran_out_of_time
+            )  # fmt: skip
+            return schedules[0]
 
-    def _attach(self, trial: Trial, record: TrialRecord, architecture: Architecture) -> None:
-        provenance = whereabouts(self._name, record.number, self.task)
-        attach_drawing(trial, replace(architecture, provenance=provenance), self.request.folder)
-
-    def _schedule(self, records: Records, seeds: Sequence[int], out: set[str]) -> FinalsSchedule:
-        groups, race = self.groups_of_cases(), self.config.race
-        return FinalsSchedule(
-            self.field.entrants, seeds, self.budget, self.task.patch, records.case_scores, groups, REFERENCE,
-            race=race, out=out,
-        )  # fmt: skip
+        study = ListedStudy(
+            config=self.request,
+            name=self._name,
+            database=self.search.database,
+            task=self.task,
+            budget=self.budget,
+            n_trials=len(seeds) * len(self.field.entrants),
+            genes={GENE: CategoricalDistribution([one.name for one in self.field.entrants])},
+        )
+        stopped = study.train(schedule, engine, evaluator, console)
+        out |= schedules[0].out
+        return stopped
 
     def results(self, was_stopped: bool, out: Collection[str]) -> Results:
         """What the folder holds by now; ``out`` were shown to be behind the leader."""
@@ -293,7 +245,7 @@ def _options(search: Search, request: SearchConfig, plan: str, device: str) -> T
     options = request.task_options("cpu" if device == "cpu" else "cuda")
     levels = len(search.begun["task"]["strides"])
     if plan == "full":
-        return replace(options, seconds=WITHOUT_LIMIT_S, levels=levels)
+        return replace(options, seconds=math.inf, levels=levels)
     spacing = search.begun.get("pilot_spacing")
     return options if spacing is None or request.spacing is not None else replace(options, spacing=tuple(spacing))
 

@@ -7,15 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from unetx_search.finals.entrants import GENE, Entrant
-from unetx_search.proposals import Proposal
+from unetx_search.proposals import ListedProposals, Proposal
 from unetx_studies.ranking import is_complete
 from unetx_studies.verdict import scores_table
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from unetx_evaluators.evaluation import Budget, CaseScore
-    from unetx_studies.ranking import Ranking
     from unetx_studies.store import TrialRecord
 
 FIRST_SEED = 1_000_000
@@ -26,7 +23,7 @@ FEWEST_SEEDS = 2
 """Before anybody is given up."""
 
 
-class FinalsSchedule:
+class FinalsSchedule(ListedProposals):
     """Proposals of finals: every entrant on the first seed, then on the second, and so on.
 
     A design that is behind the one with the highest mean, on their common seeds and cases, with the probability
@@ -47,49 +44,35 @@ class FinalsSchedule:
         race: bool = True,
         out: Collection[str] = (),
     ) -> None:
-        self._entrants = {entrant.name: entrant for entrant in entrants}
-        self._seeds = seeds
-        self._budget = budget
-        self._patch = patch
+        super().__init__(
+            Proposal(
+                entrant.candidate(patch, f"finals: {entrant.name} with seed {seed}"),
+                seed,
+                replace(budget, width_factor=entrant.width_factor),
+            )
+            for seed in seeds
+            for entrant in entrants
+        )
         self._scores_of = scores_of
         self._groups = groups
         self._reference = reference
         self._race = race
-        self._begun: set[tuple[str, int]] = set()
         self._known: dict[tuple[str, int], Sequence[CaseScore]] = {}
-        self.out: set[str] = set(out)
+        self.out: set[str] = set()
         """Who was given up."""
+        self._give_up(out)
 
     def know(self, trial: TrialRecord) -> None:
+        super().know(trial)
         place = str(trial.params[GENE]), trial.seed
-        self._begun.add(place)
         if is_complete(trial) and place not in self._known:
             self._known[place] = self._scores_of(trial.number)
             if self._race:
-                self.out |= self._hopeless()
+                self._give_up(self._hopeless())
 
-    def is_more(self) -> bool:
-        return self._next() is not None
-
-    def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
-        """The next in the order of seeds; only who is given up depends on results."""
-        found = self._next()
-        if found is None:
-            raise ValueError("these finals have begun all that they train")
-        entrant, seed = found
-        budget = replace(self._budget, width_factor=entrant.width_factor)
-        return Proposal(entrant.candidate(self._patch, f"finals: {entrant.name} with seed {seed}"), seed, budget)
-
-    def _next(self) -> tuple[Entrant, int] | None:
-        return next(
-            (
-                (entrant, seed)
-                for seed in self._seeds
-                for name, entrant in self._entrants.items()
-                if name not in self.out and (name, seed) not in self._begun
-            ),
-            None,
-        )
+    def _give_up(self, names: Collection[str]) -> None:
+        self.out |= set(names)
+        self._left = {at: one for at, one in self._left.items() if one.candidate.params[GENE] not in self.out}
 
     def _hopeless(self) -> set[str]:
         scores = scores_table(self._known, self._groups)

@@ -1,21 +1,29 @@
-"""Export: build, load weights, capture, write, run what was written, and only then put it in its place."""
+"""Export: write aside, run what was written beside torch, and only then put it in its place."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from unetx_space import Architecture, RequestError, UnetxError, build, faults, unknown_name, written_whole
-from unetx_studies.export.formats import FORMATS, FREE_BATCH
-from unetx_studies.export.weights import load_weights
+from unetx_space import Architecture, RequestError, UnetxError, unknown_name, written_whole
+from unetx_studies.export import runner
+from unetx_studies.export.formats import FORMATS, Format
+from unetx_studies.export.model import Model
 
-TOLERANCE = 1e-4
-"""Largest difference between torch's logits and those of the exported file, relative where logits exceed 1."""
+TOLERANCE = 1e-5
+"""Largest difference between torch's logits and those of what was written, as a share of the largest beyond 1."""
+ROUNDINGS = 10.0
+"""So many times torch's own rounding is allowed, where that is more: normalising a few voxels enlarges it."""
+DOCUMENT = "architecture.json"
+"""Every folder that is written holds it; no other folder is ever replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +32,14 @@ class Exported:
 
     path: Path
     format: str
-    patch: tuple[int, ...]
-    """Spatial size of the input; the batch size is free."""
-    max_difference: float
-    """Between the file's logits and torch's on a random image."""
+    runner: Path | None = None
+    """The script beside it that applies it to images."""
+    patch: tuple[int, ...] | None = None
+    """Spatial size of the input or of the windows, where it is made for one; the batch size is free."""
+    multiples: tuple[int | None, ...] = ()
+    """Along every axis of such an input what its size may be a multiple of; None where only the patch's will do."""
+    max_difference: float | None = None
+    """Between its logits and torch's on a random image, as a share of the largest beyond 1; None without a network."""
 
 
 def export(
@@ -38,44 +50,46 @@ def export(
     weights: Path | None = None,
     seed: int = 0,
     patch: tuple[int, ...] | None = None,
+    force: bool = False,
     tell: Callable[[str], None] = lambda words: None,
 ) -> Exported:
-    """Write the network of an architecture as ``onnx`` or ``pt2``, by default as the target's ending says.
+    """Write an architecture in one of FORMATS, by default as the target's ending says.
 
-    Its input ``image[b, c, *patch]`` takes any batch size; ``patch`` is by default the one it was searched with.
-    Without ``weights`` (safetensors) it has its initial values for ``seed``. The file is run on a random image and
-    compared with torch before it takes its place, so that it is either right or not there. ``tell`` is called with what
+    Without ``weights`` (safetensors) its network has its initial values for ``seed``. ``patch`` is by default the one
+    it was searched with. What holds a network is run on a random image and compared with torch before it takes its
+    place, so that it is either right or not there; what was there stays without ``force``. ``tell`` is called with what
     is being done, as for some networks each step takes a minute.
 
-    Raises RequestError for an unknown format, a patch that is missing or does not fit, weights that do not fit, a
-    missing package and a place that cannot be written; UnetxError when the file's answer differs from torch's.
+    Raises RequestError for an unknown format, an operator that the format cannot hold, a patch that is missing or does
+    not fit, weights that do not fit, a missing package and a place that cannot be written; UnetxError when the answer
+    differs from torch's.
     """
     name = _format_name(format, target)
-    patch = _checked_patch(architecture, patch)
-    if not target.parent.is_dir():
-        raise RequestError(f"there is no folder {target.parent} to write {target.name} into; make it first")
-    tell("building the network")
-    network = build(architecture, seed=seed)
-    if weights is not None:
-        load_weights(network, weights)
-    tell("tracing it, operation by operation")
-    with torch.no_grad():  # a batch of two, as torch takes a one for a constant
-        image = _image(architecture, patch, batch=2)
-        program = torch.export.export(network.eval(), (image,), dynamic_shapes=FREE_BATCH)
+    chosen = FORMATS[name]
+    beside = target.with_name(f"{target.stem}_run.py") if chosen.has_runner else None
+    script = Path(runner.__file__).read_text(encoding="utf-8")
+    _check_place(target, not chosen.suffix, force)
+    if beside is not None and not (beside.is_file() and beside.read_text(encoding="utf-8") == script):
+        _check_place(beside, False, force)
+    model = Model(architecture, seed, weights, patch, tell)
+    size, multiples = (model.patch, model.multiples) if chosen.has_patch else (None, ())
+    if chosen.run is not None:
+        _ = model.network  # whatever is wrong with the weights is said before anything is written
     try:
-        with written_whole(target) as aside:
-            tell(f"writing its {len(program.graph.nodes)} operations as {FORMATS[name].title}")
-            FORMATS[name].write(program, aside, architecture.dumps())
-            tell("running the file, and torch beside it")
-            difference = _difference(name, aside, network, architecture, patch)
+        with ExitStack() as stack:
+            aside = stack.enter_context(written_whole(target) if chosen.suffix else _written_folder(target))
+            if beside is not None:
+                stack.enter_context(written_whole(beside)).write_text(script, encoding="utf-8")
+            chosen.write(model, aside)
+            difference = None if chosen.run is None else _difference(chosen, aside, model)
     except OSError as error:
         raise RequestError(f"{target} cannot be written: {error.strerror or error}") from error
-    return Exported(target, name, patch, difference)
+    return Exported(target, name, beside, size, multiples, difference)
 
 
 def _format_name(name: str | None, target: Path) -> str:
     if name is None:
-        by_suffix = {known.suffix: name for name, known in FORMATS.items()}
+        by_suffix = {known.suffix: name for name, known in FORMATS.items() if known.suffix}
         if target.suffix not in by_suffix:
             raise RequestError(
                 f"{target} ends in none of {', '.join(by_suffix)}; rename it or choose --format {' or '.join(FORMATS)}"
@@ -91,32 +105,64 @@ def _format_name(name: str | None, target: Path) -> str:
     return name
 
 
-def _checked_patch(architecture: Architecture, patch: tuple[int, ...] | None) -> tuple[int, ...]:
-    patch = patch or architecture.searched_patch
-    if patch is None:
-        raise RequestError("the architecture does not say which patch it was searched with; give its size by --patch")
-    if min(patch) < 1:
-        raise RequestError(f"a patch has at least one voxel along every axis, got {list(patch)}")
-    for fault in faults(architecture, patch):
-        raise RequestError(str(fault))
-    return patch
+def _check_place(path: Path, is_folder: bool, force: bool) -> None:
+    """Raises RequestError unless ``path`` may be written."""
+    if not path.parent.is_dir():
+        raise RequestError(f"there is no folder {path.parent} to write {path.name} into; make it first")
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_dir() != is_folder or path.is_symlink():
+        kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "a file"
+        raise RequestError(f"{path} is {kind}, which is not replaced; choose another name")
+    if not force:
+        raise RequestError(f"{path} is there already; replace it with --force, or choose another name")
+    if is_folder and not (path / DOCUMENT).is_file():
+        raise RequestError(f"{path} is no export of ours, as it holds no {DOCUMENT}; choose another name")
 
 
-def _image(architecture: Architecture, patch: tuple[int, ...], batch: int) -> Tensor:
-    """A random image that is the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, architecture.backbone.in_channels, *patch, generator=generator)
+@contextmanager
+def _written_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the place of ``path`` at the end, or vanishes after an error."""
+    aside, old = (path.with_name(f"{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        aside.mkdir()
+        yield aside
+        if path.exists():
+            _check_contents(path, aside)
+            path.rename(old)
+        aside.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _difference(name: str, path: Path, network: nn.Module, architecture: Architecture, patch: tuple[int, ...]) -> float:
-    image = _image(architecture, patch, batch=1)
+def _check_contents(path: Path, new: Path) -> None:
+    """Raises RequestError where a folder that is to be replaced holds more than an export writes."""
+    kept = {entry.name for entry in path.iterdir()} - {entry.name for entry in new.iterdir()} - {"__pycache__"}
+    if kept:
+        raise RequestError(f"{path} also holds {', '.join(sorted(kept))}; move that, or choose another name")
+
+
+def _difference(chosen: Format, path: Path, model: Model) -> float:
+    """Between the logits of what was written and torch's. Raises UnetxError where it is more than rounding."""
+    assert chosen.run is not None
+    model.tell("running what was written, and torch beside it")
+    image, network = model.image(), model.network
     with torch.no_grad():
         expected = network(image)
-    difference = float((FORMATS[name].run(path, image) - expected).abs().max())
-    limit = TOLERANCE * max(1.0, float(expected.abs().max()))
-    if not difference <= limit:  # also when it is NaN
+        scale = max(1.0, float(expected.abs().max()))
+        difference = float((chosen.run(path, image, model) - expected).abs().max()) / scale
+        limit = TOLERANCE
+        if not difference <= limit:  # also when it is NaN
+            exact = copy.deepcopy(network).double()(image.double())
+            limit = max(limit, ROUNDINGS * float((exact - expected).abs().max()) / scale)
+    if not difference <= limit:
         raise UnetxError(
-            f"the exported file's logits differ from torch's by {difference:.2g}, more than {limit:.2g}, so it was not "
-            "kept; please report this with the architecture"
+            f"the exported logits differ from torch's by {difference:.2g}, more than {limit:.2g}, so nothing was kept; "
+            "please report this with the architecture"
         )
     return difference

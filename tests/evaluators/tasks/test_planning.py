@@ -213,3 +213,13 @@ def test_a_network_can_be_built_on_every_plan() -> None:
     assert backbone.sizes(made.patch)[-1] == tuple(
         n // s for n, s in zip(made.patch, total_stride(made.strides), strict=True)
     )
+
+
+def test_without_a_limit_of_time_memory_alone_decides_the_patch_at_the_batch_size_of_the_training() -> None:
+    hasty = _plan((300, 300, 300), (1, 1, 1), memory_gib=8)
+    full, double = (_plan((300, 300, 300), (1, 1, 1), memory_gib=8, seconds=math.inf, batch_size=n) for n in (1, 2))
+    assert math.prod(hasty.patch) < math.prod(double.patch) < math.prod(full.patch)
+    assert 6 < double.memory_gib <= 8, "no larger patch would fit"
+    assert "on 2 patches at a time" in double.reasons["memory"]
+    assert "the target of memory;" in double.reasons["patch"]
+    assert "seconds" not in double.reasons

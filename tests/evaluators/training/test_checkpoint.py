@@ -186,3 +186,16 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert {**loaded, "weights": 0} == {**state, "weights": 0}
     assert Checkpoint(tmp_path / "a", {"seed": 2}).load() is None
     assert Checkpoint(tmp_path / "absent", {"seed": 1}).load() is None
+
+
+@pytest.mark.parametrize("broken_at", [2, 4, 6])
+def test_a_checkpoint_between_rungs_loses_no_step(
+    broken_at: int, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, checkpoint, recorder = TRAINERS["proxy"], tmp_path / "checkpoint", Recorder()
+    unbroken = evaluate(trainer, task, NullObserver())
+    monkeypatch.setattr("unetx_evaluators.training.trainer.SAVE_EVERY_S", 0.0)
+    break_off(trainer, task, checkpoint, broken_at)
+    resumed = evaluate(trainer, task, recorder, checkpoint)
+    assert recorder.steps == list(range(broken_at, 7)), "the step before the one that it broke off at was the last kept"
+    assert without_clocks(resumed) == without_clocks(unbroken), "the mean losses of its rungs, too"

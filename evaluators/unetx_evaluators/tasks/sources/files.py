@@ -175,7 +175,7 @@ class FileSource:
         """``[c, x, y, z]`` in RAS+ for volumes (see ``orientation``), ``[c, h, w]`` for pictures."""
         case = self.cases[name]
         with following_links(self.reading.follow_links):
-            images = [_read_image(file) for file in case.images]
+            images = [read_image(file) for file in case.images]
             first = images[0][0]
             label = self._read_label(case, [header for header, _ in images])
         parts = [check_image(array, header.file) for header, array in images]
@@ -217,7 +217,8 @@ def read_header(file: Path) -> Header:
     return volumes.read_header(file) if volumes else pictures.read_header(file)
 
 
-def _read_image(file: Path) -> tuple[Header, npt.NDArray[Any]]:
+def read_image(file: Path) -> tuple[Header, npt.NDArray[Any]]:
+    """``[c, *spatial]`` in the file's own type, in the orientation of its format. Raises DataError."""
     volumes = volume_reader(file)
     return volumes.read_array(file) if volumes else pictures.read_image(file)
 

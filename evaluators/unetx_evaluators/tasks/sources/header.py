@@ -44,6 +44,18 @@ class Header:
 
 def check_agreement(images: Sequence[Header], label: Header) -> None:
     """The images of a case and its mask have the same shape and cover the same place. Raises DataError."""
+    check_channels(images)
+    first = images[0]
+    check_same_shape(first.shape, label.shape, first.file, label.file)
+    _check_same_place(first, label, "its image")
+    if len(label.channels) != 1 and label.corners is not None:  # a picture may show classes as colours
+        raise DataError(
+            f"{label.file}: has {listed(label.channels, 'channel')}; a mask holds one number per voxel: merge them"
+        )
+
+
+def check_channels(images: Sequence[Header]) -> None:
+    """The files of an image have the same shape and cover the same place. Raises DataError."""
     first = images[0]
     for other in images[1:]:
         if other.shape != first.shape:
@@ -52,12 +64,6 @@ def check_agreement(images: Sequence[Header], label: Header) -> None:
                 "resample all channels of a case to one grid"
             )
         _check_same_place(first, other, "another channel of the case")
-    check_same_shape(first.shape, label.shape, first.file, label.file)
-    _check_same_place(first, label, "its image")
-    if len(label.channels) != 1 and label.corners is not None:  # a picture may show classes as colours
-        raise DataError(
-            f"{label.file}: has {listed(label.channels, 'channel')}; a mask holds one number per voxel: merge them"
-        )
 
 
 def _check_same_place(image: Header, other: Header, role: str) -> None:

@@ -21,7 +21,7 @@ from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import check_inside, unreadable
 from unetx_evaluators.tasks.sources.file_kinds import FIRST_BYTES, refuse_other_contents
 from unetx_evaluators.tasks.sources.header import Header
-from unetx_evaluators.tasks.sources.orientation import Affine, canonical_array, canonical_header
+from unetx_evaluators.tasks.sources.orientation import Affine, as_stored, canonical_array, canonical_header
 
 _PLACE = "its header (spacing and direction)"
 _LOCAL = "LOCAL"
@@ -57,6 +57,31 @@ def read_array(file: Path) -> tuple[Header, npt.NDArray[Any]]:
     array = stored.transpose(*reversed(range(n_axes)), *range(n_axes, stored.ndim))
     array = array if n_axes > 2 else array[:, :, None]
     return header, canonical_array(array, _affine(image), header, _PLACE)
+
+
+def stored_grid(file: Path) -> tuple[tuple[int, ...], Affine]:
+    """Voxels along the axes as they are stored, and the affine in RAS."""
+    with _reader(file) as reader:
+        return tuple(reader.GetSize())[:3], _affine(reader)
+
+
+def write_like(file: Path, like: Path, values: npt.NDArray[Any]) -> None:
+    """A label map ``[*spatial]`` into ``file``, in the format of the volume ``like`` and on its grid."""
+    import SimpleITK
+
+    shape, affine = stored_grid(like)
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(as_stored(values, shape, affine, like).T))
+    with _reader(like) as reader:
+        n, n_axes = len(shape), reader.GetDimension()
+        direction = np.array(reader.GetDirection()).reshape(n_axes, n_axes)[:n, :n]
+        image.SetSpacing(reader.GetSpacing()[:n])
+        image.SetOrigin(reader.GetOrigin()[:n])
+        image.SetDirection(direction.ravel().tolist())
+    writer = SimpleITK.ImageFileWriter()
+    writer.SetImageIO("MetaImageIO" if _is_metaimage(like) else "NrrdImageIO")
+    writer.UseCompressionOn()
+    writer.SetFileName(str(file))
+    writer.Execute(image)
 
 
 def voxel_file(file: Path) -> Path | None:

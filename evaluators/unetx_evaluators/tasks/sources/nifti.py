@@ -22,8 +22,9 @@ import numpy.typing as npt
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import unreadable
 from unetx_evaluators.tasks.sources.file_kinds import FIRST_BYTES, GZIP, NIFTI, refuse_other_contents
+from unetx_evaluators.tasks.sources.formats import ending_of
 from unetx_evaluators.tasks.sources.header import Header
-from unetx_evaluators.tasks.sources.orientation import canonical_header, channels_first
+from unetx_evaluators.tasks.sources.orientation import Affine, as_stored, canonical_header, channels_first
 
 _NIFTI_2_HEADER_BYTES = 540
 _MAX_TRAILING_BYTES = 1 << 20
@@ -43,6 +44,32 @@ def read_array(file: Path) -> tuple[Header, npt.NDArray[Any]]:
         array = _canonical_array(image, file)
         _check_end(stream, file)
     return header, channels_first(array, header)
+
+
+def stored_grid(file: Path) -> tuple[tuple[int, ...], Affine]:
+    """Voxels along the axes as they are stored, and the affine."""
+    with _opened(file) as stream:
+        image = _image(stream)
+    return tuple(int(n) for n in image.shape[:3]), np.asarray(image.affine, dtype=np.float64)
+
+
+def write_like(file: Path, like: Path, values: npt.NDArray[Any]) -> None:
+    """A label map ``[*spatial]`` into ``file`` (``.nii`` or ``.nii.gz``) on the grid of the volume ``like``: the same
+    shape, affine, orientation and units."""
+    with _opened(like) as stream:
+        image = _image(stream)
+    header = image.header.copy()
+    header.set_data_dtype(values.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    stored = as_stored(values, *stored_grid(like), like)
+    made = type(image)(stored, image.affine, header)
+    with file.open("wb") as target:
+        if ending_of(file) == ".nii":
+            made.to_stream(target)
+        else:
+            with gzip.GzipFile(filename="", fileobj=target, mode="wb", compresslevel=6, mtime=0) as packed:
+                made.to_stream(packed)
 
 
 @contextmanager

@@ -142,7 +142,7 @@ def _listed_cases(listing: object, ending: str, file: Path, problems: Problems) 
                 raise DataError(
                     f"{file}: dataset[{name!r}] lists {listed(missing, 'file')} not there; add or unlist them"
                 )
-            cases[name] = CaseFiles(tuple(paths), label, _stated_spacing(paths[0], name, ending))
+            cases[name] = CaseFiles(tuple(paths), label, stated_spacing(paths[0], name, ending))
     return cases
 
 
@@ -177,7 +177,7 @@ def _found_cases(folder: Path, ending: str, channels: tuple[str, ...], problems:
                     "missing, or remove the case"
                 )
             files = tuple(images[name][number] for number in numbers)
-            cases[name] = CaseFiles(files, labels[name], _stated_spacing(files[0], name, ending))
+            cases[name] = CaseFiles(files, labels[name], stated_spacing(files[0], name, ending))
     return cases
 
 
@@ -199,7 +199,7 @@ def _files(folder: Path, part: str, ending: str, problems: Problems) -> list[Pat
     return sound
 
 
-def _stated_spacing(image: Path, name: str, ending: str) -> tuple[float, ...] | None:
+def stated_spacing(image: Path, name: str, ending: str) -> tuple[float, ...] | None:
     """mm per page, row and column, as ``CASE.json`` beside a TIFF states it."""
     file = image.with_name(f"{name}.json")
     if ending.lower() not in (".tif", ".tiff") or not file.is_file():

@@ -64,6 +64,30 @@ def channels_first(array: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
     return array.reshape(*array.shape[:3], -1).transpose(3, 0, 1, 2).reshape(-1, *header.shape)
 
 
+def as_stored(array: npt.NDArray[Any], stored_shape: Sequence[int], affine: Affine, file: Path) -> npt.NDArray[Any]:
+    """``[*spatial]`` in canonical orientation as the volume ``file`` of that shape at ``affine`` is stored: a view."""
+    order, flips = _turning(affine, file)
+    shape = (*stored_shape, 1, 1)[:3]
+    canonical = array.reshape([shape[stored] for stored in np.argsort(order)])
+    turned: npt.NDArray[Any] = np.flip(canonical, flips).transpose(order)
+    return turned.reshape(stored_shape)
+
+
+def canonical_view(array: npt.NDArray[Any], affine: Affine, file: Path) -> npt.NDArray[Any]:
+    """``[n, x, y, z]`` in canonical orientation of ``[n, *stored]``: what is written into it lands in ``array``."""
+    order, flips = _turning(affine, file)
+    whole = array.reshape((*array.shape, 1, 1)[:4])
+    back = whole.transpose([0, *(int(axis) + 1 for axis in np.argsort(order))])
+    found: npt.NDArray[Any] = np.flip(back, tuple(axis + 1 for axis in flips))
+    return found
+
+
+def _turning(affine: Affine, file: Path) -> tuple[list[int], tuple[int, ...]]:
+    """For every stored axis the canonical one, and the canonical axes that are flipped."""
+    axes = _axes(affine, file, "its header")
+    return [int(axis) for axis, _ in axes], tuple(int(axis) for axis, direction in axes if direction < 0)
+
+
 def _axes(affine: Affine, file: Path, place: str) -> npt.NDArray[np.float64]:
     """nibabel's orientation: for every stored axis the canonical one, and whether it is flipped."""
     from nibabel.orientations import io_orientation

@@ -91,6 +91,18 @@ def read_mask(file: Path, *, kind: MaskKind = "number") -> tuple[Header, npt.NDA
     return header, colours.max(axis=-1)
 
 
+def write_like(file: Path, like: Path, values: npt.NDArray[Any]) -> None:
+    """A mask ``[h, w]``, ``[n, h, w]`` or of colours, ``[h, w, 3]``, into ``file``: a TIFF like ``like``, else PNG."""
+    from PIL import Image as pillow  # noqa: N813 - a module named like its class
+
+    if PICTURES[ending_of(like)] != "TIFF":
+        pillow.fromarray(values).save(file, format="PNG")
+        return
+    is_stack = len(read_header(like).shape) == 3
+    first, *others = [pillow.fromarray(page) for page in (values if is_stack else values[None])]
+    first.save(file, format="TIFF", save_all=True, append_images=others, compression="tiff_deflate")
+
+
 def read_palette(file: Path) -> dict[int, int] | None:
     """The palette's colours as ``0xRRGGBB`` by index; None for a picture without palette."""
     with _opened(file) as picture:

@@ -19,7 +19,7 @@ from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun
 from unetx_search.data_choices import DataChoices, check_rules
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import make_slots
-from unetx_search.explanation_parts import Work, gradient_steps
+from unetx_search.explain.parts import Work, gradient_steps
 from unetx_search.preparing import no_empty_folders, prepared_task
 from unetx_search.progress import Steps
 from unetx_search.run import REQUEST, SETTINGS

@@ -46,7 +46,7 @@ def explain(
     """
     from rich.console import Console
 
-    from unetx_search.explaining import explain
+    from unetx_search.explain.explaining import explain
     from unetx_studies.explanation import explanation_text
 
     console = Console(stderr=True, highlight=False)

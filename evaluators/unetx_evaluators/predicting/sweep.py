@@ -1,0 +1,143 @@
+"""Logits and label maps of images of any size in bounded memory: a sweep along the longest axis.
+
+Windows lie where ``inference.py`` puts them, and are weighed alike. But once no window to come covers a row (all voxels
+of one index along the axis), its logits are final: they are brought to the voxels the image came with, and forgotten.
+At any time the logits of no more rows are held than a window is long.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.inference import BATCH_VOXELS, gaussian_weight, window_starts
+from unetx_evaluators.label_maps import SLAB_VALUES, interpolated, neighbours
+from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
+
+Logits = Callable[[Tensor], Tensor]
+"""From windows ``[b, c, *patch]`` to logits ``[b, k, *patch]`` in float32."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The logits of some rows of an image."""
+
+    first: int
+    """Index of the first along the axis of the sweep."""
+    logits: Tensor
+    """``[k, *spatial]``, along that axis these rows alone."""
+
+
+@torch.no_grad()
+def swept(
+    logits_of: Logits, image: Tensor, patch: tuple[int, ...], axis: int, device: DeviceProfile, *, overlap: float = 0.5
+) -> Iterator[Rows]:
+    """All rows of an image ``[c, *spatial]`` along a spatial ``axis``, in order; windows as in ``predict_logits``."""
+    size = tuple(image.shape[1:])
+    window = with_stack_axis(patch, len(size))
+    padded = pad_to(image, window)
+    whole = tuple(padded.shape[1:])
+    margin = [(m - n) // 2 for m, n in zip(whole, size, strict=True)]  # pad_to puts the odd voxel behind
+    starts = window_starts(whole, window, overlap)
+    ends = [*starts[axis][1:], whole[axis]]
+    strip: _Strip | None = None
+    for start, end in zip(starts[axis], ends, strict=True):
+        others = [own if a != axis else [start] for a, own in enumerate(starts)]
+        for corner, logits in _windows(logits_of, padded, itertools.product(*others), window, patch, device):
+            strip = strip or _Strip.empty(logits, window, whole, axis)
+            strip.add(corner, logits)
+        assert strip is not None
+        first, last = max(start, margin[axis]), min(end, margin[axis] + size[axis])
+        final = strip.taken(end - start)
+        if first < last:
+            inside = [first - start if a == axis else low for a, low in enumerate(margin)]
+            wanted = [last - first if a == axis else n for a, n in enumerate(size)]
+            yield Rows(first - margin[axis], crop(final, inside, wanted))
+
+
+def _windows(
+    logits_of: Logits,
+    padded: Tensor,
+    corners: Iterator[tuple[int, ...]],
+    window: tuple[int, ...],
+    patch: tuple[int, ...],
+    device: DeviceProfile,
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Each corner with the logits ``[k, *window]`` of its window; several go through the network together."""
+    n = max(1, BATCH_VOXELS[device.device.type] // math.prod(patch))
+    while together := list(itertools.islice(corners, n)):
+        batch = torch.stack([crop(padded, corner, window).reshape(-1, *patch) for corner in together])
+        batch = batch.to(device.device).contiguous(memory_format=memory_format(len(patch), device.device))
+        for corner, logits in zip(together, logits_of(batch), strict=True):
+            yield corner, logits.view(-1, *window)
+
+
+class _Strip:
+    """The sums of the windows that begin at one row, and of those before as far as they reach."""
+
+    def __init__(self, sums: Tensor, weights: Tensor, axis: int, window: tuple[int, ...]) -> None:
+        self._sums = sums
+        self._weights = weights
+        self._axis = axis
+        self._window = window
+        self._weight = gaussian_weight(window).to(sums.device)
+
+    @classmethod
+    def empty(cls, logits: Tensor, window: tuple[int, ...], whole: Sequence[int], axis: int) -> _Strip:
+        size = [window[a] if a == axis else n for a, n in enumerate(whole)]
+        return cls(logits.new_zeros((len(logits), *size)), logits.new_zeros(size), axis, window)
+
+    def add(self, corner: Sequence[int], logits: Tensor) -> None:
+        here = [0 if a == self._axis else at for a, at in enumerate(corner)]
+        crop(self._sums, here, self._window).addcmul_(logits, self._weight)
+        crop(self._weights, here, self._window).add_(self._weight)
+
+    def taken(self, n: int) -> Tensor:
+        """The first ``n`` rows, which are final, as logits; the others move up in their place."""
+        for tensor in (self._sums, self._weights):
+            axis = self._axis + tensor.ndim - self._weights.ndim
+            rest = tensor.shape[axis] - n
+            if tensor is self._sums:
+                final = tensor.narrow(axis, 0, n) / self._weights.narrow(self._axis, 0, n)
+            tensor.narrow(axis, 0, rest).copy_(tensor.narrow(axis, n, rest).clone())
+            tensor.narrow(axis, rest, n).zero_()
+        return final
+
+
+def brought_to(shape: tuple[int, ...], rows: Iterator[Rows], spatial: tuple[int, ...], axis: int) -> Iterator[Rows]:
+    """The logits on another grid of the same extent, interpolated as in ``label_map_on``, a few rows at a time.
+
+    ``spatial`` is the grid they come on. Rows come as soon as those they lie between are there.
+    """
+    places = [neighbours(n, m) for n, m in zip(spatial, shape, strict=True)]
+    below, above, share = places[axis]
+    per_row = math.prod(max(pair) for a, pair in enumerate(zip(spatial, shape, strict=True)) if a != axis)
+    kept: Tensor | None = None
+    kept_from = done = 0
+    for block in rows:
+        joined = block.logits if kept is None else torch.cat([kept, block.logits], dim=axis + 1)
+        known = block.first + block.logits.shape[axis + 1]
+        ready = int((above < known).sum())
+        step = max(1, 16 * SLAB_VALUES // (len(joined) * per_row))
+        for first in range(done, ready, step):
+            part = slice(first, min(ready, first + step))
+            between = (below[part] - kept_from, above[part] - kept_from, share[part])
+            slab = _on(joined, axis, between)
+            for other, along in enumerate(places):
+                if other != axis and spatial[other] != shape[other]:
+                    slab = _on(slab, other, along)
+            yield Rows(first, slab)
+        done = ready
+        needed = min(known, int(below[done])) if done < len(below) else known
+        kept = joined.narrow(axis + 1, needed - kept_from, known - needed).clone()
+        kept_from = needed
+
+
+def _on(values: Tensor, axis: int, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    return interpolated(values, axis + 1, *(part.to(values.device) for part in places))

@@ -1,0 +1,66 @@
+"""What an audit can be told; nothing heavy is imported here.
+
+Annotations are not postponed, as in ``data_choices.py``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from unetx_search.config import MARGIN, CheapBy, Diagnosis, SearchConfig
+from unetx_search.data_choices import Rule, check_rules
+
+FEWEST = 5
+"""Designs of an audit: one of them may fail, and four have a rank correlation."""
+MOST_SEEDS = 1000
+AUDIT = "-audit"
+"""What the name of a study ends in that is an audit."""
+Settled = Parameter(parse=False, show=False)
+"""Not the user's to say, as nothing is proposed, stopped early or trained again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig(SearchConfig):
+    """An audit as its user asked for it: as a search of the same data, trained in the same way, on the same workers."""
+
+    trials: Annotated[int, Settled] = field(default=1, init=False)
+    sampler: Annotated[str, Settled] = field(default="random", init=False)
+    pruner: Annotated[Literal["none"], Settled] = field(default="none", init=False)
+    reseed: Annotated[float, Settled] = field(default=0.0, init=False)
+    cheap_by: Annotated[CheapBy, Settled] = field(default="macs", init=False)
+    deterministic: Annotated[int | None, Settled] = field(default=None, init=False)
+    diagnosis: Annotated[Diagnosis, Settled] = field(default="all", init=False)
+    workers_per_gpu: int = 1
+    """Worker processes that share one GPU."""
+    steps: int | None = None
+    """Training steps to which half and twice as many are compared. Those of a search by default."""
+    margin: float = MARGIN
+    """Dice that a choice by fewer steps may be expected to lose and still count as being as good."""
+    designs: int = 12
+    """Designs to train: U-Net, the net without skips, and a sample by cost and by numbers of skips and operators."""
+    seeds: int = 2
+    """Trainings of each design with each number of steps, and as a reference."""
+    longer: int = 8
+    """Times as many steps as a search's a reference is trained for."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rules(self._audit_rules())
+
+    def _audit_rules(self) -> Iterator[Rule]:
+        yield "designs", self.designs, f"at least {FEWEST}", self.designs >= FEWEST
+        yield "steps", self.steps, "at least 2, as half of them are tried, too", self.steps is None or self.steps >= 2
+        yield "seeds", self.seeds, f"1 to {MOST_SEEDS}", 1 <= self.seeds <= MOST_SEEDS
+        yield "longer", self.longer, "at least 3, as the longest proxy trains for twice the steps", self.longer >= 3
+
+    @property
+    def study_name(self) -> str:
+        """Apart from the name of a search of the same data."""
+        return super().study_name + AUDIT
+
+    @property
+    def stated(self) -> dict[str, int]:
+        """What an audit that has begun is held to, beside what a search is."""
+        return {"designs": self.designs, "seeds": self.seeds, "longer": self.longer}

@@ -1,0 +1,183 @@
+"""What an audit finds: for all that could rank designs, how well it does and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unetx_evaluators.insight import ZeroCost
+from unetx_search.audit.recommendation import Recommendation, recommended
+from unetx_studies.proxy_agreement import FEWEST_DESIGNS, Agreement, Ceiling, agreement, ceiling
+from unetx_studies.shrinkage import shrinkage
+from unetx_studies.spread import Scored
+
+if TYPE_CHECKING:
+    from unetx_search.audit.config import AuditConfig
+    from unetx_studies.candidate import Candidate
+    from unetx_studies.spread import Vector
+    from unetx_studies.store import TrialRecord
+
+Values = Mapping[tuple[str, int], float]
+"""By design and seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One training of an audit, with what it tells beside its score."""
+
+    trial: TrialRecord
+    is_complete: bool
+    loss_sum: float
+    """Of all training steps."""
+    zero_cost: Mapping[str, float] | None
+    """The features of the untrained network, by name; None where they were not told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOut:
+    """Something by which designs could be ranked."""
+
+    name: str
+    n_seeds: int
+    """Trainings of each design that it needs; 0: none."""
+    seconds: float | None
+    """Of these trainings together, as the median design takes; None where it needs none, or there were none."""
+    agreement: Agreement | None
+    """None while too few designs have it and the reference."""
+
+    @property
+    def evaluations_an_hour(self) -> float | None:
+        """Of one worker."""
+        return 3600.0 / self.seconds if self.seconds else None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit as it stands."""
+
+    config: AuditConfig
+    designs: tuple[Candidate, ...]
+    steps: int
+    """Of a search, by default."""
+    trained: tuple[Trained, ...]
+    n_trainings: int
+    """When it is done."""
+    was_stopped: bool
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Steps of the proxies, ascending."""
+        return tuple(sorted({one.trial.budget.steps for one in self.trained} - {self.reference_steps}))
+
+    @property
+    def reference_steps(self) -> int:
+        return self.config.longer * self.steps
+
+    @property
+    def n_finished(self) -> int:
+        return sum(one.trial.is_finished for one in self.trained)
+
+    @property
+    def seconds(self) -> float:
+        """Of all trainings together."""
+        return sum(one.trial.seconds for one in self.trained)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Of each training without a score, what it was and how it ended."""
+        return tuple(
+            f"{one.trial.key[:12]} after {one.trial.budget.steps} steps with seed {one.trial.seed} ended as "
+            f"{one.trial.outcome}: {one.trial.reason}"
+            for one in self.trained
+            if one.trial.is_finished and not one.is_complete
+        )
+
+    def _values(self, steps: int, read: Callable[[Trained], float | None]) -> Values:
+        """What is read from each complete training of so many steps, where it is a number."""
+        told = {
+            (one.trial.key, one.trial.seed): read(one)
+            for one in self.trained
+            if one.is_complete and one.trial.budget.steps == steps
+        }
+        return {at: value for at, value in told.items() if value is not None and math.isfinite(value)}
+
+    @cached_property
+    def _references(self) -> Values:
+        return self._values(self.reference_steps, lambda one: one.trial.score)
+
+    @cached_property
+    def _worth(self) -> Mapping[str, float]:
+        """The best estimate of each design's true mean after long training: shrunken, by the references."""
+        found = shrinkage(Scored(key, seed, score) for (key, seed), score in self._references.items())
+        return {} if found is None else {one.design: one.mean for one in found.estimates}
+
+    def _compared(self, proxies: Iterable[Values]) -> tuple[list[Vector], Vector, Vector] | None:
+        """Tables ``[designs, seeds]`` of proxies and reference and the true worth, of the designs that have all."""
+        tables = [(values, self._seeds(values)) for values in (*proxies, self._references)]
+        whole = [
+            one.key
+            for one in self.designs
+            if all(seeds and all((one.key, seed) in values for seed in seeds) for values, seeds in tables)
+        ]
+        if len(whole) < FEWEST_DESIGNS:
+            return None
+        *found, reference = (
+            np.array([[values[key, seed] for seed in seeds] for key in whole]) for values, seeds in tables
+        )
+        return found, reference, np.array([self._worth[key] for key in whole])
+
+    def _seeds(self, values: Values) -> list[int]:
+        """Those of a table; as long as there is more to train, those alone that most designs have already."""
+        n_designs = Counter(seed for _, seed in values)
+        most = max(n_designs.values(), default=0)
+        return sorted(seed for seed, n in n_designs.items() if n == most or not self.was_stopped)
+
+    def _agreement(self, values: Values, *, averaged: bool = False) -> Agreement | None:
+        compared = self._compared([values])
+        if compared is None:
+            return None
+        (proxy,), reference, worth = compared
+        return agreement(proxy.mean(1, keepdims=True) if averaged else proxy, reference, worth)
+
+    @cached_property
+    def read_outs(self) -> tuple[ReadOut, ...]:
+        """Scores after each number of steps, on one seed and on all; sums of losses; features without any training."""
+        found = []
+        for steps in self.lengths:
+            spent = list(self._values(steps, lambda one: one.trial.seconds).values())
+            seconds = median(spent) if spent else None
+            scores = self._values(steps, lambda one: one.trial.score)
+            found.append(ReadOut(f"{steps} steps", 1, seconds, self._agreement(scores)))
+            if (n_seeds := self.config.seeds) > 1:
+                together = None if seconds is None else n_seeds * seconds
+                both = self._agreement(scores, averaged=True)
+                found.append(ReadOut(f"{steps} steps", n_seeds, together, both))
+            losses = self._values(steps, lambda one: -one.loss_sum)
+            found.append(ReadOut(f"{steps} steps, loss", 1, seconds, self._agreement(losses)))
+        for name in (one.name for one in fields(ZeroCost)):
+            features = self._values(self.steps, lambda one, name=name: (one.zero_cost or {}).get(name))  # type: ignore[misc]
+            found.append(ReadOut(name.replace("_", " "), 0, None, self._agreement(features, averaged=True)))
+        return tuple(found)
+
+    @cached_property
+    def ceiling(self) -> Ceiling | None:
+        """What noise in the references leaves to a proxy without any; None while too few designs have all of them."""
+        compared = self._compared([])
+        return None if compared is None else ceiling(compared[1])
+
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        """To the next search."""
+        compared = self._compared(self._values(steps, lambda one: one.trial.score) for steps in self.lengths)
+        if compared is None or not self.lengths:
+            why = f"fewer than {FEWEST_DESIGNS} designs have all their scores, so nothing is shown; {self.steps} stay"
+            return Recommendation(None, why)
+        proxies = dict(zip(self.lengths, compared[0], strict=True))
+        return recommended(proxies, self.steps, compared[1], compared[2], self.config.margin)

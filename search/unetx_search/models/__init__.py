@@ -1,0 +1,1 @@
+"""From a design to a model: full trainings, model folders, predictions."""

@@ -1,0 +1,176 @@
+"""A trained model as a folder that needs nothing else; all of it is JSON and numbers, so that loading runs no code.
+
+MODEL/plan.json                    how images are read, prepared and cut, and what masks are to hold
+MODEL/architecture.json            the network as it was trained
+MODEL/weights-fold0.safetensors    one file per fold; its header says of which plan and architecture it is
+MODEL/training.json                options, versions, curves
+MODEL/scores.json                  scores on the test cases
+MODEL/verdict.json                 on a preset that was trained the same way, in MODEL/against-PRESET, if one was
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetx_evaluators.predicting.model_plan import ModelPlan
+from unetx_space.canonical import key
+from unetx_space.documents import load
+from unetx_space.errors import RequestError
+from unetx_space.files import read_object, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unetx_space.architecture import Architecture
+    from unetx_space.network import SkipUNet
+
+FORMAT = "unetx.model"
+VERSION = 1
+"""Raised when a model of before can no longer be read as it is."""
+PLAN, ARCHITECTURE, TRAINING, SCORES = "plan.json", "architecture.json", "training.json", "scores.json"
+VERDICT = "verdict.json"
+_WEIGHTS = re.compile(r"weights-fold(\d+)\.safetensors")
+_REMEDY = "train the model again, or copy its folder anew"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with its plan and architecture; weights are read when asked for."""
+
+    path: Path
+    plan: ModelPlan
+    architecture: Architecture
+
+    @classmethod
+    def write(cls, path: Path, plan: ModelPlan, architecture: Architecture) -> ModelFolder:
+        """Plan and architecture in a folder, to which weights are added."""
+        path.mkdir(parents=True, exist_ok=True)
+        architecture.save(path / ARCHITECTURE)
+        write_json(path / PLAN, {"plan": plan.to_json()})
+        return cls(path, plan, architecture)
+
+    @classmethod
+    def load(cls, path: Path) -> ModelFolder:
+        """Raises RequestError, which names the file, where it is none, damaged, or of a newer version."""
+        if not (path / PLAN).is_file():
+            raise RequestError(f"{path}: is no trained model: it holds no {PLAN}; give the folder that train -o wrote")
+        data = read_json(path / PLAN, {"plan": dict})
+        try:
+            plan = ModelPlan.from_json(data["plan"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RequestError(f"{path / PLAN} is damaged: {error!r} in its plan; {_REMEDY}") from error
+        architecture = load(path / ARCHITECTURE)
+        backbone = architecture.backbone
+        for what, has, needs in (
+            ("dimensions", backbone.dims, plan.preparation.dims),
+            ("input channels", backbone.in_channels, len(plan.channels)),
+            ("output channels", backbone.out_channels, len(plan.classes)),
+            ("dimensions", backbone.dims, len(plan.patch)),
+        ):
+            if has != needs:
+                raise RequestError(
+                    f"{path / ARCHITECTURE}: has {has} {what}, and the {PLAN} beside it needs {needs}; {_REMEDY}"
+                )
+        return cls(path, plan, architecture)
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """Those with weights, ascending."""
+        names = (_WEIGHTS.fullmatch(file.name) for file in self.path.iterdir())
+        return tuple(sorted(int(match[1]) for match in names if match))
+
+    def weights_file(self, fold: int) -> Path:
+        return self.path / f"weights-fold{fold}.safetensors"
+
+    def add_weights(self, fold: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write the weights of a fold, whole or not at all."""
+        from safetensors.torch import save
+
+        stamp = {**self._stamp(), "fold": str(fold), "sha256": _digest(tensors)}
+        text = json.dumps(stamp, sort_keys=True)  # one entry, for safetensors keeps several in no order
+        write_whole(self.weights_file(fold), save(dict(tensors), {FORMAT: text}))
+
+    def networks(self, folds: Sequence[int] | None = None) -> list[SkipUNet]:
+        """The trained networks of some folds, of all by default.
+
+        Raises RequestError on a fold that is not there, weights of another architecture or plan, and damaged files.
+        """
+        from unetx_space.network import build
+        from unetx_studies.export.weights import load_weights
+
+        there = self.folds
+        missing = [fold for fold in folds or () if fold not in there]
+        if missing or not there:
+            has = f"folds {', '.join(map(str, there))}" if there else "no weights yet"
+            asked = f"fold {missing[0]} was asked for" if missing else "one fold at least is needed"
+            raise RequestError(f"{self.path}: has {has}, and {asked}; train goes on where it was broken off")
+        networks = []
+        for fold in folds if folds is not None else there:
+            network = build(self.architecture)
+            load_weights(network, self.weights_file(fold))
+            self._check_stamp(fold, network.state_dict())
+            networks.append(network)
+        return networks
+
+    def _stamp(self) -> dict[str, str]:
+        plan = json.dumps(self.plan.to_json(), sort_keys=True)
+        return {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "architecture": key(self.architecture),
+            "plan": hashlib.sha256(plan.encode()).hexdigest(),
+        }
+
+    def _check_stamp(self, fold: int, tensors: Mapping[str, Tensor]) -> None:
+        from safetensors import safe_open
+
+        file = self.weights_file(fold)
+        with safe_open(file, "pt") as opened:
+            text = (opened.metadata() or {}).get(FORMAT, "{}")
+        try:
+            stamp = dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise RequestError(f"{file} is damaged: its header is no JSON; {_REMEDY}") from error
+        check_version(file, stamp.get("format"), stamp.get("version"))
+        for what, wanted in self._stamp().items():
+            if stamp.get(what) != wanted:
+                raise RequestError(f"{file}: was trained with another {what} than the one beside it; {_REMEDY}")
+        if stamp.get("sha256") != _digest(tensors):
+            raise RequestError(f"{file} is damaged: its numbers are not those that were written; {_REMEDY}")
+
+
+def write_json(file: Path, data: Mapping[str, Any]) -> None:
+    """One of a model's JSON files."""
+    write_whole(file, json.dumps({"format": FORMAT, "version": VERSION, **data}, indent=2) + "\n")
+
+
+def read_json(file: Path, fields: Mapping[str, type]) -> dict[str, Any]:
+    """What ``write_json`` wrote. Raises RequestError where it is damaged, something else, or of a newer version."""
+    data = read_object(file, {}, _REMEDY)
+    check_version(file, data.get("format"), data.get("version"))
+    return read_object(file, fields, _REMEDY)
+
+
+def check_version(file: Path, form: object, version: object) -> None:
+    if form != FORMAT or not str(version).isdecimal():
+        raise RequestError(f"{file}: is not of a model of unetx-search (its format is {form!r}); {_REMEDY}")
+    if int(str(version)) > VERSION:
+        raise RequestError(
+            f"{file}: was written by a newer unetx-search (version {version} of the format, this one reads up to "
+            f"{VERSION}); update unetx-search"
+        )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and numbers: safetensors itself does not notice a changed bit."""
+    sha256 = hashlib.sha256()
+    for name in sorted(tensors):
+        sha256.update(name.encode())
+        sha256.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()
