@@ -280,7 +280,7 @@ class Settled:
         _refuse_differences(path, _as_stored(asdict(self)))
 
 
-def _settings_of(task: Task) -> dict[str, Any]:
+def _settings_of(task: "Task") -> dict[str, Any]:
     """The part of the settings that the prepared data decide."""
     return {
         "task_digest": task.digest,
@@ -289,7 +289,7 @@ def _settings_of(task: Task) -> dict[str, Any]:
     }
 
 
-def differing_data(path: Path, task: Task) -> list[str]:
+def differing_data(path: Path, task: "Task") -> list[str]:
     """A line for whatever a study's data were that these are not; empty where they are the same."""
     theirs, mine = read_begun(path), _as_stored(_settings_of(task))
     if theirs["task_digest"] == mine["task_digest"]:
