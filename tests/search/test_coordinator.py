@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -227,12 +228,13 @@ def test_the_same_seed_gives_the_same_study(tmp_path: Path) -> None:
 
 
 class Preempting(InlineExecutor):
-    """Preempts a trial at its first starts, after so many rungs each time."""
+    """Preempts a trial at its first starts, after so many rungs and at such a step each time."""
 
-    def __init__(self, trial: int, rungs: Sequence[int]) -> None:
+    def __init__(self, trial: int, rungs: Sequence[int], steps: Iterable[int] = ()) -> None:
         super().__init__(FakeEvaluator(), TASK)
         self._trial = trial
         self._rungs = list(rungs)
+        self._steps = iter(steps)
         self.waits = 0
         """Times that the trial was asked about and not taken."""
 
@@ -245,6 +247,8 @@ class Preempting(InlineExecutor):
         handler.on_started(job.trial, 0, "here", this_process())
         for step in job.budget.rungs[: self._rungs.pop(0)]:
             handler.on_rung(job.trial, CurvePoint(step, 0.9, 0.1, 1.0))
+        for step in islice(self._steps, 1):
+            handler.on_step(job.trial, step)
         handler.on_preempted(job.trial, "its node is gone")
 
     def takes(self, trial: int) -> bool:
@@ -265,6 +269,13 @@ def test_a_trial_that_comes_further_each_time_may_be_preempted_as_often_as_it_li
     bench.executor_of = lambda evaluator: Preempting(2, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
     bench.run(FakeEvaluator(), 4)
     assert (bench.records_now[2].outcome, bench.records_now[2].n_starts) == (Outcome.COMPLETE, 11)
+
+
+def test_steps_count_as_coming_further_for_there_are_checkpoints_between_rungs(bench: Bench) -> None:
+    bench.executor_of = lambda evaluator: Preempting(2, [0] * 12, [3, 1, 2, 3, 4, 5, 5, 5, 5, 5, 5, 5])
+    bench.run(FakeEvaluator(), 4)
+    assert bench.records_now[2].outcome is Outcome.CRASHED
+    assert bench.records_now[2].n_starts == 4 + 1 + 5, "four times at step 3 at most, once at 4, five times at 5"
 
 
 @pytest.mark.parametrize("lag", [None, 1])
