@@ -77,13 +77,13 @@ def eager_tpe(seed: int) -> optuna.samplers.BaseSampler:
 
 @pytest.mark.parametrize("sampler", [optuna.samplers.RandomSampler(seed=3), eager_tpe, "random"])
 def test_any_optuna_sampler_proposes(tmp_path: Path, fake: None, sampler: Any) -> None:
-    study = ux.search(trials=5, out=tmp_path, study="s", sampler=sampler, reseed=0.0, **OPTIONS)
+    study = ux.search(pairs(), trials=5, out=tmp_path, study="s", sampler=sampler, reseed=0.0, **OPTIONS)
     assert len(study.trials) == 5
     assert {str(trial.origin) for trial in study.trials[2:]} <= {"sampler", "random"}
 
 
 def test_a_table_of_trials_needs_pandas(tmp_path: Path, fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = ux.search(trials=2, out=tmp_path, study="s", **OPTIONS)
+    study = ux.search(pairs(), trials=2, out=tmp_path, study="s", **OPTIONS)
     monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=tuple))
     assert study.frame() == tuple(study.rows())
     assert [row["dice"] for row in study.rows()] == [trial.score for trial in study.trials]
