@@ -19,9 +19,9 @@ from unetx_evaluators.evaluation import Budget, EvaluationInterrupted, NullObser
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.insight import Replacement
 from unetx_evaluators.tasks.task import Splits, Task
-from unetx_search import explanation_parts
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
+from unetx_search.explain import parts
 from unetx_search.explain.explaining import case_groups
 from unetx_search.explain.parts import Work, gradient_steps, without_skips
 from unetx_search.progress import Steps
@@ -169,7 +169,7 @@ def test_what_was_killed_goes_on_and_what_is_done_is_not_repeated(
     unbroken = work_on(design, task, TINY_BUDGET, tmp_path / "one").look(0)
     folder = tmp_path / "two"
     with monkeypatch.context() as patched:
-        patched.setattr(explanation_parts, "NullObserver", Killed)
+        patched.setattr(parts, "NullObserver", Killed)
         with pytest.raises(EvaluationInterrupted):
             work_on(design, task, TINY_BUDGET, folder).look(0)
     assert [file.name for file in folder.glob("parts-*/*")] == ["seed-0-design.checkpoint"]

@@ -189,6 +189,7 @@ def test_cpu_workers_stay_as_they_are_and_that_is_said(tmp_path: Path) -> None:
     assert not (config.folder / "sharing.json").exists()
 
 
+@pytest.mark.slow
 def test_a_whole_search_measures_with_its_own_workers_and_tells_in_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
