@@ -6,34 +6,26 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_search.caution import caution
-from unetx_search.cheapest import COSTS, CostOf, cheapest_words
-from unetx_search.config import read_begun, read_request
-from unetx_search.finals.config import FINALS, REFERENCE
-from unetx_search.finals.report import VERDICT
-from unetx_search.preparing import TASK
+from unetx_search.cheapest import cheapest_words
+from unetx_search.finals.config import REFERENCE
 from unetx_search.progress import duration
-from unetx_search.run import REQUEST, SETTINGS
-from unetx_search.status import Status, read_status
-from unetx_space import Architecture, RequestError, encoder, training_memory
+from unetx_search.reported_study import ReportedStudy, read_reported
+from unetx_space import Architecture, RequestError, encoder
 from unetx_space.canonical import canonical
-from unetx_space.files import read_object, write_whole
+from unetx_space.files import write_whole
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
 from unetx_studies.drawing import Numbers, to_svg
 from unetx_studies.evidence import evidence
-from unetx_studies.ranking import Ranked, Ranking, outcome_counts, preset_key
+from unetx_studies.ranking import Ranked, outcome_counts
 from unetx_studies.report import figures, numbers
 from unetx_studies.report.page import Page, Section, Table, page_html
-from unetx_studies.store import Records, find_location, open_store
-from unetx_studies.verdict import case_means
 
 if TYPE_CHECKING:
-    from unetx_evaluators.evaluation import CaseScore, CurvePoint
-    from unetx_space.genome import Genome
     from unetx_studies.store import TrialRecord
 
 REPORT = "report.html"
@@ -45,52 +37,12 @@ THICKEST_PX = 7.0
 """Of a skip that all of the best designs have."""
 
 
-@dataclass(frozen=True)
-class _Study:
-    """What is read of a study, once."""
-
-    status: Status
-    ranking: Ranking
-    architectures: Mapping[str, Architecture]
-    reference: str | None
-    curves: Mapping[int, Sequence[CurvePoint]]
-    cases: Mapping[str, Mapping[str, float]]
-    """Mean Dice by case, of the best design and U-Net, over their seeds."""
-    insights: Mapping[int, Mapping[str, Any]]
-    costs: Mapping[str, float]
-    cost_by: str
-    task: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    verdict: Mapping[str, Any] | None
-
-    @property
-    def designs(self) -> tuple[Ranked, ...]:
-        return self.ranking.designs
-
-    @property
-    def best(self) -> Ranked | None:
-        return self.ranking.best
-
-    @property
-    def unet(self) -> Ranked | None:
-        return self.ranking.get(self.reference)
-
-    @property
-    def genomes(self) -> dict[str, Genome]:
-        return {key: canonical(one.genome) for key, one in self.architectures.items()}
-
-    def name(self, one: Ranked) -> str:
-        if one.key == self.reference:
-            return "U-Net"
-        return f"{one.number} ({one.origin.preset})" if one.origin.preset else f"trial {one.number}"
-
-
 def write_report(folder: Path, target: Path) -> None:
     """Write the report of the study in ``folder``, with tables as CSV and JSON beside it.
 
     Raises RequestError when there is no such study, or the place cannot be written.
     """
-    study = _read(folder)
+    study = read_reported(folder)
     try:
         write_whole(target, page_html(_page(study)))
         write_whole(target.with_suffix(".csv"), _csv(study))
@@ -99,53 +51,7 @@ def write_report(folder: Path, target: Path) -> None:
         raise RequestError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
-def _read(folder: Path) -> _Study:
-    status = read_status(folder)
-    location = find_location(folder)
-    ranking = Ranking(status.evaluations)
-    with open_store(location.url, create=False, read_only=True) as store:
-        records = Records(store, status.study)
-        keys = {one.key for one in ranking.designs}
-        architectures = {key: records.architecture(key) for key in keys}
-        reference = preset_key(status.trials, REFERENCE)
-        told = [one for one in (ranking.best, ranking.get(reference)) if one is not None]
-        cases = {one.key: _mean_by_case([records.case_scores(trial.number) for trial in one.trials]) for one in told}
-        insights = {one.number: records.insight(one.number) or {} for one in told}
-        curves = records.curves()
-    settings = read_begun(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
-    by = read_request(folder / REQUEST).cheap_by if (folder / REQUEST).exists() else "macs"
-    patch = tuple(settings["task"]["patch"]) if settings else ()
-    cost_of = CostOf(by, lambda key: training_memory(architectures[key], patch))
-    return _Study(
-        status=status,
-        ranking=ranking,
-        architectures=architectures,
-        reference=reference,
-        curves=curves,
-        cases=cases,
-        insights=insights,
-        costs={one.key: float(cost_of(one.first)) for one in ranking.designs},
-        cost_by=COSTS[by],
-        task=read_object(folder / TASK, {}, "the next run of the study writes it") if (folder / TASK).exists() else {},
-        settings=settings,
-        verdict=_verdict(folder),
-    )
-
-
-def _mean_by_case(trainings: Sequence[Sequence[CaseScore]]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for scores in trainings:
-        for case, dice in case_means(scores).items():
-            found.setdefault(case, []).append(dice)
-    return {case: sum(values) / len(values) for case, values in found.items()}
-
-
-def _verdict(folder: Path) -> Mapping[str, Any] | None:
-    path = folder / FINALS / VERDICT
-    return read_object(path, {"conclusion": str}, "hold the finals again") if path.exists() else None
-
-
-def _page(study: _Study) -> Page:
+def _page(study: ReportedStudy) -> Page:
     shown = evidence(study.status.evaluations)
     words = [line.strip() for line in caution(shown) if line.strip()]
     sentence = study.verdict["conclusion"] if study.verdict else _closing(words)
@@ -168,7 +74,7 @@ def _closing(words: Sequence[str]) -> str:
     return " ".join(words[told[0] :]) if told else "U-Net or any other design has no score yet: nothing to compare."
 
 
-def _head_facts(study: _Study) -> list[tuple[str, str]]:
+def _head_facts(study: ReportedStudy) -> list[tuple[str, str]]:
     facts = []
     for what, one in (("the best", study.best), ("U-Net", study.unet)):
         if one is not None:
@@ -186,7 +92,7 @@ def _head_facts(study: _Study) -> list[tuple[str, str]]:
     return facts
 
 
-def _worst_case(study: _Study) -> tuple[str, float, str] | None:
+def _worst_case(study: ReportedStudy) -> tuple[str, float, str] | None:
     if study.best is None or not study.cases.get(study.best.key):
         return None
     case, dice = min(study.cases[study.best.key].items(), key=lambda item: (item[1], item[0]))
@@ -194,7 +100,7 @@ def _worst_case(study: _Study) -> tuple[str, float, str] | None:
     return case, dice, "" if unet is None or study.best.key == study.reference else f" (U-Net {unet:.3f})"
 
 
-def _winner_drawings(study: _Study) -> dict[str, str]:
+def _winner_drawings(study: ReportedStudy) -> dict[str, str]:
     if study.best is None:
         return {}
     best, genomes = study.best, study.genomes
@@ -217,7 +123,7 @@ def _winner_drawings(study: _Study) -> dict[str, str]:
     return found
 
 
-def _result_sections(study: _Study, front: Sequence[Ranked]) -> list[Section]:
+def _result_sections(study: ReportedStudy, front: Sequence[Ranked]) -> list[Section]:
     if not study.designs:
         return []
     names = {one.key: study.name(one) for one in study.designs}
@@ -270,7 +176,7 @@ def _finals_section(verdict: Mapping[str, Any]) -> Section:
     return Section("Finals", note + verdict["cheapest_conclusion"], figure, table=(heads, table))
 
 
-def _ranking_table(study: _Study) -> Table:
+def _ranking_table(study: ReportedStudy) -> Table:
     heads = ("design", "estimate", "±", "seeds", "mean Dice", study.cost_by, "parameters", "origin")
     rows = [
         (
@@ -282,7 +188,7 @@ def _ranking_table(study: _Study) -> Table:
     return heads, rows
 
 
-def _cases_section(study: _Study) -> Section:
+def _cases_section(study: ReportedStudy) -> Section:
     best, unet = study.best, study.unet
     if best is None or not study.cases.get(best.key):
         return Section("Cases", "")
@@ -302,14 +208,14 @@ def _cases_section(study: _Study) -> Section:
     return Section("Cases", note, table=(heads, rows))
 
 
-def _curves_section(study: _Study) -> Section:
+def _curves_section(study: ReportedStudy) -> Section:
     told = [*study.designs[: figures.MOST_CURVES - 1], *([study.unet] if study.unet is not None else [])]
     curves = {study.name(one): study.curves.get(one.number, ()) for one in told}
     figure = figures.curves_figure({name: points for name, points in curves.items() if points})
     return Section("Learning curves", "All points but the last are scored on a part of the cases.", figure)
 
 
-def _design_sections(study: _Study) -> list[Section]:
+def _design_sections(study: ReportedStudy) -> list[Section]:
     if not study.designs:
         return []
     found = numbers.effects(study.designs, study.genomes)
@@ -345,7 +251,7 @@ def _design_sections(study: _Study) -> list[Section]:
     ]  # fmt: skip
 
 
-def _skip_map(study: _Study) -> Section:
+def _skip_map(study: ReportedStudy) -> Section:
     """Every skip that some design has, drawn on the U as thick as it is frequent among the best."""
     found = numbers.skip_frequencies(study.designs, study.genomes)
     heads = ("node", "reads", "best third", "all")
@@ -375,7 +281,7 @@ def _skip_map(study: _Study) -> Section:
     return Section(title, "", drawings={title: to_svg(drawn, numbers_on)}, table=(heads, rows), is_folded=True)
 
 
-def _insight_section(study: _Study) -> Section:
+def _insight_section(study: ReportedStudy) -> Section:
     """Gradients by stage and the likeness of each skip to what the decoder has, as far as they were noted."""
     rows: list[Sequence[str]] = []
     for what, one in (("best", study.best), ("U-Net", study.unet)):
@@ -395,7 +301,7 @@ def _number(value: float | None) -> str:
     return "not known" if value is None else f"{value:.3g}"
 
 
-def _record_sections(study: _Study, words: Sequence[str]) -> list[Section]:
+def _record_sections(study: ReportedStudy, words: Sequence[str]) -> list[Section]:
     status = study.status
     counts = ", ".join(f"{n} {outcome}" for outcome, n in outcome_counts(status.trials).items())
     failures = [
@@ -430,7 +336,7 @@ def _data_section(task: Mapping[str, Any]) -> Section:
     return Section("Data", "What the data are, what was chosen for them, and why.", table=(("what", "how"), rows))
 
 
-def _settings_section(study: _Study) -> Section:
+def _settings_section(study: ReportedStudy) -> Section:
     rows = [
         (name, json.dumps(value)) for name, value in study.settings.items() if name not in ("genes", "data", "task")
     ]
@@ -442,7 +348,7 @@ def _settings_section(study: _Study) -> Section:
     return Section("How to reproduce", note, table=(("setting", "value"), rows), is_folded=True)
 
 
-def _citations(study: _Study) -> Section:
+def _citations(study: ReportedStudy) -> Section:
     if study.best is None:
         return Section("How to cite", "")
     papers: dict[str, str] = {}
@@ -456,7 +362,7 @@ def _citations(study: _Study) -> Section:
     return Section("How to cite", note, table=(("operator", "paper"), rows) if rows else None)
 
 
-def _csv(study: _Study) -> str:
+def _csv(study: ReportedStudy) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = ("trial", "design", "origin", "seed", "outcome", "dice", "seconds", "parameters", "multiply_adds")
@@ -473,7 +379,7 @@ def _trial_row(trial: TrialRecord) -> Sequence[object]:
     return trial.number, trial.key, str(trial.origin), *facts
 
 
-def _facts(study: _Study) -> dict[str, Any]:
+def _facts(study: ReportedStudy) -> dict[str, Any]:
     return {
         "study": study.status.study,
         "designs": [

@@ -1,0 +1,112 @@
+"""What a report is made of: a study's records and files, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unetx_search.cheapest import COSTS, CostOf
+from unetx_search.config import read_begun, read_request
+from unetx_search.finals.config import FINALS, REFERENCE
+from unetx_search.finals.report import VERDICT
+from unetx_search.preparing import TASK
+from unetx_search.run import REQUEST, SETTINGS
+from unetx_search.status import Status, read_status
+from unetx_space import Architecture, training_memory
+from unetx_space.canonical import canonical
+from unetx_space.files import read_object
+from unetx_studies.ranking import Ranked, Ranking, preset_key
+from unetx_studies.store import Records, find_location, open_store
+from unetx_studies.verdict import case_means
+
+if TYPE_CHECKING:
+    from unetx_evaluators.evaluation import CaseScore, CurvePoint
+    from unetx_space.genome import Genome
+
+
+@dataclass(frozen=True)
+class ReportedStudy:
+    """What is read of a study, once."""
+
+    status: Status
+    ranking: Ranking
+    architectures: Mapping[str, Architecture]
+    reference: str | None
+    curves: Mapping[int, Sequence[CurvePoint]]
+    cases: Mapping[str, Mapping[str, float]]
+    """Mean Dice by case, of the best design and U-Net, over their seeds."""
+    insights: Mapping[int, Mapping[str, Any]]
+    costs: Mapping[str, float]
+    cost_by: str
+    task: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    verdict: Mapping[str, Any] | None
+
+    @property
+    def designs(self) -> tuple[Ranked, ...]:
+        return self.ranking.designs
+
+    @property
+    def best(self) -> Ranked | None:
+        return self.ranking.best
+
+    @property
+    def unet(self) -> Ranked | None:
+        return self.ranking.get(self.reference)
+
+    @property
+    def genomes(self) -> dict[str, Genome]:
+        return {key: canonical(one.genome) for key, one in self.architectures.items()}
+
+    def name(self, one: Ranked) -> str:
+        if one.key == self.reference:
+            return "U-Net"
+        return f"{one.number} ({one.origin.preset})" if one.origin.preset else f"trial {one.number}"
+
+
+def read_reported(folder: Path) -> ReportedStudy:
+    status = read_status(folder)
+    location = find_location(folder)
+    ranking = Ranking(status.evaluations)
+    with open_store(location.url, create=False, read_only=True) as store:
+        records = Records(store, status.study)
+        keys = {one.key for one in ranking.designs}
+        architectures = {key: records.architecture(key) for key in keys}
+        reference = preset_key(status.trials, REFERENCE)
+        told = [one for one in (ranking.best, ranking.get(reference)) if one is not None]
+        cases = {one.key: _mean_by_case([records.case_scores(trial.number) for trial in one.trials]) for one in told}
+        insights = {one.number: records.insight(one.number) or {} for one in told}
+        curves = records.curves()
+    settings = read_begun(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    by = read_request(folder / REQUEST).cheap_by if (folder / REQUEST).exists() else "macs"
+    patch = tuple(settings["task"]["patch"]) if settings else ()
+    cost_of = CostOf(by, lambda key: training_memory(architectures[key], patch))
+    return ReportedStudy(
+        status=status,
+        ranking=ranking,
+        architectures=architectures,
+        reference=reference,
+        curves=curves,
+        cases=cases,
+        insights=insights,
+        costs={one.key: float(cost_of(one.first)) for one in ranking.designs},
+        cost_by=COSTS[by],
+        task=read_object(folder / TASK, {}, "the next run of the study writes it") if (folder / TASK).exists() else {},
+        settings=settings,
+        verdict=_verdict(folder),
+    )
+
+
+def _mean_by_case(trainings: Sequence[Sequence[CaseScore]]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for scores in trainings:
+        for case, dice in case_means(scores).items():
+            found.setdefault(case, []).append(dice)
+    return {case: sum(values) / len(values) for case, values in found.items()}
+
+
+def _verdict(folder: Path) -> Mapping[str, Any] | None:
+    path = folder / FINALS / VERDICT
+    return read_object(path, {"conclusion": str}, "hold the finals again") if path.exists() else None
