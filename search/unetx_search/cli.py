@@ -293,6 +293,23 @@ def dashboard(study: Path, *, host: str = "127.0.0.1", port: int = 8080) -> None
 
 
 @app.command
+def runs(out: Path = Path("runs"), *, json: Json = False) -> None:
+    """List the studies of a folder: how far they are, who leads, what their finals concluded.
+
+    Parameters
+    ----------
+    out
+        The folder that holds them.
+    json
+        Print them as JSON.
+    """
+    from unetx_search.listing import listed, listing_json, listing_text
+
+    found = listed(out)
+    print(listing_json(found) if json else listing_text(found, out))
+
+
+@app.command
 def status(
     study: Path,
     *,

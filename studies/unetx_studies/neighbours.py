@@ -34,9 +34,9 @@ def studies_meant(path: Path) -> list[Path]:
     around = [parent for parent in (path, *path.parents) if _is_study(parent)]
     if around:
         return around[:1]
-    if path.is_dir() and (inside := list(_studies_in(path))):
+    if path.is_dir() and (inside := list(studies_in(path))):
         return inside
-    near = {study.name: study for folder in (USUAL, path.parent) for study in _studies_in(folder)}
+    near = {study.name: study for folder in (USUAL, path.parent) for study in studies_in(folder)}
     return [near[name] for name in difflib.get_close_matches(path.name, near, n=1)]
 
 
@@ -59,6 +59,7 @@ def _is_study(folder: Path) -> bool:
     return (folder / DATABASE).is_file() or (folder / STORAGE).is_file()
 
 
-def _studies_in(folder: Path) -> Iterator[Path]:
+def studies_in(folder: Path) -> Iterator[Path]:
+    """The studies of a folder, by name; none where there is no such folder."""
     if folder.is_dir():
         yield from (entry for entry in sorted(folder.iterdir()) if _is_study(entry))

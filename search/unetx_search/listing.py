@@ -1,0 +1,71 @@
+"""The studies of a folder, a line each: where they stand, who leads, what their finals concluded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from unetx_search.finals.report import kept_conclusion
+from unetx_search.status import read_status
+from unetx_space.errors import RequestError, UnetxError
+from unetx_studies.neighbours import studies_in
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One study."""
+
+    name: str
+    folder: str
+    state: str
+    """As ``status`` says it; where the study cannot be read, why not."""
+    n_finished: int = 0
+    n_trials: int = 0
+    best_trial: int | None = None
+    best_estimate: float | None = None
+    finals: str | None = None
+    """The sentence of its finals."""
+
+
+def listed(out: Path) -> tuple[Listed, ...]:
+    """Every study in the folder, by name; one that cannot be read is among them. Raises RequestError for no folder."""
+    if not out.is_dir():
+        raise RequestError(f"{out} is no folder; name the one that holds the studies, such as runs")
+    return tuple(map(_listed, studies_in(out)))
+
+
+def _listed(folder: Path) -> Listed:
+    try:
+        status = read_status(folder)
+        best = status.best
+    except UnetxError as error:
+        return Listed(folder.name, str(folder), f"cannot be read: {error}")
+    return Listed(
+        status.study,
+        str(folder),
+        status.state(),
+        len(status.evaluations),
+        status.n_trials,
+        best.number if best else None,
+        best.estimate if best else None,
+        kept_conclusion(folder),
+    )
+
+
+def listing_text(found: tuple[Listed, ...], out: Path) -> str:
+    """A block a study."""
+    if not found:
+        return f"{out} holds no study"
+    return "\n".join(line for one in found for line in _lines(one))
+
+
+def _lines(one: Listed) -> list[str]:
+    best = "" if one.best_estimate is None else f", best Dice {one.best_estimate:.4f} (trial {one.best_trial})"
+    lines = [f"{one.name}: {one.n_finished} of {one.n_trials} trials{best}; {one.state}"]
+    return lines if one.finals is None else [*lines, f"  {one.finals}"]
+
+
+def listing_json(found: tuple[Listed, ...]) -> str:
+    """The same for machines."""
+    return json.dumps([asdict(one) for one in found], indent=2)
