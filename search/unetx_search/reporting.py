@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ def _page(study: ReportedStudy) -> Page:
     words = [line.strip() for line in caution(shown) if line.strip()]
     sentence = study.verdict["conclusion"] if study.verdict else _closing(words)
     front = numbers.pareto_front(study.designs, study.costs)
-    thumbs = dict.fromkeys([*(one.key for one in front), *(one.key for one in study.designs[:MOST_THUMBNAILS])])
+    thumbs = {one.key: one for one in (*front, *study.designs[:MOST_THUMBNAILS])}.values()
     return Page(
         title=study.status.study,
         sentence=sentence or "No trial is complete yet.",
@@ -64,7 +64,7 @@ def _page(study: ReportedStudy) -> Page:
         drawings=_winner_drawings(study),
         limits=list(study.verdict["limits"]) if study.verdict else [],
         sections=[*_result_sections(study, front), *_design_sections(study), *_record_sections(study, words)],
-        thumbnails={key: to_svg(study.architectures[key]) for key in list(thumbs)[: 2 * MOST_THUMBNAILS]},
+        thumbnails={one.key: to_svg(_named(study, one)) for one in list(thumbs)[: 2 * MOST_THUMBNAILS]},
     )
 
 
@@ -114,13 +114,20 @@ def _winner_drawings(study: ReportedStudy) -> dict[str, str]:
             if (source, node.ref) not in plain
         }
         marked = Numbers({}, more, {}, "", ("Thick: skips that U-Net does not have.",))
-        found[f"{study.name(best)}, the best by its estimate"] = to_svg(study.architectures[best.key], marked)
-        found["U-Net"] = to_svg(study.architectures[study.unet.key])
+        found[f"{study.name(best)}, the best by its estimate"] = to_svg(_named(study, best), marked)
+        found["U-Net"] = to_svg(_named(study, study.unet))
     else:
-        found[f"{study.name(best)}, the best by its estimate"] = to_svg(study.architectures[best.key])
+        found[f"{study.name(best)}, the best by its estimate"] = to_svg(_named(study, best))
         for one in [one for one in study.designs if one.key != best.key][:1]:
-            found[f"{study.name(one)}, the next"] = to_svg(study.architectures[one.key])
+            found[f"{study.name(one)}, the next"] = to_svg(_named(study, one))
     return found
+
+
+def _named(study: ReportedStudy, one: Ranked) -> Architecture:
+    """The design with what its drawing is called by, and costs."""
+    patch = study.task.get("patch")
+    where = {"task": {"patch": patch}} if patch else {}
+    return replace(study.architectures[one.key], provenance={"study": study.status.study, "trial": one.number, **where})
 
 
 def _result_sections(study: ReportedStudy, front: Sequence[Ranked]) -> list[Section]:
