@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from unetx_evaluators.tasks import prepare
 from unetx_evaluators.tasks.examination import Request
+from unetx_evaluators.tasks.groups import groups_of
+from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.tasks.split_file import check_splits, write_splits
 from unetx_space.errors import Interrupted
 from unetx_space.files import write_whole
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks import Source, Task
     from unetx_evaluators.tasks.options import TaskOptions
     from unetx_evaluators.tasks.watching import Phase
+    from unetx_search.data_choices import DataChoices
 
 SPLITS = "splits.json"
 """Beside a study: the split it began with, by the names of its cases."""
@@ -100,6 +103,16 @@ def keep_beside(study: Path, task: Task) -> None:
     study.mkdir(parents=True, exist_ok=True)
     write_splits(study / SPLITS, task.splits)
     write_whole(study / TASK, json.dumps(task.to_json(), indent=2) + "\n")
+
+
+def case_groups(source: Source, choices: DataChoices) -> dict[str, str]:
+    """The group of every case by the name that it goes by, as --group-by says; empty where nothing does."""
+    if choices.group_by is None:
+        return {}
+    names = source.case_names
+    real = Pseudonymous(source).real_names if choices.pseudonyms else dict(zip(names, names, strict=True))
+    groups = groups_of(names, choices.group_by)
+    return {name: groups[own] for name, own in real.items()}
 
 
 def split_warnings(task: Task) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ from unetx_evaluators.tasks.task import Splits, Task
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.explain import parts
-from unetx_search.explain.explaining import case_groups
 from unetx_search.explain.parts import Work, gradient_steps, without_skips
+from unetx_search.preparing import case_groups
 from unetx_search.progress import Steps
 from unetx_search.run import search
 from unetx_space.architecture import Architecture

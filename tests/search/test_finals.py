@@ -173,6 +173,19 @@ def test_folds_score_every_case_by_trainings_that_have_not_seen_it(study: Path) 
     assert any("Cross-validated" in limit for limit in results.limits)
 
 
+def test_patients_are_told_by_the_cases_own_names_under_pseudonyms(tmp_path: Path) -> None:
+    """Names are demo_000 to demo_059: six cases a patient, by the last digit."""
+    told: dict[str, Any] = {"pseudonyms": True, "group_by": "([0-9])$"}
+    config = SearchConfig(out=tmp_path, trials=3, gpus=0, cpu_workers=1, steps=12, pilot=False, study="s", **told)
+    many = DemoSource(n_cases=60)
+    search(config, console=quiet(), evaluator=FakeEvaluator(), source=many)
+    finals_config = FinalsConfig(top=1, seeds=2, baselines="u-net", race=False)
+    results = finals(tmp_path / "s", finals_config, console=quiet(), evaluator=FakeEvaluator(), source=many)
+    assert all(case.startswith("case_") for case in results.groups)
+    assert 1 < len(set(results.groups.values())) < len(results.groups)
+    assert set(results.scores.groups) == set(results.groups.values()) <= set("0123456789")
+
+
 def test_equal_cost_makes_every_design_cost_what_the_u_net_does(study: Path) -> None:
     results = hold(study, equal_cost=True, baselines="u-net,unet++,no-skip", seeds=1)
     shares = {name: cost / results.costs["u-net"] for name, cost in results.costs.items()}

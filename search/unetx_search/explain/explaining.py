@@ -13,14 +13,12 @@ from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import using
-from unetx_evaluators.tasks.groups import groups_of
-from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun, read_request
 from unetx_search.data_choices import DataChoices, check_rules
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import make_slots
 from unetx_search.explain.parts import Work, gradient_steps
-from unetx_search.preparing import no_empty_folders, prepared_task
+from unetx_search.preparing import case_groups, no_empty_folders, prepared_task
 from unetx_search.progress import Steps
 from unetx_search.run import REQUEST, SETTINGS
 from unetx_search.settling import kept_pilot, moved_to, unpiloted_budget
@@ -206,16 +204,6 @@ def _on(task: Task, preset: str) -> Architecture:
     genome = PRESETS[preset].genome(len(task.strides))
     provenance = {"preset": PRESETS[preset].title, "task": {"patch": list(task.patch)}}
     return Architecture(task.backbone(), genome, provenance=provenance)
-
-
-def case_groups(source: Source, choices: DataChoices) -> dict[str, str]:
-    """The group of every case by the name that it goes by, as --group-by says; empty where nothing does."""
-    if choices.group_by is None:
-        return {}
-    names = source.case_names
-    real = Pseudonymous(source).real_names if choices.pseudonyms else dict(zip(names, names, strict=True))
-    groups = groups_of(names, choices.group_by)
-    return {name: groups[own] for name, own in real.items()}
 
 
 def explanation_json(done: Explained, task: Task, budget: Budget) -> str:

@@ -88,9 +88,8 @@ class FinalsConfig:
         folder = study / self.name if fold is None else study / self.name / f"fold-{fold}"
         workers = {name: getattr(self, name) for name in ("gpus", "cpu_workers", "workers_per_gpu", "data")}
         told = {name: value for name, value in workers.items() if value is not None}
-        shared = "auto" if search.workers_per_gpu == "auto" else search.workers_per_gpu
-        told.setdefault("workers_per_gpu", 1 if shared == "auto" else shared)
-        as_of_search = {one: getattr(search, one) for one in asdict(search)}
+        told.setdefault("workers_per_gpu", 1 if search.workers_per_gpu == "auto" else search.workers_per_gpu)
+        as_of_search = asdict(search)
         return SearchConfig(
             **{
                 **as_of_search, **told, "cache": search.cache_folder, "out": folder.parent, "study": folder.name,

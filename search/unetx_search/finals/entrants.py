@@ -41,9 +41,14 @@ class Entrant:
     def is_candidate(self) -> bool:
         return self.trial is not None
 
+    @property
+    def trained(self) -> Architecture:
+        """At the width that is trained."""
+        return replace(self.architecture, backbone=self.architecture.backbone.scaled(self.width_factor))
+
     def trained_cost(self, patch: tuple[int, ...]) -> Cost:
         """Of what is trained, for one patch."""
-        return cost(replace(self.architecture, backbone=self.architecture.backbone.scaled(self.width_factor)), patch)
+        return cost(self.trained, patch)
 
     def candidate(self, patch: tuple[int, ...], reason: str) -> Candidate:
         """As a trial is handed it."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ from optuna.distributions import CategoricalDistribution
 
 from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget
-from unetx_evaluators.tasks.groups import groups_of
 from unetx_evaluators.tasks.splits import cross_validation
 from unetx_evaluators.tasks.task import Splits
 from unetx_search.config import SearchConfig
@@ -28,7 +27,7 @@ from unetx_search.finals.schedule import FIRST_SEED, FinalsSchedule
 from unetx_search.finals.search_results import Search, noise_of, read_search
 from unetx_search.gpu_check import preflight
 from unetx_search.listed_study import ListedStudy
-from unetx_search.preparing import keep_beside, no_empty_folders, prepared_task
+from unetx_search.preparing import case_groups, keep_beside, no_empty_folders, prepared_task
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
 from unetx_space.training_memory import training_memory
@@ -84,7 +83,7 @@ def finals(
             with no_empty_folders(request.folder):
                 one = _Final.begun(study, config, search, request, engine, found, fold, console)
             if fold in (None, 0):
-                told = outlook_text(one.field, noise_of(search), config, one.groups_of_cases(), one.margin)
+                told = outlook_text(one.field, noise_of(search, one.groups), config, one.scored_groups, one.margin)
                 console.print(told, markup=False, soft_wrap=True)
             stopped = one.train(engine, evaluator or proxy_evaluator(engine.slots), console, out)
             ended = one.results(stopped, out)
@@ -112,6 +111,8 @@ class _Final:
     field: Field
     budget: Budget
     margin: float
+    groups: Mapping[str, str]
+    """Of every case, as far as the user has said whose it is."""
 
     @classmethod
     def begun(
@@ -130,20 +131,21 @@ class _Final:
         plan = config.plan or ("search" if device == "cpu" else "full")
         options = _options(search, request, plan, device)
         prepared = prepared_task(study, source, request.cache_folder, options, console)
-        task = _on_test_cases(prepared, config, fold, request.group_by)
+        groups = case_groups(source, request)
+        task = _on_test_cases(prepared, config, fold, groups)
         margin = search.request.margin if config.margin is None else config.margin
         frozen = _frozen(request.folder / FROZEN, config, task)
         if frozen is not None:
             budget, left_out = Budget.from_json(frozen["budget"]), tuple(frozen["left_out"])
             field = Field(tuple(Entrant.from_json(one) for one in frozen["entrants"]), left_out)
-            return cls(study, config, search, request, task, field, budget, margin)
+            return cls(study, config, search, request, task, field, budget, margin, groups)
         budget = _budget(config, search, task, plan)
         check_rankable(task, budget)
         field = chosen_field(search, config, task.backbone(), task.patch, budget.width_factor)
         if len(field.entrants) < 2:
             raise RequestError(f"{study}: there is nothing to compare the U-Net with; {'; '.join(field.left_out)}")
         keep_beside(request.folder, task)
-        begun = cls(study, config, search, request, task, field, budget, margin)
+        begun = cls(study, config, search, request, task, field, budget, margin, groups)
         begun.freeze(request.folder / FROZEN)
         return begun
 
@@ -158,10 +160,10 @@ class _Final:
         }
         write_whole(path, json.dumps(facts, indent=2) + "\n")
 
-    def groups_of_cases(self) -> dict[str, str]:
-        """Of the cases that are scored: their patients, where the user has said who is whose."""
-        cases, group_by = self.task.splits.validation, self.request.group_by
-        return groups_of(cases, group_by) if group_by is not None else {case: case for case in cases}
+    @property
+    def scored_groups(self) -> dict[str, str]:
+        """Of the cases that are scored; a case of which nothing is said is a group of its own."""
+        return {case: self.groups.get(case, case) for case in self.task.splits.validation}
 
     @property
     def _name(self) -> str:
@@ -176,7 +178,7 @@ class _Final:
             schedules.append(
                 FinalsSchedule(
                     self.field.entrants, seeds, self.budget, self.task.patch, records.case_scores,
-                    self.groups_of_cases(), REFERENCE, race=self.config.race, out=out,
+                    self.scored_groups, REFERENCE, race=self.config.race, out=out,
                 )
             )  # fmt: skip
             return schedules[0]
@@ -209,7 +211,7 @@ class _Final:
             folder=self.study / self.config.name,
             field=self.field,
             trainings=trainings,
-            groups=self.groups_of_cases(),
+            groups=self.scored_groups,
             costs=self._costs(),
             cost_by=self.request.cheap_by,
             margin=self.margin,
@@ -231,11 +233,7 @@ class _Final:
         """Of what is trained, by name."""
         patch, by = self.task.patch, self.request.cheap_by
         if by == "memory":
-            scaled = {
-                e.name: replace(e.architecture, backbone=e.architecture.backbone.scaled(e.width_factor))
-                for e in self.field.entrants
-            }
-            return {name: float(training_memory(one, patch)) for name, one in scaled.items()}
+            return {one.name: float(training_memory(one.trained, patch)) for one in self.field.entrants}
         costs = {one.name: one.trained_cost(patch) for one in self.field.entrants}
         return {name: float(one.macs if by == "macs" else one.n_parameters) for name, one in costs.items()}
 
@@ -250,16 +248,14 @@ def _options(search: Search, request: SearchConfig, plan: str, device: str) -> T
     return options if spacing is None or request.spacing is not None else replace(options, spacing=tuple(spacing))
 
 
-def _on_test_cases(task: Task, config: FinalsConfig, fold: int | None, group_by: str | None) -> Task:
+def _on_test_cases(task: Task, config: FinalsConfig, fold: int | None, groups: Mapping[str, str]) -> Task:
     """The task as finals see it: training on what the search has seen, scored on what it has not."""
     splits = task.splits
     if fold is None:
         moved = Splits((*splits.train, *splits.validation), splits.test, ())
     else:
         assert config.folds is not None
-        cases = (*splits.train, *splits.validation, *splits.test)
-        groups = None if group_by is None else groups_of(cases, group_by)
-        moved = cross_validation(splits, groups, config.folds, fold)
+        moved = cross_validation(splits, groups or None, config.folds, fold)
     digest = hashlib.sha256(json.dumps([task.digest, asdict(moved)]).encode()).hexdigest()
     return replace(task, splits=moved, digest=digest)
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetx_evaluators.tasks.groups import groups_of
-from unetx_search.cheapest import CostOf
+from unetx_search.cheapest import CostOf, cheapest
 from unetx_search.config import SearchConfig, read_begun, read_request
 from unetx_search.finals.config import REFERENCE
 from unetx_search.run import REQUEST, SETTINGS
@@ -59,13 +58,8 @@ def read_search(study: Path) -> Search:
         repeated = [one for one in ranking.designs if len(one.seeds) > 1]
         reference = preset_key(trials, REFERENCE)
         cost_of = CostOf(request.cheap_by, lambda key: training_memory(records.architecture(key), _patch(study)))
-        costs = {one.key: float(cost_of(one.first)) for one in ranking.designs}
         shrunken = ranking.shrinkage
-        cheapest = (
-            shrunken.cheapest(costs, reference, request.margin)
-            if shrunken is not None and ranking.get(reference) is not None and reference is not None
-            else None
-        )
+        found = cheapest(ranking, reference, request.cheap_by, request.margin, cost_of)
         return Search(
             name=name,
             request=request,
@@ -76,7 +70,7 @@ def read_search(study: Path) -> Search:
                 (one.key, trial.seed): records.case_scores(trial.number) for one in repeated for trial in one.trials
             },
             reference=reference,
-            cheapest=cheapest,
+            cheapest=found.design.key if found is not None and found.design is not None else None,
             seed_deviation=shrunken.seed_deviation if shrunken is not None else 0.0,
             database=location.url if location.is_on_server else None,
         )
@@ -86,14 +80,10 @@ def _patch(study: Path) -> tuple[int, ...]:
     return tuple(read_begun(study / SETTINGS)["task"]["patch"])
 
 
-def noise_of(search: Search) -> Noise | None:
+def noise_of(search: Search, groups: Mapping[str, str]) -> Noise | None:
     """How much differences to U-Net vary over seeds and cases, as far as the search's repeated designs tell."""
     if search.reference is None:
         return None
-    groups = {}
-    if search.request.group_by is not None:
-        cases = sorted({one.case for scores in search.trainings.values() for one in scores})
-        groups = groups_of(cases, search.request.group_by)
     table = scores_table(search.trainings, groups)
     if search.reference not in table.designs:
         return None

@@ -25,9 +25,7 @@ from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import prepare, using
 from unetx_evaluators.tasks.cache import Manifest
 from unetx_evaluators.tasks.examination import Request
-from unetx_evaluators.tasks.groups import groups_of
 from unetx_evaluators.tasks.prepare import with_splits
-from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.training.recipe import Recipe
 from unetx_search.executors.base import Job
 from unetx_search.executors.engines import check_torch
@@ -36,7 +34,7 @@ from unetx_search.models.fold_training import FoldTraining, train_folds
 from unetx_search.models.scores import score_on_tests
 from unetx_search.models.training_progress import TrainingBars
 from unetx_search.models.verdict import verdict_json, verdict_on
-from unetx_search.preparing import PreparationBars, no_empty_folders
+from unetx_search.preparing import PreparationBars, case_groups, no_empty_folders
 from unetx_search.summary import named_architecture
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import key
@@ -178,9 +176,8 @@ def prepared(
     of_folds = [Request.of(source, replace(options, fold=fold)).splits for fold in range(options.folds or 1)]
     folds = tuple(with_splits(task, splits) for splits in of_folds if splits is not None)
     named = Request.of(source, options).source
-    real = named.real_names if isinstance(named, Pseudonymous) else {name: name for name in named.case_names}
-    groups = groups_of(source.case_names, options.group_by) if options.group_by is not None else {}
-    of_tests = {name: groups.get(real[name], name) for name in task.splits.test}
+    groups = case_groups(source, choices)
+    of_tests = {name: groups.get(name, name) for name in task.splits.test}
     n_threads = slots[0].n_threads if slots else how.n_threads
     return Data(named, folds, slots, machine, n_threads, batch_size, of_tests)
 
