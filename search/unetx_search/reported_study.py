@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from unetx_space import Architecture, training_memory
 from unetx_space.canonical import canonical
 from unetx_space.files import read_object
 from unetx_studies.ranking import Ranked, Ranking, preset_key
+from unetx_studies.report import numbers
 from unetx_studies.store import Records, find_location, open_store
 from unetx_studies.verdict import case_means
 
@@ -56,9 +58,19 @@ class ReportedStudy:
     def unet(self) -> Ranked | None:
         return self.ranking.get(self.reference)
 
-    @property
+    @cached_property
     def genomes(self) -> dict[str, Genome]:
         return {key: canonical(one.genome) for key, one in self.architectures.items()}
+
+    @cached_property
+    def effects(self) -> tuple[numbers.Effect, ...]:
+        """What goes with each choice."""
+        return numbers.effects(self.designs, self.genomes)
+
+    @cached_property
+    def progress(self) -> tuple[numbers.Progress, ...]:
+        """After each complete trial; takes seconds in a long study."""
+        return numbers.progress(self.status.evaluations)
 
     def name(self, one: Ranked) -> str:
         if one.key == self.reference:
@@ -67,6 +79,7 @@ class ReportedStudy:
 
 
 def read_reported(folder: Path) -> ReportedStudy:
+    """All of it. Raises RequestError when there is no such study, or a file of it is damaged."""
     status = read_status(folder)
     location = find_location(folder)
     ranking = Ranking(status.evaluations)

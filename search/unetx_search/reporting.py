@@ -153,7 +153,7 @@ def _result_sections(study: ReportedStudy, front: Sequence[Ranked]) -> list[Sect
         Section(
             "Progress",
             "The highest single score is partly luck; the estimate takes account of that.",
-            figures.progress_figure(numbers.progress(study.status.evaluations)),
+            figures.progress_figure(study.progress),
         ),
         _cases_section(study),
         _curves_section(study),
@@ -225,7 +225,7 @@ def _curves_section(study: ReportedStudy) -> Section:
 def _design_sections(study: ReportedStudy) -> list[Section]:
     if not study.designs:
         return []
-    found = numbers.effects(study.designs, study.genomes)
+    found = study.effects
     how = "other choices alike" if found and found[0].is_adjusted else "each for itself, as there are few designs"
     effects = Section(
         "What goes with a choice",
@@ -398,7 +398,7 @@ def _facts(study: ReportedStudy) -> dict[str, Any]:
             for one in study.designs
         ],
         "cost": study.cost_by,
-        "effects": [asdict(one) for one in numbers.effects(study.designs, study.genomes)],
-        "progress": [asdict(one) for one in numbers.progress(study.status.evaluations)],
+        "effects": [asdict(one) for one in study.effects],
+        "progress": [asdict(one) for one in study.progress],
         "verdict": study.verdict,
     }  # fmt: skip
