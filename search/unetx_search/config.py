@@ -94,7 +94,7 @@ class SearchConfig(DataChoices, Choices):
     engine: EngineName = "local"
     """Where evaluations run: on this machine (local), in jobs of Slurm (slurm), or on the GPUs or CPUs of a Ray cluster
     (ray)."""
-    slurm: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = ()
+    slurm: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = ()
     """What every job asks of Slurm: options of sbatch by their long names, such as partition=gpu account=lab
     time=08:00:00 mem=32G. --gpus 8 submits eight jobs with a GPU each."""
     ray_address: str | None = None
