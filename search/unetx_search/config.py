@@ -62,14 +62,7 @@ class Choices:
 
     def narrow(self, space: DesignSpace) -> DesignSpace:
         """The space with these choices only. Raises RequestError for an unknown one."""
-        return narrowed(
-            space,
-            attention=self.attention,
-            upsampler=self.upsampler,
-            fusion=self.fusion,
-            alignment=self.alignment,
-            sources=self.sources,
-        )
+        return narrowed(space, **{one.name: getattr(self, one.name) for one in fields(Choices)})
 
 
 @dataclass(frozen=True, kw_only=True)

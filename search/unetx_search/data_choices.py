@@ -5,7 +5,7 @@ Annotations are not postponed, because SearchConfig inherits them into another m
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -155,24 +155,8 @@ class DataChoices:
         """The same for the preparation; ``machine`` is what will train."""
         from unetx_evaluators.tasks.options import TaskOptions
 
-        return TaskOptions(
-            dims=self.dims,
-            spacing=self.spacing,
-            normalisation=self.normalisation,
-            patch=self.patch,
-            levels=self.levels,
-            base_width=self.base_width,
-            memory_gib=self.memory_gib,
-            seconds=self.seconds,
-            machine=machine,
-            split_seed=self.split_seed,
-            folds=self.folds,
-            fold=self.fold,
-            group_by=self.group_by,
-            split=self.split,
-            pseudonyms=self.pseudonyms,
-            no_images=self.no_images,
-        )
+        shared = {one.name for one in fields(TaskOptions)} & {one.name for one in fields(DataChoices)}
+        return TaskOptions(machine=machine, **{name: getattr(self, name) for name in shared})
 
     def source(self) -> "Source":
         """The dataset, listed but not read; the demo where none is named. Raises DataError."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from unetx_search.piloting import FOLDER, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.settling import audit_choice, kept_pilot, moved_to, trained_on
 from unetx_space.errors import RequestError
-from unetx_space.files import write_whole
+from unetx_space.files import json_text, write_whole
 from unetx_studies.disk_full import full_disk_explained
 from unetx_studies.sheet import PARTS, DatasetFacts, PilotFacts, axis_ranges, number_words, sheet_html, size_words
 
@@ -320,4 +319,4 @@ def _aligned(rows: Iterable[Sequence[str]]) -> str:
 
 def findings_json(findings: Findings) -> str:
     """The same facts."""
-    return json.dumps({**asdict(findings), "is_fit": findings.is_fit}, indent=2)
+    return json_text({**asdict(findings), "is_fit": findings.is_fit})

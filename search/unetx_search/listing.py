@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unetx_search.finals.report import kept_conclusion
 from unetx_search.status import read_status
 from unetx_space.errors import RequestError, UnetxError
+from unetx_space.files import json_text
 from unetx_studies.neighbours import studies_in
 
 
@@ -68,4 +68,4 @@ def _lines(one: Listed) -> list[str]:
 
 def listing_json(found: tuple[Listed, ...]) -> str:
     """The same for machines."""
-    return json.dumps([asdict(one) for one in found], indent=2)
+    return json_text([asdict(one) for one in found])

@@ -51,8 +51,6 @@ FROZEN = "finals.json"
 """In the folder of finals: what they were begun with."""
 LONGER = 4
 """Times the search's steps that finals train, when nobody says."""
-N_RUNGS = 8
-"""At which a training is kept, so that it can go on from there; nothing is decided at them."""
 MAX_SECONDS = 7 * 24 * 3600.0
 
 
@@ -266,7 +264,7 @@ def _budget(config: FinalsConfig, search: Search, task: Task, plan: str) -> Budg
     return replace(
         begun,
         steps=steps,
-        rungs=tuple(sorted({max(1, steps * n // N_RUNGS) for n in range(1, N_RUNGS + 1)})),
+        rungs=(steps,),  # nothing is decided on the way, and the test cases are looked at once
         width_factor=config.width_factor or (1.0 if plan == "full" else begun.width_factor),
         validation_cases=len(task.splits.validation),
         max_seconds=MAX_SECONDS,
