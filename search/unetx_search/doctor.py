@@ -27,6 +27,7 @@ from unetx_search.executors.slots import Slot, make_slots
 from unetx_search.gpu_check import HEADS, GpuFacts, Try, check_gpus
 from unetx_search.piloting import FOLDER, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
+from unetx_search.progress import say
 from unetx_search.settling import audit_choice, kept_pilot, moved_to, trained_on
 from unetx_space.errors import RequestError
 from unetx_space.files import json_text, write_whole
@@ -200,7 +201,7 @@ def _write_sheet(sheet: Path, facts: DatasetFacts, found: Examination, choices: 
         write_whole(sheet, sheet_html(facts, drawn, why_no_pictures=why_not))
     except OSError as error:
         raise RequestError(f"--sheet {sheet} cannot be written: {error.strerror or error}") from error
-    console.print(f"picture sheet: {sheet}", markup=False, soft_wrap=True)
+    say(console, f"picture sheet: {sheet}")
 
 
 def _machine() -> dict[str, str]:

@@ -57,13 +57,12 @@ def listing_text(found: tuple[Listed, ...], out: Path) -> str:
     """A block a study."""
     if not found:
         return f"{out} holds no study"
-    return "\n".join(line for one in found for line in _lines(one))
-
-
-def _lines(one: Listed) -> list[str]:
-    best = "" if one.best_estimate is None else f", best Dice {one.best_estimate:.4f} (trial {one.best_trial})"
-    lines = [f"{one.name}: {one.n_finished} of {one.n_trials} trials{best}; {one.state}"]
-    return lines if one.finals is None else [*lines, f"  {one.finals}"]
+    lines = []
+    for one in found:
+        best = "" if one.best_estimate is None else f", best Dice {one.best_estimate:.4f} (trial {one.best_trial})"
+        lines.append(f"{one.name}: {one.n_finished} of {one.n_trials} trials{best}; {one.state}")
+        lines += [] if one.finals is None else [f"  {one.finals}"]
+    return "\n".join(lines)
 
 
 def listing_json(found: tuple[Listed, ...]) -> str:

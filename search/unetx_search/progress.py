@@ -223,14 +223,16 @@ class Steps:
             self._clock.remove_task(task)
         self._clock.add_task(step)
         if not self._console.is_terminal:
-            self._say(step)
+            say(self._console, step)
 
     def _show_life(self) -> None:
         while not self._over.wait(self._every_s):
-            self._say(f"{self._step}: {duration(time.monotonic() - self._began)} so far")
+            say(self._console, f"{self._step}: {duration(time.monotonic() - self._began)} so far")
 
-    def _say(self, words: str) -> None:
-        self._console.print(words, markup=False, soft_wrap=True)
+
+def say(console: Console, words: str) -> None:
+    """A line as it is, however long, for it may be copied."""
+    console.print(words, markup=False, soft_wrap=True)
 
 
 def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, standing: Standing) -> Text:

@@ -22,7 +22,7 @@ from unetx_search.progress import duration
 from unetx_space.canonical import key
 from unetx_space.files import json_text, write_whole
 from unetx_studies.neighbours import BEST, CHEAPEST
-from unetx_studies.verdict import Noise, Scores, Verdict, outlook, outlook_lines, scores_table, verdict
+from unetx_studies.verdict import Chosen, Noise, Scores, Verdict, outlook, outlook_lines, scores_table, verdict
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import Budget, CaseScore
@@ -216,7 +216,7 @@ def finals_facts(results: Results) -> dict[str, Any]:
             {**asdict(one), "difference": one.difference.mean, "standard_error": one.difference.standard_error}
             for one in found.comparisons
         ],
-        "chosen": None if found.chosen is None else _chosen_facts(results),
+        "chosen": None if found.chosen is None else _chosen_facts(found.chosen),
         "cheapest": None if found.cheapest is None else asdict(found.cheapest),
         "budget": asdict(results.budget),
         "n_cases": len(scores.groups),
@@ -225,9 +225,7 @@ def finals_facts(results: Results) -> dict[str, Any]:
     }
 
 
-def _chosen_facts(results: Results) -> dict[str, Any]:
-    chosen = results.verdict.chosen
-    assert chosen is not None
+def _chosen_facts(chosen: Chosen) -> dict[str, Any]:
     low, high = chosen.difference.interval()
     return {
         "design": chosen.design,
