@@ -28,6 +28,7 @@ from unetx_search.models.train_command import train
 from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import describe, design_space
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
+from unetx_space.files import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,13 +103,11 @@ def finals(
 
 
 def _finals(study: Path, config: FinalsConfig, json: bool) -> int:
-    from json import dumps
-
     from unetx_search.finals.report import finals_facts, finals_text
     from unetx_search.finals.run import finals
 
     results = finals(study, config, console=_stderr())
-    print(dumps(finals_facts(results), indent=2) if json else finals_text(results))
+    print(json_text(finals_facts(results)) if json else finals_text(results))
     return INTERRUPTED if results.was_stopped else 0
 
 
@@ -125,13 +124,11 @@ def audit(
     json
         Print the findings as JSON.
     """
-    from json import dumps
-
     from unetx_search.audit.report import audit_facts, audit_text
     from unetx_search.audit.run import audit
 
     found = audit(config, console=_stderr())
-    print(dumps(audit_facts(found), indent=2) if json else audit_text(found))
+    print(json_text(audit_facts(found)) if json else audit_text(found))
     return INTERRUPTED if found.was_stopped else 0
 
 
@@ -426,12 +423,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         result = app.meta(sys.argv[1:], error_formatter=_error_panel, result_action="return_value")
-    except RequestError as error:
-        sys.exit(_complain(error, 2))
-    except Interrupted as error:
-        sys.exit(_complain(error, INTERRUPTED))
     except UnetxError as error:
-        sys.exit(_complain(error, 1))
+        print(f"unetx-search: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, RequestError) else INTERRUPTED if isinstance(error, Interrupted) else 1)
     except BrokenPipeError:  # whoever read our output has enough, as "| head" does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -446,11 +440,6 @@ def _error_panel(error: CycloptsError) -> Any:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return unknown_name("command", error.unused_tokens[0], COMMANDS)
     return CycloptsPanel(error)
-
-
-def _complain(error: UnetxError, code: int) -> int:
-    print(f"unetx-search: {error}", file=sys.stderr)
-    return code
 
 
 COMMANDS = [name for name in app if not name.startswith("-")]

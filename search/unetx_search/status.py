@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
 from unetx_search.summary import best_facts
 from unetx_space.documents import load
 from unetx_space.errors import RequestError
+from unetx_space.files import json_text
 from unetx_studies.evidence import evidence
 from unetx_studies.neighbours import CHEAPEST
 from unetx_studies.ranking import Ranked, Ranking, outcome_counts
@@ -257,7 +257,7 @@ def status_json(status: Status) -> str:
         "jobs": _jobs(status),
         "decisions": [{"trial": t.number, "origin": str(t.origin), "reason": t.why} for t in status.trials],
     }
-    return json.dumps(facts, indent=2, allow_nan=False)
+    return json_text(facts)
 
 
 def watch(folder: Path, console: Console, *, sleep: Callable[[float], None] = time.sleep) -> Status:

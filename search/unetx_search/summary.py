@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from unetx_space.cost import cost
 from unetx_space.design_space import DesignSpace, description
 from unetx_space.documents import load
 from unetx_space.errors import RequestError, command, unknown_name
-from unetx_space.files import write_whole
+from unetx_space.files import json_text, write_whole
 from unetx_space.presets import PRESETS
 from unetx_studies.drawing import to_svg, to_text
 from unetx_studies.evidence import evidence
@@ -121,7 +120,7 @@ def _where_to_go(summary: Summary) -> list[str]:
 def summary_json(summary: Summary) -> str:
     """The facts of ``summary_text`` and every evaluation."""
     best = summary.best
-    return _dumps(
+    return json_text(
         {
             "study": summary.study,
             "folder": str(summary.folder),
@@ -220,7 +219,7 @@ def architecture_text(architecture: Architecture, *, ascii: bool = False) -> str
 
 def architecture_json(architecture: Architecture) -> str:
     """Costs and the document itself."""
-    return _dumps({**_facts(architecture), "architecture": architecture.to_json()})
+    return json_text({**_facts(architecture), "architecture": architecture.to_json()})
 
 
 def write_svg(architecture: Architecture, target: Path) -> None:
@@ -233,7 +232,7 @@ def write_svg(architecture: Architecture, target: Path) -> None:
 
 def space_json(space: DesignSpace) -> str:
     """What a space holds."""
-    return _dumps(description(space))
+    return json_text(description(space))
 
 
 def presets_text() -> str:
@@ -245,13 +244,9 @@ def presets_text() -> str:
 
 def presets_json() -> str:
     """Every preset with its genome for five levels."""
-    return _dumps(
+    return json_text(
         [
             {"name": p.name, "title": p.title, "paper": p.paper, "genome_of_5_levels": p.genome(5).to_json()}
             for p in PRESETS.values()
         ]
     )
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, indent=2, allow_nan=False)

@@ -202,11 +202,11 @@ def train(
 
 
 class LossLog:
-    """The losses since the last rung, kept on their device."""
+    """The losses since the last rung; those since the last check are still on their device."""
 
     def __init__(self, before: Sequence[float] = ()) -> None:
         """``before`` are those that were known when the training was broken off."""
-        self._before = list(before)
+        self._known = list(before)
         self._losses: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
@@ -218,11 +218,11 @@ class LossLog:
         for loss in losses:
             if not math.isfinite(loss):
                 raise EvaluationEnded(Outcome.DIVERGED, f"the training loss was {loss} by step {step}")
-        return [*self._before, *losses]
+        self._known += losses
+        self._losses.clear()
+        return self._known
 
     def taken(self, step: int) -> list[float]:
         """The same, and start anew."""
-        losses = self.check(step)
-        self._before.clear()
-        self._losses.clear()
+        losses, self._known = self.check(step), []
         return losses
