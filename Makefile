@@ -33,7 +33,7 @@ types: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'unetx-search needs Python 3.11 or newer, this is ' + sys.version.split()[0])"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,postgres,ray,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,postgres,ray,slurm,test]"
 	touch $(STAMP)
 
 clean:

@@ -85,7 +85,11 @@ class SearchConfig(DataChoices, Choices):
     workers_per_gpu: Literal["auto"] | int = 1
     """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay."""
     engine: EngineName = "local"
-    """Where evaluations run: on this machine (local), or on the GPUs or CPUs of a Ray cluster (ray)."""
+    """Where evaluations run: on this machine (local), in jobs of Slurm (slurm), or on the GPUs or CPUs of a Ray cluster
+    (ray)."""
+    slurm: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = ()
+    """What every job asks of Slurm: options of sbatch by their long names, such as partition=gpu account=lab
+    time=08:00:00 mem=32G. --gpus 8 submits eight jobs with a GPU each."""
     ray_address: str | None = None
     """HOST:PORT of the Ray cluster's head, or "local" for a cluster of this machine alone. By default the one in
     RAY_ADDRESS, else the one that runs on this machine, else one that is started here for the search."""
@@ -167,6 +171,8 @@ class SearchConfig(DataChoices, Choices):
         address, is_there = self.ray_address, self.ray_address is not None
         yield "ray-address", address, "given with --engine ray only", self.engine == "ray" or not is_there
         yield "ray-address", address, "HOST:PORT without a protocol", not (address and "://" in address)
+        rule = "given with --engine slurm only"
+        yield "slurm", " ".join(self.slurm), rule, self.engine == "slurm" or not self.slurm
         hours = self.max_hours
         yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
         yield "reseed", self.reseed, f"0 (none) to {MOST_SHARE:g}", 0 <= self.reseed <= MOST_SHARE

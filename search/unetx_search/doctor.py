@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import TextWrapper, fill
 from typing import TYPE_CHECKING
@@ -211,7 +212,16 @@ def _machine() -> dict[str, str]:
         "cores": str(usable_cores()),
         "free disk here": f"{disk.free / 2**30:.0f} GiB",
         "cpu": _cpu(),
+        "slurm": _slurm(),
     }
+
+
+def _slurm() -> str:
+    if find_spec("submitit") is None:
+        return 'submitit is missing; pip install "unetx-search[slurm]"' if shutil.which("sbatch") else "none"
+    from unetx_search.executors.slurm.queue import cluster_words
+
+    return cluster_words() or "none"
 
 
 def _cpu() -> str:

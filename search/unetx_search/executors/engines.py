@@ -26,6 +26,7 @@ CHECKPOINTS = "checkpoints"
 ENGINES: Mapping[str, str] = {
     "local": "unetx_search.executors.local:local_engine",
     "ray": "unetx_search.executors.ray.cluster:ray_engine",
+    "slurm": "unetx_search.executors.slurm.engine:slurm_engine",
 }
 """What opens each engine, ``module:function``: a function of the request and of what counts GPUs, which gives the
 engine for the length of a ``with``. Raises RequestError when there are not the slots that the request asks for."""
