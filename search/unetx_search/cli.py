@@ -68,12 +68,14 @@ def search(
         Print the summary as JSON.
     """
     from unetx_search.run import search
+    from unetx_search.study_plots import show_study_plots
     from unetx_search.summary import summary_json, summary_text
 
-    summary = search(config, console=_stderr())
+    summary = search(config, console=_stderr(), plot=show_study_plots)
     if summary.evaluations:
         from unetx_search.reporting import REPORT, write_report
 
+        show_study_plots(summary.folder)
         write_report(summary.folder, summary.folder / REPORT)
     print(summary_json(summary) if json else summary_text(summary))
     if summary.was_stopped:

@@ -32,6 +32,8 @@ SPLITS = "splits.json"
 """Beside a study: the split it began with, by the names of its cases."""
 TASK = "task.json"
 """Beside a study: its task without the arrays, so that the study can be read when the cache is gone."""
+ARRAYS = "arrays"
+"""In it: where the arrays were."""
 
 
 class PreparationBars:
@@ -99,7 +101,7 @@ def keep_beside(study: Path, task: Task) -> None:
     """Write the split, once and for all, and the description. Raises RequestError when the split is another."""
     study.mkdir(parents=True, exist_ok=True)
     write_splits(study / SPLITS, task.splits)
-    write_whole(study / TASK, json.dumps(task.to_json(), indent=2) + "\n")
+    write_whole(study / TASK, json.dumps({**task.to_json(), ARRAYS: str(task.folder.absolute())}, indent=2) + "\n")
 
 
 def case_groups(source: Source, choices: DataChoices) -> dict[str, str]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import RawCase
-from unetx_evaluators.tasks.task import IGNORED, Image
+from unetx_evaluators.tasks.task import IGNORED, Image, as_tuples
 from unetx_evaluators.tasks.thickness import Thickness, class_thickness, over_cases
 
 N_QUANTILES = 1000
@@ -193,11 +193,6 @@ def coarsest_axis(spacing: Sequence[float]) -> int:
     """The axis with the longest voxels; the last of several, which is where scanners put their slices."""
     longest = max(spacing)
     return max(axis for axis, mm in enumerate(spacing) if math.isclose(mm, longest, rel_tol=1e-3))
-
-
-def as_tuples(value: Any) -> Any:
-    """Lists, as JSON has them, and lists in them as tuples."""
-    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _thickness(data: Sequence[dict[str, float] | None]) -> tuple[Thickness | None, ...]:

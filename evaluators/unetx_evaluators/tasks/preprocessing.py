@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, Intensities, as_tuples, coarsest_axis
+from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, Intensities, coarsest_axis
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.resampling import (
     ANISOTROPY,
@@ -26,7 +26,7 @@ from unetx_evaluators.tasks.resampling import (
     resampled_shape,
 )
 from unetx_evaluators.tasks.sources.base import RawCase
-from unetx_evaluators.tasks.task import Image, Label
+from unetx_evaluators.tasks.task import Image, Label, as_tuples
 
 COARSE_PERCENTILE = 10.0
 """Of the spacings along a coarse axis: their median would throw slices away that some cases have."""

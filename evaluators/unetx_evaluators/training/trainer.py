@@ -23,6 +23,7 @@ from unetx_evaluators.training.cases import Cases
 from unetx_evaluators.training.checkpoint import Checkpoint
 from unetx_evaluators.training.rounds import LossLog, Round, captured_where_possible
 from unetx_evaluators.training.step import EagerStep
+from unetx_evaluators.views import Prediction
 from unetx_space.network import SkipUNet
 
 CHECK_EVERY_STEPS = 20
@@ -47,6 +48,8 @@ class Progress:
     similarities: tuple[SkipSimilarity, ...] = ()
     measured: Measured | None = None
     """At the last rung of the budget."""
+    predictions: list[Prediction] | None = None
+    """At that rung; None where they are not wanted."""
     steps_run_as: str = ""
     """As ``ChosenStep`` has it."""
     spends_process: bool = False
@@ -188,7 +191,7 @@ def train(
             values = losses.taken(step)
             with average.in_place():
                 if step == budget.steps:
-                    progress.measured = final.everything(network)
+                    progress.measured = final.everything(network, progress.predictions)
                 scores = progress.measured.case_scores if progress.measured else early.at_a_rung(network)
             point = progress.reached(step, values, scores)
             if step < budget.steps:

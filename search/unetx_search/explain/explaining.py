@@ -17,6 +17,7 @@ from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun
 from unetx_search.data_choices import DataChoices, at_least, check_rules
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import make_slots
+from unetx_search.explain import EXPLAIN
 from unetx_search.explain.parts import Work, gradient_steps
 from unetx_search.preparing import case_groups, no_empty_folders, prepared_task
 from unetx_search.progress import Steps
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks import Source, Task
 
 FORMAT, VERSION = "unetx.explanation", 1
-EXPLAIN = "explain"
-"""Folder of the explanations, in a study's or below --out."""
 _TRIAL = re.compile(r"(.+):(\d{1,9})")
 
 
