@@ -161,7 +161,8 @@ def _index() -> str:
         "# Reference",
         "Every operator that a decoder node can have, with its equation, costs, limits and paper; "
         "[presets](presets.md), the published designs; the [command line](command-line.md); and the "
-        "[JSON Schema](../architecture.schema.json) of an architecture. Generated from the catalogue by `docs/make_reference.py`.",
+        "[JSON Schema](../architecture.schema.json) of an architecture. Generated from the catalogue by "
+        "`docs/make_reference.py`.",
         "A decoder node brings its coarser input up and its sources to its own grid, fuses them and convolves:",
         "![A decoder node](pictures/node.svg)",
         "## Spaces",
