@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 from families import FAMILIES, CostRow, Family
 from node_picture import node_svg
@@ -220,7 +222,8 @@ def _presets_page() -> str:
 
 def _command_line_page() -> str:
     """The help of every command, as ``unetx-search COMMAND --help`` has it."""
-    help_text = app.generate_docs().replace("# unetx-search\n", "# Command line\n", 1)
+    with patch.object(sys, "argv", ["unetx-search"]):  # usage lines begin with the program that is run
+        help_text = app.generate_docs().replace("# unetx-search\n", "# Command line\n", 1)
     before, _, contents = help_text.partition("## Table of Contents")
     after = contents[contents.index("**Commands**") :]  # lists the commands with links, too
     return "\n".join(line.rstrip() for line in f"{before}{after}".splitlines()) + "\n"
