@@ -323,16 +323,16 @@ def status(
     study
         The folder of the study, such as runs/demo.
     watch
-        Show it anew every two seconds until the run ends.
+        Keep showing it until the run ends or Ctrl-C: workers, scores, what can be told apart, the best design.
     decisions
         Print why each design was proposed instead.
     json
         Print everything as JSON.
     """
     from unetx_search.status import decisions_text, read_status, status_json, status_text
-    from unetx_search.status import watch as watch_status
+    from unetx_search.watching import watch as watch_study
 
-    found = watch_status(study, _stderr()) if watch else read_status(study)
+    found = watch_study(study, _stderr()) if watch else read_status(study)
     print(status_json(found) if json else decisions_text(found) if decisions else status_text(found))
 
 
