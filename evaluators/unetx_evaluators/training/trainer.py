@@ -22,6 +22,7 @@ from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Cases
 from unetx_evaluators.training.checkpoint import Checkpoint
+from unetx_evaluators.training.rank import ALONE, Rank
 from unetx_evaluators.training.recipe import learning_rate
 from unetx_evaluators.training.step import EagerStep, captured_where_possible
 from unetx_space.network import SkipUNet
@@ -156,6 +157,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     *,
     gradients_at: Collection[int] = (),
+    rank: Rank = ALONE,
 ) -> None:
     """Train a network in place for the whole budget, scoring it at every rung into ``progress``: on a few cases, the
     same for all trainings, and at the last rung on all.
@@ -164,28 +166,35 @@ def train(
     the observer let it go on, and every minute or so; so a rung is asked about again only if the process died in
     between. Gradients are noted at the steps ``gradients_at``. Raises EvaluationEnded when it ends early (pruned,
     diverged, timed-out), and what ``observer`` raises.
+
+    Of several processes that train the network together, ``joined``, each comes to the same weights; only the first
+    scores them, keeps the state and asks the observer.
     """
     recipe = budget.recipe
     batches = BatchStream(
         cases.train, task.patch, budget.batch_size, seed, recipe, device.device, cases.resident, task.spacing
     )
-    eager = EagerStep(network, recipe, device, ignores=task.ignores)
+    eager = EagerStep(network, recipe, device, ignores=task.ignores, rank=rank)
     average = WeightAverage(network, recipe.averaging * budget.steps)
     training = Training(network, eager, average, progress, checkpoint)
-    done = training.resume()
+    done, part = training.resume(), rank.part(budget.batch_size)
+    if not rank.leads:
+        training.checkpoint = None
     chosen, losses = captured_where_possible(eager, lambda: batches.batch(done + 1)), training.losses
     train_step, progress.steps_run_as, progress.spends_process = chosen.step, chosen.run_as, chosen.spends_process
     early, final = (Scorer(task, scored, device, progress.check_time) for scored in (cases.early, cases.validation))
     for step in range(done + 1, budget.steps + 1):
         progress.check_time()
-        losses.add(train_step(batches.batch(step), learning_rate(step, budget.steps, recipe)))
+        losses.add(train_step(batches.batch(step).part(part), learning_rate(step, budget.steps, recipe)))
         if step in gradients_at:
             progress.gradients[step] = stage_gradients(network)
         average.update(step)
         observer.on_step(step)
         if step % CHECK_EVERY_STEPS == 0:
             losses.check(step)
-        if step in budget.rungs:
+        if step in budget.rungs and not rank.leads:
+            losses.taken(step)
+        elif step in budget.rungs:
             values = losses.taken(step)
             with average.in_place():
                 if step == budget.steps:
