@@ -23,6 +23,7 @@ MAY_BE_MISSING = "results.md"
 PART = re.compile(r"^\[([^\]]+)\]\(\.\./README\.md#([\w-]+)\)$", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 RUN_IN = re.compile(r"^\*\*([^*\n]+?)\.?\*\*[ \n]", re.MULTILINE)
+LOADED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(https?://[^"]*)"')
 EQUATION = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 
 
@@ -63,6 +64,15 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     from latex2mathml.converter import convert
 
     return EQUATION.sub(lambda found: convert(html.unescape(found[1])), content)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The page as it is; the build ends where it would load anything from a network."""
+    from mkdocs.exceptions import PluginError
+
+    if (loads := LOADED.search(output)) is not None:
+        raise PluginError(f"{page.file.src_uri} would load {loads[1]}, and the site needs no network")
+    return output
 
 
 def whole_page(markdown: str) -> str:
