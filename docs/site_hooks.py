@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 """Pages of the site that lie at the repository's root, where others look for them."""
 MAY_BE_MISSING = "results.md"
@@ -82,7 +83,7 @@ def whole_page(markdown: str) -> str:
 
 def readme_parts() -> dict[tuple[str, str], str]:
     """The README's parts by their section's anchor and their title, links as seen from docs/."""
-    readme = LINK.sub(_from_docs, (ROOT / "README.md").read_text(encoding="utf-8"))
+    readme = LINK.sub(_from_docs, README.read_text(encoding="utf-8"))
     found = {}
     for section in re.split(r"^## ", readme, flags=re.MULTILINE)[1:]:
         title, _, text = section.partition("\n")
@@ -104,10 +105,12 @@ def _outside(markdown: str, folder: Path) -> set[str]:
     return {
         target.relative_to(ROOT).as_posix()
         for target in targets
-        if target.is_file() and target.is_relative_to(ROOT) and not target.is_relative_to(DOCS)
+        if target.is_file() and target.is_relative_to(ROOT) and not target.is_relative_to(DOCS) and target != README
     }
 
 
 def _site_path(target: Path) -> Path:
-    """Where a file of the repository lies on the site, as seen from the site's root."""
+    """Where a file of the repository lies on the site, as seen from the site's root, whose first page is no README."""
+    if target == README:
+        return Path("index.md")
     return target.relative_to(DOCS if target.is_relative_to(DOCS) else ROOT)
