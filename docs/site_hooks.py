@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 """Pages of the site that lie at the repository's root, where others look for them."""
 MAY_BE_MISSING = "results.md"
@@ -23,6 +24,7 @@ MAY_BE_MISSING = "results.md"
 PART = re.compile(r"^\[([^\]]+)\]\(\.\./README\.md#([\w-]+)\)$", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 RUN_IN = re.compile(r"^\*\*([^*\n]+?)\.?\*\*[ \n]", re.MULTILINE)
+LOADED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(https?://[^"]*)"')
 EQUATION = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 
 
@@ -65,6 +67,15 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     return EQUATION.sub(lambda found: convert(html.unescape(found[1])), content)
 
 
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The page as it is; the build ends where it would load anything from a network."""
+    from mkdocs.exceptions import PluginError
+
+    if (loads := LOADED.search(output)) is not None:
+        raise PluginError(f"{page.file.src_uri} would load {loads[1]}, and the site needs no network")
+    return output
+
+
 def whole_page(markdown: str) -> str:
     """A page of docs/ with the README's parts in place of the links to them. Raises KeyError where there is none."""
     return PART.sub(lambda asked: readme_parts()[asked[2], asked[1]], markdown)
@@ -72,7 +83,7 @@ def whole_page(markdown: str) -> str:
 
 def readme_parts() -> dict[tuple[str, str], str]:
     """The README's parts by their section's anchor and their title, links as seen from docs/."""
-    readme = LINK.sub(_from_docs, (ROOT / "README.md").read_text(encoding="utf-8"))
+    readme = LINK.sub(_from_docs, README.read_text(encoding="utf-8"))
     found = {}
     for section in re.split(r"^## ", readme, flags=re.MULTILINE)[1:]:
         title, _, text = section.partition("\n")
@@ -94,10 +105,12 @@ def _outside(markdown: str, folder: Path) -> set[str]:
     return {
         target.relative_to(ROOT).as_posix()
         for target in targets
-        if target.is_file() and target.is_relative_to(ROOT) and not target.is_relative_to(DOCS)
+        if target.is_file() and target.is_relative_to(ROOT) and not target.is_relative_to(DOCS) and target != README
     }
 
 
 def _site_path(target: Path) -> Path:
-    """Where a file of the repository lies on the site, as seen from the site's root."""
+    """Where a file of the repository lies on the site, as seen from the site's root, whose first page is no README."""
+    if target == README:
+        return Path("index.md")
     return target.relative_to(DOCS if target.is_relative_to(DOCS) else ROOT)

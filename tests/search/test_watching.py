@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from command_line import Run
 from coordinator_helpers import BACKBONE, Bench
 from rich.console import Console
 from sqlalchemy import text
@@ -129,6 +130,13 @@ def test_watching_a_study_that_has_ended_shows_nothing_and_one_that_is_none_is_r
     assert printed(console) == ""
     with pytest.raises(RequestError, match="holds no study"):
         watch(tmp_path, console)
+
+
+def test_the_command_ends_with_how_the_study_stands(running: Bench, run: Run) -> None:
+    set_ended(running, "'2026-01-01 00:00:00.0'")
+    code, out, err = run("status", running.folder, "--watch")
+    assert (code, err) == (0, "")
+    assert out.startswith("s: stopped in order; run the same command to continue")
 
 
 def test_a_spark_line_spans_the_scores_and_is_not_flattened_by_one_far_below() -> None:
