@@ -203,7 +203,7 @@ def test_jobs_of_a_run_that_was_killed_are_cancelled_by_the_next(tmp_path: Path)
         assert queue.cancelled == ["17"]
         [word] = tmp_path.glob("word-*")
         assert (word.name != "word-1", stat.S_IMODE(word.stat().st_mode)) == (True, 0o600)
-    assert [path.name for path in tmp_path.iterdir()] == ["17_0_0_log.err"]
+    assert [path.name for path in tmp_path.iterdir()] == ["17_0_0_log.err"], "what it printed stays"
 
 
 def test_strangers_and_unknown_jobs_are_not_let_in(tmp_path: Path) -> None:

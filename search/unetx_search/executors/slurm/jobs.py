@@ -97,15 +97,19 @@ class SlurmJobs:
                 place.line.close()
         self._asking.submit(self._queue.cancel, sorted({place.job for place in self._places if place.line is None}))
         self._asking.shutdown()
-        self._coordinator.word_file.unlink(missing_ok=True)
+        self._forget_files()
 
     def _end_those_left(self) -> None:
         """Jobs of a run that was killed, which may still wait in the queue."""
-        folder = self._queue.folder
-        scripts = list(folder.glob("*_submission.sh"))
-        self._queue.cancel([script.name.partition("_")[0] for script in scripts])
-        for path in (*scripts, *folder.glob("*.pkl"), *folder.glob("word-*")):
-            path.unlink(missing_ok=True)
+        scripts = self._queue.folder.glob("*_submission.sh")
+        self._queue.cancel(sorted(script.name.partition("_")[0] for script in scripts))
+        self._forget_files()
+
+    def _forget_files(self) -> None:
+        """What jobs begin with; what they have printed stays."""
+        for pattern in ("*_submission.sh", ".submission_file_*", "*.pkl", "word-*"):
+            for path in self._queue.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
     # Calls come in threads of their own, and wait for the coordinator's.
 

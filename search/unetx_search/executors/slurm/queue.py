@@ -105,10 +105,10 @@ class SlurmQueue:
         return {name: found.get(name, JobState(GONE, "")) for name in ids}
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """End jobs, as far as they are still there and Slurm listens."""
+        """End jobs, as far as they are still there and Slurm listens; by name, too, as a cluster may count anew."""
         if ids:
             with suppress(OSError, subprocess.TimeoutExpired):
-                subprocess.run(("scancel", "--quiet", *ids), **AS_TEXT)
+                subprocess.run(("scancel", "--quiet", f"--name={self._options['job_name']}", *ids), **AS_TEXT)
 
     def last_words(self, job: str, task: int = 0) -> str:
         """The end of what a job has printed, with the file."""
@@ -123,8 +123,8 @@ def _refused(said: str) -> RequestError:
     errors = re.findall(r"sbatch: (?:error: |fatal: )?(.*)", said)
     return RequestError(
         f"--engine slurm submits its workers as jobs, and Slurm refuses them: {'; '.join(errors) or said.strip()}\n"
-        "say what they need with --slurm, such as --slurm partition=NAME account=NAME time=08:00:00; sinfo and "
-        "unetx-search doctor list the partitions"
+        "say what they need with --slurm, such as --slurm partition=NAME account=NAME time=08:00:00 cpus-per-task=2; "
+        "unetx-search doctor lists the partitions"
     )
 
 
