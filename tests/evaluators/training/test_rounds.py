@@ -94,7 +94,7 @@ def test_rounds_with_batches_made_on_the_device_train_to_the_same_bits(recipe: R
         handed.round(step)
     assert made.losses.check(4) == handed.losses.check(4)
     check_same_bits(weights(made.network), weights(handed.network))
-    check_same_bits(made.average.state_dict(), handed.average.state_dict())  # type: ignore[arg-type]
+    check_same_bits(made.average.state_dict(), handed.average.state_dict())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
