@@ -26,7 +26,7 @@ class NothingIsRead(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class NothingCrosses(NothingIsRead):
+class NothingCrosses(NothingIsRead):  # type: ignore[no-untyped-call]
     """Forbids tensors of the host, too, in what a ``meta`` device does: on a GPU they would have to be copied there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
