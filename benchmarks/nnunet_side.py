@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 EPOCHS, CPU = 10, torch.device("cpu")
@@ -39,15 +39,17 @@ def train(prepared: Path, configuration: str, name: str, steps: int, batch: int)
     plans["plans_name"] = name
     plans["configurations"][configuration]["batch_size"] = batch
     about = json.loads((prepared / "dataset.json").read_text(encoding="utf-8"))
+    place = Path(nnUNet_results) / prepared.name / f"nnUNetTrainer__{name}__{configuration}"
+    before = place / "fold_0" / "checkpoint_latest.pth"
+    plans["continue_training"] = before.exists()
     trainer = nnUNetTrainer(plans, configuration, 0, about, device=CPU)
     trainer.num_epochs, trainer.num_iterations_per_epoch = EPOCHS, steps // EPOCHS
     trainer.num_val_iterations_per_epoch = trainer.save_every = 1
-    before = Path(trainer.output_folder) / "checkpoint_latest.pth"
-    if not (Path(trainer.output_folder) / "checkpoint_final.pth").exists():
+    if not before.with_name("checkpoint_final.pth").exists():
         if before.exists():
             trainer.load_checkpoint(str(before))
         trainer.run_training()
-    return str(trainer.output_folder_base)
+    return str(place)
 
 
 if __name__ == "__main__":

@@ -253,11 +253,17 @@ def predict(
     return predict(Path(model), Path(images), Path(out), PredictChoices(**options), console=_console(quiet))
 
 
-def export(design: Design, target: str | Path, **options: Any) -> Exported:
-    """Write a design for use elsewhere; options are those of ``unetx_studies.export.export``. Raises RequestError."""
+def export(design: Design | str | Path, target: str | Path, **options: Any) -> Exported:
+    """Write a design, that of a file, or a trained model's folder with its weights, for use elsewhere; options are
+    those of ``unetx_studies.export.export``. Raises RequestError.
+    """
+    from unetx_search.models.exporting import with_weights
     from unetx_studies.export import export
 
-    return export(design.architecture, Path(target), **options)
+    if isinstance(design, Design):
+        return export(design.architecture, Path(target), **options)
+    architecture, options["weights"] = with_weights(Path(design), options.get("weights"))
+    return export(architecture, Path(target), **options)
 
 
 def _data(data: Data, classes: Sequence[str], options: dict[str, Any]) -> tuple[Path | None, Source | None]:

@@ -96,16 +96,17 @@ def keep_winner(path: Path, architecture: Architecture | None) -> None:
 
 def whereabouts(study: str, trial: int | None, task: Task) -> dict[str, Any]:
     """The part of an architecture's provenance that is known before it is trained."""
+    return {"study": study, "trial": trial, "task": task_facts(task)}
+
+
+def task_facts(task: Task) -> dict[str, Any]:
+    """What provenance tells of a task: exports read from it how images are to be prepared."""
     return {
-        "study": study,
-        "trial": trial,
-        "task": {
-            "name": task.name,
-            "digest": task.digest,
-            "channels": list(task.channels),
-            "classes": list(task.classes),
-            "spacing": list(task.spacing),
-            "patch": list(task.patch),
-            "normalisation": task.choices.get("normalisation", {}).get("value"),
-        },
+        "name": task.name,
+        "digest": task.digest,
+        "channels": list(task.channels),
+        "classes": list(task.classes),
+        "spacing": list(task.spacing),
+        "patch": list(task.patch),
+        "normalisation": task.choices.get("normalisation", {}).get("value"),
     }

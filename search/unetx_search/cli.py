@@ -204,31 +204,34 @@ def export(
     Parameters
     ----------
     architecture
-        A JSON file such as runs/NAME/best.json.
+        A JSON file such as runs/NAME/best.json, or the folder of a model that train made, with its weights.
     target
         What to write; its ending gives the format unless --format does.
     format
         torch (a .py file that needs torch alone), onnx (for ONNX Runtime and others), pt2 (torch.export), monai-bundle
         or nnunet (a folder), json (the document), svg (the drawing), dot or graphml (the graph).
     weights
-        Trained weights as safetensors. Fresh initial values without them.
+        Trained weights as safetensors, such as MODEL/weights-fold1.safetensors where a model has several folds. Fresh
+        initial values without them.
     patch
-        Input size in voxels per axis, such as 96x96x48. The patch the architecture was searched with by default.
+        Input size in voxels per axis, such as 96x96x48. The patch of the search, or the model's training, by default.
     seed
         Seed of the initial values where no weights are given.
     force
         Replace what is there already.
     """
+    from unetx_search.models.exporting import with_weights
     from unetx_search.progress import Steps
-    from unetx_search.summary import exported_text, loaded
+    from unetx_search.summary import exported_text
     from unetx_studies.export import export
 
+    found, trained = with_weights(architecture, weights)
     with Steps(_stderr()) as steps:
         done = export(
-            loaded(architecture),
+            found,
             target,
             format=format,
-            weights=weights,
+            weights=trained,
             patch=patch,
             seed=seed,
             force=force,

@@ -27,6 +27,7 @@ from unetx_evaluators.tasks.cache import Manifest
 from unetx_evaluators.tasks.examination import Request
 from unetx_evaluators.tasks.prepare import with_splits
 from unetx_evaluators.training.recipe import Recipe
+from unetx_search.best import task_facts
 from unetx_search.executors.base import Job
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import Slot, make_slots
@@ -219,9 +220,8 @@ def trained_architecture(name: str, found: Architecture | None, task: Task, how:
         provenance = {"preset": PRESETS[name].title}
         found = Architecture(task.backbone(), PRESETS[name].genome(len(task.strides)), provenance=provenance)
     backbone = replace(found.backbone.scaled(how.width_factor), deep_supervision=how.deep_supervision)
-    return replace(
-        found, backbone=backbone, score={}, provenance={**found.provenance, "width_factor": how.width_factor}
-    )
+    provenance = {**found.provenance, "task": task_facts(task), "width_factor": how.width_factor}
+    return replace(found, backbone=backbone, score={}, provenance=provenance)
 
 
 def searched_recipe(found: Architecture | None) -> Recipe | None:
