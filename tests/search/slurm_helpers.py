@@ -60,9 +60,10 @@ class LocalQueue(SlurmQueue):
 
 def processes(job: str) -> list[psutil.Process]:
     """Of a job of the local queue: the holders' first."""
+    found: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
-        return psutil.Process(int(job)).children(recursive=True)
-    return []
+        found = psutil.Process(int(job)).children(recursive=True)
+    return found
 
 
 @contextmanager

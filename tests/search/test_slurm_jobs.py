@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
@@ -175,7 +176,7 @@ def test_a_job_that_is_taken_away_before_it_calls_is_nobodys_fault_and_asked_for
             f"Slurm is asked for another job in 60 s: Slurm job 0 ended before it could work ({state})" in caplog.text
         )
         queue.state = JobState("PENDING", "None")
-        monkeypatch.setattr(slurm_jobs.time, "monotonic", lambda now=slurm_jobs.time.monotonic: now() + 61)
+        monkeypatch.setattr("unetx_search.executors.slurm.jobs.time.monotonic", lambda now=time.monotonic: now() + 61)
         see_to(jobs)
     assert queue.submitted == ["0", "1"]
 
