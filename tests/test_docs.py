@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -24,30 +21,11 @@ INLINE = re.compile(r"`(unetx-search [^`]+)`")
 COMMAND = re.compile(r"^\s*(?:\$ )?(unetx-search(?: [^\n]*)?)$", re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def site_hooks() -> ModuleType:
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        return importlib.import_module("site_hooks")
-    finally:
-        sys.path.remove(str(ROOT / "docs"))
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file(page: Path) -> None:
     for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         if not re.match(r"\w+:", target):
             assert (page.parent / target).exists(), target
-
-
-def test_every_part_of_the_readme_that_a_page_asks_for_is_there_and_all_are_asked_for(
-    site_hooks: ModuleType,
-) -> None:
-    texts = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
-    for text in texts:
-        assert "../README.md#" not in site_hooks.whole_page(text), "asked for by a line of its own"
-    asked = {(anchor, title) for text in texts for title, anchor in site_hooks.PART.findall(text)}
-    assert set(site_hooks.readme_parts()) - asked == {("more", "More"), ("what-you-get", "The model")}, "told elsewhere"
 
 
 def commands_in(text: str) -> Iterator[str]:
