@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from cyclopts import Parameter
 
 from unetx_search.data_choices import DataChoices, Rule, at_least, check_rules
-from unetx_search.executors.engines import ENGINES
+from unetx_search.executors.registry import ENGINES
 from unetx_search.reading_words import MOST_NAME_BYTES
 from unetx_search.samplers.registry import SAMPLERS
 from unetx_space.design_space import DesignSpace, SpaceName, design_space, narrowed
