@@ -62,7 +62,7 @@ def processes(job: str) -> list[psutil.Process]:
     """Of a job of the local queue: the holders' first."""
     found: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
-        found = psutil.Process(int(job)).children(recursive=True)
+        found += psutil.Process(int(job)).children(recursive=True)
     return found
 
 

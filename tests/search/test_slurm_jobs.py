@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import stat
 import time
@@ -176,7 +177,7 @@ def test_a_job_that_is_taken_away_before_it_calls_is_nobodys_fault_and_asked_for
             f"Slurm is asked for another job in 60 s: Slurm job 0 ended before it could work ({state})" in caplog.text
         )
         queue.state = JobState("PENDING", "None")
-        monkeypatch.setattr("unetx_search.executors.slurm.jobs.time.monotonic", lambda now=time.monotonic: now() + 61)
+        monkeypatch.setattr("time.monotonic", lambda now=time.monotonic: now() + 61)
         see_to(jobs)
     assert queue.submitted == ["0", "1"]
 
@@ -232,6 +233,11 @@ def test_strangers_and_unknown_jobs_are_not_let_in(tmp_path: Path) -> None:
         with pytest.raises(EOFError):
             unknown.recv()
         assert ([place.name for place in places], known.poll()) == (["Slurm job 0 on node7"], False)
+        for line in (known, places[0].line):
+            assert line is not None
+            with socket.socket(fileno=os.dup(line.fileno())) as end:
+                kept_alive = end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert (kept_alive, end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)) == (1, 60_000)
     with pytest.raises(OSError, match="no address of the coordinator answers on port"):
         Coordinator(("127.0.0.1",), calls[0].port, write_word(tmp_path)).call(Joined("0", 0, "node7"))
 
