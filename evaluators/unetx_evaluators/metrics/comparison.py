@@ -116,7 +116,10 @@ def compare(
     truth, prediction = without_ignored(truth, prediction)
     case = CaseComparison(truth, prediction, tuple(spacing), tolerance, n_classes)
     counts = voxel_counts(truth, prediction, n_classes)
-    return tuple(ClassComparison(*counts[:, label].tolist(), case, label) for label in range(1, n_classes))
+    return tuple(
+        ClassComparison(n_true, n_predicted, n_both, case, label)
+        for label, (n_true, n_predicted, n_both) in enumerate(counts.T[1:].tolist(), start=1)
+    )
 
 
 def without_ignored(truth: LabelMap, prediction: LabelMap) -> tuple[LabelMap, LabelMap]:

@@ -83,7 +83,7 @@ METRICS: Mapping[str, Metric] = {
             "boundary IoU",
             "",
             higher_is_better=True,
-            compute=lambda one: boundary_iou(*one.masks, one.case.band),
+            compute=lambda one: boundary_iou(one.masks[0], one.masks[1], one.case.band),
         ),
         Metric(
             "original_dice",

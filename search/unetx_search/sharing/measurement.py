@@ -23,6 +23,7 @@ from unetx_search.executors.gpus import FreeMemoryProbe, free_memory_mib
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, shared_slots
 from unetx_search.sharing.choice import MOST_WORKERS, SHARING, Limits, Sample, decide, read_sharing, write_sharing
+from unetx_search.sharing.mps import MpsUnavailable
 from unetx_space.training_memory import FLOAT32_BYTES, training_memory
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ def slots_that_pay(
 
     def with_own_workers(slot: Slot, n_workers: int) -> Sample:
         shared = shared_slots([slot], {slot.kind: n_workers}, n_cores=max(1, cores // len(slots)))
-        with LocalExecutor(evaluator_of(shared), task, shared) as executor:
+        try:
+            executor = LocalExecutor(evaluator_of(shared), task, shared, needs_mps=True)
+        except MpsUnavailable as error:  # workers that compute in turns fill few gaps
+            return Sample(n_workers, 0.0, None, f"NVIDIA's multi-process service (MPS) is not to be had: {error}")
+        with executor:
             bench = Workbench(
                 executor, setup.u_net, setup.budget, free.get(slot.gpu), lambda: free_memory().get(slot.gpu)
             )
