@@ -89,8 +89,9 @@ class SearchConfig(DataChoices, Choices):
     """Decides the proposals, the initial values and the order of the batches."""
     cpu_workers: int | None = None
     """CPU workers, one thread each, where no GPU is used. One per core by default."""
-    workers_per_gpu: Literal["auto"] | int = 1
-    """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay."""
+    workers_per_gpu: Literal["auto"] | int | None = None
+    """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay. By default auto
+    on this machine, and 1 on a cluster."""
     engine: EngineName = "local"
     """Where evaluations run: on this machine (local), or on the GPUs or CPUs of a Ray cluster (ray)."""
     ray_address: str | None = None
@@ -162,13 +163,18 @@ class SearchConfig(DataChoices, Choices):
                 f"({self.cache_folder}); choose another name"
             )
 
+    @property
+    def counted_workers(self) -> int:
+        """Those of a GPU that were asked for; 1 where it is measured how many pay, or nothing was said."""
+        return self.workers_per_gpu if isinstance(self.workers_per_gpu, int) else 1
+
     def _search_rules(self) -> Iterator[Rule]:
         yield "trials", self.trials, "at least 1", self.trials >= 1
         yield "gpus", self.gpus, "0 or more, or all", self.gpus == "all" or self.gpus >= 0
         yield "seed", self.seed, "0 or more", self.seed >= 0
         yield "cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1
         sharing = self.workers_per_gpu
-        yield "workers-per-gpu", sharing, "at least 1, or auto", sharing == "auto" or sharing >= 1
+        yield "workers-per-gpu", sharing, "at least 1, or auto", sharing in ("auto", None) or self.counted_workers >= 1
         yield (
             "workers-per-gpu",
             sharing,

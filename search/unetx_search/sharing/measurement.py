@@ -1,4 +1,4 @@
-"""``--workers-per-gpu auto``: 1, 2, 3, ... workers evaluate on a GPU, as those of a search do, until no more would pay.
+"""``--workers-per-gpu auto``, the default: 1, 2, 3, ... workers evaluate on a GPU, as in a search, until no more pay.
 
 Each worker first makes a short evaluation, in which its process sets itself up. Then all evaluate the U-Net at once,
 whole and with the search's own budget: a worker that trains fills the gaps of one that scores, which steps alone would
@@ -68,8 +68,11 @@ def slots_that_pay(
     What has been measured for this study already is not measured again. ``console`` is told what was measured and what
     it came to; ``measure``, ``free_memory`` and ``n_cores`` replace the machine in tests.
     """
+    if config.engine != "local":
+        return tuple(slots)
     if any(slot.device == "cpu" for slot in slots):
-        console.print("--workers-per-gpu auto is about GPUs, and none is used: CPU workers share nothing")
+        if config.workers_per_gpu == "auto":
+            console.print("--workers-per-gpu auto is about GPUs, and none is used: CPU workers share nothing")
         return tuple(slots)
     cores = usable_cores() if n_cores is None else n_cores
     kinds: dict[str, list[Slot]] = {}
