@@ -82,8 +82,9 @@ class SearchConfig(DataChoices, Choices):
     """Decides the proposals, the initial values and the order of the batches."""
     cpu_workers: int | None = None
     """CPU workers, one thread each, where no GPU is used. One per core by default."""
-    workers_per_gpu: Literal["auto"] | int = 1
-    """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay."""
+    workers_per_gpu: Literal["auto"] | int | None = None
+    """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay. By default auto
+    on this machine, and 1 on a cluster."""
     engine: EngineName = "local"
     """Where evaluations run: on this machine (local), in jobs of Slurm (slurm), or on the GPUs or CPUs of a Ray cluster
     (ray)."""
@@ -159,13 +160,18 @@ class SearchConfig(DataChoices, Choices):
                 f"({self.cache_folder}); choose another name"
             )
 
+    @property
+    def counted_workers(self) -> int:
+        """Those of a GPU that were asked for; 1 where it is measured how many pay, or nothing was said."""
+        return self.workers_per_gpu if isinstance(self.workers_per_gpu, int) else 1
+
     def _search_rules(self) -> Iterator[Rule]:
         yield from at_least(1, trials=self.trials, cpu_workers=self.cpu_workers, steps=self.steps)
         yield from at_least(1, batch_size=self.batch_size, validation_cases=self.validation_cases)
         yield "gpus", self.gpus, "0 or more, or all", self.gpus == "all" or self.gpus >= 0
         yield "seed", self.seed, "0 or more", self.seed >= 0
         sharing = self.workers_per_gpu
-        yield "workers-per-gpu", sharing, "at least 1, or auto", sharing == "auto" or sharing >= 1
+        yield "workers-per-gpu", sharing, "at least 1, or auto", sharing in ("auto", None) or self.counted_workers >= 1
         is_local = self.engine == "local"
         yield "workers-per-gpu", sharing, f"a count with --engine {self.engine}", is_local or sharing != "auto"
         address, is_there = self.ray_address, self.ray_address is not None
