@@ -137,26 +137,33 @@ def audit(
 @app.command
 def show(
     what: str | None = None,
+    other: str | None = None,
     *,
     space: Annotated[bool, Parameter(negative=())] = False,
     levels: int = 5,
     choices: Annotated[Choices, Parameter(name="*")] = Choices(),  # noqa: B008 (frozen)
     svg: Path | None = None,
+    html: Path | None = None,
     ascii: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
-    """Draw an architecture in the terminal and as SVG, or with --space tell what a design space holds.
+    """Draw an architecture in the terminal, as SVG or as a page, or two with what differs; or with --space tell what a
+    design space holds.
 
     Parameters
     ----------
     what
         A JSON file such as runs/NAME/best.json, or the name of a preset; with --space the name of a space.
+    other
+        Another one, to be compared with.
     space
         Print the genes, the choices and the number of distinct designs of a space.
     levels
         Levels of the backbone, for a preset or a space.
     svg
-        Also write the drawing there.
+        Also write the drawing there, or both side by side.
+    html
+        Also write a page there that tells parameters, multiply-adds and memory of each part it is pointed at.
     ascii
         Draw without box characters.
     json
@@ -171,9 +178,15 @@ def show(
     if what is None:
         raise RequestError("show needs an architecture file or the name of a preset, or --space")
     found = summary.named_architecture(what, levels)
+    beside = None if other is None else summary.named_architecture(other, levels)
     if svg is not None:
-        summary.write_svg(found, svg)
-    print(summary.architecture_json(found) if json else _drawn(found, ascii))
+        summary.write_svg(found, svg, beside)
+    if html is not None:
+        summary.write_html(found, html, beside)
+    if beside is None:
+        print(summary.architecture_json(found) if json else _drawn(found, ascii))
+    else:
+        print(summary.difference_json(found, beside) if json else summary.difference_text(found, beside))
 
 
 def _drawn(architecture: Architecture, ascii: bool) -> str:

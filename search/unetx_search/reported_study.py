@@ -128,9 +128,9 @@ def read_reported(folder: Path) -> ReportedStudy:
         pictured=pictured,
         insights=insights,
         explained={
-            "U-Net" if one.key == reference else f"trial {one.number}": found
+            "U-Net" if one.key == reference else f"trial {one.number}": explanation
             for one in told
-            if (found := _explained(folder, one.number)) is not None
+            if (explanation := _explained(folder, one.number)) is not None
         },
         costs={one.key: float(cost_of(one.first)) for one in ranking.designs},
         cost_by=COSTS[by],

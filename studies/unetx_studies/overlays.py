@@ -129,7 +129,7 @@ def _outlined(labels: Label, kind: str) -> Iterator[str]:
 
 def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
     """What each colour means: its words, and the colour."""
-    named = [(f"prediction: {printable(name)}", class_colour(value)) for value, name in enumerate(classes) if value]
+    named = [(f"prediction: {printable(name, 50)}", class_colour(value)) for value, name in enumerate(classes) if value]
     return [("reference, beneath the prediction", "#ffffff"), *named]
 
 

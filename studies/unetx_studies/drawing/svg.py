@@ -165,12 +165,13 @@ def _wire(wire: Wire, architecture: Architecture, numbers: Numbers, is_marked: b
     dashes = f' stroke-dasharray="{dash}" stroke-linecap="round"' if dash else ""
     yield (
         f'<path d="{path}" fill="none" stroke="{COLOURS[wire.kind]}" stroke-width="{width}"{dashes} '
-        f'marker-end="url(#unetx-{wire.kind})" {identity}><title>{escape(_tooltip(wire, architecture))}</title>'
+        f'marker-end="url(#unetx-{wire.kind})" {identity}><title>{escape(wire_words(wire, architecture))}</title>'
         "</path>"
     )
 
 
-def _tooltip(wire: Wire, architecture: Architecture) -> str:
+def wire_words(wire: Wire, architecture: Architecture) -> str:
+    """What is read by what, and how."""
     if wire.kind == "down":
         return f"{wire.source} to {wire.target}, stride {by(architecture.backbone.strides[wire.target.level])}"
     node = architecture.genome[wire.target]

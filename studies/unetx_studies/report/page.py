@@ -46,18 +46,18 @@ class Page:
     title: str
     sentence: str
     """Of the verdict, or of what can be told apart."""
-    facts: Sequence[tuple[str, str]]
+    facts: Sequence[tuple[str, str]] = ()
     """The few numbers beside it: what, how much."""
-    drawings: Mapping[str, str]
-    """The winner beside U-Net."""
-    differences: Sequence[str]
-    """What the winner has and U-Net has not, and the other way round, in words."""
-    worst: Sequence[ShownCase]
+    worst: Sequence[ShownCase] = ()
     """The case on which the winner does worst; empty where it cannot be shown."""
-    classes: Sequence[str]
+    classes: Sequence[str] = ()
     """Names by label value."""
-    limits: Sequence[str]
-    sections: Sequence[Section]
+    drawings: Mapping[str, str] = field(default_factory=dict)
+    """The winner beside U-Net."""
+    differences: Sequence[str] = ()
+    """What the winner has and U-Net has not, and the other way round, in words."""
+    limits: Sequence[str] = ()
+    sections: Sequence[Section] = ()
     thumbnails: Mapping[str, str] = field(default_factory=dict)
     """SVG documents by the keys of designs, shown where a figure's point is pointed at."""
 
@@ -71,7 +71,7 @@ def page_html(page: Page) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(page.title)}: report</title><style>{style}</style></head>\n<body>\n"
+        f"<title>{escape(page.title)}</title><style>{style}</style></head>\n<body>\n"
         f"{_head(page)}\n<main>{body}</main>\n"
         "<footer>Made by unetx-search. Nothing on this page is loaded from elsewhere.</footer>\n"
         f"<div id='thumbnail' role='img' aria-hidden='true' hidden></div>\n"
@@ -91,12 +91,13 @@ def _safe(text: str) -> str:
 
 def _head(page: Page) -> str:
     facts = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(much)}</dd></div>" for what, much in page.facts)
-    differences = "".join(f"<li>{escape(words)}</li>" for words in page.differences)
+    worst, opened = cases_html(page.worst, page.classes), "" if page.drawings else " open"
+    differences = "".join(f"<p>{escape(words)}</p>" for words in page.differences)
     limits = "".join(f"<li>{escape(limit)}</li>" for limit in page.limits)
     return (
         f"<header><h1>{escape(page.title)}</h1><div class='look'><div><p class='verdict'>{escape(page.sentence)}</p>"
-        f"<dl>{facts}</dl></div><div>{cases_html(page.worst, page.classes)}</div></div>{_drawings(page.drawings)}"
-        + (f"<details><summary>What differs, in words</summary><ul>{differences}</ul></details>" if differences else "")
+        f"<dl>{facts}</dl></div>{f'<div>{worst}</div>' if worst else ''}</div>{_drawings(page.drawings)}"
+        + (f"<details{opened}><summary>What differs, in words</summary>{differences}</details>" if differences else "")
         + (f"<details><summary>What this cannot say</summary><ul>{limits}</ul></details>" if limits else "")
         + "</header>"
     )
