@@ -53,6 +53,10 @@ def copied(model: Path, target: Path) -> Path:
     return target
 
 
+def on_cores(n: int) -> tuple[Slot, ...]:
+    return tuple(Slot.on_cpu(index, f"CPU {index}") for index in range(n))
+
+
 def test_a_model_is_a_folder_of_json_and_numbers_that_tells_how_it_was_trained(model: Path) -> None:
     assert {file.name for file in model.iterdir()} == FILES
     told = json.loads((model / "training.json").read_text(encoding="utf-8"))
@@ -264,7 +268,10 @@ def test_a_comparison_with_nothing_that_is_known_is_refused(cells: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_folds_train_at_the_same_time_in_workers_and_come_out_the_same(cells: Path, tmp_path: Path) -> None:
+def test_folds_train_at_the_same_time_in_workers_and_come_out_the_same(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetx_search.models.full_training.make_slots", lambda gpus: on_cores(2))
     choices = replace(TWO_D, folds=2)
     for path, gpus in ((tmp_path / "here", None), (tmp_path / "workers", 0)):
         trained(cells, path, choices, steps=2, gpus=gpus)
@@ -273,10 +280,6 @@ def test_folds_train_at_the_same_time_in_workers_and_come_out_the_same(cells: Pa
             ModelFolder.load(path).weights_file(fold).read_bytes() for path in (tmp_path / "here", tmp_path / "workers")
         )
         assert here == there
-
-
-def on_cores(n: int) -> tuple[Slot, ...]:
-    return tuple(Slot.on_cpu(index, f"CPU {index}") for index in range(n))
 
 
 def test_a_fold_takes_its_share_of_the_slots_and_says_why_it_takes_fewer(cells: Path) -> None:

@@ -32,8 +32,8 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
         yield
         return
     kind = "nccl" if device.type == "cuda" else "gloo"
-    found = f"file://{rank.meeting}"
-    dist.init_process_group(kind, init_method=found, rank=rank.number, world_size=rank.n, timeout=PATIENCE)
+    store = dist.FileStore(str(rank.meeting), rank.n)  # type: ignore[attr-defined]  # not in torch's stubs
+    dist.init_process_group(kind, store=store, rank=rank.number, world_size=rank.n, timeout=PATIENCE)
     try:
         yield
     finally:

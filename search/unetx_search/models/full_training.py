@@ -217,8 +217,8 @@ def train_on(
 def trained_architecture(name: str, found: Architecture | None, task: Task, how: TrainChoices) -> Architecture:
     """At the width that is trained: a file's own, a preset's by the task's plan."""
     if found is None:
-        preset = PRESETS[name]
-        found = Architecture(task.backbone(), preset.genome(len(task.strides)), provenance={"preset": preset.title})
+        genome = PRESETS[name].genome(len(task.strides))
+        found = Architecture(task.backbone(), genome, provenance={"preset": PRESETS[name].title})
     backbone = replace(found.backbone.scaled(how.width_factor), deep_supervision=how.deep_supervision)
     provenance = {**found.provenance, "task": task_facts(task), "width_factor": how.width_factor}
     return replace(found, backbone=backbone, score={}, provenance=provenance)
