@@ -233,7 +233,7 @@ def difference_text(one: Architecture, other: Architecture) -> str:
 def difference_json(one: Architecture, other: Architecture) -> str:
     """Costs and documents of both, and what is otherwise in the first."""
     both = [{**_facts(design), "architecture": design.to_json()} for design in (one, other)]
-    return _dumps({"one": both[0], "other": both[1], "differences": differences(one, other)})
+    return json_text({"one": both[0], "other": both[1], "differences": differences(one, other)})
 
 
 def write_svg(architecture: Architecture, target: Path, other: Architecture | None = None) -> None:
