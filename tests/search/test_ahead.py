@@ -66,4 +66,4 @@ def stop_after_two(bench: Bench, coordinator: Coordinator) -> None:
         if len(bench.notes.finished) == 2:
             coordinator.stop()
 
-    bench.notes.trial_finished = noting  # type: ignore[method-assign]
+    bench.notes.trial_finished = noting  # type: ignore[method-assign, assignment]

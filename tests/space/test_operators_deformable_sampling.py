@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from operator_samples import image, randomised
@@ -56,9 +58,12 @@ def test_on_another_device_than_a_cpu_all_taps_are_one_call_as_long_as_they_are_
 ) -> None:
     values, moves = (tensor.detach().to("meta") for tensor in taps((3, 2, 4), 1.0))
     read: list[int] = []
-    monkeypatch.setattr(
-        sampling, "recomputed", lambda call, values, *rest: read.append(values.shape[1]) or call(values, *rest)
-    )
+
+    def noting(call: Callable[..., Tensor], values: Tensor, *others: Tensor) -> Tensor:
+        read.append(values.shape[1])
+        return call(values, *others)
+
+    monkeypatch.setattr(sampling, "recomputed", noting)
     assert grid_sampled(values, moves, (2, 2, 2)).shape == (2, 3, 6, 4, 8)
     monkeypatch.setattr(sampling, "_TOGETHER", 10 * 2 * 3 * 6 * 4 * 8)
     grid_sampled(values, moves, (2, 2, 2))
