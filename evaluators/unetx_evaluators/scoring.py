@@ -30,6 +30,7 @@ from unetx_evaluators.metrics import (
 )
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.cases import Case
+from unetx_evaluators.views import MOST_CASES, Prediction, slice_axis, view_of
 
 OVERLAP = 0.25
 """Of sliding windows while searching: half the work of the usual 0.5."""
@@ -65,9 +66,10 @@ class Scorer:
             scores += rung_scores(case.name, classes, by_class[1:])
         return tuple(scores)
 
-    def everything(self, network: nn.Module) -> Measured:
-        """All metrics, in the same order."""
+    def everything(self, network: nn.Module, predictions: list[Prediction] | None = None) -> Measured:
+        """All metrics, in the same order; into ``predictions`` go those of the first cases."""
         measuring: list[Future[tuple[tuple[CaseScore, ...], list[tuple[Target, ...]]]]] = []
+        packing: list[Future[Prediction]] = []
         with self._hands() as hands:
             for case, logits in self._logits(network):
                 self._check_finite(case, is_finite=bool(logits.isfinite().all()))
@@ -75,7 +77,12 @@ class Scorer:
                 drawn = None if case.original is None else label_map_on(case.original.shape, logits, labels)
                 maps = case.label.cpu().numpy(), labels.cpu().numpy()
                 measuring.append(hands.submit(self._measured, case, *maps, drawn))
+                if predictions is not None and len(packing) < MOST_CASES:
+                    view = view_of(maps[0], slice_axis(self.task))
+                    packing.append(hands.submit(Prediction.of, case.name, view, maps[1]))
         scores, targets = zip(*(future.result() for future in measuring), strict=True)
+        if predictions is not None:
+            predictions[:] = (future.result() for future in packing)
         of_class = [recall_by_size(chain.from_iterable(cases)) for cases in zip(*targets, strict=True)]
         return Measured(tuple(chain.from_iterable(scores)), dict(zip(self.task.classes[1:], of_class, strict=True)))
 

@@ -28,8 +28,8 @@ class Changes:
     """What happens to a batch of ``b`` patches."""
 
     drawn: Mapping[str, npt.NDArray[np.generic]]
-    """``moved[m, b]``, where there are ``_moves``: whether by each; ``bent[b]`` and ``powers[b]``, where intensities are
-    bent; ``contrasts[3, b, c]``: factor, shift and strength of the noise."""
+    """``moved[m, b]``, where there are ``_moves``: whether by each; ``bent[b]`` and ``powers[b]``, where intensities
+    are bent; ``contrasts[3, b, c]``: factor, shift and strength of the noise."""
     noise_seed: int
     """Of the noise, which is drawn on the device: other values on a GPU than on a CPU."""
 

@@ -33,6 +33,9 @@ class Batch:
     labels: Tensor
     """``[b, *patch]`` uint8."""
 
+    def part(self, which: slice) -> Batch:
+        return Batch(self.images[which], self.labels[which])
+
 
 @dataclass(frozen=True, slots=True)
 class _Cut:

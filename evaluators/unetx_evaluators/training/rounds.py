@@ -117,13 +117,21 @@ class Round:
     """One step of a training with all that belongs to it. Waits for no device."""
 
     def __init__(
-        self, eager: EagerStep, batches: BatchStream, average: WeightAverage, losses: LossLog, done: int = 0
+        self,
+        eager: EagerStep,
+        batches: BatchStream,
+        average: WeightAverage,
+        losses: LossLog,
+        done: int = 0,
+        part: slice = slice(None),
     ) -> None:
-        """``losses`` have room for all steps of the training, of which some are done."""
+        """``losses`` have room for all steps of the training, of which some are done; ``part`` is this process's of
+        batches that several share."""
         device, n_steps = eager.device.device, len(losses.values)
-        made = batches.is_made_on_device
+        made = batches.is_made_on_device and not eager.is_shared
         self.eager = eager
-        self.feed: Feed = DeviceBatches(batches, n_steps, device) if made else HostBatches(batches.batch)
+        hosted = HostBatches(lambda step: batches.batch(step).part(part))
+        self.feed: Feed = DeviceBatches(batches, n_steps, device) if made else hosted
         steps = range(1, n_steps + 1)
         self._rates = torch.tensor([learning_rate(step, n_steps, eager.recipe) for step in steps], device=device)
         self._weights = torch.tensor([average.weight(step) for step in steps], device=device)
@@ -230,6 +238,8 @@ def captured_where_possible(
     device = eager.eager.device.device
     if device.type != "cuda":
         return ChosenRound(eager)
+    if eager.eager.is_shared:
+        return ChosenRound(eager, "eager: several processes share each batch")
     try:
         return ChosenRound(capture(eager, step), "graph")
     except RuntimeError as error:

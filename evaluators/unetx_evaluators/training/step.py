@@ -11,15 +11,27 @@ from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile, memory_format
 from unetx_evaluators.training.batches import Batch
+from unetx_evaluators.training.data_parallel import sum_gradients, summed
 from unetx_evaluators.training.loss import heads_loss
+from unetx_evaluators.training.rank import ALONE, Rank
 from unetx_evaluators.training.recipe import Recipe
 
 
 class EagerStep:
     """Launches every operation by itself. Owns the optimiser and the loss scale."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe, device: DeviceProfile, *, ignores: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        device: DeviceProfile,
+        *,
+        ignores: bool = False,
+        rank: Rank = ALONE,
+    ) -> None:
+        """Batches are ``rank``'s parts of those that several processes share."""
         self.device = device
+        self.is_shared = rank.n > 1
         self._network = network
         self.recipe = recipe
         self._ignores = ignores
@@ -53,9 +65,12 @@ class EagerStep:
                 heads: list[Tensor] = self._network.forward_all(images)  # type: ignore[operator]
             else:
                 heads = [self._network(images)]
-        loss = heads_loss(heads, labels, self.recipe.background_weight, ignores=self._ignores)
+        total = summed if self.is_shared else None
+        loss = heads_loss(heads, labels, self.recipe.background_weight, ignores=self._ignores, total=total)
         self.forget_gradients()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.is_shared:
+            sum_gradients(self._parameters)
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self._parameters, self.recipe.max_grad_norm)
         self._scaler.step(self._optimizer)

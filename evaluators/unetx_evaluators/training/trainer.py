@@ -21,8 +21,10 @@ from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Cases
 from unetx_evaluators.training.checkpoint import Checkpoint
+from unetx_evaluators.training.rank import ALONE, Rank
 from unetx_evaluators.training.rounds import LossLog, Round, captured_where_possible
 from unetx_evaluators.training.step import EagerStep
+from unetx_evaluators.views import Prediction
 from unetx_space.network import SkipUNet
 
 CHECK_EVERY_STEPS = 20
@@ -47,6 +49,8 @@ class Progress:
     similarities: tuple[SkipSimilarity, ...] = ()
     measured: Measured | None = None
     """At the last rung of the budget."""
+    predictions: list[Prediction] | None = None
+    """At that rung; None where they are not wanted."""
     steps_run_as: str = ""
     """As ``ChosenStep`` has it."""
     spends_process: bool = False
@@ -155,6 +159,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     *,
     gradients_at: Collection[int] = (),
+    rank: Rank = ALONE,
 ) -> None:
     """Train a network in place for the whole budget, scoring it at every rung into ``progress``: on a few cases, the
     same for all trainings, and at the last rung on all.
@@ -163,17 +168,23 @@ def train(
     the observer let it go on, and every minute or so; so a rung is asked about again only if the process died in
     between. Gradients are noted at the steps ``gradients_at``. Raises EvaluationEnded when it ends early (pruned,
     diverged, timed-out), and what ``observer`` raises.
+
+    Of several processes that train the network together, ``joined``, each comes to the same weights; only the first
+    scores them, keeps the state and asks the observer.
     """
     recipe = budget.recipe
     batches = BatchStream(
         cases.train, task.patch, budget.batch_size, seed, recipe, device.device, cases.resident, task.spacing
     )
-    eager = EagerStep(network, recipe, device, ignores=task.ignores)
+    eager = EagerStep(network, recipe, device, ignores=task.ignores, rank=rank)
     average = WeightAverage(network, recipe.averaging * budget.steps)
     losses = LossLog(budget.steps, device.device)
     training = Training(network, eager, average, progress, losses, checkpoint)
     done = training.resume()
-    chosen = captured_where_possible(Round(eager, batches, average, losses, done), done + 1)
+    if not rank.leads:
+        training.checkpoint = None
+    part = rank.part(budget.batch_size)
+    chosen = captured_where_possible(Round(eager, batches, average, losses, done, part), done + 1)
     progress.steps_run_as, progress.spends_process = chosen.run_as, chosen.spends_process
     early, final = (Scorer(task, scored, device, progress.check_time) for scored in (cases.early, cases.validation))
     for step in range(done + 1, budget.steps + 1):
@@ -184,11 +195,13 @@ def train(
         observer.on_step(step)
         if step % CHECK_EVERY_STEPS == 0:
             losses.check(step)
-        if step in budget.rungs:
+        if step in budget.rungs and not rank.leads:
+            losses.taken(step)
+        elif step in budget.rungs:
             values = losses.taken(step)
             with average.in_place():
                 if step == budget.steps:
-                    progress.measured = final.everything(network)
+                    progress.measured = final.everything(network, progress.predictions)
                 scores = progress.measured.case_scores if progress.measured else early.at_a_rung(network)
             point = progress.reached(step, values, scores)
             if step < budget.steps:
