@@ -14,7 +14,7 @@ import optuna
 import optuna_dashboard
 import pytest
 from optuna.artifacts import get_all_artifact_meta
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import Engine, event, text
 from trial_records import ASKED, NOON, preset
@@ -132,7 +132,7 @@ def test_genes_read_well_and_a_study_that_has_them_under_their_short_names_is_ma
     store: Store, records: Records, url: str
 ) -> None:
     either = CategoricalDistribution([False, True])
-    genes = dict.fromkeys(("D1.E3", "D0.2.D0.1", "D1.upsampler"), either)
+    genes: dict[str, BaseDistribution] = dict.fromkeys(("D1.E3", "D0.2.D0.1", "D1.upsampler"), either)
     records.begin(replace(ASKED, number=0, params=dict.fromkeys(genes, True)), UNET)
     older = optuna.create_study(study_name="s", storage=optuna_storage(url), direction="maximize")
     older.set_user_attr("unetx:mirror", 1)
