@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.evaluation import Budget, DataError, Evaluation, EvaluationEnded, Observer, Outcome
+from unetx_evaluators.training.rank import ALONE, Rank
 from unetx_space.architecture import Architecture
 from unetx_space.cost import cost
 from unetx_space.validity import faults
@@ -41,6 +42,8 @@ class ProxyEvaluator:
     """CPU threads of torch; more of them pay off less than more workers."""
     gradients_at: tuple[int, ...] | None = None
     """The training steps at which gradients by stage are told, if any are; None: the first and the middle one."""
+    rank: Rank = ALONE
+    """Of several processes that evaluate the same together; only the first answers with scores."""
 
     def evaluate(
         self,
@@ -106,6 +109,7 @@ class ProxyEvaluator:
         from unetx_evaluators.training.batches import BatchStream
         from unetx_evaluators.training.cases import open_cases
         from unetx_evaluators.training.checkpoint import Checkpoint
+        from unetx_evaluators.training.data_parallel import joined
         from unetx_evaluators.training.inheritance import save_weights
         from unetx_evaluators.training.trainer import train
         from unetx_evaluators.zero_cost import zero_cost
@@ -131,8 +135,11 @@ class ProxyEvaluator:
             progress.zero_cost = features(network)
         told_at = self.gradients_at or (1, max(1, budget.steps // 2))
         halfway = told_at if diagnosed_above < math.inf else ()
-        with computed_fast(network, profile):
-            train(network, cases, task, budget, seed, profile, observer, progress, kept, gradients_at=halfway)
+        asked = (network, cases, task, budget, seed, profile, observer, progress, kept)
+        with computed_fast(network, profile), joined(self.rank, profile.device):
+            train(*asked, gradients_at=halfway, rank=self.rank)
+        if not self.rank.leads:
+            return
         if weights is not None:
             save_weights(network, weights)
         if progress.curve[-1].score > diagnosed_above:
@@ -150,8 +157,10 @@ class ProxyEvaluator:
 
         bytes_per_value = 4 if profile.autocast_dtype is None else 2
         kept = 5 if budget.recipe.averaging else 3  # gradient and two moments; the average and what it stands in for
+        kept += self.rank.n > 1  # the gradients side by side
+        part = self.rank.part(budget.batch_size)
         demand = Demand(
-            budget.batch_size,
+            part.stop - part.start,
             training_memory(trained, task.patch, bytes_per_value=bytes_per_value),
             kept * sum(parameter.numel() for parameter in network.parameters()),
         )

@@ -28,6 +28,7 @@ from unetx_search.models.train_command import train
 from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import describe, design_space
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
+from unetx_space.files import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,13 +105,11 @@ def finals(
 
 
 def _finals(study: Path, config: FinalsConfig, json: bool) -> int:
-    from json import dumps
-
     from unetx_search.finals.report import finals_facts, finals_text
     from unetx_search.finals.run import finals
 
     results = finals(study, config, console=_stderr())
-    print(dumps(finals_facts(results), indent=2) if json else finals_text(results))
+    print(json_text(finals_facts(results)) if json else finals_text(results))
     return INTERRUPTED if results.was_stopped else 0
 
 
@@ -127,13 +126,11 @@ def audit(
     json
         Print the findings as JSON.
     """
-    from json import dumps
-
     from unetx_search.audit.report import audit_facts, audit_text
     from unetx_search.audit.run import audit
 
     found = audit(config, console=_stderr())
-    print(dumps(audit_facts(found), indent=2) if json else audit_text(found))
+    print(json_text(audit_facts(found)) if json else audit_text(found))
     return INTERRUPTED if found.was_stopped else 0
 
 
@@ -220,31 +217,34 @@ def export(
     Parameters
     ----------
     architecture
-        A JSON file such as runs/NAME/best.json.
+        A JSON file such as runs/NAME/best.json, or the folder of a model that train made, with its weights.
     target
         What to write; its ending gives the format unless --format does.
     format
         torch (a .py file that needs torch alone), onnx (for ONNX Runtime and others), pt2 (torch.export), monai-bundle
         or nnunet (a folder), json (the document), svg (the drawing), dot or graphml (the graph).
     weights
-        Trained weights as safetensors. Fresh initial values without them.
+        Trained weights as safetensors, such as MODEL/weights-fold1.safetensors where a model has several folds. Fresh
+        initial values without them.
     patch
-        Input size in voxels per axis, such as 96x96x48. The patch the architecture was searched with by default.
+        Input size in voxels per axis, such as 96x96x48. The patch of the search, or the model's training, by default.
     seed
         Seed of the initial values where no weights are given.
     force
         Replace what is there already.
     """
+    from unetx_search.models.exporting import with_weights
     from unetx_search.progress import Steps
-    from unetx_search.summary import exported_text, loaded
+    from unetx_search.summary import exported_text
     from unetx_studies.export import export
 
+    found, trained = with_weights(architecture, weights)
     with Steps(_stderr()) as steps:
         done = export(
-            loaded(architecture),
+            found,
             target,
             format=format,
-            weights=weights,
+            weights=trained,
             patch=patch,
             seed=seed,
             force=force,
@@ -339,16 +339,16 @@ def status(
     study
         The folder of the study, such as runs/demo.
     watch
-        Show it anew every two seconds until the run ends.
+        Keep showing it until the run ends or Ctrl-C: workers, scores, what can be told apart, the best design.
     decisions
         Print why each design was proposed instead.
     json
         Print everything as JSON.
     """
     from unetx_search.status import decisions_text, read_status, status_json, status_text
-    from unetx_search.status import watch as watch_status
+    from unetx_search.watching import watch as watch_study
 
-    found = watch_status(study, _stderr()) if watch else read_status(study)
+    found = watch_study(study, _stderr()) if watch else read_status(study)
     print(status_json(found) if json else decisions_text(found) if decisions else status_text(found))
 
 
@@ -441,12 +441,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         result = app.meta(sys.argv[1:], error_formatter=_error_panel, result_action="return_value")
-    except RequestError as error:
-        sys.exit(_complain(error, 2))
-    except Interrupted as error:
-        sys.exit(_complain(error, INTERRUPTED))
     except UnetxError as error:
-        sys.exit(_complain(error, 1))
+        print(f"unetx-search: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, RequestError) else INTERRUPTED if isinstance(error, Interrupted) else 1)
     except BrokenPipeError:  # whoever read our output has enough, as "| head" does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -461,11 +458,6 @@ def _error_panel(error: CycloptsError) -> Any:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return unknown_name("command", error.unused_tokens[0], COMMANDS)
     return CycloptsPanel(error)
-
-
-def _complain(error: UnetxError, code: int) -> int:
-    print(f"unetx-search: {error}", file=sys.stderr)
-    return code
 
 
 COMMANDS = [name for name in app if not name.startswith("-")]

@@ -109,7 +109,7 @@ def read_reported(folder: Path) -> ReportedStudy:
         reference = preset_key(status.trials, REFERENCE)
         told = [one for one in (ranking.best, ranking.get(reference)) if one is not None]
         cases = {one.key: _mean_by_case([records.case_scores(trial.number) for trial in one.trials]) for one in told}
-        pictured = {one.key: found for one in told if (found := _pictured(folder, records, one)) is not None}
+        pictured = {one.key: seen for one in told if (seen := _pictured(folder, records, one)) is not None}
         insights = {one.number: records.insight(one.number) or {} for one in told}
         curves = records.curves()
     settings = read_begun(folder / SETTINGS) if (folder / SETTINGS).exists() else {}

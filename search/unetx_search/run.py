@@ -213,7 +213,7 @@ def _search(
             def evaluator_of(slots: Sequence[Slot]) -> Evaluator:
                 return given.evaluator or proxy_evaluator(slots)
 
-            if config.workers_per_gpu == "auto":
+            if not isinstance(config.workers_per_gpu, int):
                 with heartbeats(claim.store.url, claim.lease.run):
                     slots = slots_that_pay(config, slots, evaluator_of, task, setup, n_missing, console)
             with engine.executor(evaluator_of(slots), task, slots) as executor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from unetx_space.cost import cost
 from unetx_space.design_space import DesignSpace, description
 from unetx_space.documents import load
 from unetx_space.errors import RequestError, command, unknown_name
-from unetx_space.files import write_whole
+from unetx_space.files import json_text, write_whole
 from unetx_space.presets import PRESETS
 from unetx_studies.drawing import differences, side_by_side, to_svg, to_text
 from unetx_studies.drawing.captions import by, captions, title
@@ -122,7 +121,7 @@ def _where_to_go(summary: Summary) -> list[str]:
 def summary_json(summary: Summary) -> str:
     """The facts of ``summary_text`` and every evaluation."""
     best = summary.best
-    return _dumps(
+    return json_text(
         {
             "study": summary.study,
             "folder": str(summary.folder),
@@ -221,7 +220,7 @@ def architecture_text(architecture: Architecture, *, ascii: bool = False) -> str
 
 def architecture_json(architecture: Architecture) -> str:
     """Costs and the document itself."""
-    return _dumps({**_facts(architecture), "architecture": architecture.to_json()})
+    return json_text({**_facts(architecture), "architecture": architecture.to_json()})
 
 
 def difference_text(one: Architecture, other: Architecture) -> str:
@@ -234,7 +233,7 @@ def difference_text(one: Architecture, other: Architecture) -> str:
 def difference_json(one: Architecture, other: Architecture) -> str:
     """Costs and documents of both, and what is otherwise in the first."""
     both = [{**_facts(design), "architecture": design.to_json()} for design in (one, other)]
-    return _dumps({"one": both[0], "other": both[1], "differences": differences(one, other)})
+    return json_text({"one": both[0], "other": both[1], "differences": differences(one, other)})
 
 
 def write_svg(architecture: Architecture, target: Path, other: Architecture | None = None) -> None:
@@ -268,7 +267,7 @@ def _write(target: Path, content: str) -> None:
 
 def space_json(space: DesignSpace) -> str:
     """What a space holds."""
-    return _dumps(description(space))
+    return json_text(description(space))
 
 
 def presets_text() -> str:
@@ -280,13 +279,9 @@ def presets_text() -> str:
 
 def presets_json() -> str:
     """Every preset with its genome for five levels."""
-    return _dumps(
+    return json_text(
         [
             {"name": p.name, "title": p.title, "paper": p.paper, "genome_of_5_levels": p.genome(5).to_json()}
             for p in PRESETS.values()
         ]
     )
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, indent=2, allow_nan=False)

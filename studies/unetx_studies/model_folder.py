@@ -92,9 +92,11 @@ class ModelFolder:
         """Write the weights of a fold, whole or not at all."""
         from safetensors.torch import save
 
-        stamp = {**self._stamp(), "fold": str(fold), "sha256": _digest(tensors)}
+        from unetx_studies.export.weights import STAMP, digest
+
+        stamp = {**self._stamp(), "fold": str(fold), "sha256": digest(tensors)}
         text = json.dumps(stamp, sort_keys=True)  # one entry, for safetensors keeps several in no order
-        write_whole(self.weights_file(fold), save(dict(tensors), {FORMAT: text}))
+        write_whole(self.weights_file(fold), save(dict(tensors), {STAMP: text}))
 
     def networks(self, folds: Sequence[int] | None = None) -> list[SkipUNet]:
         """The trained networks of some folds, of all by default.
@@ -128,21 +130,12 @@ class ModelFolder:
         }
 
     def _check_stamp(self, fold: int, tensors: Mapping[str, Tensor]) -> None:
-        from safetensors import safe_open
+        from unetx_studies.export.weights import check_stamp, stamp_of
 
         file = self.weights_file(fold)
-        with safe_open(file, "pt") as opened:
-            text = (opened.metadata() or {}).get(FORMAT, "{}")
-        try:
-            stamp = dict(json.loads(text))
-        except (ValueError, TypeError) as error:
-            raise RequestError(f"{file} is damaged: its header is no JSON; {_REMEDY}") from error
+        stamp = stamp_of(file)
         check_version(file, stamp.get("format"), stamp.get("version"))
-        for what, wanted in self._stamp().items():
-            if stamp.get(what) != wanted:
-                raise RequestError(f"{file}: was trained with another {what} than the one beside it; {_REMEDY}")
-        if stamp.get("sha256") != _digest(tensors):
-            raise RequestError(f"{file} is damaged: its numbers are not those that were written; {_REMEDY}")
+        check_stamp(file, stamp, tensors, self._stamp())
 
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:
@@ -165,12 +158,3 @@ def check_version(file: Path, form: object, version: object) -> None:
             f"{file}: was written by a newer unetx-search (version {version} of the format, this one reads up to "
             f"{VERSION}); update unetx-search"
         )
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and numbers: safetensors itself does not notice a changed bit."""
-    sha256 = hashlib.sha256()
-    for name in sorted(tensors):
-        sha256.update(name.encode())
-        sha256.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return sha256.hexdigest()

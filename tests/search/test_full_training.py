@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +13,15 @@ import pytest
 import torch
 from model_samples import THREE_D, TWO_D, cell_folder, organ_folder, predicted, quiet, trained
 from painted_source import PaintedSource
+from rich.console import Console
 from safetensors.torch import load_file
+from tiny_task import tiny_architecture, write_tiny_task
 
+from unetx_evaluators.evaluation import CurvePoint
 from unetx_evaluators.tasks.sources import ClassMap
 from unetx_evaluators.training.recipe import STRONG
-from unetx_search.models.full_training import alone_with, train
+from unetx_search.executors.slots import Slot
+from unetx_search.models.full_training import Data, TrainingFailed, alone_with, processes_of_a_fold, train
 from unetx_search.models.train_choices import TrainChoices
 from unetx_search.models.training_progress import TrainingBar
 from unetx_space.architecture import Architecture
@@ -45,6 +51,10 @@ def copied(model: Path, target: Path) -> Path:
     for file in model.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
     return target
+
+
+def on_cores(n: int) -> tuple[Slot, ...]:
+    return tuple(Slot.on_cpu(index, f"CPU {index}") for index in range(n))
 
 
 def test_a_model_is_a_folder_of_json_and_numbers_that_tells_how_it_was_trained(model: Path) -> None:
@@ -258,7 +268,10 @@ def test_a_comparison_with_nothing_that_is_known_is_refused(cells: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_folds_train_at_the_same_time_in_workers_and_come_out_the_same(cells: Path, tmp_path: Path) -> None:
+def test_folds_train_at_the_same_time_in_workers_and_come_out_the_same(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetx_search.models.full_training.make_slots", lambda gpus: on_cores(2))
     choices = replace(TWO_D, folds=2)
     for path, gpus in ((tmp_path / "here", None), (tmp_path / "workers", 0)):
         trained(cells, path, choices, steps=2, gpus=gpus)
@@ -267,6 +280,54 @@ def test_folds_train_at_the_same_time_in_workers_and_come_out_the_same(cells: Pa
             ModelFolder.load(path).weights_file(fold).read_bytes() for path in (tmp_path / "here", tmp_path / "workers")
         )
         assert here == there
+
+
+def test_a_fold_takes_its_share_of_the_slots_and_says_why_it_takes_fewer(cells: Path) -> None:
+    source, told = PaintedSource(), Console(file=io.StringIO(), width=200)
+    fold = write_tiny_task(cells.parent / "tiny")
+    plain = tiny_architecture(fold)
+    normed = replace(plain, backbone=replace(plain.backbone, norm="batch"))
+
+    def processes(n_slots: int, n_folds: int, architecture: Architecture = plain) -> int:
+        data = Data(source, (fold,) * n_folds, on_cores(n_slots), "cpu", 1, batch_size=2, groups={})
+        return processes_of_a_fold(data, architecture, told)
+
+    assert [processes(0, 1), processes(1, 1), processes(2, 1), processes(4, 2), processes(4, 3)] == [1, 1, 2, 2, 1]
+    assert told.file.getvalue() == ""  # type: ignore[attr-defined]
+    assert [processes(4, 1), processes(2, 1, normed)] == [2, 1]
+    assert told.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "each fold trains in 2 of 4 processes: a batch has 2 patches (--batch-size)",
+        "each fold trains in 1 of 2 processes: its batch norm needs the whole batch in one",
+    ]
+
+
+@pytest.mark.slow
+def test_a_fold_in_two_processes_learns_as_in_one_and_goes_on_with_the_same_bits_after_one_was_killed(
+    cells: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unetx_search.models.full_training.make_slots", lambda gpus: on_cores(2))
+    trained(cells, tmp_path / "unbroken", TWO_D, gpus=0)
+    with monkeypatch.context() as fault:
+        told = TrainingBar.on_point
+
+        def kill_the_second(self: TrainingBar, point: CurvePoint) -> None:
+            told(self, point)
+            if point.step == 4:
+                (second,) = (one for one in multiprocessing.active_children() if one.name == "unetx-worker-1")
+                second.kill()
+
+        fault.setattr(TrainingBar, "on_point", kill_the_second)
+        with pytest.raises(TrainingFailed, match=r"process 2 of 2: .*SIGKILL.*; the same command goes on"):
+            trained(cells, tmp_path / "broken", TWO_D, gpus=0)
+    trained(cells, tmp_path / "broken", TWO_D, gpus=0)
+    name = "weights-fold0.safetensors"
+    assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+    told_of = [json.loads((path / "training.json").read_text()) for path in (model, tmp_path / "broken")]
+    assert [one["begun"]["processes"] for one in told_of] == [1, 2]
+    alone, together = ([point["loss"] for point in one["folds"]["0"]["curve"]] for one in told_of)
+    assert together == pytest.approx(alone, rel=1e-2), "in bfloat16, where the CPU has it"
+    with pytest.raises(RequestError, match="was begun with processes 2, now it is 1"):
+        trained(cells, tmp_path / "broken", TWO_D)
 
 
 def test_a_name_that_is_no_preset_and_no_file_is_refused_with_the_nearest(cells: Path, tmp_path: Path) -> None:

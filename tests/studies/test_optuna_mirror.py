@@ -131,8 +131,8 @@ def test_what_is_followed_live_is_what_is_made_from_the_records(store: Store, re
 def test_genes_read_well_and_a_study_that_has_them_under_their_short_names_is_made_anew(
     store: Store, records: Records, url: str
 ) -> None:
-    either = CategoricalDistribution([False, True])
-    genes: dict[str, BaseDistribution] = dict.fromkeys(("D1.E3", "D0.2.D0.1", "D1.upsampler"), either)
+    either: BaseDistribution = CategoricalDistribution([False, True])
+    genes = dict.fromkeys(("D1.E3", "D0.2.D0.1", "D1.upsampler"), either)
     records.begin(replace(ASKED, number=0, params=dict.fromkeys(genes, True)), UNET)
     older = optuna.create_study(study_name="s", storage=optuna_storage(url), direction="maximize")
     older.set_user_attr("unetx:mirror", 1)

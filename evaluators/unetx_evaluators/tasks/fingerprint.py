@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -61,9 +61,6 @@ class CaseFacts:
     def crop(self) -> tuple[slice, ...]:
         """What cuts the box out of an array ``[*spatial]``."""
         return tuple(slice(low, high) for low, high in zip(*self.box, strict=True))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -121,9 +118,6 @@ class Fingerprint:
     def median_spacing(self) -> tuple[float, ...]:
         """mm per voxel and axis."""
         return tuple(float(mm) for mm in np.median(np.asarray(self.spacings), axis=0))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

@@ -8,7 +8,7 @@ kept in a ``Preparation``, so that a case of tomorrow is treated alike.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -97,9 +97,6 @@ class Preparation:
     def slice_spacing(self) -> float | None:
         """mm from slice to slice; None where the network sees whole images."""
         return None if self.slice_axis is None else self.spacing[self.slice_axis]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

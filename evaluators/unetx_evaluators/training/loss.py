@@ -7,7 +7,7 @@ with 1 it falls as the false voxels go.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,18 @@ from unetx_evaluators.tasks.task import IGNORED
 SMOOTH = 1.0
 """Voxels added to both sides of the Dice ratio."""
 
+Total = Callable[[Tensor], Tensor]
+"""Adds up what processes have that share a batch; gives sums over the whole batch."""
 
-def heads_loss(heads: Sequence[Tensor], labels: Tensor, background_weight: float, *, ignores: bool = False) -> Tensor:
+
+def heads_loss(
+    heads: Sequence[Tensor],
+    labels: Tensor,
+    background_weight: float,
+    *,
+    ignores: bool = False,
+    total: Total | None = None,
+) -> Tensor:
     """Mean of ``dice_ce_loss`` over the logits of several heads, the output's first; just its own for a single one.
 
     From resolution to resolution the weight halves, as in nnU-Net (Nature Methods 18, 203-211); heads of one
@@ -32,30 +42,35 @@ def heads_loss(heads: Sequence[Tensor], labels: Tensor, background_weight: float
         seen, size = labels, tuple(head.shape[2:])
         if seen.shape[1:] != size:
             seen = F.interpolate(labels[:, None], size=size, mode="nearest-exact")[:, 0]
-        losses.append(weight * dice_ce_loss(head, seen, background_weight, ignores=ignores))
+        losses.append(weight * dice_ce_loss(head, seen, background_weight, ignores=ignores, total=total))
     return torch.stack(losses).sum() / sum(weights)
 
 
-def dice_ce_loss(logits: Tensor, labels: Tensor, background_weight: float, *, ignores: bool = False) -> Tensor:
+def dice_ce_loss(
+    logits: Tensor, labels: Tensor, background_weight: float, *, ignores: bool = False, total: Total | None = None
+) -> Tensor:
     """Scalar for logits ``[b, k, *spatial]`` and labels ``[b, *spatial]`` of integers below ``k``.
 
-    With ``ignores`` a label may be IGNORED: such voxels add to no sum.
+    With ``ignores`` a label may be IGNORED: such voxels add to no sum. With ``total`` these are a part of a batch, and
+    the loss is that of the whole.
     """
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     targets = labels.long()
     weight = torch.ones(logits.shape[1], device=logits.device)
     weight[:1].fill_(background_weight)  # unlike an assignment, this copies nothing from the host
     probabilities = log_probabilities.exp()
-    if not ignores:
+    if not ignores and total is None:
         return soft_dice_loss(probabilities, targets) + F.nll_loss(log_probabilities, targets, weight)
     counts = targets != IGNORED
     summed = F.nll_loss(log_probabilities, targets, weight, ignore_index=IGNORED, reduction="sum")
     weights = weight[targets.where(counts, 0)].where(counts, 0).sum()
+    if total is not None:
+        summed, weights = total(torch.stack([summed, weights]))
     cross_entropy = summed / weights.clamp_min(SMOOTH)  # a batch of nothing but ignored voxels gives 0, not NaN
-    return soft_dice_loss(probabilities * counts.unsqueeze(1), targets) + cross_entropy
+    return soft_dice_loss(probabilities * counts.unsqueeze(1), targets, total) + cross_entropy
 
 
-def soft_dice_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
+def soft_dice_loss(probabilities: Tensor, targets: Tensor, total: Total | None = None) -> Tensor:
     """1 - Dice (arXiv:1606.04797, without squares), mean over foreground classes.
 
     Sums run over the whole batch, as in nnU-Net: a class that is rare in one patch has company in another.
@@ -65,5 +80,7 @@ def soft_dice_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
     truth = torch.stack([targets == c for c in range(1, k)], dim=1)
     foreground = probabilities[:, 1:]
     both = (foreground * truth).sum(dims)
-    total = foreground.sum(dims) + truth.sum(dims)
-    return 1 - ((2 * both + SMOOTH) / (total + SMOOTH)).mean()
+    sizes = foreground.sum(dims) + truth.sum(dims)
+    if total is not None:
+        both, sizes = total(torch.stack([both, sizes]))
+    return 1 - ((2 * both + SMOOTH) / (sizes + SMOOTH)).mean()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.diagnosis import stage_gradients
@@ -22,8 +21,9 @@ from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Cases
 from unetx_evaluators.training.checkpoint import Checkpoint
-from unetx_evaluators.training.recipe import learning_rate
-from unetx_evaluators.training.step import EagerStep, captured_where_possible
+from unetx_evaluators.training.rank import ALONE, Rank
+from unetx_evaluators.training.rounds import LossLog, Round, captured_where_possible
+from unetx_evaluators.training.step import EagerStep
 from unetx_evaluators.views import Prediction
 from unetx_space.network import SkipUNet
 
@@ -110,9 +110,9 @@ class Training:
     eager: EagerStep
     average: WeightAverage
     progress: Progress
+    losses: LossLog
     checkpoint: Checkpoint | None
     """Where the state is kept."""
-    losses: LossLog = field(default_factory=lambda: LossLog())
     saved_at: float = field(default_factory=time.monotonic)
 
     def save(self, step: int) -> None:
@@ -143,7 +143,7 @@ class Training:
         self.eager.load_state_dict(state["step"])
         self.average.load_state_dict(state["average"])
         self.progress.load_state_dict(state["progress"])
-        self.losses = LossLog(state["losses"])
+        self.losses.restore(state["done"], state["losses"])
         return int(state["done"])
 
 
@@ -159,6 +159,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     *,
     gradients_at: Collection[int] = (),
+    rank: Rank = ALONE,
 ) -> None:
     """Train a network in place for the whole budget, scoring it at every rung into ``progress``: on a few cases, the
     same for all trainings, and at the last rung on all.
@@ -167,28 +168,36 @@ def train(
     the observer let it go on, and every minute or so; so a rung is asked about again only if the process died in
     between. Gradients are noted at the steps ``gradients_at``. Raises EvaluationEnded when it ends early (pruned,
     diverged, timed-out), and what ``observer`` raises.
+
+    Of several processes that train the network together, ``joined``, each comes to the same weights; only the first
+    scores them, keeps the state and asks the observer.
     """
     recipe = budget.recipe
     batches = BatchStream(
         cases.train, task.patch, budget.batch_size, seed, recipe, device.device, cases.resident, task.spacing
     )
-    eager = EagerStep(network, recipe, device, ignores=task.ignores)
+    eager = EagerStep(network, recipe, device, ignores=task.ignores, rank=rank)
     average = WeightAverage(network, recipe.averaging * budget.steps)
-    training = Training(network, eager, average, progress, checkpoint)
+    losses = LossLog(budget.steps, device.device)
+    training = Training(network, eager, average, progress, losses, checkpoint)
     done = training.resume()
-    chosen, losses = captured_where_possible(eager, lambda: batches.batch(done + 1)), training.losses
-    train_step, progress.steps_run_as, progress.spends_process = chosen.step, chosen.run_as, chosen.spends_process
+    if not rank.leads:
+        training.checkpoint = None
+    part = rank.part(budget.batch_size)
+    chosen = captured_where_possible(Round(eager, batches, average, losses, done, part), done + 1)
+    progress.steps_run_as, progress.spends_process = chosen.run_as, chosen.spends_process
     early, final = (Scorer(task, scored, device, progress.check_time) for scored in (cases.early, cases.validation))
     for step in range(done + 1, budget.steps + 1):
         progress.check_time()
-        losses.add(train_step(batches.batch(step), learning_rate(step, budget.steps, recipe)))
+        chosen.do(step)
         if step in gradients_at:
             progress.gradients[step] = stage_gradients(network)
-        average.update(step)
         observer.on_step(step)
         if step % CHECK_EVERY_STEPS == 0:
             losses.check(step)
-        if step in budget.rungs:
+        if step in budget.rungs and not rank.leads:
+            losses.taken(step)
+        elif step in budget.rungs:
             values = losses.taken(step)
             with average.in_place():
                 if step == budget.steps:
@@ -202,30 +211,3 @@ def train(
         else:
             training.save_when_due(step)
     average.settle()
-
-
-class LossLog:
-    """The losses since the last rung, kept on their device."""
-
-    def __init__(self, before: Sequence[float] = ()) -> None:
-        """``before`` are those that were known when the training was broken off."""
-        self._before = list(before)
-        self._losses: list[Tensor] = []
-
-    def add(self, loss: Tensor) -> None:
-        self._losses.append(loss)
-
-    def check(self, step: int) -> list[float]:
-        """The losses so far. Ends the evaluation as diverged when one was not finite."""
-        losses: list[float] = torch.stack(self._losses).tolist() if self._losses else []
-        for loss in losses:
-            if not math.isfinite(loss):
-                raise EvaluationEnded(Outcome.DIVERGED, f"the training loss was {loss} by step {step}")
-        return [*self._before, *losses]
-
-    def taken(self, step: int) -> list[float]:
-        """The same, and start anew."""
-        losses = self.check(step)
-        self._before.clear()
-        self._losses.clear()
-        return losses

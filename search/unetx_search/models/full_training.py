@@ -27,6 +27,7 @@ from unetx_evaluators.tasks.cache import Manifest
 from unetx_evaluators.tasks.examination import Request
 from unetx_evaluators.tasks.prepare import with_splits
 from unetx_evaluators.training.recipe import Recipe
+from unetx_search.best import task_facts
 from unetx_search.executors.base import Job
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import Slot, make_slots
@@ -84,7 +85,8 @@ class Data:
     folds: tuple[Task, ...]
     """The task as each fold divides it; one where there are no folds."""
     slots: tuple[Slot, ...]
-    """Where folds train at the same time; none: here, one after the other."""
+    """Where folds train at the same time, and each in several processes where there are more slots than folds; none:
+    here, one after the other."""
     machine: str
     n_threads: int
     batch_size: int
@@ -136,7 +138,7 @@ def train(
         console.print(f"training {against} the same way", markup=False, soft_wrap=True)
         same = replace(how, width_factor=1.0)
         other = train_on(data, against, rival, path / f"against-{against}", same, console, searched_recipe(found))
-    own = Path(name).stem
+    own = Path(name).stem if Path(name).stem != against else name
     verdict = verdict_on(own, done.scores, against, other.scores, data.groups)
     write_json(path / VERDICT, verdict_json(verdict))
     return replace(done, verdict=verdict)
@@ -196,14 +198,15 @@ def train_on(
     architecture = trained_architecture(name, found, task, how)
     budget = full_budget(task, data.batch_size, how.recipe(task.dims, searched), how)
     check_rankable(task, budget)
-    record = _Record(path, _begun(data, architecture, budget, how))
+    n_processes = processes_of_a_fold(data, architecture, console)
+    record = _Record(path, {**_begun(data, architecture, budget, how), "processes": n_processes})
     manifest = Manifest.read(task.folder)
     assert manifest is not None
     plan = ModelPlan.of(task, data.source, manifest.basis.preparation, budget.recipe.mirror)
     model = ModelFolder.write(path, plan, architecture)
     was_complete = (path / SCORES).exists()
     with using(task):
-        _train_missing(model, budget, data, how, record, console)
+        _train_missing(model, budget, data, how, n_processes, record, console)
         if not was_complete:
             weights = "moving average" if how.averaging else "last"
             score_on_tests(model, data.source, task, data.machine, data.n_threads, weights, console)
@@ -214,12 +217,11 @@ def train_on(
 def trained_architecture(name: str, found: Architecture | None, task: Task, how: TrainChoices) -> Architecture:
     """At the width that is trained: a file's own, a preset's by the task's plan."""
     if found is None:
-        provenance = {"preset": PRESETS[name].title}
-        found = Architecture(task.backbone(), PRESETS[name].genome(len(task.strides)), provenance=provenance)
+        genome = PRESETS[name].genome(len(task.strides))
+        found = Architecture(task.backbone(), genome, provenance={"preset": PRESETS[name].title})
     backbone = replace(found.backbone.scaled(how.width_factor), deep_supervision=how.deep_supervision)
-    return replace(
-        found, backbone=backbone, score={}, provenance={**found.provenance, "width_factor": how.width_factor}
-    )
+    provenance = {**found.provenance, "task": task_facts(task), "width_factor": how.width_factor}
+    return replace(found, backbone=backbone, score={}, provenance=provenance)
 
 
 def searched_recipe(found: Architecture | None) -> Recipe | None:
@@ -244,8 +246,25 @@ def _begun(data: Data, architecture: Architecture, budget: Budget, how: TrainCho
     return {**told, "seed": how.seed, "folds": len(data.folds), "device": data.machine, "threads": data.n_threads}
 
 
+def processes_of_a_fold(data: Data, architecture: Architecture, console: Console) -> int:
+    """How many processes share the batches of a fold; says so where that is fewer than there are slots for."""
+    wanted = max(1, len(data.slots) // len(data.folds))
+    n, why = min(wanted, data.batch_size), f"a batch has {data.batch_size} patches (--batch-size)"
+    if architecture.backbone.norm == "batch":
+        n, why = 1, "its batch norm needs the whole batch in one"
+    if n < wanted:
+        console.print(f"each fold trains in {n} of {wanted} processes: {why}", markup=False, soft_wrap=True)
+    return n
+
+
 def _train_missing(
-    model: ModelFolder, budget: Budget, data: Data, how: TrainChoices, record: _Record, console: Console
+    model: ModelFolder,
+    budget: Budget,
+    data: Data,
+    how: TrainChoices,
+    n_processes: int,
+    record: _Record,
+    console: Console,
 ) -> None:
     """Train the folds that have no weights yet."""
     from safetensors.torch import load_file
@@ -270,8 +289,8 @@ def _train_missing(
             told = (weights(fold), math.inf)
             job = Job(fold, model.architecture, budget, how.seed + fold, checkpoint, *told)
             bar = bars.begin(f"fold {fold}", budget.steps, partial(record.note, fold))
-            trainings.append(FoldTraining(data.folds[fold], job, bar))
-        slots = data.slots if len(trainings) > 1 else ()
+            trainings.append(FoldTraining(data.folds[fold], job, bar, n_processes))
+        slots = data.slots if len(trainings) * n_processes > 1 else ()
         train_folds(trainings, ProxyEvaluator(data.machine, data.n_threads), slots, end)
 
 

@@ -45,7 +45,8 @@ class TrainChoices:
     device: Annotated[str, Training] = "auto"
     """cpu, cuda, cuda:1; auto takes a GPU where there is one."""
     gpus: Annotated[int | Literal["all"] | None, Training] = None
-    """Train folds at the same time, one on each of so many GPUs; 0 takes a CPU core for each."""
+    """Train folds at the same time, each on one of so many GPUs, or on several that share its batches where there are
+    more GPUs than folds; 0 takes CPU cores in their place."""
     threads: Annotated[int | None, Training] = None
     """CPU threads of torch; all cores by default. Another number gives other bits."""
 

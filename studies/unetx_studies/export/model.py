@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from unetx_space import Architecture, RequestError, build, faults
+from unetx_space import Architecture, RequestError, build, faults, key
 from unetx_space.network import SkipUNet
-from unetx_studies.export.weights import load_weights
+from unetx_studies.export.weights import check_stamp, load_weights, stamp_of
 
 LEAST = 2
 """Voxels of the deepest map along an axis whose size is left open: torch takes a one for a constant."""
@@ -40,6 +40,8 @@ class Model:
         network = build(self.architecture, seed=self.seed)
         if self.weights is not None:
             load_weights(network, self.weights)
+            if stamp := stamp_of(self.weights):
+                check_stamp(self.weights, stamp, network.state_dict(), {"architecture": key(self.architecture)})
         network.eval()
         return network
 

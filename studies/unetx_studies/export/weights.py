@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unetx_space import RequestError, unknown_name
+
+STAMP = "unetx.model"
+"""The entry of a header that tells of which model the numbers are, with their digest."""
+REMEDY = "train the model again, or copy its folder anew"
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -27,6 +34,34 @@ def load_weights(network: nn.Module, path: Path) -> None:
     if problem := _first_problem(wanted, found):
         raise RequestError(f"{path} does not fit this architecture: {problem}")
     network.load_state_dict(found)
+
+
+def stamp_of(path: Path) -> dict[str, Any]:
+    """What the header of a readable file tells of its model; nothing where it is no model's."""
+    with safe_open(path, "pt") as opened:
+        text = (opened.metadata() or {}).get(STAMP, "{}")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{path} is damaged: its header is no JSON; {REMEDY}") from error
+
+
+def check_stamp(path: Path, stamp: Mapping[str, Any], tensors: Mapping[str, Tensor], wanted: Mapping[str, str]) -> None:
+    """Raises RequestError, which names the file, unless it is of the model that is ``wanted`` and undamaged."""
+    for what, value in wanted.items():
+        if stamp.get(what) != value:
+            raise RequestError(f"{path}: was trained with another {what} than the one beside it; {REMEDY}")
+    if stamp.get("sha256") != digest(tensors):
+        raise RequestError(f"{path} is damaged: its numbers are not those that were written; {REMEDY}")
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and numbers: safetensors itself does not notice a changed bit."""
+    sha256 = hashlib.sha256()
+    for name in sorted(tensors):
+        sha256.update(name.encode())
+        sha256.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def _first_problem(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

@@ -15,7 +15,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import optuna
@@ -103,9 +102,7 @@ class OptunaMirror:
         self._guarded(self._mend)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Mends the mirror where it is behind, unless an error ends the run; then the next one does it."""
         try:
             if self._behind_since_s is not None and error is None:
