@@ -179,7 +179,8 @@ def _finals_section(verdict: Mapping[str, Any]) -> Section:
         )
         for one in verdict["designs"]
     ]
-    note = f"{verdict['n_cases']} test cases of {verdict['n_patients']} patients; the band is the margin. "
+    cases = f"{verdict['n_cases']} test cases of {verdict['n_patients']} patients"
+    note = f"Against U-Net on {cases}; the band is the margin. "
     figure = figures.verdict_figure(rows, verdict["margin"]) if rows else None
     return Section("Finals", note + verdict["cheapest_conclusion"], figure, table=(heads, table))
 

@@ -27,6 +27,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs_chromium]
 
 HOSTILE = "<img src=x onerror=document.title=1>|$"
 """A class of the data: HTML, mathematics, a table's border and code to whoever reads it as Markdown."""
+CUT = """[...document.querySelectorAll(".plot")].flatMap((plot) => {
+  const frame = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll("text")].filter((words) => {
+    const box = words.getBoundingClientRect();
+    return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1);
+  }).map((words) => words.textContent);
+})"""
+"""Words of figures that leave their figure."""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -88,6 +96,7 @@ def test_a_report_is_read_at_any_width_in_light_and_dark(
     page.ask("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     assert page.ask(OVERFLOW) <= 0
     assert page.ask(CONTRAST) == []
+    assert page.ask(CUT) == []
     assert page.ask("document.querySelectorAll('.case image').length") >= 5
     assert HOSTILE in page.ask("document.querySelector('.legend').textContent")
     assert page.said == []
