@@ -103,6 +103,11 @@ def test_a_report_is_read_at_any_width_in_light_and_dark(
     assert requested(page) == []
 
 
+def test_what_measures_contrast_finds_grey_on_white(page: Browser) -> None:
+    page.open("data:text/html,<p style='color:%23999'>pale</p><p style='color:%23666'>plain</p>")
+    assert page.ask(CONTRAST) == ["2.85: pale"], "as WCAG's own formula gives for #999 on white"
+
+
 def test_pointing_at_a_design_shows_it_and_keys_reach_all_controls(study: Path, tmp_path: Path, page: Browser) -> None:
     write_report(study, tmp_path / "report.html")
     page.open((tmp_path / "report.html").as_uri())
