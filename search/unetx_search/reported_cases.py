@@ -18,9 +18,8 @@ def shown_cases(study: ReportedStudy) -> list[ShownCase]:
     """The worst first; none where images may not be shown, or the prepared cases or all predictions are gone."""
     if study.best is None or study.prepared is None or study.best.key not in study.pictured:
         return []
-    told = [(study.name(one), study.pictured[one.key]) for one in (study.best, study.unet)
-            if one is not None and one.key in study.pictured]  # fmt: skip
-    told = told[:1] if study.best.key == study.reference else told
+    both = {"U-Net": study.unet} if study.best.key == study.reference else {"best": study.best, "U-Net": study.unet}
+    told = [(name, study.pictured[one.key]) for name, one in both.items() if one and one.key in study.pictured]
     dice = study.cases.get(study.best.key, {})
     ordered = sorted(
         (case for case in dice if all(case in one.predictions for _, one in told)), key=lambda case: (dice[case], case)

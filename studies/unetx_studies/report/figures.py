@@ -27,7 +27,7 @@ def ranking_figure(designs: Sequence[Ranked], names: Mapping[str, str], referenc
     """The best designs and the reference by their estimates, with 95 % and every single score."""
     shown = list(designs[:MOST_RANKED])
     shown += [one for one in designs[MOST_RANKED:] if one.key == reference]
-    figure = _figure("estimated Dice, with 95 %, and the score of each seed", "")
+    figure = _figure("estimated Dice, with 95 %", "")
     for one in shown:
         figure.add_scatter(
             x=[trial.score for trial in one.trials], y=[names[one.key]] * len(one.trials), mode="markers",
@@ -103,7 +103,7 @@ def progress_figure(points: Sequence[Progress]) -> go.Figure:
 
 def effects_figure(effects: Sequence[Effect]) -> go.Figure:
     """What goes with each choice, with 95 %; filled where it stands after correction for all choices."""
-    figure = _figure("difference of Dice against the plain choice, with 95 %", "")
+    figure = _figure("difference of Dice, with 95 %", "")
     labels = [f"{one.question}: {one.choice} ({one.n_designs})" for one in effects]
     figure.add_scatter(
         x=[one.difference for one in effects], y=labels, mode="markers",
@@ -149,7 +149,7 @@ def gradients_figure(norms: Mapping[str, Mapping[str, float]]) -> go.Figure:
 
 def changes_figure(changes: Sequence[tuple[str, float, float, float]]) -> go.Figure:
     """Of Dice, by name, with low and high."""
-    figure = _figure("change of Dice without the skip, with 95 %", "")
+    figure = _figure("change of Dice, with 95 %", "")
     figure.add_vline(x=0.0, line={"color": QUIET, "width": 1})
     figure.add_scatter(
         x=[mean for _, mean, _, _ in changes], y=[name for name, *_ in changes], mode="markers",
@@ -187,7 +187,7 @@ def _by_level(ref: str) -> tuple[bool, list[int]]:
 
 def verdict_figure(rows: Sequence[tuple[str, float, float, float]], margin: float) -> go.Figure:
     """Differences to U-Net on test cases, name, mean, low, high, beside the margin."""
-    figure = _figure("difference of Dice to U-Net on test cases, with 95 %", "")
+    figure = _figure("difference of Dice, with 95 %", "")
     figure.add_vrect(x0=-margin, x1=margin, fillcolor=QUIET, opacity=0.2, line_width=0)
     figure.add_vline(x=0.0, line={"color": QUIET, "width": 1})
     figure.add_scatter(
@@ -218,7 +218,8 @@ def _figure(x_title: str, y_title: str) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", template="none",
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#566176"},
         margin={"l": 10, "r": 10, "t": 20, "b": 50}, height=380,
-        legend={"orientation": "h", "y": 1.12}, hoverlabel={"font": {"family": "system-ui, sans-serif"}},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={"font": {"family": "system-ui, sans-serif"}},
     )  # fmt: skip
     for update, title in ((figure.update_xaxes, x_title), (figure.update_yaxes, y_title)):
         update(title=title, automargin=True, gridcolor="rgba(128,140,160,0.25)", zeroline=False)

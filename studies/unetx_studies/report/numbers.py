@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 BEST_SHARE = 1 / 3
 """Of the designs: those that count as the best ones where choices are counted."""
 MOST_ESTIMATES = 60
-"""At so many points of a study at most its best estimate is told, as each is computed anew."""
+"""At so many points of a study at most its best estimate is told, as each is computed anew; in a long study more often
+at its beginning, as the time that takes grows with the cube of the trials."""
 FEWEST_DESIGNS = 3
 """With a choice, and as many without, for its difference to be told."""
 DESIGNS_PER_CHOICE = 2
@@ -46,13 +47,15 @@ class Progress:
 def progress(trials: Sequence[TrialRecord]) -> tuple[Progress, ...]:
     """After each complete trial, in order."""
     done = complete(trials)
-    told_at = {round(place) for place in np.linspace(0, len(done) - 1, min(MOST_ESTIMATES, len(done)))}
+    is_long, last = len(done) > 4 * MOST_ESTIMATES, max(1, len(done))
+    told_at = np.geomspace(1, last, MOST_ESTIMATES) if is_long else np.linspace(1, last, min(MOST_ESTIMATES, last))
+    told_after = {round(place) for place in told_at}
     ranking, highest, found = Ranking(), -np.inf, []
-    for place, trial in enumerate(done):
+    for n_done, trial in enumerate(done, start=1):
         ranking.add(trial)
         dice = trial.score or 0.0
         highest = max(highest, dice)
-        best = ranking.best if place in told_at else None
+        best = ranking.best if n_done in told_after else None
         found.append(Progress(trial.number, dice, float(highest), None if best is None else best.estimate))
     return tuple(found)
 

@@ -107,7 +107,8 @@ def _drawings(drawings: Mapping[str, str]) -> str:
     if not drawings:
         return ""
     shown = "".join(
-        f"<figure><div class='drawing'>{_inline(svg)}</div><figcaption>{escape(caption)}</figcaption></figure>"
+        f"<figure><div class='drawing' tabindex='0'>{_inline(svg)}</div><figcaption>{escape(caption)}</figcaption>"
+        "</figure>"
         for caption, svg in drawings.items()
     )
     return f"<div class='drawings'>{shown}</div>"

@@ -226,6 +226,12 @@ class Records:
             return loads(document)
         raise LookupError(f"no architecture has the key {key!r}")
 
+    def architectures(self) -> dict[str, Architecture]:
+        """Every design of the study by its key."""
+        mine = select(TRIALS.c.key).where(TRIALS.c.study == self._study)
+        query = select(ARCHITECTURES).where(ARCHITECTURES.c.key.in_(mine))
+        return dict(self._read(query, lambda row: (row["key"], loads(row["document"]))))
+
     def case_scores(self, number: int) -> tuple[CaseScore, ...]:
         """Per case and class, in order of their names; empty while there are none."""
         query = select(SCORES).where(SCORES.c.study == self._study, SCORES.c.number == number)
