@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-kills lint types clean
+.PHONY: demo test test-all test-kills lint types site clean
 
 demo: $(STAMP)
 	$(BIN)/unetx-search --study demo --out runs
@@ -30,11 +30,19 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# The pages of docs/ in site/, to be read from the disk; a link that leads nowhere is an error.
+site: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'unetx-search needs Python 3.11 or newer, this is ' + sys.version.split()[0])"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,postgres,ray,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[export,postgres,ray,slurm,test]"
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

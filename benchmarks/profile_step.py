@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +31,19 @@ from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.proxy import computed_fast
 from unetx_evaluators.scoring import Scorer
 from unetx_evaluators.tasks.task import Splits, Task
+from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import Batch, BatchStream
 from unetx_evaluators.training.cases import open_cases
 from unetx_evaluators.training.loss import heads_loss
 from unetx_evaluators.training.recipe import Recipe
-from unetx_evaluators.training.step import EagerStep, captured_where_possible
+from unetx_evaluators.training.rounds import LossLog, Round, captured_where_possible
+from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.network import SkipUNet, build
 from unetx_space.presets import PRESETS
 
 TURNS = 15
+WARM_UP_TURNS = 2
 SHAPES: Mapping[int, tuple[tuple[int, ...], tuple[int, ...], int]] = {
     2: ((128, 128), (256, 256), 5),
     3: ((32, 48, 32), (35, 51, 35), 4),
@@ -123,7 +127,7 @@ def least_ms(parts: Mapping[str, Callable[[], object]], device: torch.device) ->
     """Milliseconds of every part, the parts taking turns in their order."""
     on_cuda = device.type == "cuda"
     least = dict.fromkeys(parts, float("inf"))
-    for turn in range(TURNS + 2):
+    for turn in range(TURNS + WARM_UP_TURNS):
         for name, run in parts.items():
             if on_cuda:
                 torch.cuda.synchronize(device)
@@ -132,7 +136,7 @@ def least_ms(parts: Mapping[str, Callable[[], object]], device: torch.device) ->
             if on_cuda:
                 torch.cuda.synchronize(device)
             seconds = (time.perf_counter() if on_cuda else time.process_time()) - begin
-            if turn > 1:  # the first turns warm up
+            if turn >= WARM_UP_TURNS:
                 least[name] = min(least[name], 1000 * seconds)
     return least
 
@@ -148,19 +152,20 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
     cases = open_cases(task, device, budget.validation_cases)
     batches = BatchStream(cases.train, task.patch, budget.batch_size, 0, recipe, device.device, cases.resident)
     batch = batches.batch(1)
-    steps = iter(range(1, 10**9))
+    made, done = count(1), count(1)
     with computed_fast(timed, device), computed_fast(trained, device):
         parts = Parts(timed, batches, batch, device, recipe)
-        ours = captured_where_possible(EagerStep(trained, recipe, device), lambda: batch)
+        step, log = EagerStep(trained, recipe, device), LossLog(TURNS + WARM_UP_TURNS, device.device)
+        ours = captured_where_possible(Round(step, batches, WeightAverage(trained, 0), log), 1)
         times = least_ms(
             {
-                "batch": lambda: batches.batch(next(steps)),
+                "batch": lambda: batches.batch(next(made)),
                 "forward": parts.forward,
                 "loss": parts.loss,
                 "backward": parts.backward,
                 "clip": parts.clip,
                 "update": parts.update,
-                "our step": lambda: ours(batch, 1e-3),
+                "our round": lambda: ours.do(next(done)),
                 "bare step": parts.bare_step,
                 "bare step of the plain module": Parts(plain, batches, batch, device, recipe).bare_step,
             },
@@ -170,10 +175,9 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
         scoring = least_ms({"4 cases": lambda: scorer.at_a_rung(timed)}, device.device)
     print(f"\n{task.dims}D, {budget.batch_size} patches of {'x'.join(map(str, task.patch))}, base width 8, ms")
     print("  " + "  ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
-    whole = times["batch"] + times["our step"]
     for bare in ("bare step", "bare step of the plain module"):
-        print(f"  our step / {bare} {times['our step'] / times[bare]:.3f}", end="; ")
-        print(f"with the making of its batch {whole / times[bare]:.3f}")
+        print(f"  our round / {bare} {times['our round'] / times[bare]:.3f}", end="; ")
+        print(f"without the making of its batch {(times['our round'] - times['batch']) / times[bare]:.3f}")
     print(f"  scoring a case of {'x'.join(map(str, cases.validation[0].label.shape))} {scoring['4 cases'] / 4:.1f}")
 
 

@@ -5,7 +5,7 @@
 
 Searches of 200 trainings (60 in one world) with eight workers that finish together, 2,000 of the first two worlds and
 250 of the others. Designs scatter by 0.005 and seeds
-by 0.006, as the issue measured, or as benchmarks/results/noise.txt has them for recorded runs; the recorded runs
+by 0.006, as on a set of thin vessels, or as benchmarks/results/noise.txt has them for recorded runs; the recorded runs
 themselves, benchmarks/results/proxies-*.jsonl, hold one design with two seeds a set, and cannot be chosen from.
 
 ``chosen``: of the design with the highest estimate its truth, how far estimates are from it, and how often intervals

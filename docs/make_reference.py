@@ -1,4 +1,5 @@
-"""Writes what is generated from the code: the reference pages and the JSON Schema of an architecture.
+"""Writes what is generated from the code: the reference pages, the command line's help and the JSON Schema of an
+architecture.
 
     python docs/make_reference.py
 
@@ -9,12 +10,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 from families import FAMILIES, CostRow, Family
 from node_picture import node_svg
 
+from unetx_search.cli import app
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.cost import cost
@@ -41,6 +45,7 @@ def generated() -> dict[str, str]:
     files[f"{REFERENCE}/README.md"] = _index()
     files[f"{REFERENCE}/pictures/node.svg"] = node_svg("A decoder node", ())
     files[f"{REFERENCE}/presets.md"] = _presets_page()
+    files[f"{REFERENCE}/command-line.md"] = _command_line_page()
     for preset in PRESETS.values():
         files[f"{REFERENCE}/presets/{preset.name}.svg"] = to_svg(_preset_architecture(preset))
     for family in FAMILIES:
@@ -157,8 +162,9 @@ def _index() -> str:
     return _lines(
         "# Reference",
         "Every operator that a decoder node can have, with its equation, costs, limits and paper; "
-        "[presets](presets.md), the published designs; and the [JSON Schema](../architecture.schema.json) of an "
-        "architecture. Generated from the catalogue by `docs/make_reference.py`.",
+        "[presets](presets.md), the published designs; the [command line](command-line.md); and the "
+        "[JSON Schema](../architecture.schema.json) of an architecture. Generated from the catalogue by "
+        "`docs/make_reference.py`.",
         "A decoder node brings its coarser input up and its sources to its own grid, fuses them and convolves:",
         "![A decoder node](pictures/node.svg)",
         "## Spaces",
@@ -212,6 +218,15 @@ def _presets_page() -> str:
         "Left out, because each would need something of the backbone that serves nothing else:",
         _table(("network", "what stands in the way: it"), iter(LEFT_OUT.items())),
     )
+
+
+def _command_line_page() -> str:
+    """The help of every command, as ``unetx-search COMMAND --help`` has it."""
+    with patch.object(sys, "argv", ["unetx-search"]):  # usage lines begin with the program that is run
+        help_text = app.generate_docs().replace("# unetx-search\n", "# Command line\n", 1)
+    before, _, contents = help_text.partition("## Table of Contents")
+    after = contents[contents.index("**Commands**") :]  # lists the commands with links, too
+    return "\n".join(line.rstrip() for line in f"{before}{after}".splitlines()) + "\n"
 
 
 def _preset_section(preset: Preset) -> Iterator[str]:

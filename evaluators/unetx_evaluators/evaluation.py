@@ -20,6 +20,7 @@ from unetx_space.errors import RequestError, UnetxError
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
+    from unetx_evaluators.views import Prediction
     from unetx_space.architecture import Architecture
 
 
@@ -227,6 +228,8 @@ class Evaluation:
     """Of what decides the numbers; ``steps`` tells how a GPU ran the training steps: "graph", or "eager: " and why."""
     traceback: str = ""
     insight: Insight = field(default_factory=Insight)
+    predictions: tuple[Prediction, ...] = ()
+    """On the cases that were scored last, in their order, where they may be shown."""
     spends_process: bool = False
     """The process that made it keeps memory that only its end frees: another is to take its place."""
 
@@ -268,8 +271,8 @@ class Evaluator(Protocol):
         ``weights`` names a file (safetensors) for the trained network's parameters, written when it is complete.
 
         A complete evaluation whose score lies above ``diagnosed_above`` also tells zero-cost features and similarities
-        of skips; with minus infinity one that ends early tells the features, too. Gradients by stage are told by all
-        but with infinity. No score depends on any of it.
+        of skips; with minus infinity one that ends early tells the features, too. Gradients by stage, and predictions
+        where the task lets images be shown, are told by all but with infinity. No score depends on any of it.
         """
 
 

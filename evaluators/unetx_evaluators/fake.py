@@ -22,10 +22,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
 
 from unetx_evaluators.evaluation import (
     OBJECTIVE,
@@ -37,6 +39,8 @@ from unetx_evaluators.evaluation import (
     Observer,
     Outcome,
 )
+from unetx_evaluators.tasks.task import IGNORED
+from unetx_evaluators.views import Prediction, slice_axis, view_of
 from unetx_space.architecture import Architecture
 from unetx_space.files import write_whole
 from unetx_space.genome import NO_ATTENTION, DecoderNode, StageRef, encoder
@@ -87,6 +91,8 @@ class FakeEvaluator:
     """Environment variables to put into ``versions`` as this process sees them, beside ``pid`` and ``torch``."""
     ballast_bytes: int = 0
     """Makes the answer this much longer."""
+    predicts: bool = False
+    """Answers with predictions, too: the reference, moved by a voxel along every axis."""
 
     def __post_init__(self) -> None:
         if self.acts_by_call and self.calls_folder is None:
@@ -137,7 +143,9 @@ class FakeEvaluator:
         if weights is not None:
             weights.parent.mkdir(parents=True, exist_ok=True)
             weights.write_bytes(b"")
-        return self._answer(Outcome.COMPLETE, "", curve, began_s, case_scores(task, budget, final))
+        answer = self._answer(Outcome.COMPLETE, "", curve, began_s, case_scores(task, budget, final))
+        is_shown = self.predicts and diagnosed_above < math.inf and not task.no_images
+        return replace(answer, predictions=_moved(task, budget) if is_shown else ())
 
     def final_score(self, architecture: Architecture, seed: int) -> float:
         """What ``evaluate`` ends with."""
@@ -193,6 +201,15 @@ def case_scores(task: Task, budget: Budget, mean: float) -> tuple[CaseScore, ...
         for class_name in task.classes[1:]
         for position, case in enumerate(cases)
     )
+
+
+def _moved(task: Task, budget: Budget) -> tuple[Prediction, ...]:
+    found = []
+    for case in task.splits.validation[: budget.validation_cases]:
+        truth = np.where(task.label(case) == IGNORED, 0, task.label(case)).astype(np.uint8)
+        moved = np.roll(truth, 1, tuple(range(truth.ndim)))
+        found.append(Prediction.of(case, view_of(truth, slice_axis(task)), moved))
+    return tuple(found)
 
 
 def digest(architecture: Architecture) -> str:

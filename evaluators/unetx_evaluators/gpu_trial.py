@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass
 import torch
 
 from unetx_evaluators.device import MIB, DeviceProfile, first_line, memory_format, profile
-from unetx_evaluators.training.batches import Batch
+from unetx_evaluators.training.average import WeightAverage
+from unetx_evaluators.training.batches import BatchStream
+from unetx_evaluators.training.cases import Case, ResidentCases
 from unetx_evaluators.training.recipe import Recipe
-from unetx_evaluators.training.step import ChosenStep, EagerStep, captured_where_possible
+from unetx_evaluators.training.rounds import ChosenRound, LossLog, Round, captured_where_possible
+from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.errors import RequestError
@@ -39,7 +42,7 @@ class GpuTrial:
     """Architectures of this build of torch."""
     precision: str = ""
     steps: str = ""
-    """"graph", or "eager: " and why; see ``ChosenStep``."""
+    """"graph", or "eager: " and why; see ``ChosenRound``."""
     difference: float | None = None
     """The largest between losses of captured steps and eager ones, relative."""
     free_mib: int | None = None
@@ -86,22 +89,27 @@ def _replaced(facts: GpuTrial, found: dict[str, object]) -> GpuTrial:
     return GpuTrial(**{**asdict(facts), **found})
 
 
-def compared(device: DeviceProfile) -> tuple[ChosenStep, float]:
-    """The steps as a training would choose them, and how far their losses are from those of eager steps."""
+def compared(device: DeviceProfile) -> tuple[ChosenRound, float]:
+    """The rounds as a training would choose them, and how far their losses are from those of eager ones."""
+    image = torch.randn(1, 2 * SIZE, 2 * SIZE, generator=torch.Generator().manual_seed(0))
+    cases = [Case("noise", image, (image[0] > 0).to(torch.uint8), 2)]
+    resident = ResidentCases(cases, device.device)
+    batches = BatchStream(cases, (SIZE, SIZE), 2, 0, Recipe(), device.device, resident)
 
-    def steps() -> EagerStep:
+    def rounds(losses: LossLog) -> Round:
         network = build(
             Architecture(isotropic_backbone(2, n_levels=3, base_width=8), preset("u-net").genome(3)), seed=0
         )
         network.to(device.device)
         network.to(memory_format=memory_format(2, device.device))  # type: ignore[call-overload]  # not in torch's stubs
-        return EagerStep(network, Recipe(), device)
+        return Round(EagerStep(network, Recipe(), device), batches, WeightAverage(network, 0), losses)
 
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 1, SIZE, SIZE, generator=generator)
-    batch = Batch(images.to(device.device), (images[:, 0] > 0).to(torch.uint8).to(device.device))
-    eager, chosen = steps(), captured_where_possible(steps(), lambda: batch)
-    pairs = [(eager(batch, 1e-3).item(), chosen.step(batch, 1e-3).item()) for _ in range(N_STEPS)]
+    logs = LossLog(N_STEPS, device.device), LossLog(N_STEPS, device.device)
+    eager, chosen = rounds(logs[0]), captured_where_possible(rounds(logs[1]), 1)
+    for step in range(1, N_STEPS + 1):
+        eager(step)
+        chosen.do(step)
+    pairs = zip(*(log.values.tolist() for log in logs), strict=True)
     return chosen, max(abs(one - other) / abs(one) for one, other in pairs)
 
 

@@ -21,6 +21,7 @@ from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
 
 Corner = tuple[int, ...]
 
+CPU = torch.device("cpu")
 SIGMA_SHARE = 0.125
 """Standard deviation of the weight, as a share of the window."""
 
@@ -38,7 +39,8 @@ def predict_logits(
     overlap: float = 0.5,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Logits ``[k, *spatial]`` in float32 for one image ``[c, *spatial]``, on the image's device.
+    """Logits ``[k, *spatial]`` in float32 for one image ``[c, *spatial]``, on the network's device where there is room
+    for them, else on the image's.
 
     A stack of slices ``[c, n, *spatial]`` gives ``[k, n, *spatial]``, slice by slice. ``batch_size`` windows go
     through the network together (None: BATCH_VOXELS of them). The network's mode (train or eval) is left as it is.
@@ -66,7 +68,7 @@ def predict_each(
 
     def every() -> Iterator[tuple[_Mosaic, Corner]]:
         for image in images:
-            mosaics.append(mosaic := _Mosaic(image, patch, overlap))
+            mosaics.append(mosaic := _Mosaic(image, patch, overlap, device))
             yield from ((mosaic, corner) for corner in mosaic.corners)
 
     every_window = every()
@@ -84,11 +86,12 @@ def predict_each(
 class _Mosaic:
     """The logits of one image, put together from windows."""
 
-    def __init__(self, image: Tensor, patch: tuple[int, ...], overlap: float) -> None:
+    def __init__(self, image: Tensor, patch: tuple[int, ...], overlap: float, device: DeviceProfile) -> None:
         self._size = tuple(image.shape[1:])
         self._window = with_stack_axis(patch, len(self._size))
         self._padded = pad_to(image, self._window)
         self._overlap = overlap
+        self._device = device
         self._total = torch.zeros(())  # takes its shape from the first logits, which alone know the number of classes
         self.corners = [*window_corners(tuple(self._padded.shape[1:]), self._window, overlap)]
         self.n_missing = len(self.corners)
@@ -98,15 +101,17 @@ class _Mosaic:
 
     def add(self, corner: Corner, logits: Tensor) -> None:
         """Logits ``[k, *patch]`` of a window."""
-        logits = logits.to(self._padded.device).view(-1, *self._window)
         if self._total.ndim == 0:
-            self._total = self._padded.new_zeros((len(logits), *self._padded.shape[1:]))
-        crop(self._total, corner, self._window).addcmul_(logits, gaussian_weight(self._window).to(logits.device))
+            shape = (len(logits), *self._padded.shape[1:])
+            is_room = self._device.holds(math.prod(shape) * logits.element_size())
+            self._total = torch.zeros(shape, device=logits.device if is_room else self._padded.device)
+        logits = logits.to(self._total.device).view(-1, *self._window)
+        crop(self._total, corner, self._window).addcmul_(logits, gaussian_weight(self._window, logits.device))
         self.n_missing -= 1
 
     def logits(self) -> Tensor:
         size = tuple(self._padded.shape[1:])
-        self._total /= _weight_sum(size, self._window, self._overlap).to(self._total.device)
+        self._total /= _weight_sum(size, self._window, self._overlap, self._total.device)
         margin = [(m - n) // 2 for m, n in zip(size, self._size, strict=True)]  # pad_to puts the odd voxel behind
         return crop(self._total, margin, self._size)
 
@@ -129,20 +134,20 @@ def window_starts(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: flo
 
 
 @lru_cache(maxsize=4)
-def gaussian_weight(patch: tuple[int, ...]) -> Tensor:
-    """``[*patch]``, 1 in the middle and above zero everywhere."""
+def gaussian_weight(patch: tuple[int, ...], device: torch.device = CPU) -> Tensor:
+    """``[*patch]``, 1 in the middle and above zero everywhere; on the device once and for all."""
     weight = torch.ones(())
     for size in patch:
         distance = (torch.arange(size) - (size - 1) / 2) / max(size * SIGMA_SHARE, 1e-6)
         weight = weight.unsqueeze(-1) * torch.exp(-0.5 * distance**2)
     # A corner's weight in 3D is about 1e-11: kept above the rounding of the sums, as in nnU-Net.
-    return (weight / weight.max()).clamp_min(1e-3)
+    return (weight / weight.max()).clamp_min(1e-3).to(device)
 
 
 @lru_cache(maxsize=4)
-def _weight_sum(spatial: tuple[int, ...], window: tuple[int, ...], overlap: float) -> Tensor:
+def _weight_sum(spatial: tuple[int, ...], window: tuple[int, ...], overlap: float, device: torch.device) -> Tensor:
     """``[*spatial]``: the weights of all windows that cover a voxel."""
-    total = torch.zeros(spatial)
+    total = torch.zeros(spatial, device=device)
     for corner in window_corners(spatial, window, overlap):
-        crop(total, corner, window).add_(gaussian_weight(window))
+        crop(total, corner, window).add_(gaussian_weight(window, device))
     return total

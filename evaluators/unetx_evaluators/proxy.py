@@ -66,7 +66,8 @@ class ProxyEvaluator:
         from unetx_evaluators.training.trainer import Progress
 
         profile = devices.opened(self.device)
-        progress = Progress(budget.max_seconds)
+        is_shown = diagnosed_above < math.inf and not task.no_images
+        progress = Progress(budget.max_seconds, predictions=[] if is_shown else None)
         asked = (architecture, task, budget, seed, observer)
         training = partial(self._train, *asked, profile, progress, checkpoint, weights, diagnosed_above)
         with devices.watched(profile.device), devices.tuned(profile, self.n_threads, budget.steps):
@@ -85,6 +86,7 @@ class ProxyEvaluator:
                 device=profile.name,
                 versions=devices.versions() | ({"steps": progress.steps_run_as} if progress.steps_run_as else {}),
                 insight=progress.insight,
+                predictions=tuple(progress.predictions or ()),
                 spends_process=progress.spends_process,
             )
 

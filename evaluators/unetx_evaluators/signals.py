@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name))
+"""SIGUSR2 is Slurm's, as a search asks for it, before the time of a job is up."""
 
 
 def ignore_signals() -> None:

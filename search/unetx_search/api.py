@@ -190,8 +190,7 @@ def search(
     """
     from unetx_search.run import search as run_search
 
-    source = _source(data, classes, options)
-    path = Path(data) if isinstance(data, str | Path) else None
+    path, source = _data(data, classes, options)
     name = sampler if isinstance(sampler, str) else "tpe"
     if source is not None:
         options.setdefault("study", source.name)
@@ -209,8 +208,7 @@ def study(folder: str | Path) -> Study:
 
 def task(data: Data = None, *, quiet: bool = False, classes: Sequence[str] = (), **options: Any) -> Task:
     """The dataset made ready for training, as a search does it; the options are those of the command."""
-    source = _source(data, classes, options)
-    path = Path(data) if isinstance(data, str | Path) else None
+    path, source = _data(data, classes, options)
     config = SearchConfig(data=path, **options)
     machine_options = config.task_options("cpu")
     return prepared_task(
@@ -234,8 +232,7 @@ def train(
     """
     from unetx_search.models.full_training import train
 
-    source = _source(data, classes, options)
-    path = Path(data) if isinstance(data, str | Path) else None
+    path, source = _data(data, classes, options)
     of_data = {one.name for one in fields(DataChoices)}
     choices = DataChoices(data=path, **{name: value for name, value in options.items() if name in of_data})
     how = TrainChoices(**{name: value for name, value in options.items() if name not in of_data})
@@ -269,11 +266,11 @@ def export(design: Design | str | Path, target: str | Path, **options: Any) -> E
     return export(architecture, Path(target), **options)
 
 
-def _source(data: Data, classes: Sequence[str], options: dict[str, Any]) -> Source | None:
-    """Arrays as a dataset; their spacing is taken out of the options, where it would ask for resampling."""
+def _data(data: Data, classes: Sequence[str], options: dict[str, Any]) -> tuple[Path | None, Source | None]:
+    """A path, or arrays as a dataset, whose spacing is taken out of the options: there it would ask for resampling."""
     if data is None or isinstance(data, str | Path):
-        return None
-    return ArraySource.of(data, classes=classes, spacing=options.pop("spacing", None))
+        return (None if data is None else Path(data)), None
+    return None, ArraySource.of(data, classes=classes, spacing=options.pop("spacing", None))
 
 
 def _always(sampler: BaseSampler) -> SamplerOf:

@@ -16,6 +16,7 @@ from unetx_studies.neighbours import BEST, CHEAPEST
 if TYPE_CHECKING:
     from unetx_evaluators.tasks import Task
     from unetx_search.config import CheapBy
+    from unetx_space.architecture import Architecture
     from unetx_studies.ranking import Ranked, Ranking
     from unetx_studies.store import Records, TrialRecord
 
@@ -42,14 +43,9 @@ class WinnerFiles:
         for name, winner in ((BEST, ranking.best), (CHEAPEST, found.design if found else None)):
             told = {"cheapest": found.facts} if found is not None and name == CHEAPEST else {}
             trials = () if winner is None else tuple(trial.number for trial in winner.trials)
-            if self._written.get(name) == trials:
-                continue
-            if winner is not None:
-                self._save(winner, name, told)
-            else:
-                for file in (self.folder / name, (self.folder / name).with_suffix(".svg")):
-                    file.unlink(missing_ok=True)
-            self._written[name] = trials
+            if self._written.get(name) != trials:
+                keep_winner(self.folder / name, None if winner is None else self._described(winner, told))
+                self._written[name] = trials
 
     def finish(self, ranking: Ranking) -> None:
         """At the end: written anew, as further scores of other designs move the estimates, too."""
@@ -60,11 +56,11 @@ class WinnerFiles:
         """The cheapest design that is as good as U-Net, by this study's cost and margin."""
         return cheapest(ranking, self.reference, self.by, self.margin, self.cost_of)
 
-    def _save(self, winner: Ranked, name: str, told: dict[str, Any]) -> None:
-        """The design as JSON with what is known of it, and its drawing."""
+    def _described(self, winner: Ranked, told: dict[str, Any]) -> Architecture:
+        """The design with what is known of it."""
         first = winner.first
         scores = [score for trial in winner.trials for score in self.records.case_scores(trial.number)]
-        architecture = replace(
+        return replace(
             self.records.architecture(winner.key),
             score={
                 "dice": winner.dice,
@@ -85,8 +81,17 @@ class WinnerFiles:
                 "versions": dict(first.versions),
             },
         )
-        architecture.save(self.folder / name)
-        write_whole((self.folder / name).with_suffix(".svg"), to_svg(architecture))
+
+
+def keep_winner(path: Path, architecture: Architecture | None) -> None:
+    """A winner as JSON and its drawing beside it; where there is none, or none any more, both files go."""
+    drawing = path.with_suffix(".svg")
+    if architecture is None:
+        for file in (path, drawing):
+            file.unlink(missing_ok=True)
+    else:
+        architecture.save(path)
+        write_whole(drawing, to_svg(architecture))
 
 
 def whereabouts(study: str, trial: int | None, task: Task) -> dict[str, Any]:

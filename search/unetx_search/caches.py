@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.housekeeping import CacheEntry, CacheState, cached, remove
+from unetx_space.files import json_text
 from unetx_studies.sheet import size_words
 
 Which = Literal["stale", "all"]
@@ -87,4 +87,4 @@ def cleaning_text(cleaning: Cleaning) -> str:
 
 def cleaning_json(cleaning: Cleaning) -> str:
     """The same facts."""
-    return json.dumps({**asdict(cleaning), "freed_bytes": cleaning.freed_bytes}, indent=2)
+    return json_text({**asdict(cleaning), "freed_bytes": cleaning.freed_bytes})

@@ -28,6 +28,7 @@ from unetx_search.models.train_command import train
 from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import describe, design_space
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
+from unetx_space.files import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,12 +68,14 @@ def search(
         Print the summary as JSON.
     """
     from unetx_search.run import search
+    from unetx_search.study_plots import show_study_plots
     from unetx_search.summary import summary_json, summary_text
 
-    summary = search(config, console=_stderr())
+    summary = search(config, console=_stderr(), plot=show_study_plots)
     if summary.evaluations:
         from unetx_search.reporting import REPORT, write_report
 
+        show_study_plots(summary.folder)
         write_report(summary.folder, summary.folder / REPORT)
     print(summary_json(summary) if json else summary_text(summary))
     if summary.was_stopped:
@@ -102,13 +105,11 @@ def finals(
 
 
 def _finals(study: Path, config: FinalsConfig, json: bool) -> int:
-    from json import dumps
-
     from unetx_search.finals.report import finals_facts, finals_text
     from unetx_search.finals.run import finals
 
     results = finals(study, config, console=_stderr())
-    print(dumps(finals_facts(results), indent=2) if json else finals_text(results))
+    print(json_text(finals_facts(results)) if json else finals_text(results))
     return INTERRUPTED if results.was_stopped else 0
 
 
@@ -125,39 +126,44 @@ def audit(
     json
         Print the findings as JSON.
     """
-    from json import dumps
-
     from unetx_search.audit.report import audit_facts, audit_text
     from unetx_search.audit.run import audit
 
     found = audit(config, console=_stderr())
-    print(dumps(audit_facts(found), indent=2) if json else audit_text(found))
+    print(json_text(audit_facts(found)) if json else audit_text(found))
     return INTERRUPTED if found.was_stopped else 0
 
 
 @app.command
 def show(
     what: str | None = None,
+    other: str | None = None,
     *,
     space: Annotated[bool, Parameter(negative=())] = False,
     levels: int = 5,
     choices: Annotated[Choices, Parameter(name="*")] = Choices(),  # noqa: B008 (frozen)
     svg: Path | None = None,
+    html: Path | None = None,
     ascii: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
-    """Draw an architecture in the terminal and as SVG, or with --space tell what a design space holds.
+    """Draw an architecture in the terminal, as SVG or as a page, or two with what differs; or with --space tell what a
+    design space holds.
 
     Parameters
     ----------
     what
         A JSON file such as runs/NAME/best.json, or the name of a preset; with --space the name of a space.
+    other
+        Another one, to be compared with.
     space
         Print the genes, the choices and the number of distinct designs of a space.
     levels
         Levels of the backbone, for a preset or a space.
     svg
-        Also write the drawing there.
+        Also write the drawing there, or both side by side.
+    html
+        Also write a page there that tells parameters, multiply-adds and memory of each part it is pointed at.
     ascii
         Draw without box characters.
     json
@@ -172,9 +178,15 @@ def show(
     if what is None:
         raise RequestError("show needs an architecture file or the name of a preset, or --space")
     found = summary.named_architecture(what, levels)
+    beside = None if other is None else summary.named_architecture(other, levels)
     if svg is not None:
-        summary.write_svg(found, svg)
-    print(summary.architecture_json(found) if json else _drawn(found, ascii))
+        summary.write_svg(found, svg, beside)
+    if html is not None:
+        summary.write_html(found, html, beside)
+    if beside is None:
+        print(summary.architecture_json(found) if json else _drawn(found, ascii))
+    else:
+        print(summary.difference_json(found, beside) if json else summary.difference_text(found, beside))
 
 
 def _drawn(architecture: Architecture, ascii: bool) -> str:
@@ -327,16 +339,16 @@ def status(
     study
         The folder of the study, such as runs/demo.
     watch
-        Show it anew every two seconds until the run ends.
+        Keep showing it until the run ends or Ctrl-C: workers, scores, what can be told apart, the best design.
     decisions
         Print why each design was proposed instead.
     json
         Print everything as JSON.
     """
     from unetx_search.status import decisions_text, read_status, status_json, status_text
-    from unetx_search.status import watch as watch_status
+    from unetx_search.watching import watch as watch_study
 
-    found = watch_status(study, _stderr()) if watch else read_status(study)
+    found = watch_study(study, _stderr()) if watch else read_status(study)
     print(status_json(found) if json else decisions_text(found) if decisions else status_text(found))
 
 
@@ -429,12 +441,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         result = app.meta(sys.argv[1:], error_formatter=_error_panel, result_action="return_value")
-    except RequestError as error:
-        sys.exit(_complain(error, 2))
-    except Interrupted as error:
-        sys.exit(_complain(error, INTERRUPTED))
     except UnetxError as error:
-        sys.exit(_complain(error, 1))
+        print(f"unetx-search: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, RequestError) else INTERRUPTED if isinstance(error, Interrupted) else 1)
     except BrokenPipeError:  # whoever read our output has enough, as "| head" does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -449,11 +458,6 @@ def _error_panel(error: CycloptsError) -> Any:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return unknown_name("command", error.unused_tokens[0], COMMANDS)
     return CycloptsPanel(error)
-
-
-def _complain(error: UnetxError, code: int) -> int:
-    print(f"unetx-search: {error}", file=sys.stderr)
-    return code
 
 
 COMMANDS = [name for name in app if not name.startswith("-")]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from cyclopts import Parameter
 
-from unetx_search.data_choices import DataChoices, Rule, check_rules
-from unetx_search.executors.engines import ENGINES
+from unetx_search.data_choices import DataChoices, Rule, at_least, check_rules
+from unetx_search.executors.registry import ENGINES
 from unetx_search.reading_words import MOST_NAME_BYTES
 from unetx_search.samplers.registry import SAMPLERS
 from unetx_space.design_space import DesignSpace, SpaceName, design_space, narrowed
@@ -62,14 +62,7 @@ class Choices:
 
     def narrow(self, space: DesignSpace) -> DesignSpace:
         """The space with these choices only. Raises RequestError for an unknown one."""
-        return narrowed(
-            space,
-            attention=self.attention,
-            upsampler=self.upsampler,
-            fusion=self.fusion,
-            alignment=self.alignment,
-            sources=self.sources,
-        )
+        return narrowed(space, **{one.name: getattr(self, one.name) for one in fields(Choices)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +82,15 @@ class SearchConfig(DataChoices, Choices):
     """Decides the proposals, the initial values and the order of the batches."""
     cpu_workers: int | None = None
     """CPU workers, one thread each, where no GPU is used. One per core by default."""
-    workers_per_gpu: Literal["auto"] | int = 1
-    """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay."""
+    workers_per_gpu: Literal["auto"] | int | None = None
+    """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay. By default auto
+    on this machine, and 1 on a cluster."""
     engine: EngineName = "local"
-    """Where evaluations run: on this machine (local), or on the GPUs or CPUs of a Ray cluster (ray)."""
+    """Where evaluations run: on this machine (local), in jobs of Slurm (slurm), or on the GPUs or CPUs of a Ray cluster
+    (ray)."""
+    slurm: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = ()
+    """What every job asks of Slurm: options of sbatch by their long names, such as partition=gpu account=lab
+    time=08:00:00 mem=32G. --gpus 8 submits eight jobs with a GPU each."""
     ray_address: str | None = None
     """HOST:PORT of the Ray cluster's head, or "local" for a cluster of this machine alone. By default the one in
     RAY_ADDRESS, else the one that runs on this machine, else one that is started here for the search."""
@@ -162,38 +160,37 @@ class SearchConfig(DataChoices, Choices):
                 f"({self.cache_folder}); choose another name"
             )
 
+    @property
+    def counted_workers(self) -> int:
+        """Those of a GPU that were asked for; 1 where it is measured how many pay, or nothing was said."""
+        return self.workers_per_gpu if isinstance(self.workers_per_gpu, int) else 1
+
     def _search_rules(self) -> Iterator[Rule]:
-        yield "trials", self.trials, "at least 1", self.trials >= 1
+        yield from at_least(1, trials=self.trials, cpu_workers=self.cpu_workers, steps=self.steps)
+        yield from at_least(1, batch_size=self.batch_size, validation_cases=self.validation_cases)
         yield "gpus", self.gpus, "0 or more, or all", self.gpus == "all" or self.gpus >= 0
         yield "seed", self.seed, "0 or more", self.seed >= 0
-        yield "cpu-workers", self.cpu_workers, "at least 1", self.cpu_workers is None or self.cpu_workers >= 1
         sharing = self.workers_per_gpu
-        yield "workers-per-gpu", sharing, "at least 1, or auto", sharing == "auto" or sharing >= 1
-        yield (
-            "workers-per-gpu",
-            sharing,
-            f"a count with --engine {self.engine}",
-            self.engine == "local" or sharing != "auto",
-        )
+        yield "workers-per-gpu", sharing, "at least 1, or auto", sharing in ("auto", None) or self.counted_workers >= 1
+        is_local = self.engine == "local"
+        yield "workers-per-gpu", sharing, f"a count with --engine {self.engine}", is_local or sharing != "auto"
         address, is_there = self.ray_address, self.ray_address is not None
         yield "ray-address", address, "given with --engine ray only", self.engine == "ray" or not is_there
         yield "ray-address", address, "HOST:PORT without a protocol", not (address and "://" in address)
+        rule = "given with --engine slurm only"
+        yield "slurm", " ".join(self.slurm), rule, self.engine == "slurm" or not self.slurm
         hours = self.max_hours
         yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
         yield "reseed", self.reseed, f"0 (none) to {MOST_SHARE:g}", 0 <= self.reseed <= MOST_SHARE
         yield "margin", self.margin, "at least 0 and less than 1 (Dice, such as 0.005)", 0 <= self.margin < 1
         window = self.deterministic
         yield "deterministic", window, "at least 1 (the largest number of workers)", window is None or window >= 1
-        yield "steps", self.steps, "at least 1", self.steps is None or self.steps >= 1
-        yield "batch-size", self.batch_size, "at least 1", self.batch_size is None or self.batch_size >= 1
         factor = self.width_factor
         yield "width-factor", factor, "above 0 and at most 1", factor is None or 0 < factor <= 1
         rate, weight = self.learning_rate, self.background_weight
         yield "learning-rate", rate, "above 0 and at most 1", rate is None or 0 < rate <= 1
         yield "background-weight", weight, "above 0 and at most 100", weight is None or 0 < weight <= 100
         yield "pilot-gain", self.pilot_gain, "0 or more", self.pilot_gain >= 0
-        n_cases = self.validation_cases
-        yield "validation-cases", n_cases, "at least 1", n_cases is None or n_cases >= 1
         yield "max-cost", self.max_cost, "at least 1 (the U-Net itself costs 1)", self.max_cost >= 1
 
     def design_space(self, n_levels: int) -> DesignSpace:

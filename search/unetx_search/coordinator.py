@@ -88,7 +88,8 @@ class Coordinator:
     """Runs a study to its total; implements the executor's Handler.
 
     ``study`` and ``mirror`` are those of ``records``, from which the first is filled here. ``proposals`` decide what is
-    trained. ``on_ranked`` is called with the ranking after each evaluation that changed it.
+    trained. ``on_ranked`` is called with the ranking after each evaluation that changed it, ``on_evaluated`` with every
+    evaluation before it is recorded, and the ranking of the others.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Coordinator:
         reporter: Reporter,
         options: RunOptions,
         on_ranked: Callable[[Ranking], None],
+        on_evaluated: Callable[[TrialRecord, Evaluation, Ranking], None] = lambda trial, evaluation, ranking: None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._records = records
@@ -112,6 +114,7 @@ class Coordinator:
         self._reporter = reporter
         self._options = options
         self._on_ranked = on_ranked
+        self._on_evaluated = on_evaluated
         self._clock = clock
         self._running: dict[int, _Unfinished] = {}
         self._to_rerun: deque[_Unfinished] = deque()
@@ -322,6 +325,7 @@ class Coordinator:
                 self._study.report(trial, point.step, point.score)
                 running.scores[point.step] = point.score
         finished = job_states.finished(running.trial, evaluation, worker, self._clock())
+        self._on_evaluated(finished, evaluation, self._ranking)
         self._records.finish(finished, evaluation)
         self._remove_checkpoint(trial)
         self._study.end(finished)

@@ -4,8 +4,8 @@ Annotations are not postponed, because SearchConfig inherits them into another m
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,6 +33,12 @@ def check_rules(rules: Iterable[Rule]) -> None:
     for name, value, rule, is_met in rules:
         if not is_met:
             raise RequestError(f"--{name} must be {rule}, got {value}")
+
+
+def at_least(least: float, **values: float | None) -> Iterator[Rule]:
+    """The rules of these flags, which are no smaller than that where they are given."""
+    for name, value in values.items():
+        yield name.replace("_", "-"), value, f"at least {least}", value is None or value >= least
 
 
 Data = Parameter(group="Data", negative=())
@@ -114,35 +120,22 @@ class DataChoices:
 
     def _rules(self) -> Iterable[Rule]:
         spacing, patch = self.spacing, self.patch
-        yield (
-            "spacing",
-            spacing,
-            "two or three lengths above 0",
-            spacing is None or (len(spacing) in (2, 3) and all(0 < mm < math.inf for mm in spacing)),
-        )
-        yield (
-            "patch",
-            patch,
-            "two or three whole numbers of at least 1",
-            patch is None or (len(patch) in (2, 3) and min(patch) >= 1),
-        )
+        are_lengths = spacing is None or (len(spacing) in (2, 3) and all(0 < mm < math.inf for mm in spacing))
+        yield "spacing", spacing, "two or three lengths above 0", are_lengths
+        are_sizes = patch is None or (len(patch) in (2, 3) and min(patch) >= 1)
+        yield "patch", patch, "two or three whole numbers of at least 1", are_sizes
         level = self.threshold
         yield "threshold", level, "a number", level is None or math.isfinite(level)
         names = [name.strip() for name in (self.several_masks or "union").split(",")]
         rule = "union, classes, or the names of the classes in the order in which they are drawn, like disc,cup"
         is_order = all(names) and len(set(names)) == len(names)
-        yield (
-            "several-masks",
-            self.several_masks,
-            rule,
-            is_order and (len(names) > 1 or names[0] in ("union", "classes")),
-        )
-        yield "levels", self.levels, "at least 2", self.levels is None or self.levels >= 2
-        yield "base-width", self.base_width, "at least 1", self.base_width is None or self.base_width >= 1
+        is_known = is_order and (len(names) > 1 or names[0] in ("union", "classes"))
+        yield "several-masks", self.several_masks, rule, is_known
+        yield from at_least(2, levels=self.levels, folds=self.folds)
+        yield from at_least(1, base_width=self.base_width)
         yield "memory-gib", self.memory_gib, "above 0", 0 < self.memory_gib < math.inf
         yield "seconds", self.seconds, "above 0", self.seconds is None or 0 < self.seconds < math.inf
         yield "split-seed", self.split_seed, "0 or more", self.split_seed >= 0
-        yield "folds", self.folds, "at least 2", self.folds is None or self.folds >= 2
         last = (self.folds or 1) - 1
         yield "fold", self.fold, f"from 0 to {last} (see --folds)", 0 <= self.fold <= last
 
@@ -155,24 +148,8 @@ class DataChoices:
         """The same for the preparation; ``machine`` is what will train."""
         from unetx_evaluators.tasks.options import TaskOptions
 
-        return TaskOptions(
-            dims=self.dims,
-            spacing=self.spacing,
-            normalisation=self.normalisation,
-            patch=self.patch,
-            levels=self.levels,
-            base_width=self.base_width,
-            memory_gib=self.memory_gib,
-            seconds=self.seconds,
-            machine=machine,
-            split_seed=self.split_seed,
-            folds=self.folds,
-            fold=self.fold,
-            group_by=self.group_by,
-            split=self.split,
-            pseudonyms=self.pseudonyms,
-            no_images=self.no_images,
-        )
+        shared = {one.name for one in fields(TaskOptions)} & {one.name for one in fields(DataChoices)}
+        return TaskOptions(machine=machine, **{name: getattr(self, name) for name in shared})
 
     def source(self) -> "Source":
         """The dataset, listed but not read; the demo where none is named. Raises DataError."""

@@ -9,6 +9,7 @@ from typing import Any
 from unetx_evaluators.evaluation import said_once
 from unetx_evaluators.pilot import Pilot
 from unetx_evaluators.tasks.examination import Basis, Examination
+from unetx_evaluators.tasks.fingerprint import coarsest_axis
 from unetx_evaluators.tasks.preprocessing import apply, in_mm
 from unetx_studies.sheet import (
     PARTS,
@@ -21,7 +22,6 @@ from unetx_studies.sheet import (
     Picture,
     PilotFacts,
     Training,
-    coarsest_axis,
     make_picture,
 )
 

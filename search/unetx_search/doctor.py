@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import TextWrapper, fill
 from typing import TYPE_CHECKING
@@ -28,9 +28,10 @@ from unetx_search.executors.slots import Slot, make_slots
 from unetx_search.gpu_check import HEADS, GpuFacts, Try, check_gpus
 from unetx_search.piloting import FOLDER, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
+from unetx_search.progress import say
 from unetx_search.settling import audit_choice, kept_pilot, moved_to, trained_on
 from unetx_space.errors import RequestError
-from unetx_space.files import write_whole
+from unetx_space.files import json_text, write_whole
 from unetx_studies.disk_full import full_disk_explained
 from unetx_studies.sheet import PARTS, DatasetFacts, PilotFacts, axis_ranges, number_words, sheet_html, size_words
 
@@ -201,7 +202,7 @@ def _write_sheet(sheet: Path, facts: DatasetFacts, found: Examination, choices: 
         write_whole(sheet, sheet_html(facts, drawn, why_no_pictures=why_not))
     except OSError as error:
         raise RequestError(f"--sheet {sheet} cannot be written: {error.strerror or error}") from error
-    console.print(f"picture sheet: {sheet}", markup=False, soft_wrap=True)
+    say(console, f"picture sheet: {sheet}")
 
 
 def _machine() -> dict[str, str]:
@@ -211,7 +212,16 @@ def _machine() -> dict[str, str]:
         "cores": str(usable_cores()),
         "free disk here": f"{disk.free / 2**30:.0f} GiB",
         "cpu": _cpu(),
+        "slurm": _slurm(),
     }
+
+
+def _slurm() -> str:
+    if find_spec("submitit") is None:
+        return 'submitit is missing; pip install "unetx-search[slurm]"' if shutil.which("sbatch") else "none"
+    from unetx_search.executors.slurm.queue import cluster_words
+
+    return cluster_words() or "none"
 
 
 def _cpu() -> str:
@@ -320,4 +330,4 @@ def _aligned(rows: Iterable[Sequence[str]]) -> str:
 
 def findings_json(findings: Findings) -> str:
     """The same facts."""
-    return json.dumps({**asdict(findings), "is_fit": findings.is_fit}, indent=2)
+    return json_text({**asdict(findings), "is_fit": findings.is_fit})

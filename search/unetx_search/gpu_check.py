@@ -19,6 +19,7 @@ from unetx_evaluators.evaluation import MEMORY_FRACTION
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.gpus import GpuState, gpu_states
 from unetx_search.executors.slots import Slot
+from unetx_search.progress import say
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def preflight(slots: Sequence[Slot], console: Console, *, try_gpus: Try | None =
     check_torch(slots)
     facts = check_gpus(slots, try_gpus=try_gpus)
     for warning in (warning for gpu in facts for warning in gpu.warnings):
-        console.print(f"Warning: {warning}", markup=False, soft_wrap=True)
+        say(console, f"Warning: {warning}")
     problems = [problem for gpu in facts for problem in gpu.problems]
     if problems:
         raise RequestError(

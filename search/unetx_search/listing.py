@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unetx_search.finals.report import kept_conclusion
 from unetx_search.status import read_status
 from unetx_space.errors import RequestError, UnetxError
+from unetx_space.files import json_text
 from unetx_studies.neighbours import studies_in
 
 
@@ -57,15 +57,14 @@ def listing_text(found: tuple[Listed, ...], out: Path) -> str:
     """A block a study."""
     if not found:
         return f"{out} holds no study"
-    return "\n".join(line for one in found for line in _lines(one))
-
-
-def _lines(one: Listed) -> list[str]:
-    best = "" if one.best_estimate is None else f", best Dice {one.best_estimate:.4f} (trial {one.best_trial})"
-    lines = [f"{one.name}: {one.n_finished} of {one.n_trials} trials{best}; {one.state}"]
-    return lines if one.finals is None else [*lines, f"  {one.finals}"]
+    lines = []
+    for one in found:
+        best = "" if one.best_estimate is None else f", best Dice {one.best_estimate:.4f} (trial {one.best_trial})"
+        lines.append(f"{one.name}: {one.n_finished} of {one.n_trials} trials{best}; {one.state}")
+        lines += [] if one.finals is None else [f"  {one.finals}"]
+    return "\n".join(lines)
 
 
 def listing_json(found: tuple[Listed, ...]) -> str:
     """The same for machines."""
-    return json.dumps([asdict(one) for one in found], indent=2)
+    return json_text([asdict(one) for one in found])

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,6 +17,7 @@ from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.pilot import Limits, Pilot, PilotJob, settle
 from unetx_evaluators.tasks.cache import read_json, usable
 from unetx_search.executors.base import Job, failed_evaluation
+from unetx_search.progress import say
 from unetx_space.architecture import Architecture
 from unetx_space.errors import Interrupted, UnetxError
 from unetx_space.files import write_whole
@@ -102,7 +102,10 @@ class _Pilot:
         self._console = console
 
     def run(self, budget: Budget, limits: Limits) -> Pilot:
-        self._say("pilot: short trainings of the U-Net settle how this dataset is trained (once; --no-pilot spares it)")
+        say(
+            self._console,
+            "pilot: short trainings of the U-Net settle how this dataset is trained (once; --no-pilot spares it)",
+        )
         rounds, is_any_complete = settle(budget, limits), False
         try:
             jobs = next(rounds)
@@ -113,12 +116,12 @@ class _Pilot:
                 if not is_any_complete:
                     raise PilotFailed(_why_failed(jobs[0], answers[0]))
                 for job, answer in zip(jobs, answers, strict=True):
-                    self._say(f"  {job.words}: {_told(answer)}")
+                    say(self._console, f"  {job.words}: {_told(answer)}")
                 jobs = rounds.send(answers)
         except StopIteration as end:
             pilot: Pilot = end.value
         for reason in pilot.reasons.values():
-            self._say(f"  {reason}")
+            say(self._console, f"  {reason}")
         return pilot
 
     def _answered(self, jobs: Sequence[PilotJob], bar: RoundBar) -> list[Evaluation]:
@@ -136,9 +139,6 @@ class _Pilot:
                 ]
                 answers |= Answers(bar).of(executor, jobs_there)
         return [answers[n] for n in range(len(jobs))]
-
-    def _say(self, words: str) -> None:
-        self._console.print(words, markup=False, soft_wrap=True)
 
 
 class RoundBar:
@@ -158,9 +158,7 @@ class RoundBar:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._progress.stop()
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(

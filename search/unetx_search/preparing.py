@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,6 +15,7 @@ from unetx_evaluators.tasks.examination import Request
 from unetx_evaluators.tasks.groups import groups_of
 from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.tasks.split_file import check_splits, write_splits
+from unetx_search.progress import say
 from unetx_space.errors import Interrupted
 from unetx_space.files import write_whole
 from unetx_studies.sheet import size_words
@@ -32,6 +32,8 @@ SPLITS = "splits.json"
 """Beside a study: the split it began with, by the names of its cases."""
 TASK = "task.json"
 """Beside a study: its task without the arrays, so that the study can be read when the cache is gone."""
+ARRAYS = "arrays"
+"""In it: where the arrays were."""
 
 
 class PreparationBars:
@@ -50,9 +52,7 @@ class PreparationBars:
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._bars.stop()
         if isinstance(error, KeyboardInterrupt) and self._phase is not None:
             done = f"{self._n_done} of {self._n_cases} cases done"
@@ -64,7 +64,7 @@ class PreparationBars:
         return "nothing was written; run the same command again"
 
     def on_wait(self, folder: Path) -> None:
-        self._say(f"another process prepares the same data in {folder}; waiting for it")
+        say(self._console, f"another process prepares the same data in {folder}; waiting for it")
 
     def on_phase(self, phase: Phase, n_cases: int) -> None:
         if self._bar is not None:
@@ -72,7 +72,7 @@ class PreparationBars:
         self._bar = self._bars.add_task(f"{phase} {self._name}", total=n_cases)
         self._phase, self._n_cases, self._n_done = phase, n_cases, 0
         if not self._console.is_terminal:
-            self._say(f"{phase} {n_cases} cases of {self._name}")
+            say(self._console, f"{phase} {n_cases} cases of {self._name}")
 
     def on_case(self) -> None:
         self._n_done += 1
@@ -80,10 +80,9 @@ class PreparationBars:
             self._bars.advance(self._bar)
 
     def on_size(self, n_bytes: int, free_bytes: int) -> None:
-        self._say(f"the prepared arrays take {size_words(n_bytes)}; the disk has {size_words(free_bytes)} free")
-
-    def _say(self, words: str) -> None:
-        self._console.print(words, markup=False, soft_wrap=True)
+        say(
+            self._console, f"the prepared arrays take {size_words(n_bytes)}; the disk has {size_words(free_bytes)} free"
+        )
 
 
 def prepared_task(study: Path, source: Source, cache: Path, options: TaskOptions, console: Console) -> Task:
@@ -102,7 +101,7 @@ def keep_beside(study: Path, task: Task) -> None:
     """Write the split, once and for all, and the description. Raises RequestError when the split is another."""
     study.mkdir(parents=True, exist_ok=True)
     write_splits(study / SPLITS, task.splits)
-    write_whole(study / TASK, json.dumps(task.to_json(), indent=2) + "\n")
+    write_whole(study / TASK, json.dumps({**task.to_json(), ARRAYS: str(task.folder.absolute())}, indent=2) + "\n")
 
 
 def case_groups(source: Source, choices: DataChoices) -> dict[str, str]:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
@@ -39,9 +38,7 @@ class Display(Reporter, Protocol):
     def __enter__(self) -> Self:
         """Begin to show."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the terminal as it was."""
 
 
@@ -122,9 +119,7 @@ class LineReporter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
     def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None:
@@ -191,9 +186,7 @@ class LiveReporter(LineReporter):
         self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def _panel(self) -> RenderableType:
@@ -219,9 +212,7 @@ class Steps:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._clock.stop()
         self._over.set()
 
@@ -232,14 +223,16 @@ class Steps:
             self._clock.remove_task(task)
         self._clock.add_task(step)
         if not self._console.is_terminal:
-            self._say(step)
+            say(self._console, step)
 
     def _show_life(self) -> None:
         while not self._over.wait(self._every_s):
-            self._say(f"{self._step}: {duration(time.monotonic() - self._began)} so far")
+            say(self._console, f"{self._step}: {duration(time.monotonic() - self._began)} so far")
 
-    def _say(self, words: str) -> None:
-        self._console.print(words, markup=False, soft_wrap=True)
+
+def say(console: Console, words: str) -> None:
+    """A line as it is, however long, for it may be copied."""
+    console.print(words, markup=False, soft_wrap=True)
 
 
 def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, standing: Standing) -> Text:

@@ -8,16 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unetx_evaluators.tasks.task import Task
 from unetx_search.cheapest import COSTS, CostOf
 from unetx_search.config import read_begun, read_request
+from unetx_search.explain import EXPLAIN
 from unetx_search.finals.config import FINALS, REFERENCE
 from unetx_search.finals.report import VERDICT
-from unetx_search.preparing import TASK
+from unetx_search.preparing import ARRAYS, TASK
 from unetx_search.run import REQUEST, SETTINGS
 from unetx_search.status import Status, read_status
+from unetx_search.study_pictures import predictions_file
 from unetx_space import Architecture, training_memory
 from unetx_space.canonical import canonical
 from unetx_space.files import read_object
+from unetx_studies.overlays import read_predictions
 from unetx_studies.ranking import Ranked, Ranking, preset_key
 from unetx_studies.report import numbers
 from unetx_studies.store import Records, find_location, open_store
@@ -25,7 +29,17 @@ from unetx_studies.verdict import case_means
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CaseScore, CurvePoint
+    from unetx_evaluators.views import Prediction
     from unetx_space.genome import Genome
+
+
+@dataclass(frozen=True, slots=True)
+class Pictured:
+    """What one training of a design found on cases."""
+
+    trial: int
+    predictions: Mapping[str, Prediction]
+    dice: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -39,10 +53,16 @@ class ReportedStudy:
     curves: Mapping[int, Sequence[CurvePoint]]
     cases: Mapping[str, Mapping[str, float]]
     """Mean Dice by case, of the best design and U-Net, over their seeds."""
+    pictured: Mapping[str, Pictured]
+    """Of the same, where predictions were kept."""
     insights: Mapping[int, Mapping[str, Any]]
+    explained: Mapping[str, Mapping[str, Any]]
+    """What ``unetx-search explain`` found, by the designs' names."""
     costs: Mapping[str, float]
     cost_by: str
     task: Mapping[str, Any]
+    prepared: Task | None
+    """The same with its arrays, where they are still there and images may be shown."""
     settings: Mapping[str, Any]
     verdict: Mapping[str, Any] | None
 
@@ -90,11 +110,13 @@ def read_reported(folder: Path) -> ReportedStudy:
         reference = preset_key(status.trials, REFERENCE)
         told = [one for one in (ranking.best, ranking.get(reference)) if one is not None]
         cases = {one.key: _mean_by_case([records.case_scores(trial.number) for trial in one.trials]) for one in told}
+        pictured = {one.key: seen for one in told if (seen := _pictured(folder, records, one)) is not None}
         insights = {one.number: records.insight(one.number) or {} for one in told}
         curves = records.curves()
     settings = read_begun(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
     by = read_request(folder / REQUEST).cheap_by if (folder / REQUEST).exists() else "macs"
     patch = tuple(settings["task"]["patch"]) if settings else ()
+    task = read_object(folder / TASK, {}, "the next run of the study writes it") if (folder / TASK).exists() else {}
     cost_of = CostOf(by, lambda key: training_memory(architectures[key], patch))
     return ReportedStudy(
         status=status,
@@ -103,10 +125,17 @@ def read_reported(folder: Path) -> ReportedStudy:
         reference=reference,
         curves=curves,
         cases=cases,
+        pictured=pictured,
         insights=insights,
+        explained={
+            "U-Net" if one.key == reference else f"trial {one.number}": explanation
+            for one in told
+            if (explanation := _explained(folder, one.number)) is not None
+        },
         costs={one.key: float(cost_of(one.first)) for one in ranking.designs},
         cost_by=COSTS[by],
-        task=read_object(folder / TASK, {}, "the next run of the study writes it") if (folder / TASK).exists() else {},
+        task=task,
+        prepared=_prepared(task),
         settings=settings,
         verdict=_verdict(folder),
     )
@@ -118,6 +147,26 @@ def _mean_by_case(trainings: Sequence[Sequence[CaseScore]]) -> dict[str, float]:
         for case, dice in case_means(scores).items():
             found.setdefault(case, []).append(dice)
     return {case: sum(values) / len(values) for case, values in found.items()}
+
+
+def _pictured(folder: Path, records: Records, one: Ranked) -> Pictured | None:
+    """Of the first training whose predictions were kept."""
+    for trial in one.trials:
+        if predictions := read_predictions(predictions_file(folder, trial.number)):
+            return Pictured(trial.number, predictions, case_means(records.case_scores(trial.number)))
+    return None
+
+
+def _prepared(data: Mapping[str, Any]) -> Task | None:
+    arrays = Path(str(data.get(ARRAYS, "")))
+    if ARRAYS not in data or data["no_images"] or not arrays.is_dir():
+        return None
+    return Task.from_json(arrays, data)
+
+
+def _explained(folder: Path, number: int) -> Mapping[str, Any] | None:
+    path = folder / EXPLAIN / f"trial-{number}" / "explain.json"
+    return read_object(path, {"skips": list}, "run unetx-search explain again") if path.exists() else None
 
 
 def _verdict(folder: Path) -> Mapping[str, Any] | None:

@@ -14,15 +14,18 @@ from unetx_search.caution import caution
 from unetx_search.cheapest import cheapest_words
 from unetx_search.finals.config import REFERENCE
 from unetx_search.progress import duration
+from unetx_search.reported_cases import shown_cases
+from unetx_search.reported_insight import insight_sections
 from unetx_search.reported_study import ReportedStudy, read_reported
 from unetx_space import Architecture, RequestError, encoder
 from unetx_space.canonical import canonical
 from unetx_space.files import write_whole
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS
-from unetx_studies.drawing import Numbers, to_svg
+from unetx_studies.drawing import Numbers, differences, to_svg, to_svgs
 from unetx_studies.evidence import evidence
 from unetx_studies.ranking import Ranked, outcome_counts
 from unetx_studies.report import figures, numbers
+from unetx_studies.report.cases import ShownCase
 from unetx_studies.report.page import Page, Section, Table, page_html
 
 if TYPE_CHECKING:
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 """Of a study, in its folder; CSV and JSON of the same name lie beside it."""
 MOST_THUMBNAILS = 60
-MARKED_PX = 4.5
-"""Width of the wires that U-Net does not have."""
 THICKEST_PX = 7.0
 """Of a skip that all of the best designs have."""
 
@@ -56,14 +57,18 @@ def _page(study: ReportedStudy) -> Page:
     words = [line.strip() for line in caution(shown) if line.strip()]
     sentence = study.verdict["conclusion"] if study.verdict else _closing(words)
     front = numbers.pareto_front(study.designs, study.costs)
+    cases = shown_cases(study)
     thumbs = {one.key: one for one in (*front, *study.designs[:MOST_THUMBNAILS])}.values()
     return Page(
         title=study.status.study,
         sentence=sentence or "No trial is complete yet.",
         facts=_head_facts(study),
         drawings=_winner_drawings(study),
+        differences=_winner_differences(study),
+        worst=[cases[0].only_first()] if cases else [],
+        classes=list(study.task.get("classes", ())),
         limits=list(study.verdict["limits"]) if study.verdict else [],
-        sections=[*_result_sections(study, front), *_design_sections(study), *_record_sections(study, words)],
+        sections=[*_result_sections(study, front, cases), *_design_sections(study), *_record_sections(study, words)],
         thumbnails={one.key: to_svg(_named(study, one)) for one in list(thumbs)[: 2 * MOST_THUMBNAILS]},
     )
 
@@ -103,24 +108,20 @@ def _worst_case(study: ReportedStudy) -> tuple[str, float, str] | None:
 def _winner_drawings(study: ReportedStudy) -> dict[str, str]:
     if study.best is None:
         return {}
-    best, genomes = study.best, study.genomes
-    found = {}
+    best = study.best
     if study.unet is not None and study.unet.key != best.key:
-        plain = {(source, node.ref) for node in genomes[study.unet.key].nodes for source in node.sources}
-        more = {
-            (source, node.ref): MARKED_PX
-            for node in genomes[best.key].nodes
-            for source in node.sources
-            if (source, node.ref) not in plain
-        }
-        marked = Numbers({}, more, {}, "", ("Thick: skips that U-Net does not have.",))
-        found[f"{study.name(best)}, the best by its estimate"] = to_svg(_named(study, best), marked)
-        found["U-Net"] = to_svg(_named(study, study.unet))
-    else:
-        found[f"{study.name(best)}, the best by its estimate"] = to_svg(_named(study, best))
-        for one in [one for one in study.designs if one.key != best.key][:1]:
-            found[f"{study.name(one)}, the next"] = to_svg(_named(study, one))
+        told, plain = to_svgs(_named(study, best), _named(study, study.unet))
+        return {f"{study.name(best)}, the best by its estimate": told, "U-Net": plain}
+    found = {f"{study.name(best)}, the best by its estimate": to_svg(_named(study, best))}
+    for one in [one for one in study.designs if one.key != best.key][:1]:
+        found[f"{study.name(one)}, the next"] = to_svg(_named(study, one))
     return found
+
+
+def _winner_differences(study: ReportedStudy) -> list[str]:
+    if study.best is None or study.unet is None or study.best.key == study.unet.key:
+        return []
+    return differences(study.architectures[study.best.key], study.architectures[study.unet.key])
 
 
 def _named(study: ReportedStudy, one: Ranked) -> Architecture:
@@ -130,7 +131,7 @@ def _named(study: ReportedStudy, one: Ranked) -> Architecture:
     return replace(study.architectures[one.key], provenance={"study": study.status.study, "trial": one.number, **where})
 
 
-def _result_sections(study: ReportedStudy, front: Sequence[Ranked]) -> list[Section]:
+def _result_sections(study: ReportedStudy, front: Sequence[Ranked], cases: Sequence[ShownCase]) -> list[Section]:
     if not study.designs:
         return []
     names = {one.key: study.name(one) for one in study.designs}
@@ -155,7 +156,7 @@ def _result_sections(study: ReportedStudy, front: Sequence[Ranked]) -> list[Sect
             "The highest single score is partly luck; the estimate takes account of that.",
             figures.progress_figure(study.progress),
         ),
-        _cases_section(study),
+        _cases_section(study, cases),
         _curves_section(study),
     ]
     return sections
@@ -195,7 +196,7 @@ def _ranking_table(study: ReportedStudy) -> Table:
     return heads, rows
 
 
-def _cases_section(study: ReportedStudy) -> Section:
+def _cases_section(study: ReportedStudy, shown_cases: Sequence[ShownCase]) -> Section:
     best, unet = study.best, study.unet
     if best is None or not study.cases.get(best.key):
         return Section("Cases", "")
@@ -211,8 +212,17 @@ def _cases_section(study: ReportedStudy) -> Section:
     note = "Validation cases by the Dice of the best design, the worst first" + (
         "; between the sixth and the sixth from the end some are left out." if len(ordered) > 12 else "."
     )
+    note += " A picture is of one training; its Dice, too." if shown_cases else f" {_why_no_pictures(study)}"
     heads = ("case", study.name(best), *(("U-Net", "difference") if other else ()))
-    return Section("Cases", note, table=(heads, rows))
+    return Section("Cases", note, cases=shown_cases, table=(heads, rows))
+
+
+def _why_no_pictures(study: ReportedStudy) -> str:
+    if study.task.get("no_images"):
+        return "No pictures, as --no-images asks."
+    if study.prepared is None:
+        return "No pictures: the prepared cases are not in the cache any more."
+    return "No pictures: no prediction of the best design was kept."
 
 
 def _curves_section(study: ReportedStudy) -> Section:
@@ -254,7 +264,7 @@ def _design_sections(study: ReportedStudy) -> list[Section]:
             "Operators", "Share of decoder nodes, among the best third of the designs and among all.",
             table=(("kind", "operator", "best third", "all"), rows), is_folded=True,
         ),
-        _insight_section(study),
+        *insight_sections(study),
     ]  # fmt: skip
 
 
@@ -286,26 +296,6 @@ def _skip_map(study: ReportedStudy) -> Section:
         "share of the best third of the designs that have each skip",
     )
     return Section(title, "", drawings={title: to_svg(drawn, numbers_on)}, table=(heads, rows), is_folded=True)
-
-
-def _insight_section(study: ReportedStudy) -> Section:
-    """Gradients by stage and the likeness of each skip to what the decoder has, as far as they were noted."""
-    rows: list[Sequence[str]] = []
-    for what, one in (("best", study.best), ("U-Net", study.unet)):
-        insight = study.insights.get(one.number, {}) if one is not None else {}
-        for step, stages in (insight.get("gradients") or {}).items():
-            rows += [(what, f"gradient of {stage['stage']} at step {step}", _number(stage["norm"])) for stage in stages]
-        rows += [
-            (what, f"{skip['source']} to {skip['node']}: likeness to the decoder's map (CKA)", _number(skip["cka"]))
-            for skip in insight.get("similarities") or ()
-        ]
-    note = "Gradient norms by stage, and redundancy: CKA near 1 says that the decoder has it already."
-    return Section("Gradients and redundancy", note, table=(("design", "what", "value"), rows) if rows else None,
-                   is_folded=True)  # fmt: skip
-
-
-def _number(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.3g}"
 
 
 def _record_sections(study: ReportedStudy, words: Sequence[str]) -> list[Section]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 
 from unetx_evaluators.tasks.cache import using
-from unetx_search.best import WinnerFiles, whereabouts
+from unetx_search.best import WinnerFiles
 from unetx_search.cheapest import Cheapest, CostOf
 from unetx_search.config import SearchConfig, check_stated, keep_request, read_begun
 from unetx_search.coordinator import Coordinator, RunOptions
@@ -29,10 +29,10 @@ from unetx_search.samplers.constrained_sampler import ConstrainedSampler
 from unetx_search.samplers.registry import SAMPLERS
 from unetx_search.settling import Asked, asked, audited
 from unetx_search.sharing.measurement import slots_that_pay
+from unetx_search.study_pictures import StudyPictures
 from unetx_search.study_session import Claim, claimed, graceful_shutdown, tell_of
 from unetx_search.study_setup import StudySetup
 from unetx_space import training_memory
-from unetx_studies.artifacts import attach_drawing
 from unetx_studies.ranking import Ranked, Ranking, preset_key
 from unetx_studies.store import (
     Lease,
@@ -49,14 +49,12 @@ from unetx_studies.store import (
 )
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial
     from rich.console import Console
 
     from unetx_evaluators.evaluation import Evaluator
     from unetx_evaluators.tasks import Source, Task
     from unetx_search.executors.base import Executor
     from unetx_search.samplers.constrained_sampler import SamplerOf
-    from unetx_space.architecture import Architecture
     from unetx_studies.store import TrialRecord
 
 CLOSE_WITHIN_S = 3.0
@@ -108,11 +106,12 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What takes the place of the trainer, of the data and of the sampler."""
+    """What takes the place of the trainer, of the data and of the sampler; and who draws the study's figures."""
 
     evaluator: Evaluator | None
     source: Source | None
     sampler_of: SamplerOf | None
+    plot: Callable[[Path], None]
 
 
 def search(
@@ -123,11 +122,13 @@ def search(
     evaluator: Evaluator | None = None,
     source: Source | None = None,
     sampler_of: SamplerOf | None = None,
+    plot: Callable[[Path], None] = lambda folder: None,
 ) -> Summary:
     """Run or continue the study of ``config`` and say what it came to.
 
     ``source`` and ``sampler_of`` take the place of the data and the sampler that ``config`` names; ``probe`` and
-    ``evaluator`` that of the machine and the trainer in tests. Raises RequestError when the request cannot be met, and
+    ``evaluator`` that of the machine and the trainer in tests. ``plot`` is called with the study's folder now and then,
+    to draw its figures. Raises RequestError when the request cannot be met, and
     then has written nothing but finished cases into the cache; SearchFailed when the work is hopeless.
     """
     with open_engine(config, probe=probe) as engine:
@@ -142,7 +143,7 @@ def search(
         with no_empty_folders(config.cache_folder), full_disk_explained(config.folder):
             # A study that has begun is looked at before it is claimed, so that a refusal leaves no trace in it.
             has_begun = (config.folder / SETTINGS).exists()
-            given = _Given(evaluator, source, sampler_of)
+            given = _Given(evaluator, source, sampler_of, plot)
             found = _agreed(config, location, engine, slots, console, given) if has_begun else None
             run = replace(new_run(location.study or config.study_name, n_trials=config.trials), started_at=began_at)
             with claimed(location, run, console) as claim:
@@ -198,15 +199,12 @@ def _search(
     setup = StudySetup(task.backbone(), task.patch, found.space, found.budget, config.seed, config.max_cost)
     records = Records(claim.store, name, claim.lease)
 
-    def attach(trial: Trial, record: TrialRecord, architecture: Architecture) -> None:
-        provenance = whereabouts(name, record.number, task)
-        attach_drawing(trial, replace(architecture, provenance=provenance), config.folder)
-
+    pictures = StudyPictures(config.folder, name, task, records, partial(given.plot, config.folder))
     cost_of = CostOf(config.cheap_by, lambda key: training_memory(records.architecture(key), task.patch))
     reference = setup.u_net_key
     winners = WinnerFiles(config.folder, name, records, task, reference, config.cheap_by, config.margin, cost_of)
 
-    with using(task), OptunaMirror(claim.store, name, records, setup.genes, attach=attach) as mirror:
+    with using(task), OptunaMirror(claim.store, name, records, setup.genes, attach=pictures.attach) as mirror:
         done = records.trials(finished_only=True)
         n_missing = config.trials - len(done)
         was_stopped = ran_out_of_time = False
@@ -215,12 +213,12 @@ def _search(
             def evaluator_of(slots: Sequence[Slot]) -> Evaluator:
                 return given.evaluator or proxy_evaluator(slots)
 
-            if config.workers_per_gpu == "auto":
+            if not isinstance(config.workers_per_gpu, int):
                 with heartbeats(claim.store.url, claim.lease.run):
                     slots = slots_that_pay(config, slots, evaluator_of, task, setup, n_missing, console)
             with engine.executor(evaluator_of(slots), task, slots) as executor:
                 coordinator = _coordinated(
-                    config, claim, setup, records, done, mirror, executor, winners, console, given.sampler_of
+                    config, claim, setup, records, done, mirror, executor, winners, pictures, console, given.sampler_of
                 )
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
                 executor.close(timeout_s=CLOSE_WITHIN_S)
@@ -256,6 +254,7 @@ def _coordinated(
     mirror: OptunaMirror,
     executor: Executor,
     winners: WinnerFiles,
+    pictures: StudyPictures,
     console: Console,
     sampler_of: SamplerOf | None,
 ) -> Coordinator:
@@ -290,6 +289,7 @@ def _coordinated(
             diagnosis=config.diagnosis,
         ),
         on_ranked=winners.follow,
+        on_evaluated=pictures.keep,
     )
     with screen, graceful_shutdown(coordinator, executor, console):
         coordinator.run()

@@ -36,16 +36,15 @@ class _NarrowedStorage(InMemoryStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        trials = super().get_all_trials(study_id, deepcopy, states)
-        shown = (trial for trial in trials if self.up_to is None or trial.number <= self.up_to)
-        return [self._with_estimate(trial) for trial in shown if trial.number not in self.replicates]
-
-    def _with_estimate(self, trial: FrozenTrial) -> FrozenTrial:
-        if trial.number not in self.estimates:
-            return trial
-        estimated = copy(trial)
-        estimated.value = self.estimates[trial.number]
-        return estimated
+        shown = []
+        for trial in super().get_all_trials(study_id, deepcopy, states):
+            if trial.number in self.replicates or (self.up_to is not None and trial.number > self.up_to):
+                continue
+            if trial.number in self.estimates:
+                trial = copy(trial)
+                trial.value = self.estimates[trial.number]
+            shown.append(trial)
+        return shown
 
 
 class SamplerStudy:

@@ -17,6 +17,7 @@ from unetx_search.audit.recommendation import AuditFile, Recommendation
 from unetx_search.config import SearchConfig, Settled
 from unetx_search.piloting import ExecutorOf, PilotFile, piloted
 from unetx_search.preparing import prepared_task
+from unetx_search.progress import say
 from unetx_search.pruners import with_rungs_for
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ def audited(config: SearchConfig, found: Asked, console: Console) -> Asked:
     kept = None if config.steps is not None else AuditFile.of(found.task, found.budget).read()
     if kept is None or kept.steps is None:
         return found
-    console.print(
-        f"steps by the audit of this dataset (--steps N overrides): {kept.reason}", markup=False, soft_wrap=True
-    )
+    say(console, f"steps by the audit of this dataset (--steps N overrides): {kept.reason}")
     budget = with_rungs_for(config.pruner, with_steps(found.budget, kept.steps))
     task = replace(found.task, choices={**found.task.choices, **audit_choice(kept)})
     return replace(found, task=task, budget=budget, settled=replace(found.settled, budget=asdict(budget)))

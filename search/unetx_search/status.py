@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
 
 from unetx_search.caution import evidence_facts, spread_lines
 from unetx_search.cheapest import cheapest_words
@@ -22,6 +17,7 @@ from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
 from unetx_search.summary import best_facts
 from unetx_space.documents import load
 from unetx_space.errors import RequestError
+from unetx_space.files import json_text
 from unetx_studies.evidence import evidence
 from unetx_studies.neighbours import CHEAPEST
 from unetx_studies.ranking import Ranked, Ranking, outcome_counts
@@ -37,8 +33,6 @@ from unetx_studies.store import (
     find_location,
     open_store,
 )
-
-WATCH_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +159,14 @@ def status_text(status: Status) -> str:
     return "\n".join(lines)
 
 
+def status_line(status: Status) -> str:
+    """How far the study is and who leads, in a line."""
+    best = status.best
+    leads = "" if best is None else f", best trial {best.number}: Dice {best.estimate:.4f} +- {best.standard_error:.4f}"
+    at_work = ", ".join(f"{worker.trial} (step {worker.step})" for worker in status.workers.values())
+    return f"{len(status.evaluations)} of {status.n_trials} trials{leads}{f', in work {at_work}' if at_work else ''}"
+
+
 def _eager_lines(evaluations: Iterable[TrialRecord]) -> Iterator[str]:
     """How many trainings on GPUs ran their steps one by one, and why most did; nothing where none did."""
     seen = _steps_run_as(evaluations)
@@ -257,19 +259,4 @@ def status_json(status: Status) -> str:
         "jobs": _jobs(status),
         "decisions": [{"trial": t.number, "origin": str(t.origin), "reason": t.why} for t in status.trials],
     }
-    return json.dumps(facts, indent=2, allow_nan=False)
-
-
-def watch(folder: Path, console: Console, *, sleep: Callable[[float], None] = time.sleep) -> Status:
-    """Show the status anew every two seconds until the run ends; the last one."""
-    status = read_status(folder)
-
-    def shown() -> RenderableType:
-        return Group(*status_text(status).splitlines())
-
-    with Live(get_renderable=shown, console=console, auto_refresh=False, transient=True) as live:
-        while status.is_running:
-            live.refresh()
-            sleep(WATCH_EVERY_S)
-            status = read_status(folder)
-    return status
+    return json_text(facts)

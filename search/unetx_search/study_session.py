@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from unetx_search.progress import say
 from unetx_studies.store import (
     DATABASE,
     HeldLease,
@@ -50,7 +51,7 @@ def claimed(location: StudyLocation, run: RunRecord, console: Console) -> Iterat
     """Hold the study; remove the folders that this made, when it ends in an error before the study was settled."""
     folder, claim = location.folder, None
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    patience = Patience(WAIT_S, tell=lambda words: console.print(words, markup=False, soft_wrap=True))
+    patience = Patience(WAIT_S, tell=lambda words: say(console, words))
     try:
         with (
             open_store(location.url, create=True, patience=patience) as store,
@@ -74,11 +75,10 @@ def claimed(location: StudyLocation, run: RunRecord, console: Console) -> Iterat
 
 def tell_of(location: StudyLocation, asked_for: str, console: Console) -> None:
     if location.study != asked_for:
-        told = f"{location.folder} holds the study {location.study!r}, which goes on under its own name"
-        console.print(told, markup=False, soft_wrap=True)
+        say(console, f"{location.folder} holds the study {location.study!r}, which goes on under its own name")
     elif not location.is_on_server and (location.folder / DATABASE).exists() and not is_begun(location):
-        told = f"{location.folder / DATABASE} is empty, as a start that was killed leaves it; the study begins in it"
-        console.print(told, markup=False, soft_wrap=True)
+        database = location.folder / DATABASE
+        say(console, f"{database} is empty, as a start that was killed leaves it; the study begins in it")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +18,10 @@ from unetx_space.cost import cost
 from unetx_space.design_space import DesignSpace, description
 from unetx_space.documents import load
 from unetx_space.errors import RequestError, command, unknown_name
-from unetx_space.files import write_whole
+from unetx_space.files import json_text, write_whole
 from unetx_space.presets import PRESETS
-from unetx_studies.drawing import to_svg, to_text
+from unetx_studies.drawing import differences, side_by_side, to_svg, to_text
+from unetx_studies.drawing.captions import by, captions, title
 from unetx_studies.evidence import evidence
 from unetx_studies.neighbours import BEST, CHEAPEST, with_hint
 from unetx_studies.ranking import outcome_counts
@@ -121,7 +121,7 @@ def _where_to_go(summary: Summary) -> list[str]:
 def summary_json(summary: Summary) -> str:
     """The facts of ``summary_text`` and every evaluation."""
     best = summary.best
-    return _dumps(
+    return json_text(
         {
             "study": summary.study,
             "folder": str(summary.folder),
@@ -220,20 +220,54 @@ def architecture_text(architecture: Architecture, *, ascii: bool = False) -> str
 
 def architecture_json(architecture: Architecture) -> str:
     """Costs and the document itself."""
-    return _dumps({**_facts(architecture), "architecture": architecture.to_json()})
+    return json_text({**_facts(architecture), "architecture": architecture.to_json()})
 
 
-def write_svg(architecture: Architecture, target: Path) -> None:
-    """The drawing as a file. Raises RequestError when it cannot be written."""
+def difference_text(one: Architecture, other: Architecture) -> str:
+    """Worth and costs of both, and what is otherwise in the first."""
+    words = differences(one, other) or ["nothing: both are the same design"]
+    lines = [f"  {name}: {' · '.join(captions(design))}" for name, design in ((title(one), one), (title(other), other))]
+    return "\n".join([*lines, "", "What differs in the first:", *(f"  {told}" for told in words)])
+
+
+def difference_json(one: Architecture, other: Architecture) -> str:
+    """Costs and documents of both, and what is otherwise in the first."""
+    both = [{**_facts(design), "architecture": design.to_json()} for design in (one, other)]
+    return json_text({"one": both[0], "other": both[1], "differences": differences(one, other)})
+
+
+def write_svg(architecture: Architecture, target: Path, other: Architecture | None = None) -> None:
+    """The drawing as a file, or two side by side. Raises RequestError when it cannot be written."""
+    _write(target, to_svg(architecture) if other is None else side_by_side(architecture, other))
+
+
+def write_html(architecture: Architecture, target: Path, other: Architecture | None = None) -> None:
+    """The drawing as a page that tells of each part it is pointed at, or two. Raises RequestError when it cannot be
+    written."""
+    from unetx_studies.drawing.interactive import part_rows, to_figure
+    from unetx_studies.report.page import Page, Section, page_html
+
+    sections = []
+    for design in (architecture, *([other] if other else [])):
+        patch = design.searched_patch or USUAL_PATCH[design.backbone.dims]
+        note = f"Of one patch of {by(patch)}: point at a part, or look into the table."
+        table = ("part", "parameters", "multiply-adds", "kept for training"), part_rows(design, patch)
+        sections.append(Section(title(design), note, to_figure(design, patch), table=table, is_folded=True))
+    words = differences(architecture, other) if other else []
+    page = Page(title(architecture), " · ".join(captions(architecture)), sections=sections, differences=words)
+    _write(target, page_html(page))
+
+
+def _write(target: Path, content: str) -> None:
     try:
-        write_whole(target, to_svg(architecture))
+        write_whole(target, content)
     except OSError as error:
         raise RequestError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def space_json(space: DesignSpace) -> str:
     """What a space holds."""
-    return _dumps(description(space))
+    return json_text(description(space))
 
 
 def presets_text() -> str:
@@ -245,13 +279,9 @@ def presets_text() -> str:
 
 def presets_json() -> str:
     """Every preset with its genome for five levels."""
-    return _dumps(
+    return json_text(
         [
             {"name": p.name, "title": p.title, "paper": p.paper, "genome_of_5_levels": p.genome(5).to_json()}
             for p in PRESETS.values()
         ]
     )
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, indent=2, allow_nan=False)

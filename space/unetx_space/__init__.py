@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone, isotropic_backbone
-from unetx_space.canonical import canonical, canonical_names, key
+from unetx_space.canonical import canonical, key
 from unetx_space.cost import Cost, cost
 from unetx_space.design_space import (
     SPACES,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NO_ATTENTION", "PRESETS", "SPACES", "Architecture", "Attention", "Backbone", "Cost", "DecoderNode",
     "DesignSpace", "DocumentError", "Fault", "Genome", "Interrupted", "Preset", "Relation", "RequestError",
-    "SpaceName", "StageRef", "UnetxError", "adapted", "build", "canonical", "canonical_names", "command", "cost",
+    "SpaceName", "StageRef", "UnetxError", "adapted", "build", "canonical", "command", "cost",
     "decoder", "describe", "description", "design_space", "encoder", "faults", "isotropic_backbone", "key",
     "load", "loads", "n_designs", "narrowed", "preset", "read_object", "relation", "training_memory",
     "unknown_name", "write_whole", "written_whole",

@@ -26,11 +26,6 @@ def canonical(genome: Genome) -> Genome:
     return Genome(tuple(sorted(nodes.values(), key=lambda node: (-node.ref.level, node.ref.column))))
 
 
-def canonical_names(genome: Genome) -> dict[StageRef, StageRef]:
-    """What the canonical spelling calls each live decoder node: the way from one twin's weights to another's."""
-    return _names(effective_nodes(genome))
-
-
 def effective_nodes(genome: Genome) -> dict[StageRef, DecoderNode]:
     """The nodes from which a path leads to the output, by their own names, with idle genes reset."""
     return {node.ref: without_idle_genes(node) for node in live_nodes(genome)}

@@ -13,6 +13,7 @@ from typing import Any
 
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import Backbone
+from unetx_space.genome import StageRef
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS, taps
 from unetx_space.plan import BlockPlan, NodePlan, Plan, SourcePlan, make_plan
 
@@ -50,18 +51,25 @@ def cost(architecture: Architecture, patch: tuple[int, ...]) -> Cost:
 
 def plan_cost(plan: Plan, patch: tuple[int, ...]) -> Cost:
     """The same for a plan that was made already."""
+    return sum(part_costs(plan, patch).values(), FREE)
+
+
+def part_costs(plan: Plan, patch: tuple[int, ...]) -> dict[StageRef, Cost]:
+    """The same of every encoder stage and decoder node; the stem counts as part of E0, a head as part of its node."""
     backbone = plan.backbone
     sizes = backbone.sizes(patch)
     sites = tuple(map(prod, sizes))
-    parts = [] if plan.stem is None else [_block_cost(plan.stem, backbone, sites[0], sites[0])]
-    for level, stage in enumerate(plan.encoder):
-        parts.append(_block_cost(stage.block, backbone, sites[level], sites[max(0, level - 1)]))
-    for node in plan.nodes:
-        parts += _node_costs(node, backbone, sizes)
-    parts.append(_head_cost(plan.nodes[-1], backbone, sites))
-    # Those are not run in a forward pass of inference, so that they cost parameters alone.
-    parts += [replace(_head_cost(node, backbone, sites), conv_macs=0) for node in plan.side_heads]
-    return sum(parts, FREE)
+    parts = {
+        stage.ref: _block_cost(stage.block, backbone, sites[level], sites[max(0, level - 1)])
+        for level, stage in enumerate(plan.encoder)
+    }
+    if plan.stem is not None:
+        parts[plan.encoder[0].ref] += _block_cost(plan.stem, backbone, sites[0], sites[0])
+    parts |= {node.ref: sum(_node_costs(node, backbone, sizes), FREE) for node in plan.nodes}
+    parts[plan.nodes[-1].ref] += _head_cost(plan.nodes[-1], backbone, sites)
+    for node in plan.side_heads:  # not run in a forward pass of inference, so that they cost parameters alone
+        parts[node.ref] += replace(_head_cost(node, backbone, sites), conv_macs=0)
+    return parts
 
 
 def _head_cost(node: NodePlan, backbone: Backbone, sites: tuple[int, ...]) -> Cost:

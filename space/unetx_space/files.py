@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,20 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = True) -> No
     """A file with this content, text as UTF-8; the old file stays until the new one is whole."""
     with written_whole(path, durable=durable) as aside:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def finite(value: Any) -> Any:
+    """The same JSON values with None for every number that is not finite, for which JSON has no word."""
+    if isinstance(value, Mapping):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(facts: Any) -> str:
+    """Facts as JSON for whoever reads them outside; numbers that are not finite are null."""
+    return json.dumps(finite(facts), indent=2, allow_nan=False)
 
 
 def read_object(path: Path, fields: Mapping[str, type], remedy: str) -> dict[str, Any]:

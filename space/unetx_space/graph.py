@@ -1,4 +1,4 @@
-"""A genome as a graph of networkx, and whether two are the same.
+"""A genome as a graph of networkx.
 
 Only the living part counts, without genes that change nothing. networkx is imported where it is used, so that the
 genome's side of the code stays light.
@@ -35,18 +35,6 @@ def to_graph(genome: Genome) -> nx.DiGraph[str]:
     for ref, read in inputs.items():
         graph.add_edges_from((str(source), str(ref), {"kind": kind}) for kind, source in read)
     return graph
-
-
-def is_isomorphic(a: Genome, b: Genome) -> bool:
-    """Whether two genomes are the same graph up to the names of columns, labels and kinds included.
-
-    The same question as whether their canonical forms are equal, answered by networkx (VF2).
-    """
-    import networkx as nx
-    from networkx.algorithms.isomorphism import categorical_edge_match, categorical_node_match
-
-    same_label, same_kind = categorical_node_match("label", None), categorical_edge_match("kind", None)
-    return bool(nx.is_isomorphic(to_graph(a), to_graph(b), node_match=same_label, edge_match=same_kind))
 
 
 def _inputs(genome: Genome) -> tuple[Neighbours, dict[StageRef, str]]:

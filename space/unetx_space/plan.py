@@ -115,11 +115,6 @@ class Plan:
         """The node that the head reads."""
         return self.nodes[-1].ref
 
-    @property
-    def c_head(self) -> int:
-        """Channels that the head reads."""
-        return self.nodes[-1].c_out
-
 
 def make_plan(architecture: Architecture) -> Plan:
     """The plan of an architecture without faults."""

@@ -38,6 +38,12 @@ def plan_memory(plan: Plan, patch: Size, *, bytes_per_value: int = FLOAT32_BYTES
     return bytes_per_value * _Walk(plan, patch).n_values
 
 
+def part_memory(plan: Plan, patch: Size, *, bytes_per_value: int = FLOAT32_BYTES) -> dict[StageRef, int]:
+    """What each encoder stage and decoder node adds to it, as the network runs; a map that two read counts where the
+    first one keeps it, the stem as part of E0 and the head as part of the output's node."""
+    return {ref: bytes_per_value * n_values for ref, n_values in _Walk(plan, patch).added.items()}
+
+
 @dataclass(slots=True)
 class _Map:
     """A map somewhere in the network."""
@@ -56,6 +62,8 @@ class _Walk:
 
     def __init__(self, plan: Plan, patch: Size) -> None:
         self.n_values = 0
+        self.added: dict[StageRef, int] = {}
+        """By stage."""
         self._backbone = plan.backbone
         self._sizes = plan.backbone.sizes(patch)
         self._maps: dict[StageRef, _Map] = {}
@@ -64,9 +72,16 @@ class _Walk:
             x = self._block(plan.stem, x, patch)
         for stage in plan.encoder:
             self._maps[stage.ref] = x = self._block(stage.block, x, self._sizes[stage.ref.level])
+            self._note(stage.ref)
         for node in plan.nodes:
             self._maps[node.ref] = x = self._node(node)
+            self._note(node.ref)
         self._keep(x)  # the head reads it
+        self._note(plan.output)
+
+    def _note(self, ref: StageRef) -> None:
+        """What was kept since the last note is this stage's."""
+        self.added[ref] = self.added.get(ref, 0) + self.n_values - sum(self.added.values())
 
     def _keep(self, x: _Map) -> None:
         if not x.is_kept:

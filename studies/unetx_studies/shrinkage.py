@@ -81,8 +81,6 @@ class Shrinkage:
     design_deviation: float
     seed_deviation: float
     """Of a design's score from seed to seed, beyond what a seed gives to all."""
-    common_deviation: float
-    """What a seed gives to all designs alike."""
     _posterior: _Posterior
 
     def __getitem__(self, design: str) -> Estimate:
@@ -184,7 +182,7 @@ def shrinkage(scores: Iterable[Scored]) -> Shrinkage | None:
     seeds, columns = np.unique([seed for _, seed in first], return_inverse=True)
     table = np.full((len(index), len(seeds)), np.nan)
     table[rows, columns] = list(first.values())
-    posterior, rho, kappa = _posterior(table, index)
+    posterior, rho = _posterior(table, index)
     means, variances = posterior.marginal()
     raw, errors = posterior.centre + posterior.means, np.sqrt(variances)
     used = [tuple(int(seed) for seed in seeds[has]) for has in posterior.sets]
@@ -197,7 +195,6 @@ def shrinkage(scores: Iterable[Scored]) -> Shrinkage | None:
         _bounds(rho, posterior.weight),
         float(np.sqrt(square @ rho)),
         float(np.sqrt(square @ (1.0 - rho))),
-        float(np.sqrt(square @ kappa)),
         posterior,
     )
 
@@ -220,8 +217,8 @@ def _grid() -> tuple[Vector, Vector, Vector]:
     return np.repeat(rho, N_COMMON), np.tile(kappa, N_RELIABILITIES), np.tile(np.log(density), N_RELIABILITIES)
 
 
-def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector, Vector]:
-    """Of a table of designs by seeds with NaN where a design was not trained; and rho and kappa of its nodes.
+def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector]:
+    """Of a table of designs by seeds with NaN where a design was not trained; and rho of its nodes.
 
     With x_ij = (1, 1 for each seed j) and V the covariance of a_i + e_ij in units of s^2, which falls into one block
     for each design, mu and the b_j have the precision Q = X' V^-1 X + diag(0, 1 / kappa) and the estimate
@@ -230,11 +227,8 @@ def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector
     restricted likelihood of Searle et al. 1992, section 6.6, with s^2 integrated out).
     """
     rho, kappa, log_prior = _grid()
-    has = ~np.isnan(table)
-    means = np.nanmean(table, axis=1)
-    median = np.median(means)
-    reach = APART * np.median(abs(means - median))
-    is_apart = (means < median - reach) & (reach > 0)
+    has, means = ~np.isnan(table), np.nanmean(table, axis=1)
+    is_apart = _stand_apart(means)
     sets, pattern = np.unique(np.column_stack([has, is_apart]), axis=0, return_inverse=True)
     pattern = pattern.reshape(-1)
     sets, sets_apart = sets[:, :-1], sets[:, -1]
@@ -272,21 +266,13 @@ def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector
     leverage = -slope[:, :, None] * (x / size[:, None])
     leverage[:, :, 0] += 1.0
     own = np.where(sets_apart, 1.0 / size, c) * (1.0 - rho)[:, None]
-    return (
-        _Posterior(
-            index,
-            sets,
-            pattern,
-            centre,
-            means - centre,
-            weight,
-            rest / max(N - 3, 1),
-            slope,
-            own,
-            leverage,
-            effects,
-            spread,
-        ),
-        rho,
-        kappa,
-    )
+    square = rest / max(N - 3, 1)
+    nodes = weight, square, slope, own, leverage, effects, spread
+    return _Posterior(index, sets, pattern, centre, means - centre, *nodes), rho
+
+
+def _stand_apart(means: Vector) -> npt.NDArray[np.bool_]:
+    """Which designs say nothing about the spread of the others, by the plain means of all."""
+    median = np.median(means)
+    reach = APART * np.median(abs(means - median))
+    return (means < median - reach) & (reach > 0)

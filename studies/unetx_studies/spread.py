@@ -11,9 +11,10 @@ batches, so that a part of e_ij is common to all designs; ``shrinkage.py`` tells
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -59,23 +60,14 @@ def seed_spread(scores: Iterable[Scored]) -> SeedSpread | None:
     degrees of freedom, which gives the interval (Searle et al. 1992, chapter 3). With one pair of seeds it
     reaches from 0.45 to 32 times the estimate.
     """
-    designs = _by_design(scores)
-    df = sum(map(len, designs)) - len(designs)
+    once = {(one.design, one.seed): one.score for one in reversed(list(scores))}  # one seed twice counts once
+    designs: defaultdict[str, list[float]] = defaultdict(list)
+    for (design, _), score in once.items():
+        designs[design].append(score)
+    df = len(once) - len(designs)
     if df == 0:
         return None
-    square = _within(designs) / df
+    square = sum((score - fmean(own)) ** 2 for own in designs.values() for score in own) / df
     tail = (1.0 - CONFIDENCE) / 2
     low, high = (float(np.sqrt(df * square / chdtri(df, upper))) for upper in (tail, 1.0 - tail))
     return SeedSpread(float(np.sqrt(square)), df, low, high)
-
-
-def _by_design(scores: Iterable[Scored]) -> list[list[Scored]]:
-    """Evaluations design by design. One seed twice is one evaluation, made twice: it counts once."""
-    once = {(one.design, one.seed): one for one in reversed(list(scores))}
-    return [list(group) for _, group in groupby(sorted(once.values()), key=lambda one: one.design)]
-
-
-def _within(designs: list[list[Scored]]) -> float:
-    """Sum of squares around the designs' means."""
-    means = [sum(one.score for one in design) / len(design) for design in designs]
-    return sum((one.score - mean) ** 2 for design, mean in zip(designs, means, strict=True) for one in design)

@@ -11,7 +11,7 @@ import torch
 
 from unetx_evaluators.device import DeviceProfile, profile
 from unetx_evaluators.gpu_trial import compared, runs_on, tried
-from unetx_evaluators.training.step import ChosenStep
+from unetx_evaluators.training.rounds import ChosenRound
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -41,7 +41,7 @@ def test_a_gpu_runs_the_code_of_its_major_version_and_any_earlier_ptx(
 def test_the_same_steps_on_a_cpu_differ_by_nothing() -> None:
     chosen, difference = compared(DeviceProfile(torch.device("cpu"), None))
     assert (chosen.run_as, difference) == ("", 0.0)
-    assert isinstance(chosen, ChosenStep)
+    assert isinstance(chosen, ChosenRound)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

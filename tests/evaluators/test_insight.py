@@ -51,7 +51,16 @@ def test_insight_can_be_switched_off_and_changes_no_score(task: Task) -> None:
     told = ProxyEvaluator().evaluate(*asked)
     silent = ProxyEvaluator().evaluate(*asked, diagnosed_above=math.inf)
     assert (silent.insight.zero_cost, silent.insight.gradients, silent.insight.similarities) == (None, {}, ())
-    assert without_clocks(replace(silent, insight=told.insight)) == without_clocks(told)
+    assert (silent.predictions, len(told.predictions)) == ((), 2)
+    same = replace(silent, insight=told.insight, predictions=told.predictions)
+    assert without_clocks(same) == without_clocks(told)
+
+
+def test_a_task_without_images_gives_no_prediction_away(task: Task) -> None:
+    hidden = replace(task, no_images=True)
+    answer = ProxyEvaluator().evaluate(tiny_architecture(task), hidden, TINY_BUDGET, 0, NullObserver())
+    assert answer.outcome is Outcome.COMPLETE
+    assert answer.predictions == ()
 
 
 def test_a_score_above_the_given_one_is_diagnosed_as_it_would_have_been_from_the_start(task: Task) -> None:

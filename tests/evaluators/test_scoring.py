@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dispatch_modes import NothingCrosses, NothingIsRead
 from observers import Recorder
 from tiny_task import TINY_BUDGET, tiny_architecture, write_tiny_task
 from torch import Tensor, nn
 
-from unetx_evaluators.device import profile
-from unetx_evaluators.evaluation import NullObserver, Outcome
+from unetx_evaluators import scoring
+from unetx_evaluators.device import DeviceProfile, profile
+from unetx_evaluators.evaluation import EvaluationEnded, NullObserver, Outcome
+from unetx_evaluators.metrics import compare
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.scoring import Scorer
+from unetx_evaluators.scoring import Scorer, counts_of, counts_there
 from unetx_evaluators.tasks.task import IGNORED, Task
 from unetx_evaluators.training.cases import Case, early_cases
 
@@ -91,6 +94,53 @@ def test_without_resampling_the_score_is_that_on_original_voxels(task: Task) -> 
     )
     assert result.insight.original_dice == result.score
     assert all(score.values["original_dice"] == score.values["dice"] for score in result.case_scores)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 8])
+@pytest.mark.parametrize("shape", [(33, 37), (9, 17, 11)])
+@pytest.mark.parametrize("ignored_share", [0.0, 0.2])
+def test_voxels_counted_on_a_device_are_those_counted_on_a_cpu(
+    n_classes: int, shape: tuple[int, ...], ignored_share: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth, prediction = (torch.randint(0, n_classes, shape, generator=generator).to(torch.uint8) for _ in range(2))
+    truth[torch.rand(shape, generator=generator) < ignored_share] = IGNORED
+    here, there = (count(truth, prediction, n_classes) for count in (counts_of, counts_there))
+    assert torch.equal(here[:, 1:], there[:, 1:])
+    compared = compare(truth.numpy(), prediction.numpy(), n_classes, (1.0,) * len(shape))
+    assert here[:, 1:].T.tolist() == [[one.n_true, one.n_predicted, one.n_both] for one in compared]
+
+
+def test_a_device_counts_without_reading_anything_back_or_copying() -> None:
+    truth, prediction = (torch.zeros(9, 11, dtype=torch.uint8) for _ in range(2))
+    with NothingIsRead():
+        counts_there(truth, prediction, 3)
+    there = truth.to("meta"), prediction.to("meta")
+    with NothingCrosses():
+        counts_there(*there, 3)
+
+
+@pytest.mark.parametrize("is_room", [True, False])
+def test_a_rung_scored_on_a_device_is_that_scored_on_a_cpu(
+    task: Task, is_room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device's code, on the CPU; logits are summed on the host where the device has no room for them."""
+    cases = [case(str(number), *(IGNORED,) * number) for number in range(3)]
+    scorer = Scorer(task, cases, CPU, lambda: None)
+    expected = scorer.at_a_rung(Says())
+    monkeypatch.setattr(scoring, "counts_of", counts_there)
+    monkeypatch.setattr(DeviceProfile, "holds", lambda self, n_bytes: is_room)
+    with NothingIsRead() as watch:
+        assert scorer.at_a_rung(Says()) == expected
+    assert watch.counts["aten::scatter_add_"] == 3
+
+
+def test_of_several_cases_the_first_without_finite_logits_is_told(task: Task) -> None:
+    cases = [case(str(number)) for number in range(3)]
+    for one in cases[1:]:
+        one.image[0, 3, 3] = torch.nan
+    with pytest.raises(EvaluationEnded, match="the logits of case 1 are not finite"):
+        Scorer(task, cases, CPU, lambda: None).at_a_rung(Says())
 
 
 def test_threads_beside_a_gpu_measure_the_same(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

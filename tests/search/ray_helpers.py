@@ -50,6 +50,6 @@ def actors() -> list[int]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "".join(process.cmdline()).startswith("ray::WorkerActor"):
+            if "".join(process.cmdline()).startswith("ray::WorkerHolder"):
                 found.append(process.pid)
     return found

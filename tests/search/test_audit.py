@@ -43,6 +43,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.cost import cost
 from unetx_space.design_space import design_space, narrowed
 from unetx_space.errors import RequestError
+from unetx_space.files import json_text
 from unetx_studies.spread import Vector
 from unetx_studies.store import TrialRecord
 
@@ -174,7 +175,7 @@ def test_what_was_found_is_kept_as_json_and_told_as_a_table(done: tuple[Audit, T
     found, _ = done
     folder = found.config.folder
     kept = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-    assert kept == json.loads(json.dumps(audit_facts(found)))
+    assert kept == json.loads(json_text(audit_facts(found)))
     assert len(kept["scores"]) == 40
     assert kept["designs"][0]["origin"] == "preset u-net"
     text = audit_text(found)
@@ -190,7 +191,7 @@ def test_what_was_found_is_kept_as_json_and_told_as_a_table(done: tuple[Audit, T
 
 def comparable(found: Audit) -> dict[str, Any]:
     """All but the order in which trials ended."""
-    facts = audit_facts(found)
+    facts = json.loads(json_text(audit_facts(found)))
     return {**facts, "scores": sorted(facts["scores"], key=lambda one: (one["steps"], one["seed"], one["design"]))}
 
 

@@ -169,6 +169,18 @@ def test_a_search_on_pictures_ends_with_a_ranking_and_files(run: Run, pictures: 
     assert Path("best.svg").read_text().startswith("<svg")
 
 
+def test_two_designs_are_shown_with_what_differs(run: Run) -> None:
+    code, out, _ = run("show", "attention-u-net", "u-net", "--svg", "both.svg", "--html", "both.html")
+    assert code == 0
+    assert "D3 attention attention-gate on sources instead of none." in out
+    assert Path("both.svg").read_text().count("<svg") == 3
+    assert Path("both.html").read_text().count('class="plot"') == 2
+    facts = json.loads(run("show", "u-net", "attention-u-net", "--json")[1])
+    assert facts["other"]["n_parameters"] > facts["one"]["n_parameters"]
+    assert len(facts["differences"]) == 4
+    assert "did you mean 'u-net'" in refusal(run, "show", "u-net", "u-nett")
+
+
 def test_presets_are_listed_and_drawn(run: Run) -> None:
     code, out, _ = run("presets")
     assert code == 0

@@ -1,4 +1,4 @@
-"""The contract of all executors, and what those with worker processes promise beside it, here and on Ray alike."""
+"""The contract of all executors, and what those with worker processes promise beside it, here and elsewhere alike."""
 
 from __future__ import annotations
 
@@ -72,7 +72,16 @@ def make_ray(evaluator: Evaluator, n_workers: int = 1, **options: Any) -> Execut
     return RayExecutor(evaluator, TASK, cpu_slots(n_workers), **options)
 
 
+def make_in_jobs(evaluator: Evaluator, n_workers: int = 1, *, jobs: Any, **options: Any) -> Executor:
+    from unetx_search.executors.slurm.executor import SlurmExecutor
+
+    executor = SlurmExecutor(evaluator, TASK, cpu_slots(n_workers), jobs, **options)
+    poll_until(executor, Recorder(), lambda: executor.n_free() == n_workers)
+    return executor
+
+
 ON_RAY = pytest.param(make_ray, id="ray", marks=pytest.mark.slow)
+IN_JOBS = pytest.param(make_in_jobs, id="slurm", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +91,28 @@ def ray_node() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Jobs that are processes of this machine."""
+    pytest.importorskip("submitit", reason='needs submitit: pip install "unetx-search[slurm]"')
+    from slurm_helpers import local_jobs
+
+    with local_jobs(tmp_path_factory.mktemp("slurm")) as (made, _):
+        yield made
+
+
 def closed_at_the_end(request: pytest.FixtureRequest) -> Iterator[Make]:
     """The maker that a test is run with; what it made is closed at the end of the test."""
     if request.param is make_ray:
         request.getfixturevalue("ray_node")
+    more = {"jobs": request.getfixturevalue("jobs")} if request.param is make_in_jobs else {}
     with ExitStack() as stack:
-        yield lambda *arguments, **options: stack.enter_context(request.param(*arguments, **options))
+        yield lambda *arguments, **options: stack.enter_context(request.param(*arguments, **more, **options))
 
 
-make = pytest.fixture(params=[make_inline, make_in_turn, make_local, ON_RAY], name="make")(closed_at_the_end)
+make = pytest.fixture(params=[make_inline, make_in_turn, make_local, ON_RAY, IN_JOBS], name="make")(closed_at_the_end)
 """Makes an executor of each kind."""
-make_workers = pytest.fixture(params=[make_local, ON_RAY], name="make_workers")(closed_at_the_end)
+make_workers = pytest.fixture(params=[make_local, ON_RAY, IN_JOBS], name="make_workers")(closed_at_the_end)
 """Makes an executor of each kind that has worker processes."""
 
 

@@ -34,6 +34,7 @@ from unetx_search.status import read_status, status_text
 from unetx_space import load
 from unetx_space.canonical import key
 from unetx_space.errors import RequestError
+from unetx_space.files import json_text
 from unetx_studies.store import Records, TrialRecord, open_store, study_url
 
 SCRIPT = Path(__file__).with_name("fake_finals.py")
@@ -93,7 +94,7 @@ def test_the_verdict_is_kept_as_text_json_table_and_architectures(study: Path) -
     results = hold(study)
     folder = study / "finals"
     told = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-    assert told == json.loads(json.dumps(finals_facts(results)))
+    assert told == json.loads(json_text(finals_facts(results)))
     assert told["conclusion"] == results.verdict.conclusion
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 from executor_helpers import BUDGET, TASK, cpu_slots, u_net
@@ -25,6 +26,7 @@ from unetx_search.config import SearchConfig
 from unetx_search.executors.gpus import Gpu, free_memory_mib, usable_gpus
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, gpu_worker_threads, make_slots
+from unetx_search.sharing import measurement, mps
 from unetx_search.sharing.choice import Limits, Sample, decide
 from unetx_search.sharing.measurement import Workbench, slots_that_pay, useful_workers
 from unetx_search.status import read_status, status_json, status_text
@@ -57,11 +59,16 @@ class Pretended:
 
 
 def placed(
-    folder: Path, bench: Pretended, *gpus: Gpu, free: Mapping[str, int] = FREE, n_missing: int = 100, **changes: Any
+    folder: Path,
+    bench: Pretended | None,
+    *gpus: Gpu,
+    free: Mapping[str, int] = FREE,
+    n_missing: int = 100,
+    **changes: Any,
 ) -> tuple[list[str], str]:
     """The GPU of every slot, and what was said."""
     said = io.StringIO()
-    config = SearchConfig(out=folder, study="s", workers_per_gpu="auto", **changes)
+    config = SearchConfig(out=folder, study="s", **changes)
     config.folder.mkdir(exist_ok=True)
     backbone = TASK.backbone()
     found = slots_that_pay(
@@ -92,6 +99,22 @@ def test_a_gpu_gets_as_many_workers_as_it_feeds_and_that_is_said(tmp_path: Path)
         in said
     )
     assert "2.0 GiB each, 98 free" in said
+
+
+def test_on_a_cluster_nothing_is_measured(tmp_path: Path) -> None:
+    bench = Pretended({"Big": 3})
+    assert placed(tmp_path, bench, BIG, OTHER, engine="ray") == (["GPU-0", "GPU-1"], "")
+    assert bench.n_asked == 0
+
+
+def test_without_a_multi_process_service_a_gpu_has_one_worker_and_the_reason_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mps, "CONTROL", "no-such-program")
+    monkeypatch.setattr(measurement, "Workbench", lambda *_: SimpleNamespace(sample=lambda: Sample(1, 10.0, 2000.0)))
+    labels, said = placed(tmp_path, None, BIG)
+    assert labels == ["GPU-0"]
+    assert "(with 2 workers it went wrong: NVIDIA's multi-process service (MPS) is not to be had: no-such" in said
 
 
 def test_each_kind_is_measured_once_on_its_first_gpu(tmp_path: Path) -> None:
@@ -174,9 +197,12 @@ def test_more_workers_than_cores_trials_or_the_window_allow_are_of_no_use(
     assert useful_workers(n_gpus, cores=cores, n_missing=n_missing, window=window) == expected
 
 
-def test_cpu_workers_stay_as_they_are_and_that_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["auto", None])
+def test_cpu_workers_stay_as_they_are_and_that_is_said_to_whom_asked(
+    asked: Literal["auto"] | None, tmp_path: Path
+) -> None:
     said = io.StringIO()
-    config = SearchConfig(out=tmp_path, workers_per_gpu="auto", gpus=0)
+    config = SearchConfig(out=tmp_path, workers_per_gpu=asked, gpus=0)
     backbone = TASK.backbone()
     setup = StudySetup(backbone, TASK.patch, DesignSpace(backbone.n_levels), BUDGET, seed=0, max_cost=4.0)
     slots = cpu_slots(2)
@@ -185,7 +211,7 @@ def test_cpu_workers_stay_as_they_are_and_that_is_said(tmp_path: Path) -> None:
         raise AssertionError("nothing is measured")
 
     assert slots_that_pay(config, slots, never, TASK, setup, 4, Console(file=said, width=200)) == slots
-    assert "--workers-per-gpu auto is about GPUs, and none is used" in said.getvalue()
+    assert ("--workers-per-gpu auto is about GPUs, and none is used" in said.getvalue()) is (asked == "auto")
     assert not (config.folder / "sharing.json").exists()
 
 

@@ -29,7 +29,7 @@ pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
 
 from unetx_search.executors.ray.cluster import cluster_slots, connected
 from unetx_search.executors.ray.executor import RayExecutor
-from unetx_search.executors.ray.shared_files_check import SharedFilesCheck
+from unetx_search.executors.shared_files_check import SharedFilesCheck
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 

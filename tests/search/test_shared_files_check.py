@@ -9,8 +9,8 @@ import pytest
 from executor_helpers import TASK
 
 from unetx_evaluators.tasks.task import Task
-from unetx_search.executors.ray import shared_files_check
-from unetx_search.executors.ray.shared_files_check import SharedFilesCheck
+from unetx_search.executors import shared_files_check
+from unetx_search.executors.shared_files_check import SharedFilesCheck
 from unetx_space.errors import UnetxError
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 from coordinator_helpers import Bench
 from executor_helpers import TASK, cpu_slots
-from rich.console import Console
 from sqlalchemy import text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState
-from unetx_search.status import decisions_text, read_status, status_json, status_text, watch
+from unetx_search.status import decisions_text, read_status, status_json, status_text
 from unetx_space.errors import RequestError
 from unetx_studies.ranking import Ranked
 from unetx_studies.store import open_store, study_url
@@ -145,22 +144,6 @@ def test_reading_writes_nothing(bench: Bench) -> None:
     before = {path: path.read_bytes() for path in bench.folder.rglob("*") if path.is_file()}
     status_json(read_status(bench.folder))
     assert {path: path.read_bytes() for path in bench.folder.rglob("*") if path.is_file()} == before
-
-
-def test_watching_ends_when_the_run_does(bench: Bench) -> None:
-    states: list[bool] = []
-
-    def finish_meanwhile(seconds: float) -> None:
-        states.append(read_status(bench.folder).is_running)
-        with open_store(bench.url, create=False) as store, store.writing() as session:
-            session.execute(text("update unetx_runs set ended_at = '2026-01-01 00:00:00.0', ending = 'ended'"))
-
-    bench.run(FakeEvaluator(), 2)
-    with open_store(bench.url, create=False) as store, store.writing() as session:
-        session.execute(text("update unetx_runs set ended_at = null"))
-    status = watch(bench.folder, Console(quiet=True), sleep=finish_meanwhile)
-    assert states == [True]
-    assert not status.is_running
 
 
 def test_a_folder_without_a_study_is_refused_and_one_without_trials_too(tmp_path: Path) -> None:

@@ -75,14 +75,14 @@ class Pretended(WorkerHandle):
 class Stage:
     """An executor over pretended workers."""
 
-    def __init__(self, n_slots: int = 1, *, starts_at_once: bool = False) -> None:
+    def __init__(self, n_slots: int = 1, *, starts_at_once: bool = False, slots: Sequence[Slot] | None = None) -> None:
         self.workers: list[Pretended] = []
         """All that were started, in this order."""
         self.told = Recorder()
         self.executor = Supervisor(
             FakeEvaluator(),
             TASK,
-            cpu_slots(n_slots),
+            slots or cpu_slots(n_slots),
             self._start,
             self._wait,
             starts_at_once=starts_at_once,

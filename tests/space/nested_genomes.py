@@ -6,7 +6,11 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 
+import networkx as nx
+from networkx.algorithms.isomorphism import categorical_edge_match, categorical_node_match
+
 from unetx_space import Attention, DecoderNode, Genome, StageRef, decoder, encoder
+from unetx_space.graph import to_graph
 
 SYMMETRIC = (Attention(), Attention("se", "source"), Attention("scse", "block"))
 """Attentions that do not mind the order of concatenated channels."""
@@ -86,3 +90,12 @@ def shuffled_columns(genome: Genome, rng: random.Random) -> dict[StageRef, Stage
         used[ref.level] = used.get(ref.level, 0) + rng.randint(1, 3)
         names[ref] = decoder(ref.level, used[ref.level])
     return names
+
+
+def is_isomorphic(a: Genome, b: Genome) -> bool:
+    """Whether two genomes are the same graph up to the names of columns, labels and kinds included.
+
+    The same question as whether their canonical forms are equal, answered by networkx (VF2).
+    """
+    same_label, same_kind = categorical_node_match("label", None), categorical_edge_match("kind", None)
+    return bool(nx.is_isomorphic(to_graph(a), to_graph(b), node_match=same_label, edge_match=same_kind))

@@ -9,10 +9,10 @@ from itertools import combinations
 import networkx as nx
 from hypothesis import given
 from hypothesis import strategies as st
-from nested_genomes import free_nested, renamed, shuffled_columns
+from nested_genomes import free_nested, is_isomorphic, renamed, shuffled_columns
 
 from unetx_space import PRESETS, SPACES, Attention, Genome, canonical, design_space, encoder
-from unetx_space.graph import is_isomorphic, to_graph
+from unetx_space.graph import to_graph
 
 seeds = st.integers(0, 100_000)
 

@@ -14,7 +14,7 @@ import optuna
 import optuna_dashboard
 import pytest
 from optuna.artifacts import get_all_artifact_meta
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import Engine, event, text
 from trial_records import ASKED, NOON, preset
@@ -126,6 +126,24 @@ def test_what_is_followed_live_is_what_is_made_from_the_records(store: Store, re
         pass
     check(url)
     assert story(found_by_optuna(url).trials) == live
+
+
+def test_genes_read_well_and_a_study_that_has_them_under_their_short_names_is_made_anew(
+    store: Store, records: Records, url: str
+) -> None:
+    either: BaseDistribution = CategoricalDistribution([False, True])
+    genes = dict.fromkeys(("D1.E3", "D0.2.D0.1", "D1.upsampler"), either)
+    records.begin(replace(ASKED, number=0, params=dict.fromkeys(genes, True)), UNET)
+    older = optuna.create_study(study_name="s", storage=optuna_storage(url), direction="maximize")
+    older.set_user_attr("unetx:mirror", 1)
+    params = dict.fromkeys(genes, True)
+    older.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=genes))
+    optuna_dashboard.save_note(older, "mine")
+    with OptunaMirror(store, "s", records, genes):
+        pass
+    [trial] = found_by_optuna(url).trials
+    assert trial.params == dict.fromkeys(("D1 reads E3", "D0.2 reads D0.1", "D1 upsampler"), True)
+    assert optuna_dashboard.get_note(found_by_optuna(url)) == "mine"
 
 
 @pytest.mark.parametrize("server_url", ["sqlite"], indirect=True)

@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from unetx_evaluators.tasks.task import IGNORED
+from unetx_evaluators.views import MAX_SIDE
 from unetx_studies.sheet import (
     CaseGrid,
     Choice,
@@ -25,13 +26,12 @@ from unetx_studies.sheet import (
     Intensities,
     PilotFacts,
     Training,
-    coarsest_axis,
     make_picture,
     sheet_html,
 )
 from unetx_studies.sheet.curves import APART, HEIGHT, WIDTH, curves_svg
 from unetx_studies.sheet.facts import axis_ranges, number_words, size_words
-from unetx_studies.sheet.pictures import MAX_SIDE, fullest_slice, outline
+from unetx_studies.sheet.pictures import fullest_slice, outline
 from unetx_studies.sheet.style import COLOURS, class_style
 
 EVIL = '<script>alert("1")</script>&'
@@ -135,11 +135,6 @@ def test_the_slice_with_most_foreground_is_shown_and_the_middle_of_equals() -> N
     label[..., 6] = IGNORED
     label[0, 0, 2] = 1
     assert fullest_slice(label, 2) == 2, "ignored voxels are no foreground"
-
-
-@pytest.mark.parametrize(("spacing", "axis"), [((1, 1, 1), 2), ((3, 1, 1), 0), ((1, 2, 2), 2), ((1, 2, 1), 1)])
-def test_slices_run_along_the_coarsest_axis_and_the_last_of_equals(spacing: tuple[float, ...], axis: int) -> None:
-    assert coarsest_axis(spacing) == axis
 
 
 def test_a_volume_hangs_as_radiologists_hang_it_with_the_aspect_of_its_millimetres() -> None:

@@ -62,16 +62,22 @@ class CaseComparison:
 
 
 @dataclass(frozen=True)
-class ClassComparison:
+class ClassCounts:
+    """Voxels of one class of a case."""
+
+    n_true: int
+    """In the truth."""
+    n_predicted: int
+    n_both: int
+
+
+@dataclass(frozen=True)
+class ClassComparison(ClassCounts):
     """One class of a case in truth and prediction."""
 
     case: CaseComparison
     label: int
     """Its value in the label maps."""
-    n_true: int
-    """Voxels of the class in the truth."""
-    n_predicted: int
-    n_both: int
 
     @cached_property
     def masks(self) -> tuple[Mask, Mask]:
@@ -107,16 +113,23 @@ def compare(
     tolerance = default_tolerance_mm(spacing) if tolerance_mm is None else tolerance_mm
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance_mm is a length in mm, 0 or more, got {tolerance_mm}")
-    ignored = truth == IGNORED
-    if ignored.any():
-        truth, prediction = np.where(ignored, 0, truth), np.where(ignored, 0, prediction)
+    truth, prediction = without_ignored(truth, prediction)
     case = CaseComparison(truth, prediction, tuple(spacing), tolerance, n_classes)
-    counts = _voxel_counts(truth, prediction, n_classes)
-    return tuple(ClassComparison(case, label, *map(int, counts[:, label])) for label in range(1, n_classes))
+    counts = voxel_counts(truth, prediction, n_classes)
+    return tuple(
+        ClassComparison(n_true, n_predicted, n_both, case, label)
+        for label, (n_true, n_predicted, n_both) in enumerate(counts.T[1:].tolist(), start=1)
+    )
 
 
-def _voxel_counts(truth: LabelMap, prediction: LabelMap, n_classes: int) -> npt.NDArray[np.int64]:
-    """``[3, k]``: voxels of every class in the truth, in the prediction and in both."""
+def without_ignored(truth: LabelMap, prediction: LabelMap) -> tuple[LabelMap, LabelMap]:
+    """Both maps, background where the truth is IGNORED."""
+    ignored = truth == IGNORED
+    return (np.where(ignored, 0, truth), np.where(ignored, 0, prediction)) if ignored.any() else (truth, prediction)
+
+
+def voxel_counts(truth: LabelMap, prediction: LabelMap, n_classes: int) -> npt.NDArray[np.int64]:
+    """``[3, k]``: voxels of every class in the truth, in the prediction and in both; nothing may be IGNORED here."""
     for name, labels in (("truth", truth), ("prediction", prediction)):
         if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
             raise ValueError(f"labels of the {name} lie in 0..{n_classes - 1}, got {labels.min()}..{labels.max()}")

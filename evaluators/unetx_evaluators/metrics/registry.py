@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from unetx_evaluators.evaluation import OBJECTIVE, CaseScore
 from unetx_evaluators.metrics.boundary import boundary_iou
-from unetx_evaluators.metrics.comparison import ClassComparison
+from unetx_evaluators.metrics.comparison import ClassComparison, ClassCounts
 from unetx_evaluators.metrics.surface import hd95, nsd
 
 
@@ -34,25 +35,26 @@ class Metric:
     unit: str
     """Empty for a share."""
     higher_is_better: bool
-    compute: Callable[[ClassComparison], float]
-    """Its value where truth and prediction both show the class."""
-    miss: Callable[[ClassComparison], float] = lambda _: 0.0
+    compute: Callable[[Any], float]
+    """Its value where truth and prediction both show the class: from a ClassComparison, or, if it is due at every rung,
+    from ClassCounts."""
+    miss: Callable[[Any], float] = lambda _: 0.0
     """Its value where only one of them does."""
     average: Callable[[Sequence[float]], float] = mean
     """Of the cases that have a value, and of such averages over classes."""
     at_every_rung: bool = False
-    """Whether it is computed at every rung; otherwise once the evaluation is complete."""
+    """Whether it is computed at every rung, too, from the counts alone; otherwise once the evaluation is complete."""
     on_original_voxels: bool = False
     """Whether it compares the label maps on the voxels the case came with, before any resampling."""
 
-    def of(self, one: ClassComparison) -> float | None:
+    def of(self, one: ClassCounts) -> float | None:
         """Its value for one class of a case."""
         if one.n_true and one.n_predicted:
             return self.compute(one)
         return self.miss(one) if one.n_true or one.n_predicted else None
 
 
-def dice(one: ClassComparison) -> float:
+def dice(one: ClassCounts) -> float:
     """2|T∩P| / (|T|+|P|)."""
     return 2 * one.n_both / (one.n_true + one.n_predicted)
 
@@ -81,7 +83,7 @@ METRICS: Mapping[str, Metric] = {
             "boundary IoU",
             "",
             higher_is_better=True,
-            compute=lambda one: boundary_iou(*one.masks, one.case.band),
+            compute=lambda one: boundary_iou(one.masks[0], one.masks[1], one.case.band),
         ),
         Metric(
             "original_dice",
@@ -100,14 +102,22 @@ def case_scores(
     case: str,
     class_names: Sequence[str],
     prepared: Sequence[ClassComparison],
-    original: Sequence[ClassComparison] | None = None,
+    original: Sequence[ClassComparison],
 ) -> tuple[CaseScore, ...]:
     """One score for each foreground class of a case, with the values of every metric.
 
-    ``original`` compares the case on its original voxels; without it only what is due at every rung is computed.
+    ``original`` compares the case on its original voxels.
     """
-    due = [metric for metric in METRICS.values() if metric.at_every_rung or original is not None]
     return tuple(
-        CaseScore(case, name, {m.name: m.of(drawn if m.on_original_voxels else one) for m in due})
-        for name, one, drawn in zip(class_names[1:], prepared, original or prepared, strict=True)
+        CaseScore(case, name, {m.name: m.of(drawn if m.on_original_voxels else one) for m in METRICS.values()})
+        for name, one, drawn in zip(class_names[1:], prepared, original, strict=True)
+    )
+
+
+def rung_scores(case: str, class_names: Sequence[str], counts: Sequence[ClassCounts]) -> tuple[CaseScore, ...]:
+    """The same with what is due at every rung."""
+    due = [metric for metric in METRICS.values() if metric.at_every_rung]
+    return tuple(
+        CaseScore(case, name, {metric.name: metric.of(one) for metric in due})
+        for name, one in zip(class_names[1:], counts, strict=True)
     )

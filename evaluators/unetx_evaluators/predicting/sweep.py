@@ -86,7 +86,7 @@ class _Strip:
         self._weights = weights
         self._axis = axis
         self._window = window
-        self._weight = gaussian_weight(window).to(sums.device)
+        self._weight = gaussian_weight(window, sums.device)
 
     @classmethod
     def empty(cls, logits: Tensor, window: tuple[int, ...], whole: Sequence[int], axis: int) -> _Strip:

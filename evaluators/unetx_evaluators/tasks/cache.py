@@ -80,9 +80,6 @@ class WrittenCase:
     def arrays(self) -> tuple[ArrayFile, ...]:
         return (self.image, self.label) if self.original is None else (self.image, self.label, self.original)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         image, label = ArrayFile(**data["image"]), ArrayFile(**data["label"])
@@ -111,7 +108,7 @@ class Manifest:
             "origin": self.origin,
             "identity": self.identity,
             "n_bytes": sum(array.n_bytes for case in self.cases.values() for array in case.arrays),
-            "cases": [case.to_json() for case in self.cases.values()],
+            "cases": [asdict(case) for case in self.cases.values()],
             "basis": self.basis.to_json(),
         }
         write_whole(folder / MANIFEST, json.dumps(data) + "\n")

@@ -74,9 +74,9 @@ class Basis:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "facts": [facts.to_json() for facts in self.facts.values()],
-            "fingerprint": self.fingerprint.to_json(),
-            "preparation": self.preparation.to_json(),
+            "facts": [asdict(facts) for facts in self.facts.values()],
+            "fingerprint": asdict(self.fingerprint),
+            "preparation": asdict(self.preparation),
             "scored": self.scored,
         }
 

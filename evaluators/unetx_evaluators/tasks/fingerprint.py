@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import RawCase
-from unetx_evaluators.tasks.task import IGNORED, Image
+from unetx_evaluators.tasks.task import IGNORED, Image, as_tuples
 from unetx_evaluators.tasks.thickness import Thickness, class_thickness, over_cases
 
 N_QUANTILES = 1000
@@ -61,9 +61,6 @@ class CaseFacts:
     def crop(self) -> tuple[slice, ...]:
         """What cuts the box out of an array ``[*spatial]``."""
         return tuple(slice(low, high) for low, high in zip(*self.box, strict=True))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -121,9 +118,6 @@ class Fingerprint:
     def median_spacing(self) -> tuple[float, ...]:
         """mm per voxel and axis."""
         return tuple(float(mm) for mm in np.median(np.asarray(self.spacings), axis=0))
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -199,11 +193,6 @@ def coarsest_axis(spacing: Sequence[float]) -> int:
     """The axis with the longest voxels; the last of several, which is where scanners put their slices."""
     longest = max(spacing)
     return max(axis for axis, mm in enumerate(spacing) if math.isclose(mm, longest, rel_tol=1e-3))
-
-
-def as_tuples(value: Any) -> Any:
-    """Lists, as JSON has them, and lists in them as tuples."""
-    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _thickness(data: Sequence[dict[str, float] | None]) -> tuple[Thickness | None, ...]:

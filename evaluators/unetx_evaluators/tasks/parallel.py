@@ -24,7 +24,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import connection
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from unetx_evaluators.evaluation import DataError, DataErrors
@@ -68,9 +67,7 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end(self._workers)
 
     def map(self, function: Callable[[str], T], names: Sequence[str]) -> Iterator[tuple[str, T | Failed]]:

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -106,9 +106,6 @@ class NetworkPlan:
     """Voxels of the patch, as far as it lies in the median image, over those of the image."""
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
     """For every choice a sentence."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def plan(

@@ -271,7 +271,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _line(case: WrittenCase) -> str:
-    return json.dumps(case.to_json()) + "\n"
+    return json.dumps(asdict(case)) + "\n"
 
 
 def _key(request: Request) -> str:

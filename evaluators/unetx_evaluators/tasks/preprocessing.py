@@ -8,7 +8,7 @@ kept in a ``Preparation``, so that a case of tomorrow is treated alike.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, Intensities, as_tuples, coarsest_axis
+from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, Intensities, coarsest_axis
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.resampling import (
     ANISOTROPY,
@@ -26,7 +26,7 @@ from unetx_evaluators.tasks.resampling import (
     resampled_shape,
 )
 from unetx_evaluators.tasks.sources.base import RawCase
-from unetx_evaluators.tasks.task import Image, Label
+from unetx_evaluators.tasks.task import Image, Label, as_tuples
 
 COARSE_PERCENTILE = 10.0
 """Of the spacings along a coarse axis: their median would throw slices away that some cases have."""
@@ -97,9 +97,6 @@ class Preparation:
     def slice_spacing(self) -> float | None:
         """mm from slice to slice; None where the network sees whole images."""
         return None if self.slice_axis is None else self.spacing[self.slice_axis]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

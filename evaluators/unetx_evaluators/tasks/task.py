@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +127,19 @@ class Task:
         data = asdict(self)
         del data["folder"]
         return data
+
+    @classmethod
+    def from_json(cls, folder: Path, data: Mapping[str, Any]) -> Self:
+        """What ``to_json`` gave, after a trip through JSON. Raises TypeError or KeyError where it is none."""
+        values = {name: as_tuples(data[name]) for name in (one.name for one in fields(cls)) if name != "folder"}
+        values["splits"] = Splits(**{part: as_tuples(names) for part, names in data["splits"].items()})
+        values["originals"] = {case: as_tuples(spacing) for case, spacing in data["originals"].items()}
+        return cls(folder=folder, **values)
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists, as JSON has them, and lists in them as tuples."""
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _mapped(file: Path) -> npt.NDArray[Any]:

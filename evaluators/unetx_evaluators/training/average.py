@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
@@ -26,13 +25,20 @@ class WeightAverage:
         self._live = live
         self._average = {name: torch.zeros_like(tensor) for name, tensor in live.items()}
 
+    def weight(self, step: int) -> float:
+        """What the weights after a step, counted from 1, weigh in the average."""
+        return (1 - self._decay) / (1 - self._decay**step)
+
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after a step, counted from 1. Waits for nothing."""
-        if self._live:
-            newest = (1 - self._decay) / (1 - self._decay**step)
-            average = get_ema_multi_avg_fn(1 - newest)  # type: ignore[no-untyped-call]
-            average([*self._average.values()], [*self._live.values()], None)
+    def update(self, weight: Tensor) -> None:
+        """Take in the weights after a step, whose ``weight`` lies on their device. Waits for nothing."""
+        for name, newest in self._live.items():
+            self._average[name].lerp_(newest, weight)
+
+    @property
+    def tensors(self) -> Iterable[Tensor]:
+        """What ``update`` changes."""
+        return self._average.values()
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

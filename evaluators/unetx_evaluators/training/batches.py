@@ -6,7 +6,7 @@ numbers), whatever their networks draw, and a training that resumes needs no sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unetx_evaluators.training.augmentation import augmented
+from unetx_evaluators.training.augmentation import Changes, augmented, changed, draw_changes
 from unetx_evaluators.training.cases import Case, ResidentCases, cut, with_stack_axis
 from unetx_evaluators.training.recipe import Recipe
-from unetx_evaluators.training.warping import draw_warps, warped
+from unetx_evaluators.training.warping import Warps, draw_warps, warped
 
 # Keep the generators of one seed apart.
 _ORDER, _STEP = 0, 1
@@ -44,6 +44,15 @@ class _Cut:
     case: int
     corner: list[int]
     """Its lowest voxel; below zero along an axis on which the patch is larger than the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """All chance of a batch."""
+
+    places: list[_Cut]
+    warps: Warps | None
+    changes: Changes
 
 
 class BatchStream:
@@ -78,15 +87,47 @@ class BatchStream:
 
     def batch(self, step: int) -> Batch:
         """Of a step, counted from 1."""
+        drawn = self._draw(step)
+        images, labels = self._cut(drawn.places, (0,) * len(self._patch) if drawn.warps is None else drawn.warps.margin)
+        if drawn.warps is not None:
+            images, labels = warped(images, labels, self._patch, drawn.warps)
+        return Batch(*augmented(images, labels, self._recipe, drawn.changes))
+
+    @property
+    def is_made_on_device(self) -> bool:
+        """Whether ``tables`` and ``made`` are to be had: for cases that lie there, and patches that are not warped, as
+        each batch of warped ones is cut from a window of its own size."""
+        return self._resident is not None and not self._recipe.warps
+
+    def tables(self, n_steps: int) -> tuple[dict[str, Tensor], list[int]]:
+        """What ``made`` makes the batches of so many steps from, a row each, on the device; and the seeds of noise."""
+        assert self._resident is not None
+        rows, seeds = [], []
+        for step in range(1, n_steps + 1):
+            drawn = self._draw(step)
+            numbers, corners = zip(*((place.case, place.corner) for place in drawn.places), strict=True)
+            rows.append({"places": self._resident.facts(numbers, corners), **drawn.changes.drawn})
+            seeds.append(drawn.changes.noise_seed)
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return {name: torch.from_numpy(table).to(self._device) for name, table in stacked.items()}, seeds
+
+    def made(self, row: Mapping[str, Tensor], noise: torch.Generator | None) -> Batch:
+        """The batch of a row of the tables. Nothing is copied to the device or read.
+
+        Noise is drawn from ``noise``, which is seeded for it; None is the device's own generator.
+        """
+        assert self._resident is not None
+        images, labels = self._resident.gathered(row["places"], with_stack_axis(self._patch, self._n_axes))
+        patches = images.view(len(images), -1, *self._patch), labels.view(-1, *self._patch)
+        return Batch(*changed(*patches, self._recipe, row, noise))
+
+    def _draw(self, step: int) -> _Drawn:
         rng = np.random.default_rng([self._seed, _STEP, step])
         first = (step - 1) * self._batch_size
         places = [self._place(number, rng) for number in range(first, first + self._batch_size)]
-        warps = draw_warps(len(places), self._patch, self._spacing, self._recipe, rng) if self._recipe.warps else None
-        margin = (0,) * len(self._patch) if warps is None else warps.margin
-        images, labels = self._cut(places, margin)
-        if warps is not None:
-            images, labels = warped(images, labels, self._patch, warps)
-        return Batch(*augmented(images, labels, self._recipe, rng))
+        recipe, n_channels = self._recipe, len(self._cases[0].image)
+        warps = draw_warps(len(places), self._patch, self._spacing, recipe, rng) if recipe.warps else None
+        return _Drawn(places, warps, draw_changes(len(places), n_channels, self._patch, recipe, rng))
 
     def _place(self, number: int, rng: np.random.Generator) -> _Cut:
         """Of one sample, counted over the whole training."""
@@ -105,7 +146,8 @@ class BatchStream:
         corners = [[c - m for c, m in zip(place.corner, around, strict=True)] for place in places]
         window, numbers = with_stack_axis(size, self._n_axes), [place.case for place in places]
         if self._resident is not None:
-            images, labels = self._resident.cut(numbers, corners, window)
+            facts = torch.from_numpy(self._resident.facts(numbers, corners)).to(self._device)
+            images, labels = self._resident.gathered(facts, window)
         else:
             cases = [self._cases[number] for number in numbers]
             parts = [

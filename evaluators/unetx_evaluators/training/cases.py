@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -68,7 +69,7 @@ class Case:
 class ResidentCases:
     """Cases side by side in flat tensors on a device, so that a batch is cut from them in a few kernels.
 
-    The same voxels as ``cut`` of every case. The cases' own tensors become views of the flat ones.
+    The cases' own tensors become views of the flat ones.
     """
 
     def __init__(self, cases: Sequence[Case], device: torch.device) -> None:
@@ -83,19 +84,18 @@ class ResidentCases:
             label = self._labels[start : start + size].view(case.label.shape)
             case.image, case.label = image.copy_(case.image), label.copy_(case.label)
 
-    def cut(
-        self, numbers: Sequence[int], corners: Sequence[Sequence[int]], window: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """Images ``[b, c, *window]`` and labels ``[b, *window]`` of cases by number, ``cut`` from a corner each."""
+    def facts(self, numbers: Sequence[int], corners: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
+        """``[b, 3 * axes + 2]`` for cases by number, each cut from its corner: first voxel, shape and stride along
+        every axis, then start and voxels of the case."""
         shapes, starts = self._shapes[list(numbers)], self._starts[list(numbers)]
         firsts = np.array(corners)
         strides = np.cumprod(np.concatenate([np.ones_like(shapes[:, :1]), shapes[:, :0:-1]], axis=1), axis=1)[:, ::-1]
         table = np.stack([firsts, shapes, strides], axis=1)  # [b, 3, axes]
-        facts = np.concatenate([table.reshape(len(table), -1), starts[:, None], shapes.prod(axis=1)[:, None]], axis=1)
-        return self._gathered(torch.from_numpy(facts).to(self._labels.device), window)
+        return np.concatenate([table.reshape(len(table), -1), starts[:, None], shapes.prod(axis=1)[:, None]], axis=1)
 
-    def _gathered(self, facts: Tensor, window: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """``facts[b]`` are first voxel, shape and stride along every axis, then start and voxels of the case."""
+    def gathered(self, facts: Tensor, window: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Images ``[b, c, *window]`` and labels ``[b, *window]`` as ``cut`` of the cases gives them; ``facts`` as
+        above, on the device, from which nothing is read and to which nothing is copied."""
         n, axes = len(facts), len(window)
         voxel: Tensor = facts.new_zeros(())
         inside: Tensor = facts.new_ones((), dtype=torch.bool)

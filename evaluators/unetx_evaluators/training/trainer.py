@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.diagnosis import stage_gradients
@@ -23,8 +22,9 @@ from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Cases
 from unetx_evaluators.training.checkpoint import Checkpoint
 from unetx_evaluators.training.rank import ALONE, Rank
-from unetx_evaluators.training.recipe import learning_rate
-from unetx_evaluators.training.step import EagerStep, captured_where_possible
+from unetx_evaluators.training.rounds import LossLog, Round, captured_where_possible
+from unetx_evaluators.training.step import EagerStep
+from unetx_evaluators.views import Prediction
 from unetx_space.network import SkipUNet
 
 CHECK_EVERY_STEPS = 20
@@ -49,6 +49,8 @@ class Progress:
     similarities: tuple[SkipSimilarity, ...] = ()
     measured: Measured | None = None
     """At the last rung of the budget."""
+    predictions: list[Prediction] | None = None
+    """At that rung; None where they are not wanted."""
     steps_run_as: str = ""
     """As ``ChosenStep`` has it."""
     spends_process: bool = False
@@ -108,9 +110,9 @@ class Training:
     eager: EagerStep
     average: WeightAverage
     progress: Progress
+    losses: LossLog
     checkpoint: Checkpoint | None
     """Where the state is kept."""
-    losses: LossLog = field(default_factory=lambda: LossLog())
     saved_at: float = field(default_factory=time.monotonic)
 
     def save(self, step: int) -> None:
@@ -141,7 +143,7 @@ class Training:
         self.eager.load_state_dict(state["step"])
         self.average.load_state_dict(state["average"])
         self.progress.load_state_dict(state["progress"])
-        self.losses = LossLog(state["losses"])
+        self.losses.restore(state["done"], state["losses"])
         return int(state["done"])
 
 
@@ -176,19 +178,20 @@ def train(
     )
     eager = EagerStep(network, recipe, device, ignores=task.ignores, rank=rank)
     average = WeightAverage(network, recipe.averaging * budget.steps)
-    training = Training(network, eager, average, progress, checkpoint)
-    done, part = training.resume(), rank.part(budget.batch_size)
+    losses = LossLog(budget.steps, device.device)
+    training = Training(network, eager, average, progress, losses, checkpoint)
+    done = training.resume()
     if not rank.leads:
         training.checkpoint = None
-    chosen, losses = captured_where_possible(eager, lambda: batches.batch(done + 1)), training.losses
-    train_step, progress.steps_run_as, progress.spends_process = chosen.step, chosen.run_as, chosen.spends_process
+    part = rank.part(budget.batch_size)
+    chosen = captured_where_possible(Round(eager, batches, average, losses, done, part), done + 1)
+    progress.steps_run_as, progress.spends_process = chosen.run_as, chosen.spends_process
     early, final = (Scorer(task, scored, device, progress.check_time) for scored in (cases.early, cases.validation))
     for step in range(done + 1, budget.steps + 1):
         progress.check_time()
-        losses.add(train_step(batches.batch(step).part(part), learning_rate(step, budget.steps, recipe)))
+        chosen.do(step)
         if step in gradients_at:
             progress.gradients[step] = stage_gradients(network)
-        average.update(step)
         observer.on_step(step)
         if step % CHECK_EVERY_STEPS == 0:
             losses.check(step)
@@ -198,7 +201,7 @@ def train(
             values = losses.taken(step)
             with average.in_place():
                 if step == budget.steps:
-                    progress.measured = final.everything(network)
+                    progress.measured = final.everything(network, progress.predictions)
                 scores = progress.measured.case_scores if progress.measured else early.at_a_rung(network)
             point = progress.reached(step, values, scores)
             if step < budget.steps:
@@ -208,30 +211,3 @@ def train(
         else:
             training.save_when_due(step)
     average.settle()
-
-
-class LossLog:
-    """The losses since the last rung, kept on their device."""
-
-    def __init__(self, before: Sequence[float] = ()) -> None:
-        """``before`` are those that were known when the training was broken off."""
-        self._before = list(before)
-        self._losses: list[Tensor] = []
-
-    def add(self, loss: Tensor) -> None:
-        self._losses.append(loss)
-
-    def check(self, step: int) -> list[float]:
-        """The losses so far. Ends the evaluation as diverged when one was not finite."""
-        losses: list[float] = torch.stack(self._losses).tolist() if self._losses else []
-        for loss in losses:
-            if not math.isfinite(loss):
-                raise EvaluationEnded(Outcome.DIVERGED, f"the training loss was {loss} by step {step}")
-        return [*self._before, *losses]
-
-    def taken(self, step: int) -> list[float]:
-        """The same, and start anew."""
-        losses = self.check(step)
-        self._before.clear()
-        self._losses.clear()
-        return losses

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from unetx_search.caution import WIDTH
-from unetx_search.finals.report import finite
 from unetx_search.progress import duration
-from unetx_space.files import write_whole
+from unetx_space.files import json_text, write_whole
 from unetx_studies.proxy_agreement import TOP
 
 if TYPE_CHECKING:
@@ -108,36 +106,33 @@ def limits(audit: Audit) -> tuple[str, ...]:
 
 def audit_facts(audit: Audit) -> dict[str, Any]:
     """The same for machines."""
-    facts: dict[str, Any] = finite(
-        {
-            "study": audit.config.study_name,
-            "was_stopped": audit.was_stopped,
-            "n_finished": audit.n_finished,
-            "n_trainings": audit.n_trainings,
-            "seconds": audit.seconds,
-            "default_steps": audit.steps,
-            "reference_steps": audit.reference_steps,
-            "margin": audit.config.margin,
-            "designs": [
-                {"key": one.key, "origin": str(one.origin), **asdict(one.cost)}
-                for one in audit.designs
-            ],
-            "scores": [
-                {
-                    "design": one.trial.key, "steps": one.trial.budget.steps, "seed": one.trial.seed,
-                    "outcome": one.trial.outcome, "dice": one.trial.score, "seconds": one.trial.seconds,
-                }
-                for one in audit.trained
-            ],
-            "ranked_by": [{**asdict(one), "evaluations_an_hour": one.evaluations_an_hour} for one in audit.read_outs],
-            "ceiling": None if audit.ceiling is None else asdict(audit.ceiling),
-            "recommendation": None if audit.was_stopped else asdict(audit.recommendation),
-            "limits": list(limits(audit)),
-        }
-    )  # fmt: skip
-    return facts
+    return {
+        "study": audit.config.study_name,
+        "was_stopped": audit.was_stopped,
+        "n_finished": audit.n_finished,
+        "n_trainings": audit.n_trainings,
+        "seconds": audit.seconds,
+        "default_steps": audit.steps,
+        "reference_steps": audit.reference_steps,
+        "margin": audit.config.margin,
+        "designs": [
+            {"key": one.key, "origin": str(one.origin), **asdict(one.cost)}
+            for one in audit.designs
+        ],
+        "scores": [
+            {
+                "design": one.trial.key, "steps": one.trial.budget.steps, "seed": one.trial.seed,
+                "outcome": one.trial.outcome, "dice": one.trial.score, "seconds": one.trial.seconds,
+            }
+            for one in audit.trained
+        ],
+        "ranked_by": [{**asdict(one), "evaluations_an_hour": one.evaluations_an_hour} for one in audit.read_outs],
+        "ceiling": None if audit.ceiling is None else asdict(audit.ceiling),
+        "recommendation": None if audit.was_stopped else asdict(audit.recommendation),
+        "limits": list(limits(audit)),
+    }  # fmt: skip
 
 
 def keep_audit(audit: Audit) -> None:
     """Write the facts into the audit's folder."""
-    write_whole(audit.config.folder / FILE, json.dumps(audit_facts(audit), indent=2, allow_nan=False) + "\n")
+    write_whole(audit.config.folder / FILE, json_text(audit_facts(audit)) + "\n")

@@ -20,6 +20,7 @@ from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.gpu_check import preflight
 from unetx_search.listed_study import ListedStudy
 from unetx_search.preparing import keep_beside, no_empty_folders
+from unetx_search.progress import say
 from unetx_search.proposals import ListedProposals, Proposal
 from unetx_search.run import SETTINGS, source_of
 from unetx_search.settling import Asked, asked
@@ -65,7 +66,7 @@ def audit(
             designs = sampled(setup, config.designs, FEWEST)
             keep_beside(config.folder, task)
         listed = tuple(trainings(designs, budget, config))
-        console.print(outlook_text(config, designs, budget.steps, listed), markup=False, soft_wrap=True)
+        say(console, outlook_text(config, designs, budget.steps, listed))
         study = ListedStudy(
             config=config,
             name=config.study_name,

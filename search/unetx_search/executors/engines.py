@@ -1,14 +1,15 @@
-"""Where a search may run, by the names of ``--engine``; nothing heavy is imported before one is opened."""
+"""What every engine gives: slots, and an executor for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from unetx_search.executors.registry import ENGINES
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
 LOGS = "logs"
 CHECKPOINTS = "checkpoints"
 """Folders of a study."""
-
-ENGINES: Mapping[str, str] = {
-    "local": "unetx_search.executors.local:local_engine",
-    "ray": "unetx_search.executors.ray.cluster:ray_engine",
-}
-"""What opens each engine, ``module:function``: a function of the request and of what counts GPUs, which gives the
-engine for the length of a ``with``. Raises RequestError when there are not the slots that the request asks for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 """Read once, when torch, MKL and numpy's OpenBLAS are loaded."""
 MOST_THREADS = 4
 """Of a worker on a GPU, whose host has little to compute: more wait for each other, and for those of other workers."""
+MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY"
+"""Names the folder of the multi-process service that a process computes through (``sharing/mps.py``)."""
 DIVIDED = 0.9
 """Part of a GPU's memory that its workers divide; the rest is for what CUDA needs beside, and for others."""
 
@@ -58,6 +60,11 @@ class Slot:
     def kind(self) -> str:
         """The name of its GPU, which others may have, too; empty for a CPU."""
         return self.label.partition(": ")[2] if self.device == "cuda" else ""
+
+    @property
+    def is_served(self) -> bool:
+        """Its worker computes through a multi-process service; what breaks that service breaks all of the GPU's."""
+        return MPS_PIPES in self.environment
 
     @property
     def gpu(self) -> str:

@@ -86,6 +86,8 @@ class Supervisor(Executor, Generic[H]):
         """The longest time between two words of a job that ended well."""
         self._failed_on: dict[int, set[str]] = {}
         """Devices that failed under a trial."""
+        self._suspects: set[int] = set()
+        """Trials that ran together when their GPU's service broke. To show which of them broke it, each runs alone."""
         self._closed = False
         self._slots: list[SlotState[H]] = [
             SlotState(slot, log_folder and log_folder / f"worker-{slot.index}.log", slot.label) for slot in slots
@@ -98,7 +100,8 @@ class Supervisor(Executor, Generic[H]):
 
     def _is_free(self, slot: SlotState[H]) -> bool:
         is_idle = slot.held is None and slot.killed_at_s is None and not slot.retired and not slot.is_resting()
-        return is_idle and (slot.is_up or not self._starts_at_once)
+        is_ready = is_idle and (slot.is_up or not self._starts_at_once)
+        return is_ready and not any(held.job.trial in self._suspects for held in self._held_beside(slot))
 
     def takes(self, trial: int) -> bool:
         return not self._closed and self._slot_for(trial) is not None
@@ -107,8 +110,21 @@ class Supervisor(Executor, Generic[H]):
         """A free slot on a device that has not failed under the trial, or on any where all have."""
         failed = self._failed_on.get(trial, set())
         at_work = [slot for slot in self._slots if not slot.retired]
+        if trial in self._suspects:
+            at_work = [slot for slot in at_work if not self._held_beside(slot)]
         others = [slot for slot in at_work if slot.device not in failed]
         return next(filter(self._is_free, others or at_work), None)
+
+    def _served_beside(self, slot: SlotState[H]) -> list[SlotState[H]]:
+        """The other slots of the service that the slot's worker computes through."""
+        return [
+            other
+            for other in self._slots
+            if other is not slot and slot.slot.is_served and other.slot.is_served and other.device == slot.device
+        ]
+
+    def _held_beside(self, slot: SlotState[H]) -> list[HeldJob]:
+        return [other.held for other in self._served_beside(slot) if other.held is not None]
 
     def submit(self, job: Job) -> None:
         slot = self._slot_for(job.trial) or next(filter(self._is_free, self._slots), None)
@@ -251,6 +267,7 @@ class Supervisor(Executor, Generic[H]):
         """What an answer tells of the slot and its worker."""
         slot.failures.clear()
         self._failed_on.pop(held.job.trial, None)
+        self._suspects.discard(held.job.trial)
         if evaluation.outcome is Outcome.COMPLETE:
             self._slowest_s = max(held.slowest_s, 0.0 if self._slowest_s == math.inf else self._slowest_s)
         if evaluation.spends_process and slot.killed_at_s is None:
@@ -260,14 +277,32 @@ class Supervisor(Executor, Generic[H]):
         self, slot: SlotState[H], held: HeldJob, report: messages.DeviceLost, handler: Handler
     ) -> None:
         reason = f"{slot.where} lost its device: {report.reason}"
+        beside = self._held_beside(slot)
+        self._restart_beside(slot, reason, handler)
         if held.interrupted:
             self._end_job(slot, handler, None)
+        elif beside:  # any of them may have done it
+            self._suspects |= {other.job.trial for other in (held, *beside)}
+            slot.held = None
+            handler.on_preempted(held.job.trial, reason)
+            return
         elif report.may_be_design:
             self._lose(slot, held, held.failure(Outcome.CRASHED, reason), handler)
         else:
             slot.held = None
             handler.on_preempted(held.job.trial, reason)
         self._count_failed_device(slot, held, reason, may_be_design=report.may_be_design)
+
+    def _restart_beside(self, slot: SlotState[H], reason: str, handler: Handler) -> None:
+        """A worker broke off in its computations: the service, and all whom it serves, are in an unknown state."""
+        for other in self._served_beside(slot):
+            held, other.held = other.held, None
+            if other.killed_at_s is None:
+                self._end_worker(other)
+            if held is not None and held.interrupted:
+                handler.on_interrupted(held.job.trial)
+            elif held is not None:
+                handler.on_preempted(held.job.trial, f"its GPU's workers start anew, for {reason}")
 
     def _lose(self, slot: SlotState[H], held: HeldJob, evaluation: Evaluation, handler: Handler) -> None:
         """Free the slot of a job that may be what ended its worker, and tell."""
@@ -294,6 +329,8 @@ class Supervisor(Executor, Generic[H]):
         """The worker ended, by what the process that started it says: that ends the job if it had begun."""
         was_to_die, held = slot.killed_at_s is not None, slot.held
         self._drop_worker(slot, has_exited=True)
+        if held is not None and held.has_begun:
+            self._restart_beside(slot, f"{slot.where} {how}", handler)
         if held is None:
             if slot.trouble:
                 self._count_failed_start(slot, how, handler)

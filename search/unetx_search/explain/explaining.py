@@ -14,9 +14,10 @@ from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import using
 from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun, read_request
-from unetx_search.data_choices import DataChoices, check_rules
+from unetx_search.data_choices import DataChoices, at_least, check_rules
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import make_slots
+from unetx_search.explain import EXPLAIN
 from unetx_search.explain.parts import Work, gradient_steps
 from unetx_search.preparing import case_groups, no_empty_folders, prepared_task
 from unetx_search.progress import Steps
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks import Source, Task
 
 FORMAT, VERSION = "unetx.explanation", 1
-EXPLAIN = "explain"
-"""Folder of the explanations, in a study's or below --out."""
 _TRIAL = re.compile(r"(.+):(\d{1,9})")
 
 
@@ -79,13 +78,7 @@ def explain(
 
     Raises RequestError when the request cannot be met; UnetxError where a training ends without a result.
     """
-    check_rules(
-        [
-            ("seeds", seeds, "at least 1", seeds >= 1),
-            ("steps", steps, "at least 1", steps is None or steps >= 1),
-            ("validation-cases", validation_cases, "at least 1", validation_cases is None or validation_cases >= 1),
-        ]
-    )
+    check_rules(at_least(1, seeds=seeds, steps=steps, validation_cases=validation_cases))
     asked = _asked(what)
     choices = choices if asked.study is None else _as_in(asked.study, choices)
     slot = make_slots(gpus)[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unetx_search.config import MOST_HOURS, SearchConfig
-from unetx_search.data_choices import Rule, check_rules
+from unetx_search.data_choices import Rule, at_least, check_rules
 from unetx_space.errors import RequestError, unknown_name
 from unetx_space.presets import PRESETS
 
@@ -68,11 +68,10 @@ class FinalsConfig:
 
     def _rules(self) -> Iterator[Rule]:
         yield "top", self.top, "0 or more", self.top >= 0
-        yield "seeds", self.seeds, "at least 1", self.seeds >= 1
-        yield "steps", self.steps, "at least 1", self.steps is None or self.steps >= 1
+        yield from at_least(1, seeds=self.seeds, steps=self.steps)
         factor = self.width_factor
         yield "width-factor", factor, "above 0 and at most 1", factor is None or 0 < factor <= 1
-        yield "folds", self.folds, "at least 2", self.folds is None or self.folds >= 2
+        yield from at_least(2, folds=self.folds)
         yield "margin", self.margin, "at least 0 and less than 1", self.margin is None or 0 <= self.margin < 1
         hours = self.max_hours
         yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
@@ -88,7 +87,7 @@ class FinalsConfig:
         folder = study / self.name if fold is None else study / self.name / f"fold-{fold}"
         workers = {name: getattr(self, name) for name in ("gpus", "cpu_workers", "workers_per_gpu", "data")}
         told = {name: value for name, value in workers.items() if value is not None}
-        told.setdefault("workers_per_gpu", 1 if search.workers_per_gpu == "auto" else search.workers_per_gpu)
+        told.setdefault("workers_per_gpu", search.counted_workers)
         as_of_search = asdict(search)
         return SearchConfig(
             **{

@@ -64,11 +64,9 @@ class Entrant:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "name": self.name,
-            "trial": self.trial,
-            "architecture": self.architecture.dumps(),
+            "name": self.name, "trial": self.trial, "architecture": self.architecture.dumps(),
             "width_factor": self.width_factor,
-        }
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -98,37 +96,27 @@ def chosen_field(
     """
     left_out: list[str] = []
     entrants: list[Entrant] = []
+
+    def enter(name: str, trial: int | None, genome: Genome) -> None:
+        architecture = Architecture(backbone, canonical(genome))
+        if problems := faults(architecture, patch):
+            left_out.append(f"{name} does not fit: {'; '.join(map(str, problems))}")
+        elif any(key(one.architecture) == key(architecture) for one in entrants):
+            left_out.append(f"{name} is the same design as another one here")
+        else:
+            entrants.append(Entrant(name, trial, architecture, width_factor))
+
     for name in config.baseline_names:
-        _enter(entrants, left_out, name, None, PRESETS[name].genome(backbone.n_levels), backbone, patch, width_factor)
+        enter(name, None, PRESETS[name].genome(backbone.n_levels))
     known = {key(one.architecture) for one in entrants}
     others = [one for one in search.ranking.designs if one.key not in known]
     cheapest = [one for one in others[config.top :] if one.key == search.cheapest and config.top > 0]
     for one in [*others[: config.top], *cheapest]:
-        genome = search.genomes[one.key]
-        _enter(entrants, left_out, f"trial-{one.number}", one.number, genome, backbone, patch, width_factor)
+        enter(f"trial-{one.number}", one.number, search.genomes[one.key])
     if config.equal_cost:
         entrants = list(_as_wide_as_it_takes(entrants, patch, left_out))
     candidates, given = [e for e in entrants if e.is_candidate], [e for e in entrants if not e.is_candidate]
     return Field((*candidates, *given), tuple(left_out))
-
-
-def _enter(
-    entrants: list[Entrant],
-    left_out: list[str],
-    name: str,
-    trial: int | None,
-    genome: Genome,
-    backbone: Backbone,
-    patch: tuple[int, ...],
-    width_factor: float,
-) -> None:
-    architecture = Architecture(backbone, canonical(genome))
-    if problems := faults(architecture, patch):
-        left_out.append(f"{name} does not fit: {'; '.join(map(str, problems))}")
-    elif any(key(one.architecture) == key(architecture) for one in entrants):
-        left_out.append(f"{name} is the same design as another one here")
-    else:
-        entrants.append(Entrant(name, trial, architecture, width_factor))
 
 
 def _as_wide_as_it_takes(entrants: Sequence[Entrant], patch: tuple[int, ...], left_out: list[str]) -> Iterable[Entrant]:

@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.metrics import summarise
-from unetx_search.best import whereabouts
+from unetx_search.best import keep_winner, whereabouts
 from unetx_search.caution import WIDTH
 from unetx_search.cheapest import COSTS
 from unetx_search.finals.config import FINALS, REFERENCE, FinalsConfig
 from unetx_search.progress import duration
 from unetx_space.canonical import key
-from unetx_space.files import write_whole
-from unetx_studies.drawing import to_svg
+from unetx_space.files import json_text, write_whole
 from unetx_studies.neighbours import BEST, CHEAPEST
-from unetx_studies.verdict import Noise, Scores, Verdict, outlook, outlook_lines, scores_table, verdict
+from unetx_studies.verdict import Chosen, Noise, Scores, Verdict, outlook, outlook_lines, scores_table, verdict
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import Budget, CaseScore
     from unetx_evaluators.tasks import Task
     from unetx_search.config import CheapBy
     from unetx_search.finals.entrants import Entrant, Field
+    from unetx_space.architecture import Architecture
 
 VERDICT, CASES = "verdict.json", "cases.csv"
 """Files of finals."""
@@ -190,47 +190,42 @@ def kept_conclusion(study: Path) -> str | None:
 def finals_facts(results: Results) -> dict[str, Any]:
     """The same for machines."""
     scores, found = results.scores, results.verdict
-    facts: dict[str, Any] = finite(
-        {
-            "study": results.study,
-            "conclusion": found.conclusion,
-            "cheapest_conclusion": cheapest_sentence(results),
-            "limits": list(results.limits),
-            "was_stopped": results.was_stopped,
-            "margin": results.margin,
-            "metric": "mean over classes of Dice, each test case",
-            "designs": [
-                {
-                    "name": one.name,
-                    "trial": one.trial,
-                    "key": key(one.architecture),
-                    "width_factor": one.width_factor,
-                    "cost": results.costs[one.name],
-                    "cost_by": results.cost_by,
-                    "given_up": one.name in results.out,
-                    "seeds": sorted(seed for design, seed in results.trainings if design == one.name),
-                    "dice": scores.mean(one.name) if one.name in scores.designs else None,
-                }
-                for one in results.field.entrants
-            ],
-            "comparisons": [
-                {**asdict(one), "difference": one.difference.mean, "standard_error": one.difference.standard_error}
-                for one in found.comparisons
-            ],
-            "chosen": None if found.chosen is None else _chosen_facts(results),
-            "cheapest": None if found.cheapest is None else asdict(found.cheapest),
-            "budget": asdict(results.budget),
-            "n_cases": len(scores.groups),
-            "n_patients": len(set(scores.groups)),
-            "seconds": results.seconds,
-        }
-    )
-    return facts
+    return {
+        "study": results.study,
+        "conclusion": found.conclusion,
+        "cheapest_conclusion": cheapest_sentence(results),
+        "limits": list(results.limits),
+        "was_stopped": results.was_stopped,
+        "margin": results.margin,
+        "metric": "mean over classes of Dice, each test case",
+        "designs": [
+            {
+                "name": one.name,
+                "trial": one.trial,
+                "key": key(one.architecture),
+                "width_factor": one.width_factor,
+                "cost": results.costs[one.name],
+                "cost_by": results.cost_by,
+                "given_up": one.name in results.out,
+                "seeds": sorted(seed for design, seed in results.trainings if design == one.name),
+                "dice": scores.mean(one.name) if one.name in scores.designs else None,
+            }
+            for one in results.field.entrants
+        ],
+        "comparisons": [
+            {**asdict(one), "difference": one.difference.mean, "standard_error": one.difference.standard_error}
+            for one in found.comparisons
+        ],
+        "chosen": None if found.chosen is None else _chosen_facts(found.chosen),
+        "cheapest": None if found.cheapest is None else asdict(found.cheapest),
+        "budget": asdict(results.budget),
+        "n_cases": len(scores.groups),
+        "n_patients": len(set(scores.groups)),
+        "seconds": results.seconds,
+    }
 
 
-def _chosen_facts(results: Results) -> dict[str, Any]:
-    chosen = results.verdict.chosen
-    assert chosen is not None
+def _chosen_facts(chosen: Chosen) -> dict[str, Any]:
     low, high = chosen.difference.interval()
     return {
         "design": chosen.design,
@@ -243,38 +238,21 @@ def _chosen_facts(results: Results) -> dict[str, Any]:
     }
 
 
-def finite(value: Any) -> Any:
-    """The same with None for what is no finite number, which JSON cannot tell."""
-    if isinstance(value, dict):
-        return {name: finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def keep_results(folder: Path, results: Results) -> None:
     """Write verdict, cases and winners into the folder of the finals; a winner that is none any more goes."""
     facts = finals_facts(results)
-    write_whole(folder / VERDICT, json.dumps(facts, indent=2, allow_nan=False) + "\n")
+    write_whole(folder / VERDICT, json_text(facts) + "\n")
     write_whole(folder / CASES, _cases_csv(results))
-    found = results.verdict
-    winners = {
-        BEST: None if found.chosen is None else found.chosen.design,
-        CHEAPEST: None if found.cheapest is None else found.cheapest.design,
-    }
-    for file, name in winners.items():
-        if name is not None:
-            _save(folder / file, results, name, facts)
-        else:
-            for path in (folder / file, (folder / file).with_suffix(".svg")):
-                path.unlink(missing_ok=True)
+    for file, winner in ((BEST, results.verdict.chosen), (CHEAPEST, results.verdict.cheapest)):
+        keep_winner(folder / file, None if winner is None else _described(results, winner.design, facts))
 
 
-def _save(path: Path, results: Results, name: str, facts: Mapping[str, Any]) -> None:
+def _described(results: Results, name: str, facts: Mapping[str, Any]) -> Architecture:
+    """The design of that name with its scores and the verdict."""
     entrant = results.entrant(name)
     scores = [score for (design, _), own in results.trainings.items() if design == name for score in own]
     seeds = [seed for design, seed in results.trainings if design == name]
-    found = replace(
+    return replace(
         entrant.architecture,
         score={
             "dice": results.scores.mean(name),
@@ -286,8 +264,6 @@ def _save(path: Path, results: Results, name: str, facts: Mapping[str, Any]) -> 
         },
         provenance={**whereabouts(results.study, entrant.trial, results.task), "design": name},
     )
-    found.save(path)
-    write_whole(path.with_suffix(".svg"), to_svg(found))
 
 
 def _cases_csv(results: Results) -> str:

@@ -28,17 +28,13 @@ from unetx_search.finals.search_results import Search, noise_of, read_search
 from unetx_search.gpu_check import preflight
 from unetx_search.listed_study import ListedStudy
 from unetx_search.preparing import case_groups, keep_beside, no_empty_folders, prepared_task
+from unetx_search.progress import say
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
 from unetx_space.training_memory import training_memory
 from unetx_studies.artifacts import note_finals
 from unetx_studies.ranking import complete
-from unetx_studies.store import (
-    Records,
-    find_location,
-    full_disk_explained,
-    open_store,
-)
+from unetx_studies.store import Records, find_location, full_disk_explained, open_store
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,8 +47,6 @@ FROZEN = "finals.json"
 """In the folder of finals: what they were begun with."""
 LONGER = 4
 """Times the search's steps that finals train, when nobody says."""
-N_RUNGS = 8
-"""At which a training is kept, so that it can go on from there; nothing is decided at them."""
 MAX_SECONDS = 7 * 24 * 3600.0
 
 
@@ -84,7 +78,7 @@ def finals(
                 one = _Final.begun(study, config, search, request, engine, found, fold, console)
             if fold in (None, 0):
                 told = outlook_text(one.field, noise_of(search, one.groups), config, one.scored_groups, one.margin)
-                console.print(told, markup=False, soft_wrap=True)
+                say(console, told)
             stopped = one.train(engine, evaluator or proxy_evaluator(engine.slots), console, out)
             ended = one.results(stopped, out)
             results = ended if results is None else results.joined(ended)
@@ -93,9 +87,8 @@ def finals(
     assert results is not None
     keep_results(study / config.name, results)
     url = find_location(study).url
-    note_finals(
-        url, search.name, "\n\n".join([results.verdict.conclusion, cheapest_sentence(results), *results.limits])
-    )
+    words = [results.verdict.conclusion, cheapest_sentence(results), *results.limits]
+    note_finals(url, search.name, "\n\n".join(words))
     return results
 
 
@@ -266,7 +259,7 @@ def _budget(config: FinalsConfig, search: Search, task: Task, plan: str) -> Budg
     return replace(
         begun,
         steps=steps,
-        rungs=tuple(sorted({max(1, steps * n // N_RUNGS) for n in range(1, N_RUNGS + 1)})),
+        rungs=(steps,),  # nothing is decided on the way, and the test cases are looked at once
         width_factor=config.width_factor or (1.0 if plan == "full" else begun.width_factor),
         validation_cases=len(task.splits.validation),
         max_seconds=MAX_SECONDS,

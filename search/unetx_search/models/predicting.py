@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.fingerprint import coarsest_axis
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.files import read_header
 from unetx_evaluators.tasks.sources.formats import READ, stem_of
@@ -26,7 +27,7 @@ from unetx_space.errors import RequestError
 from unetx_space.files import write_whole
 from unetx_studies.disk_full import full_disk_explained
 from unetx_studies.model_folder import ModelFolder
-from unetx_studies.sheet.pictures import Picture, coarsest_axis, make_picture
+from unetx_studies.sheet.pictures import Picture, make_picture
 from unetx_studies.sheet.preview import preview_png
 
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from unetx_evaluators.evaluation import CaseScore
+from unetx_space.files import finite
 from unetx_studies.verdict import Verdict, scores_table, verdict
 
 METRIC = "original_dice"
@@ -32,8 +31,5 @@ def verdict_json(found: Verdict) -> dict[str, Any]:
         {**asdict(one), "difference": {"mean": one.difference.mean, "by_group": list(one.difference.by_group)}}
         for one in found.comparisons
     ]
-    finite = [
-        {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in one.items()}
-        for one in comparisons
-    ]
-    return {"metric": METRIC, "conclusion": found.conclusion, "limits": list(found.limits), "comparisons": finite}
+    told = {"conclusion": found.conclusion, "limits": list(found.limits), "comparisons": finite(comparisons)}
+    return {"metric": METRIC, **told}

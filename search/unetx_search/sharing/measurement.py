@@ -1,4 +1,4 @@
-"""``--workers-per-gpu auto``: 1, 2, 3, ... workers evaluate on a GPU, as those of a search do, until no more would pay.
+"""``--workers-per-gpu auto``, the default: 1, 2, 3, ... workers evaluate on a GPU, as in a search, until no more pay.
 
 Each worker first makes a short evaluation, in which its process sets itself up. Then all evaluate the U-Net at once,
 whole and with the search's own budget: a worker that trains fills the gaps of one that scores, which steps alone would
@@ -23,6 +23,7 @@ from unetx_search.executors.gpus import FreeMemoryProbe, free_memory_mib
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, shared_slots
 from unetx_search.sharing.choice import MOST_WORKERS, SHARING, Limits, Sample, decide, read_sharing, write_sharing
+from unetx_search.sharing.mps import MpsUnavailable
 from unetx_space.training_memory import FLOAT32_BYTES, training_memory
 
 if TYPE_CHECKING:
@@ -67,8 +68,11 @@ def slots_that_pay(
     What has been measured for this study already is not measured again. ``console`` is told what was measured and what
     it came to; ``measure``, ``free_memory`` and ``n_cores`` replace the machine in tests.
     """
+    if config.engine != "local":
+        return tuple(slots)
     if any(slot.device == "cpu" for slot in slots):
-        console.print("--workers-per-gpu auto is about GPUs, and none is used: CPU workers share nothing")
+        if config.workers_per_gpu == "auto":
+            console.print("--workers-per-gpu auto is about GPUs, and none is used: CPU workers share nothing")
         return tuple(slots)
     cores = usable_cores() if n_cores is None else n_cores
     kinds: dict[str, list[Slot]] = {}
@@ -77,7 +81,11 @@ def slots_that_pay(
 
     def with_own_workers(slot: Slot, n_workers: int) -> Sample:
         shared = shared_slots([slot], {slot.kind: n_workers}, n_cores=max(1, cores // len(slots)))
-        with LocalExecutor(evaluator_of(shared), task, shared) as executor:
+        try:
+            executor = LocalExecutor(evaluator_of(shared), task, shared, needs_mps=True)
+        except MpsUnavailable as error:  # workers that compute in turns fill few gaps
+            return Sample(n_workers, 0.0, None, f"NVIDIA's multi-process service (MPS) is not to be had: {error}")
+        with executor:
             bench = Workbench(
                 executor, setup.u_net, setup.budget, free.get(slot.gpu), lambda: free_memory().get(slot.gpu)
             )

@@ -37,9 +37,9 @@ def captions(architecture: Architecture) -> tuple[str, str]:
     patch = architecture.searched_patch
     costs = cost(architecture, patch or (2**backbone.n_levels,) * backbone.dims)
     worth = [f"Dice {score:.4f}"] if isinstance(score, float) else []
-    worth.append(f"{_short(costs.n_parameters)} parameters")
+    worth.append(f"{short(costs.n_parameters)} parameters")
     if patch:
-        worth.append(f"{_short(costs.macs)} multiply-adds on {by(patch)}")
+        worth.append(f"{short(costs.macs)} multiply-adds on {by(patch)}")
     return (
         " · ".join(worth),
         f"{counted(backbone.in_channels, 'channel')} in, {counted(backbone.out_channels, 'class', 'classes')} out · "
@@ -48,7 +48,8 @@ def captions(architecture: Architecture) -> tuple[str, str]:
     )
 
 
-def _short(number: int) -> str:
+def short(number: int) -> str:
+    """``4.58 G``"""
     for unit, name in ((10**12, " T"), (10**9, " G"), (10**6, " M"), (10**3, " k")):
         if number >= unit:
             return f"{number / unit:.3g}{name}" if number < 1000 * unit else f"{number // unit:,}{name}"

@@ -34,6 +34,7 @@ HEADER = 74.0
 FOOTER = 46.0
 LEGEND_STEP = 215.0
 MIN_WIDTH = 3 * LEGEND_STEP + 110
+MARK = "#ffe08a"
 LINE = 15.0
 """Between lines of notes below the legend."""
 
@@ -57,8 +58,23 @@ class Numbers:
 NO_NUMBERS = Numbers({}, {}, {}, "")
 
 
-def to_svg(architecture: Architecture, numbers: Numbers = NO_NUMBERS) -> str:
-    """The drawing of an architecture without faults, with numbers on it where some are given."""
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What stands out in a drawing."""
+
+    sources: frozenset[tuple[StageRef, StageRef]] = frozenset()
+    """Wires, by source and node."""
+    nodes: frozenset[StageRef] = frozenset()
+    note: str = ""
+    """What the marks mean: a line below the legend."""
+
+
+NO_MARKS = Marks()
+
+
+def to_svg(architecture: Architecture, numbers: Numbers = NO_NUMBERS, marks: Marks = NO_MARKS) -> str:
+    """The drawing of an architecture without faults, with numbers and marks on it where some are given."""
+    notes = (*numbers.notes, *filter(None, (marks.note,)))
     layout = make_layout(architecture, with_numbers=numbers is not NO_NUMBERS)
     worth, fixed = captions(architecture)
     left, top, right, bottom = layout.bounds()
@@ -67,7 +83,7 @@ def to_svg(architecture: Architecture, numbers: Numbers = NO_NUMBERS) -> str:
     width = max(right - left + 2 * ends, MIN_WIDTH) + 2 * MARGIN
     x = (left + right - width) / 2
     y = top - above - HEADER - MARGIN
-    below = LINE * (len(numbers.notes) + 1 if numbers.notes else 0)
+    below = LINE * (len(notes) + 1 if notes else 0)
     height = bottom - y + FOOTER + MARGIN + below
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="{_n(x)} {_n(y)} {_n(width)} {_n(height)}" '
@@ -83,14 +99,18 @@ def to_svg(architecture: Architecture, numbers: Numbers = NO_NUMBERS) -> str:
         *(
             part
             for wire in sorted(layout.wires, key=lambda wire: wire.is_source)
-            for part in _wire(wire, architecture, numbers)
+            for part in _wire(wire, architecture, numbers, (wire.source, wire.target) in marks.sources)
         ),
-        *(part for box in layout.boxes.values() for part in _box(box, architecture, layout, numbers)),
+        *(
+            part
+            for box in layout.boxes.values()
+            for part in _box(box, architecture, layout, numbers, box.ref in marks.nodes)
+        ),
         *_ends(architecture, layout),
         *_legend(x + MARGIN, y + height - MARGIN - below),
         *(
             _text(x + MARGIN, y + height - MARGIN - LINE * line, words, kind="muted", more=' font-size="11"')
-            for line, words in enumerate(reversed(numbers.notes))
+            for line, words in enumerate(reversed(notes))
         ),
         "</svg>",
     ]
@@ -123,8 +143,8 @@ def _arrowhead(kind: Kind) -> str:
     )
 
 
-def _wire(wire: Wire, architecture: Architecture, numbers: Numbers) -> Iterator[str]:
-    """A wire over a light edge, so that at a crossing one sees which wire goes on where."""
+def _wire(wire: Wire, architecture: Architecture, numbers: Numbers, is_marked: bool) -> Iterator[str]:
+    """A wire over a light edge, so that at a crossing one sees which wire goes on where; a broad one marks it."""
     path = f"M{_p(wire.start)}C{_p(wire.control1)} {_p(wire.control2)} {_p(wire.end)}"
     if wire.is_corner:
         (x0, y0), (x1, y1) = wire.start, wire.end
@@ -137,19 +157,21 @@ def _wire(wire: Wire, architecture: Architecture, numbers: Numbers) -> Iterator[
     identity = f'class="{wire.kind}"'
     if wire.is_source:
         identity = f'class="source" data-source="{wire.source}" data-node="{wire.target}"'
-    yield f'<path d="{path}" fill="none" stroke="#fcfdff" stroke-width="5"/>'
+    edge, edge_width = (MARK, 11) if is_marked and wire.is_source else ("#fcfdff", 5)
+    yield f'<path d="{path}" fill="none" stroke="{edge}" stroke-width="{edge_width}"/>'
     width, dash = ("1.8", DASHES[wire.kind]) if wire.is_source else ("2.4", "")
     if (wire.source, wire.target) in numbers.widths and wire.is_source:
         width = _n(numbers.widths[wire.source, wire.target])
     dashes = f' stroke-dasharray="{dash}" stroke-linecap="round"' if dash else ""
     yield (
         f'<path d="{path}" fill="none" stroke="{COLOURS[wire.kind]}" stroke-width="{width}"{dashes} '
-        f'marker-end="url(#unetx-{wire.kind})" {identity}><title>{escape(_tooltip(wire, architecture))}</title>'
+        f'marker-end="url(#unetx-{wire.kind})" {identity}><title>{escape(wire_words(wire, architecture))}</title>'
         "</path>"
     )
 
 
-def _tooltip(wire: Wire, architecture: Architecture) -> str:
+def wire_words(wire: Wire, architecture: Architecture) -> str:
+    """What is read by what, and how."""
     if wire.kind == "down":
         return f"{wire.source} to {wire.target}, stride {by(architecture.backbone.strides[wire.target.level])}"
     node = architecture.genome[wire.target]
@@ -163,10 +185,14 @@ def _p(point: Point) -> str:
     return f"{_n(point[0])} {_n(point[1])}"
 
 
-def _box(box: Box, architecture: Architecture, layout: Layout, numbers: Numbers) -> Iterator[str]:
+def _box(
+    box: Box, architecture: Architecture, layout: Layout, numbers: Numbers, is_marked: bool
+) -> Iterator[str]:  # fmt: skip
     left, top = box.x - box.width / 2, box.y - box.height / 2
     is_encoder = box.ref.kind == "E"
     fill, stroke = ("#eaeff7", "#8d9ab0") if is_encoder else ("#ffffff", "#48556b")
+    if is_marked:
+        fill = MARK
     opacity = "0.84" if layout.is_nested else "1"  # a wire that must pass behind a box stays visible
     yield (
         f'<rect x="{_n(left)}" y="{_n(top)}" width="{_n(box.width)}" height="{_n(box.height)}" rx="7" '

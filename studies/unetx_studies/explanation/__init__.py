@@ -4,13 +4,6 @@ from unetx_studies.explanation.findings import Change, Explanation, Looked, Role
 from unetx_studies.explanation.words import explanation_svg, explanation_text
 
 __all__ = [
-    "Change",
-    "Explanation",
-    "Looked",
-    "Role",
-    "SkipEffect",
-    "StageFlow",
-    "explained",
-    "explanation_svg",
+    "Change", "Explanation", "Looked", "Role", "SkipEffect", "StageFlow", "explained", "explanation_svg",
     "explanation_text",
-]
+]  # fmt: skip

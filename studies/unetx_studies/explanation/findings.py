@@ -8,7 +8,7 @@ and the truth does not, counts 1 where it is not predicted: nothing was to be fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -204,6 +204,12 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
+def _mean_of_known(values: Iterable[float | None]) -> float | None:
+    """None where none is known."""
+    known = [value for value in values if value is not None]
+    return _mean(known) if known else None
+
+
 # Skips
 
 
@@ -214,8 +220,7 @@ def _skip(looks: Sequence[Looked], pair: Pair, groups: Mapping[str, str], margin
         return _changes(pairs, metric, groups, class_name) if len(pairs) == len(looks) else None
 
     source, node = pair
-    similar = [s.cka for look in looks for s in look.similarities if (s.source, s.node) == pair and s.cka is not None]
-    cka = _mean(similar) if similar else None
+    cka = _mean_of_known(s.cka for look in looks for s in look.similarities if (s.source, s.node) == pair)
     dice = {way: change(OBJECTIVE, way) for way in Replacement}
     role = role_of(dice[Replacement.MEAN], margin)
     return SkipEffect(
@@ -246,12 +251,10 @@ def role_of(change: Change | None, margin: float = MARGIN) -> Role:
 def _says(role: Role, dice: Mapping[Replacement, Change | None], cka: float | None, margin: float) -> str:
     mean, zero = dice[Replacement.MEAN], dice[Replacement.ZERO]
     match role:
-        case Role.DECISIVE | Role.HELPS:
+        case Role.DECISIVE | Role.HELPS | Role.HARMFUL:
             assert mean is not None
-            return f"{role}: Dice falls by {-mean.mean:.3f} when it says the same of every image"
-        case Role.HARMFUL:
-            assert mean is not None
-            return f"{role}: Dice rises by {mean.mean:.3f} when it says the same of every image"
+            way = "rises" if role is Role.HARMFUL else "falls"
+            return f"{role}: Dice {way} by {abs(mean.mean):.3f} when it says the same of every image"
         case Role.OPEN:
             return f"{role}: these cases do not tell whether it matters"
     if role_of(zero, margin) in (Role.DECISIVE, Role.HELPS):
@@ -319,19 +322,14 @@ def _gates(looks: Sequence[Looked], pair: Pair | None) -> tuple[GateStatistics, 
         for gate in look.gates:
             if (gate.at, gate.node) == pair or (pair is None and gate.at in ("fused", "block")):
                 found.setdefault((gate.at, gate.node), []).append(gate)
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return _mean(known) if known else None
-
     return tuple(
         GateStatistics(
             node,
             at,
             gates[0].type,
-            mean([gate.mean for gate in gates]),
-            mean([gate.share_closed for gate in gates]),
-            mean([gate.share_open for gate in gates]),
+            _mean_of_known(gate.mean for gate in gates),
+            _mean_of_known(gate.share_closed for gate in gates),
+            _mean_of_known(gate.share_open for gate in gates),
         )
         for (at, node), gates in found.items()
     )
@@ -403,21 +401,17 @@ def _volumes(looks: Sequence[Looked], class_name: str) -> Iterator[VolumeScore]:
     ends = [0, *(ordered[-(-n * third // 3) - 1] if n else 0 for third in (1, 2, 3))]
     for size, (above, most) in zip(("small", "medium", "large"), pairwise(ends), strict=True):
         cases = [case for case, volume in shown.items() if above < volume <= most]
-        dices = [dice for case in cases for dice in found[case]]
         largest = max((shown[case] for case in cases), default=None)
-        yield VolumeScore(class_name, size, len(cases), largest, _mean(dices) if dices else None)
+        dice = _mean_of_known(dice for case in cases for dice in found[case])
+        yield VolumeScore(class_name, size, len(cases), largest, dice)
 
 
 def _edges(looks: Sequence[Looked]) -> tuple[EdgeScore, ...]:
-    scores = []
-    for name in looks[0].intact.recalls:
-        values: dict[str, float | None] = {}
-        for metric in METRICS:
-            found = [class_means(look.intact.case_scores, metric).get(name) for look in looks]
-            known = [value for value in found if value is not None]
-            values[metric] = _mean(known) if known else None
-        scores.append(EdgeScore(name, values))
-    return tuple(scores)
+    means = {metric: [class_means(look.intact.case_scores, metric) for look in looks] for metric in METRICS}
+    return tuple(
+        EdgeScore(name, {metric: _mean_of_known(one.get(name) for one in seeds) for metric, seeds in means.items()})
+        for name in looks[0].intact.recalls
+    )
 
 
 # Limits

@@ -13,7 +13,7 @@ from unetx_studies.sheet.style import COLOURS
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint
     from unetx_studies.ranking import Ranked
-    from unetx_studies.report.numbers import Effect, Progress
+    from unetx_studies.report.numbers import Effect, Frequency, Progress
 
 DESIGN, REFERENCE, QUIET, LUCKY = "#0072b2", "#d55e00", "#8a94a6", "#e69f00"
 REACH = 1.96
@@ -131,6 +131,58 @@ def curves_figure(curves: Mapping[str, Sequence[CurvePoint]]) -> go.Figure:
             line={"color": REFERENCE if name == "U-Net" else COLOURS[(number + 1) % len(COLOURS)]},
         )  # fmt: skip
     return figure
+
+
+def gradients_figure(norms: Mapping[str, Mapping[str, float]]) -> go.Figure:
+    """By design and stage, from the input to the output."""
+    figure = _figure("stage", "gradient")
+    for name, by_stage in norms.items():
+        colour, symbol = (REFERENCE, "star") if name == "U-Net" else (DESIGN, "circle")
+        figure.add_scatter(
+            x=list(by_stage), y=list(by_stage.values()), mode="lines+markers", name=name,
+            line={"color": colour, "width": 1}, marker={"color": colour, "symbol": symbol, "size": 9},
+        )  # fmt: skip
+    figure.update_yaxes(type="log")
+    figure.update_xaxes(type="category")
+    return figure
+
+
+def changes_figure(changes: Sequence[tuple[str, float, float, float]]) -> go.Figure:
+    """Of Dice, by name, with low and high."""
+    figure = _figure("change of Dice without the skip, with 95 %", "")
+    figure.add_vline(x=0.0, line={"color": QUIET, "width": 1})
+    figure.add_scatter(
+        x=[mean for _, mean, _, _ in changes], y=[name for name, *_ in changes], mode="markers",
+        error_x={
+            "type": "data", "thickness": 1.5,
+            "array": [high - mean for _, mean, _, high in changes],
+            "arrayminus": [mean - low for _, mean, low, _ in changes],
+        },
+        marker={"color": DESIGN, "size": 9}, showlegend=False, hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_layout(height=120 + 26 * len(changes))
+    return figure
+
+
+def skip_map_figure(skips: Mapping[tuple[str, str], Frequency]) -> go.Figure:
+    """The share of the best third of the designs that have each (source, node)."""
+    figure = _figure("reads", "node")
+    sources, nodes = (sorted({pair[side] for pair in skips}, key=_by_level) for side in (0, 1))
+    shares = [[skips[s, n].among_best if (s, n) in skips else None for s in sources] for n in nodes]
+    figure.add_heatmap(
+        x=sources, y=nodes, z=shares, zmin=0, zmax=1, colorscale="Cividis", xgap=2, ygap=2,
+        hovertemplate="%{y} reads %{x}: %{z:.0%} of the best third<extra></extra>", texttemplate="%{z:.0%}",
+        colorbar={"tickformat": ".0%"},
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(type="category")
+    return figure
+
+
+def _by_level(ref: str) -> tuple[bool, list[int]]:
+    """Encoder stages first, from the finest."""
+    return ref[0] != "E", [int(part) for part in ref[1:].split(".")]
 
 
 def verdict_figure(rows: Sequence[tuple[str, float, float, float]], margin: float) -> go.Figure:

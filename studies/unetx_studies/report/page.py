@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from plotly.offline import get_plotlyjs
 
+from unetx_studies.report.cases import ShownCase, cases_html
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -27,13 +29,14 @@ class Section:
     figure: go.Figure | None = None
     drawings: Mapping[str, str] = field(default_factory=dict)
     """SVG documents by their captions, side by side."""
+    cases: Sequence[ShownCase] = ()
     table: Table | None = None
     is_folded: bool = False
     """The table is shown when it is asked for."""
 
     @property
     def is_empty(self) -> bool:
-        return self.figure is None and not self.drawings and self.table is None
+        return self.figure is None and not (self.drawings or self.cases) and self.table is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,18 @@ class Page:
     title: str
     sentence: str
     """Of the verdict, or of what can be told apart."""
-    facts: Sequence[tuple[str, str]]
+    facts: Sequence[tuple[str, str]] = ()
     """The few numbers beside it: what, how much."""
-    drawings: Mapping[str, str]
+    worst: Sequence[ShownCase] = ()
+    """The case on which the winner does worst; empty where it cannot be shown."""
+    classes: Sequence[str] = ()
+    """Names by label value."""
+    drawings: Mapping[str, str] = field(default_factory=dict)
     """The winner beside U-Net."""
-    limits: Sequence[str]
-    sections: Sequence[Section]
+    differences: Sequence[str] = ()
+    """What the winner has and U-Net has not, and the other way round, in words."""
+    limits: Sequence[str] = ()
+    sections: Sequence[Section] = ()
     thumbnails: Mapping[str, str] = field(default_factory=dict)
     """SVG documents by the keys of designs, shown where a figure's point is pointed at."""
 
@@ -56,13 +65,13 @@ class Page:
 def page_html(page: Page) -> str:
     """The whole document."""
     figures: list[dict[str, Any]] = []
-    body = "\n".join(_section(section, figures) for section in page.sections if not section.is_empty)
+    body = "\n".join(_section(section, figures, page.classes) for section in page.sections if not section.is_empty)
     data = json.dumps({"figures": figures, "thumbnails": {key: _inline(svg) for key, svg in page.thumbnails.items()}})
     style, script = (_file(name) for name in ("report.css", "report.js"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(page.title)}: report</title><style>{style}</style></head>\n<body>\n"
+        f"<title>{escape(page.title)}</title><style>{style}</style></head>\n<body>\n"
         f"{_head(page)}\n<main>{body}</main>\n"
         "<footer>Made by unetx-search. Nothing on this page is loaded from elsewhere.</footer>\n"
         f"<div id='thumbnail' role='img' aria-hidden='true' hidden></div>\n"
@@ -82,10 +91,13 @@ def _safe(text: str) -> str:
 
 def _head(page: Page) -> str:
     facts = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(much)}</dd></div>" for what, much in page.facts)
+    worst, opened = cases_html(page.worst, page.classes), "" if page.drawings else " open"
+    differences = "".join(f"<p>{escape(words)}</p>" for words in page.differences)
     limits = "".join(f"<li>{escape(limit)}</li>" for limit in page.limits)
     return (
-        f"<header><h1>{escape(page.title)}</h1><p class='verdict'>{escape(page.sentence)}</p><dl>{facts}</dl>"
-        f"{_drawings(page.drawings)}"
+        f"<header><h1>{escape(page.title)}</h1><div class='look'><div><p class='verdict'>{escape(page.sentence)}</p>"
+        f"<dl>{facts}</dl></div>{f'<div>{worst}</div>' if worst else ''}</div>{_drawings(page.drawings)}"
+        + (f"<details{opened}><summary>What differs, in words</summary>{differences}</details>" if differences else "")
         + (f"<details><summary>What this cannot say</summary><ul>{limits}</ul></details>" if limits else "")
         + "</header>"
     )
@@ -106,11 +118,11 @@ def _inline(svg: str) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _section(section: Section, figures: list[dict[str, Any]]) -> str:
-    return "".join(_parts(section, figures))
+def _section(section: Section, figures: list[dict[str, Any]], classes: Sequence[str]) -> str:
+    return "".join(_parts(section, figures, classes))
 
 
-def _parts(section: Section, figures: list[dict[str, Any]]) -> Iterator[str]:
+def _parts(section: Section, figures: list[dict[str, Any]], classes: Sequence[str]) -> Iterator[str]:
     yield f"<section><h2>{escape(section.title)}</h2>"
     if section.note:
         yield f"<p class='muted'>{escape(section.note)}</p>"
@@ -121,6 +133,7 @@ def _parts(section: Section, figures: list[dict[str, Any]]) -> Iterator[str]:
         size = f'style="height:{height}px"'
         yield f'<div class="plot" id="plot{len(figures) - 1}" {size} role="img" aria-label="{label}"></div>'
     yield _drawings(section.drawings)
+    yield cases_html(section.cases, classes)
     if section.table is not None:
         heads, rows = section.table
         head = "".join(f"<th scope='col'>{escape(one)}</th>" for one in heads)

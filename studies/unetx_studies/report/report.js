@@ -19,6 +19,13 @@
     place.on("plotly_hover", show);
     place.on("plotly_unhover", () => { box.hidden = true; });
   });
+  document.querySelectorAll(".case input[type=range]").forEach((slider) => {
+    const notes = slider.dataset.notes.split("|"), place = slider.closest(".case");
+    slider.addEventListener("input", () => {
+      place.querySelectorAll(".slice").forEach((slice) => { slice.toggleAttribute("hidden", slice.dataset.slice !== slider.value); });
+      place.querySelector("output").textContent = notes[slider.value];
+    });
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     document.querySelectorAll(".plot").forEach((place) => Plotly.relayout(place, { "font.color": ink() }));
   });

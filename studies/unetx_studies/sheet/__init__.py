@@ -14,5 +14,4 @@ from unetx_studies.sheet.facts import number_words as number_words
 from unetx_studies.sheet.facts import size_words as size_words
 from unetx_studies.sheet.page import sheet_html as sheet_html
 from unetx_studies.sheet.pictures import Picture as Picture
-from unetx_studies.sheet.pictures import coarsest_axis as coarsest_axis
 from unetx_studies.sheet.pictures import make_picture as make_picture

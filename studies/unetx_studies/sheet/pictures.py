@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.tasks.task import IGNORED, Image, Label
+from unetx_evaluators.views import MAX_SIDE, View, reduced, reduced_size
 
-MAX_SIDE = 384
-"""Pixels; larger pictures are reduced, or a sheet of microscope slides could not be opened."""
 MAX_PANELS = 4
 """Channels shown side by side, at most."""
 HEIGHT = 220
 """Of a panel on the page, in CSS pixels."""
 MAX_ASPECT = 4.0
+MOST_PNG_BYTES = 24_000
 RGB = ("red", "green", "blue")
 
 Pixels = npt.NDArray[np.uint8]
@@ -52,29 +52,26 @@ class Picture:
 
 
 def make_picture(
-    name: str, image: Image, label: Label, spacing: Sequence[float], channels: Sequence[str], *, slice_axis: int | None
-) -> Picture:
+    name: str, image: Image, label: Label, spacing: Sequence[float], channels: Sequence[str], *,
+    slice_axis: int | None, index: int | None = None,
+) -> Picture:  # fmt: skip
     """The picture of a case: ``[c, *spatial]`` and ``[*spatial]``, ``spacing`` in mm along every axis of the label.
 
-    Of a volume the slice with most foreground along ``slice_axis`` is shown; None where there is nothing to slice.
+    Of a volume the slice ``index`` along ``slice_axis`` is shown, by default that with most foreground; None where
+    there is nothing to slice.
     """
     note = "x".join(map(str, label.shape))
+    view = View(None, (0,))
     if slice_axis is not None:
-        index = fullest_slice(label, slice_axis)
-        note = f"{note}, slice {index + 1}"
-        image = np.swapaxes(np.take(image, index, slice_axis + 1), 1, 2)[:, ::-1, ::-1]
-        label = np.take(label, index, slice_axis).T[::-1, ::-1]
+        view = View(slice_axis, (fullest_slice(label, slice_axis) if index is None else index,))
+        note = f"{note}, slice {view.slices[0] + 1}"
         across, down = (mm for axis, mm in enumerate(spacing) if axis != slice_axis)
         spacing = (down, across)
+    image, label = np.stack([view.of(channel)[0] for channel in image]), view.of(label)[0]
     height, width = label.shape
     image, label = _reduced(np.asarray(image), np.asarray(label))
     panels, captions = _panels(image, channels)
     return Picture(name, note, panels, captions, label, width * spacing[1] / (height * spacing[0]))
-
-
-def coarsest_axis(spacing: Sequence[float]) -> int:
-    """The last of the axes with the longest voxels."""
-    return max(range(len(spacing)), key=lambda axis: (round(spacing[axis], 3), axis))
 
 
 def fullest_slice(label: Label, axis: int) -> int:
@@ -89,18 +86,14 @@ def _reduced(image: Image, label: Label) -> tuple[Image, Label]:
     """At most ``MAX_SIDE`` pixels a side: means of the image, single voxels of the label."""
     from PIL import Image as pillow  # noqa: N813 - a module named like its class
 
-    size = label.shape
-    if max(size) <= MAX_SIDE:
+    if max(label.shape) <= MAX_SIDE:
         return image, label
-    rows, columns = (max(1, round(n * MAX_SIDE / max(size))) for n in size)
+    rows, columns = reduced_size(label.shape)
     small = [
         np.asarray(pillow.fromarray(channel).resize((columns, rows), pillow.Resampling.BOX))
         for channel in np.ascontiguousarray(image)
     ]
-    chosen = np.ix_(
-        *(((np.arange(n) + 0.5) * old / n).astype(int) for n, old in zip((rows, columns), size, strict=True))
-    )
-    return np.stack(small), label[chosen]
+    return np.stack(small), reduced(label)
 
 
 def _panels(image: Image, channels: Sequence[str]) -> tuple[tuple[Pixels, ...], tuple[str, ...]]:
@@ -150,7 +143,7 @@ def figure_html(picture: Picture) -> str:
     panels = "".join(
         f'<div><svg viewBox="0 0 {HEIGHT * aspect:.1f} {HEIGHT}" width="{HEIGHT * aspect:.0f}" height="{HEIGHT}" '
         f'role="img" aria-label="{escape(picture.name)} {escape(caption)}"><g transform="{scale}">'
-        f'<image width="{columns}" height="{rows}" preserveAspectRatio="none" href="{_data_uri(pixels)}"/>{lines}</g>'
+        f'<image width="{columns}" height="{rows}" preserveAspectRatio="none" href="{data_uri(pixels)}"/>{lines}</g>'
         f"</svg>{f'<small>{escape(caption)}</small>' if caption else ''}</div>"
         for pixels, caption in zip(picture.panels, picture.captions, strict=True)
     )
@@ -167,9 +160,14 @@ def _outlines(label: Label) -> Iterator[str]:
         yield f'<path class="edge {kind}" d="{path}"/><path class="line {kind}" d="{path}"/>'
 
 
-def _data_uri(pixels: Pixels) -> str:
+def data_uri(pixels: Pixels) -> str:
+    """The picture as a PNG, or as a JPEG where that would be long."""
     from PIL import Image as pillow  # noqa: N813
 
-    stream = io.BytesIO()
-    pillow.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    picture, stream = pillow.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+    picture.save(stream, "PNG", optimize=True)
+    kind = "png"
+    if stream.tell() > MOST_PNG_BYTES:
+        stream, kind = io.BytesIO(), "jpeg"
+        picture.save(stream, "JPEG", quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

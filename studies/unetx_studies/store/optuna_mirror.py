@@ -15,8 +15,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -42,6 +41,10 @@ KEPT = "kept"
 OF_A_TRIAL = re.compile(r"dashboard:(?P<kind>artifacts:)?(?P<id>\d+):(?P<rest>.*)")
 """What optuna-dashboard keeps about a trial in its study's attributes, under the trial's id."""
 
+GENE = re.compile(r"(D\d+(?:\.\d+)?)\.(\D.*)")
+"""The name of a gene: a decoder node, and a source or what kind of operator."""
+
+T = TypeVar("T")
 Scores = Mapping[int, float]
 """By the step at which they were reached."""
 
@@ -68,7 +71,7 @@ def constraints_in_optuna(trial: TrialRecord) -> Mapping[str, float]:
 class OptunaMirror:
     """Optuna's tables of the study of ``records``; to be used from one thread, as a context manager.
 
-    ``attach`` adds to a running trial what a dashboard shows beside it, once for each trial.
+    ``attach`` adds to a trial what a dashboard shows beside it, when it begins and once more before it ends.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class OptunaMirror:
         self._store = store
         self._name = study
         self._records = records
-        self._distributions = dict(distributions)
+        self._distributions = _shown(distributions)
         self._attach = attach
         self._clock_s = clock_s
         self._storage: RDBStorage | None = None
@@ -99,9 +102,7 @@ class OptunaMirror:
         self._guarded(self._mend)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Mends the mirror where it is behind, unless an error ends the run; then the next one does it."""
         try:
             if self._behind_since_s is not None and error is None:
@@ -143,16 +144,18 @@ class OptunaMirror:
 
     def _show(self, trial: TrialRecord, scores: Scores, architecture: Architecture | None = None) -> None:
         storage = self._opened()
+        state, final = end_in_optuna(trial, scores)
         if trial.number not in self._shown:
             self._append(trial, {})
-            self._attach_to(trial, architecture)
+            if not state.is_finished():
+                self._attach_to(trial, architecture)
         trial_id, shown = self._shown[trial.number]
         for step, score in scores.items():
             if not _is_same(shown.get(step), score):
                 storage.set_trial_intermediate_value(trial_id, step, score)
                 shown[step] = score
-        state, final = end_in_optuna(trial, scores)
         if state.is_finished():
+            self._attach_to(trial, architecture)
             for name, value in _troubles(trial).items():
                 storage.set_trial_user_attr(trial_id, name, value)
             violated = create_trial(state=TrialState.RUNNING, constraints=dict(constraints_in_optuna(trial)))
@@ -164,7 +167,7 @@ class OptunaMirror:
         """The next trial of the mirrored study, as it was when it was asked."""
         template = create_trial(
             state=TrialState.RUNNING,
-            params=dict(trial.params),
+            params=_shown(trial.params),
             distributions=self._distributions,
             user_attrs={
                 "origin": str(trial.origin),
@@ -281,6 +284,12 @@ class OptunaMirror:
         }
 
 
+def _shown(by_gene: Mapping[str, T]) -> dict[str, T]:
+    """The same under names that read well among Optuna's parameters: ``D1.E3`` is ``D1 reads E3``."""
+    return {GENE.sub(lambda m: f"{m[1]} {'reads ' if m[2][0] in 'DE' else ''}{m[2]}", name): value
+            for name, value in by_gene.items()}  # fmt: skip
+
+
 def _troubles(trial: TrialRecord) -> dict[str, str]:
     """What went wrong with a trial, for who looks at it in a dashboard."""
     if trial.outcome is None or not (trial.outcome.failed or trial.outcome.violates):
@@ -295,7 +304,7 @@ def _can_become(found: Sequence[FrozenTrial], trials: Sequence[TrialRecord], sco
         return False
     return all(
         one.number == trial.number
-        and one.params == dict(trial.params)
+        and one.params == _shown(trial.params)
         and one.intermediate_values.keys() <= scores[trial.number].keys()
         and (one.state is TrialState.RUNNING or _has_ended_as(one, trial, scores[trial.number]))
         for one, trial in zip(found, trials, strict=False)

@@ -28,15 +28,12 @@ class ConnectionLost(UnetxError):
     """The connection broke inside a transaction. Unless that was at its very end, nothing of it was written."""
 
 
-def _to_nobody(words: str) -> None: ...
-
-
 @dataclass(slots=True)
 class Patience:
     """How long to wait for a server that has gone away, and who is told about it."""
 
     seconds: float = 0.0
-    tell: Callable[[str], None] = _to_nobody
+    tell: Callable[[str], None] = lambda words: None
 
     def hurry(self) -> None:
         """Wait next to no time from now on; safe to call from a signal handler."""

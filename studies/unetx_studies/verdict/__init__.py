@@ -7,24 +7,7 @@ from unetx_studies.verdict.selection import best_of, cross_fitted
 from unetx_studies.verdict.tables import case_means, scores_table
 
 __all__ = [
-    "Cheapest",
-    "Chosen",
-    "Comparison",
-    "Difference",
-    "Noise",
-    "Outlook",
-    "Scores",
-    "Verdict",
-    "best_of",
-    "case_means",
-    "conclusion",
-    "cross_fitted",
-    "detectable",
-    "difference",
-    "limits",
-    "noise",
-    "outlook",
-    "outlook_lines",
-    "scores_table",
-    "verdict",
-]
+    "Cheapest", "Chosen", "Comparison", "Difference", "Noise", "Outlook", "Scores", "Verdict", "best_of",
+    "case_means", "conclusion", "cross_fitted", "detectable", "difference", "limits", "noise", "outlook",
+    "outlook_lines", "scores_table", "verdict",
+]  # fmt: skip

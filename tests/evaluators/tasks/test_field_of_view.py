@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -190,7 +191,7 @@ def test_what_no_network_fits_is_left_for_the_plan_to_refuse() -> None:
 
 def test_the_alternatives_survive_json() -> None:
     chosen, _ = _planned((512, 512), (1.0, 1.0), Thickness(40.0, 3.0))
-    again = Preparation.from_json(json.loads(json.dumps(chosen.to_json())))
+    again = Preparation.from_json(json.loads(json.dumps(asdict(chosen))))
     assert again == chosen
     assert again.alternatives == ((1.5, 1.5), (1.0, 1.0))
 

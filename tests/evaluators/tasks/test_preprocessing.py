@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -308,6 +308,6 @@ def test_the_shape_is_known_beforehand_and_a_label_always_finds_back(
 def test_a_preparation_survives_json() -> None:
     for options in (TaskOptions(), TaskOptions(dims=2, normalisation="ct")):
         chosen = choose_preparation(_seen([(1, 1, 5)], [(9, 9, 9)]), 3, ("MRI",), options)
-        read = Preparation.from_json(json.loads(json.dumps(chosen.to_json())))
+        read = Preparation.from_json(json.loads(json.dumps(asdict(chosen))))
         assert read == chosen
         assert read.reasons == chosen.reasons

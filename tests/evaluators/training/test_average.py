@@ -35,7 +35,7 @@ def test_it_is_the_exponential_average_without_the_initial_weights() -> None:
     average = WeightAverage(network, n_steps=4)  # decay 3/4
     for step, value in enumerate((1.0, 2.0, 6.0), start=1):
         set_to(network, value)
-        average.update(step)
+        average.update(torch.tensor(average.weight(step)))
     expected = (0.75**2 * 1 + 0.75 * 2 + 6) / (0.75**2 + 0.75 + 1)
     with average.in_place():
         assert values(network) == pytest.approx([expected] * len(values(network)))
@@ -50,7 +50,7 @@ def test_over_one_step_or_none_it_is_the_last_weights(n_steps: float) -> None:
     average = WeightAverage(network, n_steps)
     for step in (1, 2):
         set_to(network, float(step))
-        average.update(step)
+        average.update(torch.tensor(average.weight(step)))
     with average.in_place():
         assert values(network) == [2.0] * 6
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from changed_at_random import augmented
 from tiny_task import write_tiny_task
 from torch import Tensor
 
 from unetx_evaluators.device import profile
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.task import Task
-from unetx_evaluators.training.augmentation import augmented
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import MAX_VOXELS_PER_CLASS, Case, ResidentCases, crop, open_cases, pad_to
 from unetx_evaluators.training.recipe import Recipe

@@ -17,7 +17,8 @@ from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training import dry_run, trainer
 from unetx_evaluators.training.memory_demand import MIB, Demand, check_memory, check_share
-from unetx_evaluators.training.step import ChosenStep, EagerStep
+from unetx_evaluators.training.rounds import ChosenRound, Round
+from unetx_evaluators.training.step import EagerStep
 from unetx_space.training_memory import training_memory
 
 
@@ -108,8 +109,8 @@ def test_an_error_that_a_device_tells_as_late_as_at_the_end_is_no_answer_either(
 def test_an_evaluation_tells_how_its_steps_ran_and_that_a_failed_capture_spends_its_process(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def chosen(eager: EagerStep, example: object) -> ChosenStep:
-        return ChosenStep(eager, "eager: operation not permitted", spends_process=True)
+    def chosen(eager: Round, step: int) -> ChosenRound:
+        return ChosenRound(eager, "eager: operation not permitted", spends_process=True)
 
     plain = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
     assert ("steps" in plain.versions, plain.spends_process) == (False, False), "a CPU has no choice"

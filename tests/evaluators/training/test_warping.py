@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from changed_at_random import augmented
 
-from unetx_evaluators.training.augmentation import augmented
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Case, ResidentCases, cut
 from unetx_evaluators.training.recipe import STRONG, Recipe

@@ -22,7 +22,7 @@ from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import check_inside, check_partners, listed
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSY, READ, conversion, ending_of, stem_of
-from unetx_evaluators.tasks.sources.image_folders import IMAGES, MASK_FOLDERS, Part, files_of
+from unetx_evaluators.tasks.sources.image_folders import IMAGES, MASK_FOLDERS, Part, files_of, folders_in
 from unetx_evaluators.tasks.sources.labels import Labels, classes_said
 from unetx_evaluators.tasks.sources.mask_values import half_way
 from unetx_evaluators.tasks.sources.naming import MASK_SUFFIX, Affix, Naming, detected, is_other, mask_affix
@@ -243,8 +243,7 @@ def _told(listing: Sequence[_Listed], naming: Naming, folder: Path, passed_over:
 
 def _mask_files(folder: Path, root: Path, problems: Problems) -> list[Mask]:
     """The masks of a folder, or of the folders in it, one for each class."""
-    below = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    below = [entry for entry in below if _holds_images(entry)]
+    below = [entry for entry in folders_in(folder) if _holds_images(entry)]
     if len(below) < 2 or _holds_images(folder):
         return [Mask(file, stem_of(file)) for file in _image_files(folder, root, problems)]
     return [Mask(file, stem_of(file), entry.name) for entry in below for file in _image_files(entry, root, problems)]

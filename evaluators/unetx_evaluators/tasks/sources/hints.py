@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
 from unetx_evaluators.tasks.sources.description import DESCRIPTION, read_description
 from unetx_evaluators.tasks.sources.formats import ending_of
-from unetx_evaluators.tasks.sources.image_folders import find_parts
+from unetx_evaluators.tasks.sources.image_folders import find_parts, folders_in
 from unetx_evaluators.tasks.sources.msd import is_listing
 from unetx_evaluators.tasks.sources.nnunet import IMAGES, LABELS
 from unetx_evaluators.tasks.sources.reading import AS_IT_IS
@@ -43,8 +42,8 @@ def hint(folder: Path) -> str | None:
     if (folder.resolve().parent / DESCRIPTION).is_file():
         return f"{folder}: is a folder of a dataset; give the one above, {folder.parent}, where {DESCRIPTION} lies"
     below: list[Path] = []
-    for entry in islice(_folders(folder), _MAX_FOLDERS):
-        below += [entry] if _is_dataset(entry) else filter(_is_dataset, islice(_folders(entry), _MAX_FOLDERS))
+    for entry in islice(folders_in(folder), _MAX_FOLDERS):
+        below += [entry] if _is_dataset(entry) else filter(_is_dataset, islice(folders_in(entry), _MAX_FOLDERS))
     if below:
         which = "it is" if len(below) == 1 else "one of them is"
         found = listed([place.relative_to(folder) for place in below], "dataset")
@@ -57,10 +56,6 @@ def _is_list(file: Path) -> bool:
         return is_listing(read_description(file))
     except DataError:
         return False
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    return (entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _is_dataset(folder: Path) -> bool:

@@ -56,7 +56,7 @@ def _stated(folder: Path, reading: Reading) -> Part:
         place = _named(folder, usual) if stated is None else _below(folder, stated)
         if place is None or not place.is_dir():
             above = next(above for above in (place or folder / "x").parents if above.is_dir())
-            there = listed([entry.name for entry in _folders(above)], "folder")
+            there = listed([entry.name for entry in folders_in(above)], "folder")
             got = "none, and no folder is called like it" if stated is None else repr(stated)
             raise DataError(f"{folder}: --{what} is a folder in it, got {got}; {above} holds {there}")
         if ".." in place.parts[len(folder.parts) :]:
@@ -92,7 +92,7 @@ def _part(folder: Path, name: str) -> Part | None:
 
 def _named(folder: Path, names: Sequence[str]) -> Path | None:
     """The folder that is called like one of ``names`` and holds what is read. Raises DataError if several may be."""
-    by_name = {re.sub(r"[ _.\-]", "", entry.name).casefold(): entry for entry in _folders(folder)}
+    by_name = {re.sub(r"[ _.\-]", "", entry.name).casefold(): entry for entry in folders_in(folder)}
     found = [name for name in names if name in by_name and _holds(by_name[name])]
     found = found or [name for name in (IMAGES, *MASK_FOLDERS) if name in names and (folder / name).is_dir()]
     is_masks = names is _MASK_FOLDERS
@@ -113,7 +113,7 @@ def _named(folder: Path, names: Sequence[str]) -> Path | None:
 
 def _parts_below(folder: Path, depth: int) -> tuple[Part, ...]:
     """A part for every folder that is one, all of one form; a folder that is called test is left alone."""
-    folders = [entry for entry in _folders(folder) if not entry.name.casefold().startswith("test")]
+    folders = [entry for entry in folders_in(folder) if not entry.name.casefold().startswith("test")]
     folders = [entry for entry in folders if not (entry / DESCRIPTION).is_file()]
     parts = [part for entry in folders if (part := _part(entry, entry.name))]
     if not parts:
@@ -133,7 +133,8 @@ def _parts_below(folder: Path, depth: int) -> tuple[Part, ...]:
     return tuple(parts) if len(parts) > 1 else (Part(parts[0].images, parts[0].masks),)
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """The folders of a folder, hidden ones left out, sorted."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
@@ -149,4 +150,4 @@ def _holds_images(folder: Path) -> bool:
 
 def _holds(folder: Path) -> bool:
     """Whether the folder, or one in it, holds what is read."""
-    return _holds_images(folder) or any(_holds_images(below) for below in _folders(folder))
+    return _holds_images(folder) or any(_holds_images(below) for below in folders_in(folder))

@@ -6,7 +6,6 @@ A file is an image. Several are the channels of one where nnU-Net's names say so
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from unetx_evaluators.tasks.sources.base import check_case_name, check_image, li
 from unetx_evaluators.tasks.sources.files import read_header, read_image
 from unetx_evaluators.tasks.sources.formats import PICTURES, READ, conversion, ending_of, stem_of
 from unetx_evaluators.tasks.sources.header import Header, check_channels
-from unetx_evaluators.tasks.sources.nnunet import stated_spacing
+from unetx_evaluators.tasks.sources.nnunet import CHANNEL, stated_spacing
 from unetx_evaluators.tasks.sources.orientation import canonical_view
 from unetx_evaluators.tasks.sources.volumes import volume_reader
 from unetx_evaluators.tasks.task import Image
@@ -32,7 +31,6 @@ _MASK_ENDINGS = {
     ".mhd": ".mha",
     **{ending: ".png" for ending, kind in PICTURES.items() if kind != "TIFF"},
 }
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def _grouped(headers: Mapping[Path, Header], n_channels: int) -> Iterator[tuple[
     """Files by image: as nnU-Net names them, where that gives images of the right number of channels; else one each."""
     by_case: dict[tuple[str, str], dict[int, Path]] = {}
     for file in headers:
-        match = _CHANNEL.fullmatch(stem_of(file))
+        match = CHANNEL.fullmatch(stem_of(file))
         if match:
             by_case.setdefault((match[1], ending_of(file)), {})[int(match[2])] = file
     taken: set[Path] = set()

@@ -27,8 +27,6 @@ PARTS = ("training", "validation")
 _TESTS = ("test", "testing")
 _FROM_WHERE_DRAWN = "save masks as PNG, from where they were drawn"
 
-Entry = dict[str, Any]
-
 
 def open_msd(
     file: Path, description: dict[str, Any], labels: Labels | None = None, reading: Reading = AS_IT_IS

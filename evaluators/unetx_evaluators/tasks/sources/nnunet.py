@@ -26,7 +26,8 @@ from unetx_evaluators.tasks.sources.labels import ClassMap
 from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+"""The name of an image's file without its ending: case and channel."""
 
 
 def open_nnunet(file: Path, description: dict[str, Any], reading: Reading = AS_IT_IS) -> FileSource:
@@ -151,7 +152,7 @@ def _found_cases(folder: Path, ending: str, channels: tuple[str, ...], problems:
     images: dict[str, dict[int, Path]] = {}
     for file in _files(folder, IMAGES, ending, problems):
         with problems.collecting():
-            match = _CHANNEL.fullmatch(file.name.removesuffix(ending))
+            match = CHANNEL.fullmatch(file.name.removesuffix(ending))
             if match is None:
                 raise DataError(f"{file}: an image is called CASE_0000{ending}, with its channel's number; rename it")
             images.setdefault(match[1], {})[int(match[2])] = check_inside(file, folder)

@@ -153,8 +153,7 @@ def cluster_slots(
 @contextmanager
 def ray_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
     """The GPUs or CPUs of a cluster, with a worker for each slot; the GPUs of this machine are not counted."""
-    assert config.workers_per_gpu != "auto", "a cluster's workers a GPU are counted by the user"
-    sharing = config.workers_per_gpu
+    sharing = config.counted_workers
     with connected(config.ray_address) as nodes:
         slots = cluster_slots(nodes, config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers)
 

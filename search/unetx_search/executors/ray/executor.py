@@ -9,20 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import ray
 
 from unetx_evaluators.evaluation import Evaluator
-from unetx_search.executors.base import Handler, Job
-from unetx_search.executors.ray.actor_handle import Start, WorkerOnRay, wait_for_reports
-from unetx_search.executors.ray.shared_files_check import SharedFilesCheck
-from unetx_search.executors.slot_state import SlotState
+from unetx_search.executors.base import Handler
+from unetx_search.executors.cluster_executor import ClusterExecutor
+from unetx_search.executors.ray.actor_handle import WorkerOnRay, wait_for_reports
 from unetx_search.executors.slots import Slot
-from unetx_search.executors.supervisor import Supervisor
 from unetx_space.errors import UnetxError
 
 if TYPE_CHECKING:
@@ -31,11 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class RayExecutor(Supervisor[WorkerOnRay]):
+class RayExecutor(ClusterExecutor[WorkerOnRay]):
     """Workers all over a cluster, each held by an actor on its node.
 
-    Begins with waiting until the workers are up and have shown that they reach the task's arrays and, where one is
-    given, the folder of the ``checkpoints``. Raises UnetxError when a worker does not, or when none came up within
+    Begins with waiting until the workers are up. Raises UnetxError when one is not fit, or when none came up within
     ``start_within_s``; those that are not up by then may join later. Without any worker it waits for ``lonely_s``.
 
     To be made while connected to a cluster (``unetx_search.executors.ray.cluster.connected``).
@@ -54,23 +49,18 @@ class RayExecutor(Supervisor[WorkerOnRay]):
         start_within_s: float = 120.0,
         lonely_s: float = 600.0,
     ) -> None:
-        self._files = files = SharedFilesCheck.of(task, checkpoints)
         self._start_within_s = start_within_s
         self._lonely_s = lonely_s
         self._last_up_s = time.monotonic()
         self._warned = False
-        self._is_gathering = True
-
-        def start(slot: Slot, log_file: Path | None) -> WorkerOnRay:
-            return WorkerOnRay(Start(slot, log_file, workers_per_gpu, files, version("unetx-search")))
-
         super().__init__(
             evaluator,
-            replace(task, folder=task.folder.absolute()),
+            task,
             slots,
-            start,
+            WorkerOnRay,
             wait_for_reports,
-            starts_at_once=True,
+            workers_per_gpu=workers_per_gpu,
+            checkpoints=checkpoints,
             log_folder=log_folder,
             overtime_s=overtime_s,
         )
@@ -101,10 +91,6 @@ class RayExecutor(Supervisor[WorkerOnRay]):
             words = "%d of %d workers are up; the others join as soon as Ray finds room for them"
             logger.warning(words, n_up, self.n_slots)
 
-    def submit(self, job: Job) -> None:
-        checkpoint, weights = (file and file.absolute() for file in (job.checkpoint, job.weights))
-        super().submit(replace(job, checkpoint=checkpoint, weights=weights))
-
     def poll(self, handler: Handler, timeout_s: float) -> None:
         super().poll(handler, timeout_s)
         now_s = time.monotonic()
@@ -120,13 +106,8 @@ class RayExecutor(Supervisor[WorkerOnRay]):
             words = "no worker is left; waiting up to %g s for a node with room for one"
             logger.warning(words, self._lonely_s)
 
-    def _heed_unfit(self, slot: SlotState[WorkerOnRay], problem: str) -> None:
-        """A node that is not ready when it joins later (a disk that is mounted late) ends no run."""
-        if self._is_gathering:
-            raise UnetxError(problem)
-        super()._heed_unfit(slot, problem)
-
     def close(self, timeout_s: float = 10.0) -> None:
-        self._files.forget()
         if ray.is_initialized():  # otherwise the connection is gone, and with it the actors
             super().close(timeout_s)
+        else:
+            self._files.forget()

@@ -183,37 +183,10 @@ def test_names_that_differ_in_their_ending_alone_are_refused(tmp_path: Path) -> 
     check_refused(folder, r"1 name \(a\) stands for two files")
 
 
-def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
-    folder = picture_folder(tmp_path, {"a": mask()})
-    save_png(folder / "masks" / "a.png", mask((16, 21)))
-    check_refused(folder, r"masks/a\.png: the mask is 16x21, its image a\.png is 16x20")
-
-
-@pytest.mark.parametrize("part", ["images", "masks"])
-def test_a_truncated_png_is_refused_with_its_name(tmp_path: Path, part: str) -> None:
-    folder = picture_folder(tmp_path, {"a": mask((64, 64)), "b": mask((64, 64))})
-    save_png(folder / part / "b.png", picture((64, 64)) // 128)
-    whole = (folder / part / "b.png").read_bytes()
-    (folder / part / "b.png").write_bytes(whole[: len(whole) // 2])
-    check_refused(folder, rf"{part}/b\.png: cannot be read as PNG")
-
-
-def test_something_else_called_png_is_refused(tmp_path: Path) -> None:
-    folder = picture_folder(tmp_path, {"a": mask()})
-    (folder / "images" / "a.png").write_bytes(b"GIF89a nonsense")
-    check_refused(folder, r"images/a\.png: is a GIF, whatever its name says; rename it to end in \.gif")
-
-
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = picture_folder(tmp_path, {"a": mask()})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     check_refused(folder, r"a\.png: .*decompression bomb.*cut it into tiles")
-
-
-def test_other_picture_formats_are_refused_rather_than_left_out(tmp_path: Path) -> None:
-    folder = picture_folder(tmp_path, {"a": mask()})
-    Image.fromarray(picture()).save(folder / "images" / "b.webp")
-    check_refused(folder, r"are read, found 1 other file \(b\.webp\); convert it to PNG")
 
 
 def test_an_empty_picture_folder_is_refused(tmp_path: Path) -> None:

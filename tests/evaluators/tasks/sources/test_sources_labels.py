@@ -193,13 +193,13 @@ def test_thousands_of_colours_are_counted_and_few_shown(tmp_path: Path) -> None:
     check_refused(folder, r"hold \d{4} colours \((#[0-9a-f]{6}, ){5}\.\.\.\)")
 
 
-@pytest.mark.parametrize("scale", [255 * np.float32(1 / 255), 0.9995, np.float32(1.0009)])
+@pytest.mark.parametrize("scale", [255 * np.float32(1 / 255), 0.9995, np.float32(1.0009), 0.9999999])
 def test_values_that_a_scale_leaves_beside_a_whole_number_are_read_as_it(tmp_path: Path, scale: float) -> None:
     whole = label_map((14, 12, 9), 2)
     np.testing.assert_array_equal(as_whole_numbers(whole * scale, tmp_path), whole)
 
 
-@pytest.mark.parametrize(("value", "kind"), [("0.99", np.float32), ("2.0021", np.float64)])
+@pytest.mark.parametrize(("value", "kind"), [("0.99", np.float32), ("2.0021", np.float64), ("1.25", np.float64)])
 def test_a_value_that_is_refused_is_told_unrounded(tmp_path: Path, value: str, kind: type) -> None:
     with pytest.raises(DataError, match=rf"whole numbers, this one {value}; was it resampled"):
         as_whole_numbers(np.array([0, value], dtype=kind), tmp_path)

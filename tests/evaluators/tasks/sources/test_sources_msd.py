@@ -94,54 +94,54 @@ def test_gaps_between_label_values_are_closed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read("a1").label, label_map())
 
 
-def test_interpolated_labels_are_refused(tmp_path: Path) -> None:
-    check_refused(
-        replace_label(msd_folder(tmp_path), label_map() * 0.5), r"a1\.nii\.gz: .*whole numbers, this one 0\.5"
-    )
-
-
-def test_label_values_that_dataset_json_does_not_name_are_refused(tmp_path: Path) -> None:
-    folder = replace_label(msd_folder(tmp_path), label_map(n_classes=5))
-    check_refused(
-        folder, r"a1\.nii\.gz: holds 2 values \(3, 4\) that no class has \(known: 0 background, 1 front, 2 back\)"
-    )
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_voxels_that_are_no_numbers_are_refused_and_counted(tmp_path: Path, value: float) -> None:
-    image = volume()
-    image[3, 4, 5:7] = value
-    check_refused(
-        replace_image(msd_folder(tmp_path), image), r"imagesTr/a1\.nii\.gz: 2 of 3456 voxels are NaN or infinite"
-    )
-
-
-def test_values_beyond_float32_are_refused(tmp_path: Path) -> None:
+def with_voxels(value: float, n: int = 2) -> Any:
+    """An image in which so many voxels have that value."""
     image = volume().astype(np.float64)
-    image[0, 0, 0] = 1e300
-    check_refused(replace_image(msd_folder(tmp_path), image), "1 of 3456 voxels are NaN or infinite")
+    image[3, 4, :n] = value
+    return image
 
 
-def test_nan_in_a_label_map_is_refused(tmp_path: Path) -> None:
-    label = label_map().astype(np.float32)
-    label[0, 0, 0] = np.nan
-    check_refused(replace_label(msd_folder(tmp_path), label), r"labelsTr/a1\.nii\.gz: .*NaN")
+MOVED = np.eye(4) + 2.0 * np.eye(4, k=3)
+"""By 2 mm along x."""
+
+IMAGES = {
+    "NaN": (with_voxels(np.nan), r"imagesTr/a1\.nii\.gz: 2 of 3456 voxels are NaN or infinite"),
+    "infinite": (with_voxels(np.inf), r"2 of 3456 voxels are NaN or infinite"),
+    "minus infinite": (with_voxels(-np.inf), r"2 of 3456 voxels are NaN or infinite"),
+    "beyond float32": (with_voxels(1e300, 1), r"1 of 3456 voxels are NaN or infinite"),
+    "empty": (np.zeros((0, 18, 12), np.float32), r"imagesTr/a1\.nii\.gz: is empty"),
+    "channels": (
+        volume((16, 18, 12, 2)),
+        r"a1\.nii\.gz: holds 2 channels \(.*\), but 'modality' in dataset\.json names 1 channel \(MRI\)",
+    ),
+}
+LABELS = {
+    "interpolated": (label_map() * 0.5, None, r"a1\.nii\.gz: .*whole numbers, this one 0\.5"),
+    "NaN": (np.where(label_map() == 2, np.nan, label_map()).astype(np.float32), None, r"labelsTr/a1\.nii\.gz: .*NaN"),
+    "no class": (
+        label_map(n_classes=5),
+        None,
+        r"a1\.nii\.gz: holds 2 values \(3, 4\) that no class has \(known: 0 background, 1 front, 2 back\)",
+    ),
+    "another shape": (
+        label_map((16, 18, 13)),
+        None,
+        r"labelsTr/a1\.nii\.gz: the mask is 16x18x13, its image a1\.nii\.gz is 16x18x12",
+    ),
+    "elsewhere": (label_map(), MOVED, "lies elsewhere in the patient .*up to 2 mm"),
+}
 
 
-def test_an_empty_volume_is_refused(tmp_path: Path) -> None:
-    folder = replace_image(msd_folder(tmp_path), np.zeros((0, 18, 12), np.float32))
-    check_refused(folder, r"imagesTr/a1\.nii\.gz: is empty")
+@pytest.mark.parametrize("what", IMAGES)
+def test_an_image_that_cannot_be_trained_on_is_refused(tmp_path: Path, what: str) -> None:
+    image, reason = IMAGES[what]
+    check_refused(replace_image(msd_folder(tmp_path), image), reason)
 
 
-def test_a_mask_of_another_shape_is_refused_with_both_shapes(tmp_path: Path) -> None:
-    folder = replace_label(msd_folder(tmp_path), label_map((16, 18, 13)))
-    check_refused(folder, r"labelsTr/a1\.nii\.gz: the mask is 16x18x13, its image a1\.nii\.gz is 16x18x12")
-
-
-def test_a_mask_elsewhere_in_the_patient_is_refused(tmp_path: Path) -> None:
-    moved = np.eye(4)
-    moved[0, 3] = 2.0
-    check_refused(replace_label(msd_folder(tmp_path), label_map(), moved), "lies elsewhere in the patient .*up to 2 mm")
+@pytest.mark.parametrize("what", LABELS)
+def test_a_label_map_that_does_not_fit_is_refused(tmp_path: Path, what: str) -> None:
+    label, affine, reason = LABELS[what]
+    check_refused(replace_label(msd_folder(tmp_path), label, affine), reason)
 
 
 def test_rounding_in_the_affine_is_forgiven(tmp_path: Path) -> None:
@@ -167,11 +167,10 @@ def test_a_truncated_file_is_refused_with_its_name(tmp_path: Path, part: str, sh
     check_refused(tmp_path, rf"{part}/a1\.nii\.gz: {'cannot be read as NIfTI' if share else 'is empty'}")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"not a volume", gzip.compress(b"not a volume", mtime=0), gzip.compress(b"\0" * 1000, mtime=0)],
-    ids=["text", "compressed-text", "compressed-zeros"],
-)
+OTHERS = [b"not a volume", gzip.compress(b"not a volume", mtime=0), gzip.compress(b"\0" * 1000, mtime=0)]
+
+
+@pytest.mark.parametrize("content", OTHERS, ids=["text", "compressed-text", "compressed-zeros"])
 def test_something_else_called_nifti_is_refused(tmp_path: Path, content: bytes) -> None:
     (msd_folder(tmp_path) / "imagesTr" / "a1.nii.gz").write_bytes(content)
     check_refused(tmp_path, r"imagesTr/a1\.nii\.gz: cannot be read as NIfTI")
@@ -183,13 +182,6 @@ def test_flipped_bits_in_the_compressed_data_are_refused(tmp_path: Path) -> None
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(bytes(content))
     check_refused(tmp_path, r"a1\.nii\.gz: cannot be read as NIfTI")
-
-
-def test_a_number_of_channels_other_than_the_modalities_is_refused(tmp_path: Path) -> None:
-    check_refused(
-        replace_image(msd_folder(tmp_path), volume((16, 18, 12, 2))),
-        r"a1\.nii\.gz: holds 2 channels \(.*\), but 'modality' in dataset\.json names 1 channel \(MRI\)",
-    )
 
 
 def test_a_slice_among_volumes_is_refused(tmp_path: Path) -> None:

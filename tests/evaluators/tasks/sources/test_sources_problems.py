@@ -49,7 +49,7 @@ def test_every_problem_of_a_picture_folder_is_told_at_once(tmp_path: Path) -> No
         "h.czi",
         "leaves the dataset",
         "d.png) without a mask",
-        "16x21",
+        "masks/b.png: the mask is 16x21, its image b.png is 16x20",
         "e.png: cannot be read",
         "c.png: has channels",
     ]

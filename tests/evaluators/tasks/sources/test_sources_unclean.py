@@ -15,7 +15,7 @@ from task_samples import channels_last_folder as volumes_folder
 
 from unetx_evaluators.evaluation import DataError, DataErrors, said_once
 from unetx_evaluators.tasks.sources import Reading, open_source, parse_labels
-from unetx_evaluators.tasks.sources.labels import Threshold, as_whole_numbers
+from unetx_evaluators.tasks.sources.labels import Threshold
 
 SHAPE = (32, 32)
 DISK = np.hypot(*(np.indices(SHAPE) - 15.5)) < 10
@@ -142,17 +142,6 @@ def test_what_is_neither_above_nor_below_is_refused() -> None:
         Threshold(0.5).encode(np.array([np.nan]), Path("m"), "")
 
 
-@pytest.mark.parametrize("value", [np.float32(1.0000001), np.float64(0.9999999), np.float32(2.0009)])
-def test_floats_close_to_whole_numbers_are_these(value: np.floating) -> None:
-    assert as_whole_numbers(np.array([0, value]), Path("m")).tolist() == [0, round(float(value))]
-
-
-@pytest.mark.parametrize(("value", "printed"), [(1.002, "1.002"), (0.998, "0.998"), (1.25, "1.25")])
-def test_a_float_that_is_refused_is_printed_as_it_is(value: float, printed: str) -> None:
-    with pytest.raises(DataError, match=f"this one {re.escape(printed)};"):
-        as_whole_numbers(np.array([0, value]), Path("m"))
-
-
 def test_a_label_map_that_its_header_scales_is_read(tmp_path: Path) -> None:
     folder = msd_folder(tmp_path, 1, labels={"0": "background", "1": "front"})
     shown = label_map(n_classes=2)
@@ -178,6 +167,7 @@ def test_a_reason_that_holds_for_many_files_is_told_once_with_their_number() -> 
     [
         (b"\xff\xd8\xff\xe0", r"is a JPEG, whatever its name says; rename it to end in \.jpg"),
         (b"\x1f\x8b\x08", r"is compressed \(gzip\), though its name does not say so; unpack it"),
+        (b"GIF89a nonsense", r"is a GIF, whatever its name says; rename it to end in \.gif"),
         (b"RIFF\0\0\0\0WEBP", "is a WebP.*convert it to PNG"),
         (b"\0" * 128 + b"DICM", "is a DICOM file.*dcm2niix"),
         (b"\0" * 344 + b"n+1\0", r"is a NIfTI volume.*rename it to end in \.nii"),

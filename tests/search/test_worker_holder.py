@@ -1,4 +1,4 @@
-"""What the actor of a worker does on its node; no cluster is needed."""
+"""What holds a worker on a node of a cluster; no cluster is needed."""
 
 from __future__ import annotations
 
@@ -29,12 +29,9 @@ from unetx_search.executors.messages import (
     Started,
     Unfit,
 )
+from unetx_search.executors.shared_files_check import SharedFilesCheck
 from unetx_search.executors.slots import Slot
-
-pytest.importorskip("ray", reason='needs Ray: pip install "unetx-search[ray]"')
-
-from unetx_search.executors.ray.actor_handle import Start, WorkerActor, slot_here
-from unetx_search.executors.ray.shared_files_check import SharedFilesCheck
+from unetx_search.executors.worker_holder import Start, WorkerHolder, slot_here
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -44,7 +41,7 @@ START = Start(CPU, None, 1, SharedFilesCheck.of(TASK, None), version("unetx-sear
 
 @pytest.fixture(autouse=True)
 def _main_module_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An actor replaces its process's main module, which here is pytest's."""
+    """A holder replaces its process's main module, which here is pytest's."""
     monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
 
 
@@ -57,59 +54,59 @@ def until(reports: Iterator[Report], kind: type[Report]) -> Report:
     return next(report for report in reports if isinstance(report, kind))
 
 
-def test_an_actor_reports_what_its_worker_does_and_how_it_ended() -> None:
-    actor = WorkerActor(START)
-    reports = actor.reports()
+def test_a_holder_reports_what_its_worker_does_and_how_it_ended() -> None:
+    holder = WorkerHolder(START)
+    reports = holder.reports()
     hello = next(reports)
     assert isinstance(hello, Hello)
     assert hello.label.startswith("CPU on ")
-    actor.request("send", setup(FakeEvaluator()))
-    actor.request("send", Begin(1, job(7)))
+    holder.request("send", setup(FakeEvaluator()))
+    holder.request("send", Begin(1, job(7)))
     started = next(reports)
     assert isinstance(started, Started)
     for prune in (False, True):
         until(reports, ReachedRung)
-        actor.request("send", Answer(1, prune))
+        holder.request("send", Answer(1, prune))
     finished = until(reports, Finished)
     assert isinstance(finished, Finished)
     assert finished.evaluation.outcome is Outcome.PRUNED
-    actor.request("hang_up")
+    holder.request("hang_up")
     assert list(reports) == [Exited("exited with code 0")]
     assert not is_running(started.process.pid)
 
 
 def test_orders_may_overtake_each_other() -> None:
     """Ray promises no order: an interrupt before its job, an answer and an interrupt after theirs."""
-    actor = WorkerActor(START)
-    reports = actor.reports()
-    actor.request("send", setup(FakeEvaluator()))
-    actor.request("send", Interrupt(1))
-    actor.request("send", Begin(1, job(0)))
+    holder = WorkerHolder(START)
+    reports = holder.reports()
+    holder.request("send", setup(FakeEvaluator()))
+    holder.request("send", Interrupt(1))
+    holder.request("send", Begin(1, job(0)))
     assert until(reports, Left) == Left(1)
     for late in (Interrupt(1), Answer(1, prune=True), Begin(2, job(0))):
-        actor.request("send", late)
+        holder.request("send", late)
     for _ in range(2):
         until(reports, ReachedRung)
-        actor.request("send", Answer(2, prune=False))
+        holder.request("send", Answer(2, prune=False))
     finished = until(reports, Finished)
     assert isinstance(finished, Finished)
     assert finished.evaluation.outcome is Outcome.COMPLETE
-    actor.request("hang_up")
+    holder.request("hang_up")
     assert list(reports) == [Exited("exited with code 0")]
 
 
 def test_a_worker_that_cannot_hear_is_killed_on_request() -> None:
-    actor = WorkerActor(START)
-    reports = actor.reports()
-    actor.request("send", setup(FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C})))
-    actor.request("send", Begin(1, job(0, budget=LONG)))
+    holder = WorkerHolder(START)
+    reports = holder.reports()
+    holder.request("send", setup(FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C})))
+    holder.request("send", Begin(1, job(0, budget=LONG)))
     until(reports, Started)
-    actor.request("kill")
+    holder.request("kill")
     assert list(reports) == [Exited("was killed by SIGKILL (by hand, or by the kernel when memory ran out)")]
 
 
 def test_another_version_is_told_and_not_tried() -> None:
-    [unfit] = WorkerActor(replace(START, version="0.0.1")).reports()
+    [unfit] = WorkerHolder(replace(START, version="0.0.1")).reports()
     assert isinstance(unfit, Unfit)
     assert "the coordinator has 0.0.1" in unfit.problem
     assert "install one version on all nodes" in unfit.problem

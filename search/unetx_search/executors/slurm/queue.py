@@ -1,0 +1,143 @@
+"""Jobs as Slurm has them: submitted through submitit, looked at and cancelled with Slurm's own commands.
+
+submitit would ask ``sacct``, which not every cluster keeps; ``squeue`` is there wherever ``sbatch`` is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import submitit
+from submitit.core.core import Executor
+from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
+
+from unetx_search.executors.slurm.job import hold_workers
+from unetx_search.executors.slurm.link import Coordinator
+from unetx_space.errors import RequestError
+
+AS_TEXT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60.0}
+"""A command's answer, awaited from a controller with much to do."""
+WARNED_S = 60
+"""Between Slurm's signal and the end of a job whose time is up."""
+GONE = "GONE"
+"""The state of a job that Slurm does not know any more."""
+FAILED = ("FAILED", "OUT_OF_MEMORY", "COMPLETED", GONE)
+"""A job that ends so before its workers have joined could not do its work."""
+TAKEN = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT")
+"""A job that ends so was ended by others."""
+
+
+class JobState(NamedTuple):
+    """How a job stands."""
+
+    state: str
+    """In Slurm's words, such as PENDING."""
+    reason: str
+    """Why it waits, such as Resources."""
+
+
+class SlurmQueue:
+    """Where jobs are submitted that hold ``n_tasks`` workers each, of so many threads.
+
+    The options are those of ``sbatch``, with underscores in their names.
+    """
+
+    def __init__(self, folder: Path, n_tasks: int, n_threads: int, options: Mapping[str, str | bool]) -> None:
+        self.folder = folder
+        self.n_tasks = n_tasks
+        own = {"ntasks_per_node": n_tasks, "cpus_per_task": n_threads, "signal": f"USR2@{WARNED_S}", "no_requeue": True}
+        self._options = {"job_name": "unetx-search", **own, **options}
+
+    def check(self) -> None:
+        """Raises RequestError when Slurm would refuse such a job."""
+        told = ((name.replace("_", "-"), value) for name, value in self._options.items())
+        flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in told]
+        try:
+            done = subprocess.run(("sbatch", "--test-only", *flags, "--wrap=true"), **AS_TEXT)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise _refused(str(error)) from error
+        if done.returncode != 0:
+            raise _refused(done.stderr)
+
+    def submit(self, n_jobs: int, coordinator: Coordinator) -> list[str]:
+        """The ids of so many new jobs, an array where it is more than one. Raises RequestError when Slurm refuses."""
+        conf = {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
+        try:
+            with submitit.helpers.clean_env():  # the coordinator may be a job itself
+                os.environ.update(conf)
+                jobs = self._submitter(n_jobs).map_array(hold_workers, [coordinator] * n_jobs)
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            raise _refused(str(error)) from error
+        return [job.job_id for job in jobs]
+
+    def _submitter(self, n_jobs: int) -> Executor:
+        executor = submitit.SlurmExecutor(self.folder)
+        executor.update_parameters(
+            time=None,  # the partition's own, where no option says more
+            wckey=None,
+            array_parallelism=n_jobs,
+            additional_parameters=self._options,
+            srun_args=[
+                f"--cpus-per-task={self._options['cpus_per_task']}"
+            ],  # which srun does not take over from sbatch
+        )
+        return executor
+
+    def states(self, ids: Sequence[str]) -> Mapping[str, JobState] | None:
+        """How jobs stand; None where Slurm does not answer. It forgets a job some minutes after its end."""
+        jobs = ",".join(sorted({name.partition("_")[0] for name in ids}))
+        words = ("squeue", "--array", "--noheader", "--states=all", f"--jobs={jobs}", "--format=%i|%T|%r")
+        try:
+            done = subprocess.run(words, **AS_TEXT)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode != 0 and "Invalid job id" not in done.stderr:
+            return None
+        rows = (line.split("|", 2) for line in done.stdout.splitlines())
+        found = {name: JobState(state, reason) for name, state, reason in rows}
+        return {name: found.get(name, JobState(GONE, "")) for name in ids}
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End jobs, as far as they are still there and Slurm listens; by name, too, as a cluster may count anew."""
+        if ids:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(("scancel", "--quiet", f"--name={self._options['job_name']}", *ids), **AS_TEXT)
+
+    def last_words(self, job: str, task: int = 0) -> str:
+        """The end of what a job has printed, with the file."""
+        log = JobPaths(self.folder, job, task).stderr
+        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"its log is {log}" + (f" and ends with: {last}" if last else "")
+
+
+def _refused(said: str) -> RequestError:
+    """With what sbatch said, without submitit's account of the call."""
+    errors = re.findall(r"sbatch: (?:error: |fatal: )?(.*)", said)
+    return RequestError(
+        f"--engine slurm submits its workers as jobs, and Slurm refuses them: {'; '.join(errors) or said.strip()}\n"
+        "say what they need with --slurm, such as --slurm partition=NAME account=NAME time=08:00:00 cpus-per-task=2; "
+        "unetx-search doctor lists the partitions"
+    )
+
+
+def cluster_words() -> str:
+    """Slurm's version and partitions for people, empty where there is no Slurm."""
+    if shutil.which("sbatch") is None:
+        return ""
+    words: Any = (("sbatch", "--version"), ("sinfo", "--noheader", "--format=%P (%a, at most %l, %D nodes, %G)"))
+    try:
+        version, told = (subprocess.run(each, **AS_TEXT) for each in words)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not answer: {error}"
+    if told.returncode != 0:
+        return f"{version.stdout.strip()}, does not answer: {told.stderr.strip()}"
+    partitions = told.stdout.strip().replace(", (null))", ")").replace("\n", "; ")
+    return f"{version.stdout.strip()}; partitions: {partitions}"

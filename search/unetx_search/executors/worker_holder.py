@@ -1,0 +1,92 @@
+"""On a node of a cluster: what holds a worker there for a coordinator elsewhere, and streams what it reports.
+
+So an exit code, a log and a limit mean the same as on the coordinator's machine, and no code of an evaluator runs in
+what the cluster started.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing.connection import wait
+from pathlib import Path
+from queue import SimpleQueue
+from types import ModuleType
+
+from unetx_search.executors.gpu_memory_wait import MemoryWatch
+from unetx_search.executors.gpus import GpuProbe, usable_gpus
+from unetx_search.executors.messages import Exited, Order, Report, Unfit
+from unetx_search.executors.shared_files_check import SharedFilesCheck
+from unetx_search.executors.slots import Slot
+from unetx_search.executors.worker_handle import WorkerProcess
+
+LOOK_EVERY_S = 0.5
+"""For what no pipe tells, such as memory that is free again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a worker on a node is started with."""
+
+    slot: Slot
+    """As the cluster has it; the device is for the cluster to say."""
+    log_file: Path | None
+    workers_per_gpu: int
+    files: SharedFilesCheck
+    version: str
+    """Of the coordinator's unetx-search."""
+
+
+class WorkerHolder:
+    """Holds one worker. One thread reports and does with the worker what others ask for."""
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._requests: SimpleQueue[tuple[str, tuple[Order, ...]]] = SimpleQueue()
+        self._bell, self._bell_rope = multiprocessing.Pipe(duplex=False)
+
+    def request(self, method: str, *orders: Order) -> None:
+        """Call a method of the worker's handle."""
+        self._requests.put((method, orders))
+        self._bell_rope.send_bytes(b".")
+
+    def reports(self) -> Iterator[Report]:
+        """Start the worker; everything it reports, and nothing more once what it held is free again."""
+        start, host, found = self._start, socket.gethostname(), version("unetx-search")
+        if found != start.version:
+            rule = f"coordinator and workers run the same unetx-search; the coordinator has {start.version}"
+            yield Unfit(f"{rule}, {host} has {found}: install one version on all nodes")
+            return
+        if problem := start.files.problem(start.slot.index, host):
+            yield Unfit(problem)
+            return
+        sys.modules["__main__"] = ModuleType("__main__")  # spawned workers run it anew; here it is the cluster's own
+        slot = slot_here(start.slot, host, start.workers_per_gpu)
+        worker = WorkerProcess(slot, start.log_file, MemoryWatch([slot] * start.workers_per_gpu).wait_for)
+        report: Report | None = None
+        while not isinstance(report, Exited):
+            wait([self._bell, *worker.sources], LOOK_EVERY_S)
+            while self._bell.poll():
+                self._bell.recv_bytes()
+                method, orders = self._requests.get()
+                getattr(worker, method)(*orders)
+            while not isinstance(report, Exited) and (report := worker.receive()) is not None:
+                yield report
+        while not worker.is_released():
+            time.sleep(LOOK_EVERY_S)
+
+
+def slot_here(slot: Slot, host: str, workers_per_gpu: int = 1, probe: GpuProbe = usable_gpus) -> Slot:
+    """The slot on this node, on the device in CUDA_VISIBLE_DEVICES, which the cluster gave."""
+    if slot.device == "cpu":
+        return Slot.on_cpu(slot.index, f"CPU on {host}", slot.n_threads)
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpu = next(iter(probe()), None)
+    label, uuid = (f"GPU {given}", given) if gpu is None else (gpu.label, gpu.uuid)
+    return Slot.on_gpu(slot.index, f"{label} on {host}", uuid, slot.n_threads, workers_per_gpu)

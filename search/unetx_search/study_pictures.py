@@ -1,0 +1,95 @@
+"""What a search keeps to be looked at: predictions of its leading designs, and what the dashboard shows of all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unetx_search.best import whereabouts
+from unetx_studies.artifacts import attach_drawing, attach_result
+from unetx_studies.overlays import predictions_svg, read_predictions, write_predictions
+from unetx_studies.trial_note import curve_svg, result_words
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+    from unetx_evaluators.evaluation import Evaluation
+    from unetx_evaluators.tasks import Task
+    from unetx_space.architecture import Architecture
+    from unetx_studies.ranking import Ranking
+    from unetx_studies.store import Records, TrialRecord
+
+PREDICTIONS = "predictions"
+"""Folder of a study: a file for each trial of a leading design."""
+LEADING = 8
+"""Designs at the top of the ranking whose predictions are kept, beside those of presets."""
+MOST_FILES = 60
+"""Then those of others are removed."""
+PLOT_EVERY_S = 60.0
+PLOT_SHARE = 0.01
+"""Of the search's time that drawing the study's figures takes at most, about."""
+
+
+def predictions_file(study: Path, trial: int) -> Path:
+    return study / PREDICTIONS / f"trial-{trial}.zip"
+
+
+@dataclass(slots=True)
+class StudyPictures:
+    """Keeps the pictures of a study; nothing of the images, nor of what was found on them, where its task says so."""
+
+    folder: Path
+    study: str
+    task: Task
+    records: Records
+    plot: Callable[[], None]
+    """Draws the study's figures anew."""
+    clock_s: Callable[[], float] = time.monotonic
+    _next_plot_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._next_plot_s = self.clock_s() + PLOT_EVERY_S
+
+    def keep(self, trial: TrialRecord, evaluation: Evaluation, ranking: Ranking) -> None:
+        """The predictions of an evaluation; ``ranking`` is that of the others. Now and then the figures, too."""
+        if evaluation.predictions and not self.task.no_images:
+            file = predictions_file(self.folder, trial.number)
+            file.parent.mkdir(exist_ok=True)
+            write_predictions(file, evaluation.predictions)
+            self._tidy(ranking)
+        began_s = self.clock_s()
+        if began_s >= self._next_plot_s:
+            self.plot()
+            now_s = self.clock_s()
+            self._next_plot_s = now_s + max(PLOT_EVERY_S, (now_s - began_s) / PLOT_SHARE)
+
+    def _tidy(self, ranking: Ranking) -> None:
+        files = {
+            int(file.stem.removeprefix("trial-")): file for file in (self.folder / PREDICTIONS).glob("trial-*.zip")
+        }
+        if len(files) > MOST_FILES:
+            wanted = [one for place, one in enumerate(ranking.designs) if place < LEADING or one.origin.is_given]
+            kept = {trial.number for one in wanted for trial in one.trials}
+            for number in sorted(files.keys() - kept)[:-LEADING]:  # the newest may lead once they are ranked
+                files[number].unlink(missing_ok=True)
+
+    def attach(self, trial: Trial, record: TrialRecord, architecture: Architecture) -> None:
+        """Put what there is to see beside a trial in the dashboard: its drawing, at its end what came of it."""
+        where = whereabouts(self.study, record.number, self.task)
+        attach_drawing(trial, replace(architecture, provenance=where), self.folder)
+        if record.is_finished:
+            words = result_words(record, self.records.case_scores(record.number))
+            attach_result(trial, self._pictures(record), words, self.folder)
+
+    def _pictures(self, record: TrialRecord) -> Mapping[str, str]:
+        name = f"{self.study}, trial {record.number}"
+        found = {} if self.task.no_images else read_predictions(predictions_file(self.folder, record.number))
+        scores = self.records.case_scores(record.number)
+        drawn = {
+            "predictions.svg": predictions_svg(self.task, found.values(), scores, f"{name}: predictions"),
+            "curve.svg": curve_svg(self.records.curve(record.number), f"{name}: Dice over steps"),
+        }
+        return {file: svg for file, svg in drawn.items() if svg is not None}

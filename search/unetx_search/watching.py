@@ -1,0 +1,99 @@
+"""A study as it goes on, for whoever looks on from another terminal: a live screen, plain lines elsewhere.
+
+It reads the database every two seconds, read-only, and holds nothing open in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from unetx_search.caution import caution
+from unetx_search.progress import Standing, panel
+from unetx_search.status import Status, read_status, status_line
+from unetx_search.summary import architecture_text
+from unetx_space.documents import load
+from unetx_space.errors import RequestError
+from unetx_studies.evidence import evidence
+from unetx_studies.neighbours import BEST
+from unetx_studies.ranking import complete
+
+EVERY_S = 2.0
+BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
+MOST_BARS = 60
+
+
+def watch(folder: Path, console: Console, *, sleep: Callable[[float], None] = time.sleep) -> Status:
+    """Show the study until its run ends or Ctrl-C; how it stood last. Raises RequestError where there is none.
+
+    On a terminal the screen is drawn anew; elsewhere a line is printed whenever a trial has ended.
+    """
+    status = read_status(folder)
+    with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
+        n_told = -1
+        try:
+            while status.is_running:
+                if console.is_terminal:
+                    live.update(screen(status, ascii=console.options.ascii_only), refresh=True)
+                elif len(status.evaluations) != n_told:
+                    n_told = len(status.evaluations)
+                    console.print(status_line(status), markup=False, soft_wrap=True)
+                sleep(EVERY_S)
+                status = read_status(folder)
+        except KeyboardInterrupt:
+            pass  # who looks on goes; the study does not
+    return status
+
+
+def screen(status: Status, *, ascii: bool = False) -> RenderableType:
+    """Progress and workers, the scores so far, what can be told apart, the best design; the first lines matter most."""
+    parts: list[RenderableType] = [panel(_standing(status), (status.now - status.run.started_at).total_seconds())]
+    if scores := [trial.score or 0.0 for trial in complete(status.compared)]:
+        bars = spark_line(scores, ASCII_BARS if ascii else BARS)
+        parts.append(Text(f"\nDice of complete trials  {bars}  {min(scores):.4f} to {max(scores):.4f}", no_wrap=True))
+    parts += [Text(line) for line in caution(evidence(status.compared))]
+    if (drawing := _best_drawing(status.folder, ascii)) is not None:
+        parts += [Text(""), Text(drawing, no_wrap=True, overflow="crop")]
+    return Group(*parts)
+
+
+def _standing(status: Status) -> Standing:
+    """The study as its own terminal has it; time left by the trials that ended in this run."""
+    began, best, workers = status.run.started_at, status.best, dict(status.workers)
+    return Standing(
+        status.study,
+        status.n_trials,
+        max((trial.budget.steps for trial in status.trials), default=1),
+        n_slots=len(workers),
+        n_done=len(status.evaluations),
+        best=None if best is None else best.estimate,
+        best_trial=None if best is None else best.number,
+        workers=workers,
+        seconds=[trial.seconds for trial in status.evaluations if trial.ended_at and trial.ended_at > began],
+    )
+
+
+def spark_line(values: Sequence[float], bars: str = BARS) -> str:
+    """The last values as bars of one line. What lies far below the others, as the net without skips does, has the
+    lowest bar: its distance would flatten all the rest.
+    """
+    shown = values[-MOST_BARS:]
+    middle, high = sorted(shown)[len(shown) // 2], max(shown)
+    low = max(min(shown), middle - 3 * (high - middle))
+    if high == low:
+        return bars[-1] * len(shown)
+    heights = (max(0.0, value - low) / (high - low) for value in shown)
+    return "".join(bars[round(height * (len(bars) - 1))] for height in heights)
+
+
+def _best_drawing(folder: Path, ascii: bool) -> str | None:
+    """Of the design in the study's folder; None before there is one, or where it is damaged."""
+    try:
+        return architecture_text(load(folder / BEST), ascii=ascii)
+    except (RequestError, OSError):
+        return None

@@ -1,0 +1,97 @@
+"""An architecture as a plotly figure: whoever points at a part is told its parameters, multiply-adds and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+import plotly.graph_objects as go
+
+from unetx_space import Architecture, StageRef
+from unetx_space.cost import Cost, part_costs
+from unetx_space.plan import make_plan
+from unetx_space.training_memory import part_memory
+from unetx_studies.drawing.captions import by, operator_words, short
+from unetx_studies.drawing.layout import Box, Point, Wire, make_layout
+from unetx_studies.drawing.svg import COLOURS, wire_words
+
+N_POINTS = 24
+"""Of a curve."""
+DASHES = {"finer": "dash", "coarser": "dot"}
+HEIGHT_PX = 640
+
+
+def to_figure(architecture: Architecture, patch: Sequence[int]) -> go.Figure:
+    """The drawing of an architecture without faults; costs are those of one patch."""
+    layout, plan = make_layout(architecture), make_plan(architecture)
+    costs, memory = part_costs(plan, tuple(patch)), part_memory(plan, tuple(patch))
+    figure = go.Figure()
+    for wire in sorted(layout.wires, key=lambda wire: wire.is_source):
+        x, y = zip(*_points(wire), strict=True)
+        figure.add_scatter(
+            x=x, y=y, mode="lines", hoverinfo="text", text=escape(wire_words(wire, architecture)), showlegend=False,
+            line={"color": COLOURS[wire.kind], "width": 2, "dash": DASHES.get(wire.kind, "solid")},
+        )  # fmt: skip
+    for box in layout.boxes.values():
+        x, y = zip(*_corners(box), strict=True)
+        words = _words(architecture, box.ref, costs[box.ref], memory[box.ref])
+        is_encoder = box.ref.kind == "E"
+        figure.add_scatter(
+            x=x, y=y, mode="lines", fill="toself", hoveron="fills", hoverinfo="text", text=words, showlegend=False,
+            fillcolor="#eaeff7" if is_encoder else "#ffffff", line={"color": "#48556b", "width": 1},
+        )  # fmt: skip
+        figure.add_annotation(
+            x=box.x, y=box.y, text=f"<b>{box.ref}</b>", showarrow=False, font={"color": "#1b2333", "size": 14}
+        )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False, autorange="reversed")
+    figure.update_layout(
+        template="none", paper_bgcolor="#fcfdff", plot_bgcolor="#fcfdff",
+        hovermode="closest", height=HEIGHT_PX, margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        font={"family": "system-ui, sans-serif", "size": 13}, hoverlabel={"align": "left"},
+    )  # fmt: skip
+    return figure
+
+
+def part_rows(architecture: Architecture, patch: Sequence[int]) -> list[tuple[str, str, str, str]]:
+    """Every part with its parameters, multiply-adds and memory, as words."""
+    plan = make_plan(architecture)
+    costs, memory = part_costs(plan, tuple(patch)), part_memory(plan, tuple(patch))
+    return [
+        (str(ref), short(one.n_parameters), short(one.macs), f"{memory[ref] / 2**20:.3g} MiB")
+        for ref, one in costs.items()
+    ]
+
+
+def _points(wire: Wire) -> Iterator[Point]:
+    """Along the wire."""
+    if wire.is_corner:
+        (x0, y0), (x1, y1) = wire.start, wire.end
+        yield from (wire.start, (x0, y1) if wire.kind == "down" else (x1, y0), wire.end)
+        return
+    for step in range(N_POINTS + 1):
+        t = step / N_POINTS
+        weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
+        ends = (wire.start, wire.control1, wire.control2, wire.end)
+        yield tuple(sum(w * point[axis] for w, point in zip(weights, ends, strict=True)) for axis in (0, 1))  # type: ignore[misc]
+
+
+def _corners(box: Box) -> list[Point]:
+    left, right, top, bottom = (
+        box.x - box.width / 2, box.x + box.width / 2, box.y - box.height / 2, box.y + box.height / 2,
+    )  # fmt: skip
+    return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+
+
+def _words(architecture: Architecture, ref: StageRef, costs: Cost, memory: int) -> str:
+    backbone = architecture.backbone
+    lines = [f"<b>{ref}</b>: {backbone.widths[ref.level]} channels at 1/{by(backbone.factor(0, ref.level))}"]
+    if ref.kind == "D":
+        node = architecture.genome[ref]
+        words = (f"upsampling of {node.coarser}: {node.upsampler}", *operator_words(node))
+        lines += [f"reads {', '.join(map(str, node.sources)) or 'no source'}", *filter(None, words)]
+    lines += [
+        f"{short(costs.n_parameters)} parameters", f"{short(costs.macs)} multiply-adds",
+        f"{memory / 2**20:.3g} MiB kept for training",
+    ]  # fmt: skip
+    return "<br>".join(lines)
