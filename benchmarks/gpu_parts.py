@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
@@ -49,6 +50,7 @@ from unetx_search.executors.engines import proxy_evaluator
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import make_slots
 from unetx_search.sharing.measurement import Workbench
+from unetx_search.sharing.mps import served
 from unetx_space import network
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
@@ -279,15 +281,18 @@ def by_phase(bench: Bench) -> Mapping[str, Any]:
 
 
 def workers(bench: Bench) -> Iterator[Item]:
-    """Evaluations a minute of several workers on the GPU."""
+    """Evaluations a minute of 1, 2 and 4 workers on the GPU, in turns and through a multi-process service (MPS)."""
     for n_workers in (1, 2) if bench.is_try_out else (1, 2, 4):
-        yield f"{n_workers} workers", partial(together, bench, n_workers)
+        yield f"{n_workers} in turns", partial(together, bench, n_workers, through_mps=False)
+        if n_workers > 1 and bench.on_cuda:
+            yield f"{n_workers} through MPS", partial(together, bench, n_workers, through_mps=True)
 
 
-def together(bench: Bench, n_workers: int) -> Mapping[str, Any]:
+def together(bench: Bench, n_workers: int, *, through_mps: bool) -> Mapping[str, Any]:
     _, task, budget = bench.blobs
     slots = make_slots(1 if bench.on_cuda else 0, workers_per_gpu=n_workers, cpu_workers=n_workers)
-    with LocalExecutor(proxy_evaluator(slots), task, slots) as executor:
+    serve = served if through_mps else nullcontext
+    with LocalExecutor(proxy_evaluator(slots), task, slots, needs_mps=through_mps, serve=serve) as executor:
         sample = Workbench(executor, architecture(task, "u-net"), budget, None, lambda: None).sample()
     return {"n_workers": n_workers, "evaluations_per_min": sample.evaluations_per_min, "trouble": sample.trouble}
 

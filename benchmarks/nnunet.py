@@ -1,13 +1,14 @@
 """Our full training of the U-Net beside nnU-Net's own trainer, with the same steps, batch, patch and cases.
 
-    OMP_NUM_THREADS=1 python benchmarks/nnunet.py DATA FOLDER NNUNET_PYTHON > benchmarks/results/nnunet.txt
+    python benchmarks/nnunet.py DATA FOLDER NNUNET_PYTHON 2d 1 > benchmarks/results/nnunet-2d-400steps.txt
 
 DATA is hippocampus_msd, NNUNET_PYTHON the Python of an environment with nnunetv2 2.8 (without it the benchmark says so
-and ends). What was trained stays in FOLDER, and the same command goes on. Both sides read the same 72 training, 24
-validation and 24 test cases, take equal batches of equal patches (nnU-Net's plans have larger batches) and predict the
-test cases with their last weights; the masks of both are scored by one function, on the images' own voxels. All else is
-each side's default: nnU-Net's PlainConvUNet in float32 on a CPU, SGD and mirroring in training and prediction; ours
-AdamW, bfloat16 where the CPU has it, and no mirroring. Times are CPU times of one thread, training and prediction.
+and ends); then come nnU-Net's configuration (2d or 3d_fullres) and the number of seeds. What was trained stays in
+FOLDER, and the same command goes on. Both sides read the same 72 training, 24 validation and 24 test cases, take equal
+batches of equal patches (nnU-Net's plans have larger batches) and predict the test cases with their last weights; the
+masks of both are scored by one function, on the images' own voxels. All else is each side's default: nnU-Net's
+PlainConvUNet in float32 on a CPU, SGD and mirroring in training and prediction; ours AdamW, bfloat16 where the CPU has
+it, and no mirroring.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,6 @@ from unetx_search.models.train_choices import TrainChoices
 DATASET = "Dataset504_Hippocampus"
 CLASSES = ("background", "Anterior", "Posterior")
 N_TEST = N_VALIDATION = 24
-SEEDS = 0, 1
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class Run:
     patch: tuple[int, ...]
 
 
-RUNS = Run("2d", 2, 400, 12, (40, 56)), Run("3d_fullres", 3, 200, 2, (40, 56, 40))
+RUNS = {run.configuration: run for run in (Run("2d", 2, 400, 12, (40, 56)), Run("3d_fullres", 3, 200, 2, (40, 56, 40)))}
 """The patches are those of nnU-Net's plans."""
 
 
 def main() -> None:
-    data, folder, python = map(Path, sys.argv[1:])
-    found = (
-        subprocess.run([python, "-c", "import nnunetv2"], capture_output=True, check=False) if python.exists() else None
-    )
+    data, folder, python = map(Path, sys.argv[1:4])
+    run, n_seeds = RUNS[sys.argv[4]], int(sys.argv[5])
+    ask = [python, "-c", "from importlib.metadata import version; print(version('nnunetv2'))"]
+    found = subprocess.run(ask, capture_output=True, text=True, check=False) if python.exists() else None
     if found is None or found.returncode:
         print(f"{python} has no nnunetv2: nothing is compared")
         return
@@ -71,21 +71,18 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "split.json").write_text(json.dumps(split), encoding="utf-8")
     environment = nnunet_data(data, folder, split, python)
-    for run in RUNS:
-        rows = []
-        for seed, side in product(SEEDS, ("ours", "nnU-Net")):
-            place = folder / f"{run.configuration}-{run.steps}-{side}-{seed}"
-            if not (place / "row.json").exists():
-                began = time.process_time(), os.times().children_user
-                if side == "ours":
-                    ours(run, data, folder, place, seed)
-                else:
-                    theirs(run, folder, place, seed, python, environment)
-                spent = time.process_time() - began[0] + os.times().children_user - began[1]
-                row = {"side": side, "seed": seed, "cpu_s": spent, "dice": scored(data, place / "masks", split["test"])}
-                (place / "row.json").write_text(json.dumps(row), encoding="utf-8")
-            rows.append(json.loads((place / "row.json").read_text(encoding="utf-8")))
-        print(table(run, rows), flush=True)
+    rows = []
+    for seed, side in product(range(n_seeds), ("ours", "nnU-Net")):
+        place = folder / f"{run.configuration}-{run.steps}-{side}-{seed}"
+        if not (place / "row.json").exists():
+            if side == "ours":
+                ours(run, data, folder, place, seed)
+            else:
+                theirs(run, folder, place, seed, python, environment)
+            row = {"side": side, "seed": seed, "dice": scored(data, place / "masks", split["test"])}
+            (place / "row.json").write_text(json.dumps(row), encoding="utf-8")
+        rows.append(json.loads((place / "row.json").read_text(encoding="utf-8")))
+    print(f"nnunetv2 {found.stdout.strip()}, torch {version('torch')}\n\n{table(run, rows)}")
 
 
 def nnunet_data(data: Path, folder: Path, split: dict[str, list[str]], python: Path) -> dict[str, str]:
@@ -115,7 +112,7 @@ def nnunet_data(data: Path, folder: Path, split: dict[str, list[str]], python: P
         "-d",
         "504",
         "-c",
-        *(run.configuration for run in RUNS),
+        *RUNS,
         "-np",
         "1",
         "-npfp",
@@ -159,12 +156,12 @@ def scored(data: Path, masks: Path, cases: list[str]) -> dict[str, float]:
 def table(run: Run, rows: list[dict[str, Any]]) -> str:
     patch = "x".join(map(str, run.patch))
     head = f"hippocampus_msd, {run.configuration}: {run.steps} steps of {run.batch} patches of {patch}"
-    lines = [head, "", f"{'side':<10}{'seed':>5}{'Anterior':>10}{'Posterior':>11}{'mean Dice':>11}{'CPU s':>8}"]
+    lines = [head, "", f"{'side':<10}{'seed':>5}{'Anterior':>10}{'Posterior':>11}{'mean Dice':>11}"]
     for row in sorted(rows, key=lambda row: (row["side"], row["seed"])):
         values = [row["dice"][name] for name in CLASSES[1:]]
-        told = f"{values[0]:>10.4f}{values[1]:>11.4f}{np.mean(values):>11.4f}{row['cpu_s']:>8.0f}"
+        told = f"{values[0]:>10.4f}{values[1]:>11.4f}{np.mean(values):>11.4f}"
         lines.append(f"{row['side']:<10}{row['seed']:>5}{told}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

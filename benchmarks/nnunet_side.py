@@ -30,6 +30,7 @@ def main() -> None:
     model = train(Path(nnUNet_preprocessed) / dataset, configuration, f"Seed{seed}Steps{steps}", int(steps), int(batch))
     predictor = nnUNetPredictor(device=CPU, perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(model, use_folds=(0,), checkpoint_name="checkpoint_final.pth")
+    Path(masks).mkdir(parents=True, exist_ok=True)
     predictor.predict_from_files_sequential(images, masks)
 
 

@@ -13,7 +13,7 @@ from postgres_server import Server, postgres_server
 
 from unetx_evaluators.tasks.task import Task
 from unetx_search import cli
-from unetx_studies.store import study_url
+from unetx_studies.store import Records, Store, open_store, study_url
 
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40)
 hypothesis.settings.load_profile("tests")
@@ -76,6 +76,19 @@ def server_url(request: pytest.FixtureRequest) -> str | None:
 def url(server_url: str | None, tmp_path: Path) -> str:
     """An empty place for a study: ``study.db`` in the test's folder, or a database on a server."""
     return server_url or study_url(tmp_path)
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    """An open store there."""
+    with open_store(url, create=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def records(store: Store) -> Records:
+    """The records of a study ``s`` in it."""
+    return Records(store, "s")
 
 
 @pytest.fixture

@@ -103,8 +103,8 @@ class _Mosaic:
         """Logits ``[k, *patch]`` of a window."""
         if self._total.ndim == 0:
             shape = (len(logits), *self._padded.shape[1:])
-            is_room = self._device.holds(math.prod(shape) * logits.element_size())
-            self._total = torch.zeros(shape, device=logits.device if is_room else self._padded.device)
+            there = self._padded.device == logits.device or self._device.holds(math.prod(shape) * logits.element_size())
+            self._total = torch.zeros(shape, device=logits.device if there else self._padded.device)
         logits = logits.to(self._total.device).view(-1, *self._window)
         crop(self._total, corner, self._window).addcmul_(logits, gaussian_weight(self._window, logits.device))
         self.n_missing -= 1

@@ -72,7 +72,8 @@ class SearchConfig(DataChoices, Choices):
     trials: int = 12
     """Trials the study shall have in total; run the same command with more to continue."""
     gpus: Literal["all"] | int = "all"
-    """GPUs to use: a count, "all" that are visible (with --engine ray: of the cluster), or 0 for CPU workers."""
+    """GPUs to use: a count, "all" that are visible (with --engine ray: of the cluster), or 0 for CPU workers. A count
+    with --engine slurm."""
     study: str | None = None
     """Name of the study, and of its folder below --out. The dataset's name by default."""
     storage: str | None = field(default=None, repr=False)
@@ -81,14 +82,14 @@ class SearchConfig(DataChoices, Choices):
     seed: int = 0
     """Decides the proposals, the initial values and the order of the batches."""
     cpu_workers: int | None = None
-    """CPU workers, one thread each, where no GPU is used. One per core by default."""
+    """CPU workers, one thread each, where no GPU is used. One per core by default; a count with --engine slurm."""
     workers_per_gpu: Literal["auto"] | int | None = None
     """Worker processes that share one GPU: a count, or "auto" to measure, once a study, how many pay. By default auto
     on this machine, and 1 on a cluster."""
     engine: EngineName = "local"
     """Where evaluations run: on this machine (local), in jobs of Slurm (slurm), or on the GPUs or CPUs of a Ray cluster
     (ray)."""
-    slurm: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = ()
+    slurm: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = ()
     """What every job asks of Slurm: options of sbatch by their long names, such as partition=gpu account=lab
     time=08:00:00 mem=32G. --gpus 8 submits eight jobs with a GPU each."""
     ray_address: str | None = None

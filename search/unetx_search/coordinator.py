@@ -62,6 +62,9 @@ class RunOptions:
     lag: int | None = None
     """Proposal and pruning of trial n see exactly the trials 0..n-lag, so that any number of workers up to ``lag``
     gives the same study. None: whatever has finished by then."""
+    ahead: int = 0
+    """Trials that are asked before a slot is free for them, so that none waits for the sampler; what they know is then
+    older by as many results."""
     ends_at: datetime | None = None
     """When to stop in order, whatever is missing."""
     checkpoints: Path | None = None
@@ -117,7 +120,8 @@ class Coordinator:
         self._on_evaluated = on_evaluated
         self._clock = clock
         self._running: dict[int, _Unfinished] = {}
-        self._to_rerun: deque[_Unfinished] = deque()
+        self._waiting: deque[_Unfinished] = deque()
+        """Trials without a slot: to be run again, or asked ahead."""
         self._n_asked = 0
         """Trials of the study."""
         self._ranking = Ranking()
@@ -152,7 +156,7 @@ class Coordinator:
         self._resume()
         while not self._stopping and not self._is_time_up():
             self._fill()
-            if not self._running and not self._to_rerun and not self._proposals.is_more():
+            if not self._running and not self._waiting and not self._proposals.is_more():
                 return
             self._executor.poll(self, timeout_s=0.5)
             self._records.heartbeat()
@@ -182,26 +186,30 @@ class Coordinator:
                 self._remove_checkpoint(trial.number)  # of a run that ended between the two
             else:
                 architecture = self._records.architecture(trial.key)
-                self._to_rerun.append(_Unfinished(job_states.left(trial), architecture, scores))
+                self._waiting.append(_Unfinished(job_states.left(trial), architecture, scores))
 
     # From a free slot to a job.
 
     def _fill(self) -> None:
-        """Give every free slot a trial."""
-        while self._executor.n_free() > 0 and not self._stopping:
-            again = next((lost for lost in self._to_rerun if self._executor.takes(lost.trial.number)), None)
-            if again is not None:
-                self._to_rerun.remove(again)
-                self._dispatch(again)
-            elif self._proposals.is_more() and self._is_enough_known():
+        """Give every free slot a trial, and have some ready for those that become free next."""
+        while not self._stopping:
+            ready = next((trial for trial in self._waiting if self._executor.takes(trial.trial.number)), None)
+            if ready is not None:
+                self._waiting.remove(ready)
+                self._dispatch(ready)
+            elif not self._proposals.is_more() or not self._is_enough_known():
+                return
+            elif self._executor.n_free() > 0:
                 self._dispatch(self._ask())
+            elif len(self._waiting) < self._options.ahead:
+                self._waiting.append(self._ask())
             else:
                 return
 
     def _is_enough_known(self) -> bool:
         """Every trial that the next proposal has to see has finished."""
         horizon = self._horizon(self._n_asked)
-        unfinished = [*self._running, *(lost.trial.number for lost in self._to_rerun)]
+        unfinished = [*self._running, *(waiting.trial.number for waiting in self._waiting)]
         return horizon is None or all(number > horizon for number in unfinished)
 
     def _horizon(self, number: int) -> int | None:
@@ -383,7 +391,7 @@ class Coordinator:
     def _requeue(self, trial: int, reason: str) -> None:
         running = self._running.pop(trial)
         self._records.update(running.trial)
-        self._to_rerun.append(running)
+        self._waiting.append(running)
         self._reporter.trial_lost(trial, reason)
 
     def on_interrupted(self, trial: int) -> None:

@@ -207,21 +207,21 @@ def _write_sheet(sheet: Path, facts: DatasetFacts, found: Examination, choices: 
 
 def _machine() -> dict[str, str]:
     disk = shutil.disk_usage(Path.cwd())
-    return {
+    facts = {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "cores": str(usable_cores()),
         "free disk here": f"{disk.free / 2**30:.0f} GiB",
         "cpu": _cpu(),
-        "slurm": _slurm(),
     }
+    return {**facts, "slurm": _slurm()} if shutil.which("sbatch") else facts
 
 
 def _slurm() -> str:
     if find_spec("submitit") is None:
-        return 'submitit is missing; pip install "unetx-search[slurm]"' if shutil.which("sbatch") else "none"
+        return '--engine slurm needs submitit: pip install "unetx-search[slurm]"'
     from unetx_search.executors.slurm.queue import cluster_words
 
-    return cluster_words() or "none"
+    return cluster_words()
 
 
 def _cpu() -> str:

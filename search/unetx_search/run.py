@@ -217,9 +217,22 @@ def _search(
             if not isinstance(config.workers_per_gpu, int):
                 with heartbeats(claim.store.url, claim.lease.run):
                     slots = slots_that_pay(config, slots, evaluator_of, task, setup, n_missing, console)
+            # A trial that waits is for slots on GPUs: on a CPU it takes far longer than its proposal.
+            ahead = len(slots) if slots[0].device == "cuda" else 0
             with engine.executor(evaluator_of(slots), task, slots) as executor:
                 coordinator = _coordinated(
-                    config, claim, setup, records, done, mirror, executor, winners, pictures, console, given.sampler_of
+                    config,
+                    claim,
+                    setup,
+                    records,
+                    done,
+                    mirror,
+                    executor,
+                    winners,
+                    pictures,
+                    console,
+                    given.sampler_of,
+                    ahead,
                 )
                 was_stopped, ran_out_of_time = coordinator.was_stopped, coordinator.ran_out_of_time
                 executor.close(timeout_s=CLOSE_WITHIN_S)
@@ -258,6 +271,7 @@ def _coordinated(
     pictures: StudyPictures,
     console: Console,
     sampler_of: SamplerOf | None,
+    ahead: int,
 ) -> Coordinator:
     """Bring the study to its total, as far as user and time allow."""
     run = claim.lease.run
@@ -285,6 +299,7 @@ def _coordinated(
         reporter=screen,
         options=RunOptions(
             lag=config.deterministic,
+            ahead=ahead,
             ends_at=run.started_at + timedelta(hours=config.max_hours) if config.max_hours is not None else None,
             checkpoints=config.folder / CHECKPOINTS,
             diagnosis=config.diagnosis,

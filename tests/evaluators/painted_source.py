@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+import pytest
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.cache import Manifest, sound_cases
+from unetx_evaluators.tasks.options import TaskOptions
+from unetx_evaluators.tasks.prepare import prepare
 from unetx_evaluators.tasks.sources.base import RawCase
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase
@@ -97,6 +100,19 @@ class Recorder(NullWatcher):
 
     def on_size(self, n_bytes: int, free_bytes: int) -> None:
         self.sizes.append((n_bytes, free_bytes))
+
+
+def interrupted_after(n_cases: int, source: PaintedSource, root: Path) -> None:
+    """Prepare, and press Ctrl-C when so many cases have been looked through or written."""
+
+    class Impatient(Recorder):
+        def on_case(self) -> None:
+            super().on_case()
+            if self.n_cases == n_cases:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, root, TaskOptions(), watcher=Impatient())
 
 
 def check_whole(task: Task) -> None:

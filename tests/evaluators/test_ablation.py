@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from narrowing import there
 from tiny_task import tiny_architecture, write_tiny_task
 from torch import Tensor, nn
 
@@ -42,8 +43,7 @@ def trained(task: Task, name: str = "u-net", **choices: object) -> TrainedNetwor
 
 
 def dices(measured: Measured | None) -> list[float | None]:
-    assert measured is not None
-    return [score.values["dice"] for score in measured.case_scores]
+    return [score.values["dice"] for score in there(measured).case_scores]
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,7 @@ def test_a_donor_is_laid_centre_on_centre_and_goes_on_mirrored() -> None:
 def test_donors_are_of_other_groups() -> None:
     names, groups = ["a1", "a2", "b1", "c"], {"a1": "a", "a2": "a", "b1": "b"}
     for seed in range(20):
-        donors = choose_donors(names, groups, seed)
-        assert donors is not None
+        donors = there(choose_donors(names, groups, seed))
         assert all(groups.get(names[d], names[d]) != groups.get(n, n) for n, d in zip(names, donors, strict=True))
     assert choose_donors(["a1", "a2"], groups, 0) is None
     assert choose_donors(["only"], {}, 0) is None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from executor_helpers import TASK
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
+from statements import Crash
 
 from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, Evaluator
 from unetx_search.config import DEFAULT_SHARE
@@ -136,6 +138,18 @@ class Bench:
         with self.open(evaluator, n_trials, **options) as coordinator:
             coordinator.run()
         self.look()
+
+    @contextmanager
+    def crash_after(self, last: int) -> Iterator[None]:
+        """The process is gone when the result of that trial is there."""
+
+        def crash(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
+            if trial == last:
+                raise Crash
+
+        with pytest.MonkeyPatch.context() as patch, suppress(Crash):
+            patch.setattr(self.notes, "trial_finished", crash)
+            yield
 
     def look(self) -> None:
         """Read everything as it is now: our records, and what Optuna finds in its tables."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from command_line import Run, refusal
 from executor_helpers import TASK
+from narrowing import there
 from rich.console import Console
 
 from unetx_evaluators.budgets import default_budget
@@ -149,14 +150,10 @@ def test_every_design_is_trained_with_every_budget_and_scores_without_noise_agre
         assert told.seconds == pytest.approx(0.5 * steps * n_seeds)
         assert told.evaluations_an_hour == pytest.approx(7200 / (steps * n_seeds))
     synflow, norm, snip = (by_name[name, 0].agreement for name in ("log synflow", "grad norm", "snip"))
-    assert synflow is not None
-    assert norm is not None
-    assert snip is not None
-    assert synflow.kendall.value == pytest.approx(1.0), "the feature that is the score"
-    assert norm.kendall.value == pytest.approx(-1.0), "the one that is its opposite"
-    assert math.isnan(snip.kendall.value), "the one that is the same for all"
-    assert found.ceiling is not None
-    assert found.ceiling.spearman.value == pytest.approx(1.0)
+    assert there(synflow).kendall.value == pytest.approx(1.0), "the feature that is the score"
+    assert there(norm).kendall.value == pytest.approx(-1.0), "the one that is its opposite"
+    assert math.isnan(there(snip).kendall.value), "the one that is the same for all"
+    assert there(found.ceiling).spearman.value == pytest.approx(1.0)
     assert found.recommendation.steps == 3
 
 
@@ -167,8 +164,7 @@ def test_losses_are_summed_over_steps_and_rank_the_lower_the_better(done: tuple[
     shares = [math.expm1(-4 * step / 6) / math.expm1(-4) for step in (2, 4, 6)]
     assert one.loss_sum == pytest.approx(sum(2 * (1 - one.trial.score * share) for share in shares))
     [losses] = [one.agreement for one in found.read_outs if one.name == "6 steps, loss"]
-    assert losses is not None
-    assert losses.kendall.value == pytest.approx(1.0)
+    assert there(losses).kendall.value == pytest.approx(1.0)
 
 
 def test_what_was_found_is_kept_as_json_and_told_as_a_table(done: tuple[Audit, Trainer]) -> None:
@@ -247,8 +243,7 @@ def test_a_design_that_fails_once_is_told_and_left_out(done: tuple[Audit, Traine
 
 def test_a_seed_of_the_references_that_fails_leaves_their_noise_unknown(done: tuple[Audit, Trainer]) -> None:
     found = failing(done[0], lambda trial: trial.seed == FIRST_REFERENCE_SEED + 1)
-    assert found.ceiling is not None
-    assert math.isnan(found.ceiling.spearman.value)
+    assert math.isnan(there(found.ceiling).spearman.value)
     assert "not known" in audit_text(found)
     nothing = failing(done[0], lambda trial: trial.budget.steps == 24)
     assert nothing.recommendation.steps is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from narrowing import there
 from trial_records import preset, record
 
 from unetx_search.cheapest import CostOf, cheapest, cheapest_words
@@ -54,16 +55,13 @@ def memory_of(key: str) -> int:
 def test_the_one_that_costs_least_within_the_margin_is_named_with_its_share(
     by: CheapBy, margin: float, key: str, share: float
 ) -> None:
-    found = cheapest(Ranking(STUDY), "u", by, margin, CostOf(by, memory_of))
-    assert found is not None
-    assert found.design is not None
-    assert found.design.key == key
+    found = there(cheapest(Ranking(STUDY), "u", by, margin, CostOf(by, memory_of)))
+    assert there(found.design).key == key
     assert found.share == pytest.approx(share)
 
 
 def test_the_sentence_names_trial_share_and_certainty() -> None:
-    found = cheapest(Ranking(STUDY), "u", "macs", 0.005, CostOf("macs", memory_of))
-    assert found is not None
+    found = there(cheapest(Ranking(STUDY), "u", "macs", 0.005, CostOf("macs", memory_of)))
     assert cheapest_words(found.facts) == (
         "trial 20 is as good as U-Net at 60 % of its multiply-adds "
         "(not lower by more than 0.005 Dice with 95 % probability)"
@@ -72,8 +70,7 @@ def test_the_sentence_names_trial_share_and_certainty() -> None:
 
 def test_where_none_is_as_good_that_is_said() -> None:
     study = [e for e in STUDY if e.key in ("u", "bad", "large")]
-    found = cheapest(Ranking(study), "u", "memory", 0.005, CostOf("memory", memory_of))
-    assert found is not None
+    found = there(cheapest(Ranking(study), "u", "memory", 0.005, CostOf("memory", memory_of)))
     assert found.design is None
     assert cheapest_words(found.facts).startswith("no design with less than U-Net's training memory is known to be")
     assert found.facts["share"] is None
@@ -84,8 +81,7 @@ def test_an_uncertain_design_is_not_called_as_good() -> None:
     wild = (0.02, -0.02, 0.02, -0.02)
     once = trained("small", 0.80, 10, (0.0,))
     study = [*trained("u", 0.80, 0, wild), *trained("large", 0.81, 40, wild[::-1]), *once]
-    found = cheapest(Ranking(study), "u", "macs", 0.005, CostOf("macs", memory_of))
-    assert found is not None
+    found = there(cheapest(Ranking(study), "u", "macs", 0.005, CostOf("macs", memory_of)))
     assert found.design is None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from shuffled_executor import ShuffledExecutor
 
-from unetx_evaluators.evaluation import Budget, Evaluation
+from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_search.pruners import PRUNERS, with_rungs_for
-from unetx_studies.ranking import Ranked
 
 N_TRIALS = 18
 LAG = 4
@@ -60,25 +58,14 @@ def test_without_a_lag_the_order_of_results_shows(tmp_path: Path) -> None:
     assert any(story != stories[0] for story in stories)
 
 
-class Crash(BaseException):
-    """Stands for a process that is gone."""
-
-
 def test_a_crash_in_between_changes_nothing(tmp_path: Path) -> None:
     expected, _ = run(tmp_path / "whole", 1, 0)
     bench = Bench(tmp_path / "crashed")
     bench.setup, bench.pruner = expected.setup, expected.pruner
     for order, last in ((1, 5), (2, 9)):
         bench.executor_of = lambda _, order=order: ShuffledExecutor(3, order)  # type: ignore[misc]
-
-        def crash(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool, last: int = last) -> None:
-            if trial == last:
-                raise Crash
-
-        bench.notes.trial_finished = crash  # type: ignore[method-assign]
-        with suppress(Crash):
+        with bench.crash_after(last):
             bench.run(FakeEvaluator(), N_TRIALS, lag=LAG)
-    bench.notes.trial_finished = lambda trial, evaluation, best, is_best: None  # type: ignore[method-assign]
     bench.executor_of = lambda _: ShuffledExecutor(LAG, 3)
     bench.run(FakeEvaluator(), N_TRIALS, lag=LAG)
     assert facts(bench) == facts(expected)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from command_line import Run, refusal
+from narrowing import there
 from rich.console import Console
 from task_samples import msd_folder
 
@@ -53,8 +54,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def n_calls(evaluator: FakeEvaluator) -> int:
-    assert evaluator.calls_folder is not None
-    return len(list(evaluator.calls_folder.glob("*.json")))
+    return len(list(there(evaluator.calls_folder).glob("*.json")))
 
 
 def seen(choices: DataChoices, evaluator: FakeEvaluator, **options: Any) -> Findings:
@@ -67,8 +67,7 @@ def test_every_training_is_a_row_and_what_was_settled_has_its_reasons(
 ) -> None:
     findings = seen(choices, evaluator)
     assert findings.data is not None
-    pilot = findings.data.pilot
-    assert pilot is not None
+    pilot = there(findings.data.pilot)
     text = findings_text(findings)
     rows = re.findall(r"^ *\d+ +(recipe|steps|another seed) +\d+ +0\.0\d+ +[\d.]+ +0\.8\d{3} +\d+$", text, re.MULTILINE)
     assert len(rows) == len(pilot.trainings) == n_calls(evaluator)
@@ -92,8 +91,7 @@ def test_a_pilot_that_is_kept_is_told_as_such_and_not_run_again(choices: DataCho
         assert again.data.pilot is not None
         assert again.data.pilot.was_kept
         assert "it was not run again" in " ".join(findings_text(again).split())
-        assert first.data is not None
-        assert replace(again.data.pilot, was_kept=False) == first.data.pilot
+        assert replace(again.data.pilot, was_kept=False) == there(first.data).pilot
 
 
 def test_a_search_finds_task_and_pilot_where_doctor_left_them(choices: DataChoices, evaluator: FakeEvaluator) -> None:
@@ -104,8 +102,7 @@ def test_a_search_finds_task_and_pilot_where_doctor_left_them(choices: DataChoic
     assert n_calls(evaluator) == n_trained + 1
     assert len(cached(choices.cache_folder)) == 1
     kept = json.loads((choices.out / "s" / "task.json").read_text(encoding="utf-8"))["choices"]
-    assert findings.data is not None
-    shown = {choice.what.replace(" ", "_"): choice.sentence for choice in findings.data.choices}
+    shown = {choice.what.replace(" ", "_"): choice.sentence for choice in there(findings.data).choices}
     assert {name: choice["reason"] for name, choice in kept.items()} == shown
     assert kept["learning_rate"]["value"] in (1e-2, 3e-3)
 
@@ -113,10 +110,8 @@ def test_a_search_finds_task_and_pilot_where_doctor_left_them(choices: DataChoic
 @pytest.mark.parametrize("steps", [77, None])
 def test_what_an_audit_recommends_is_told(choices: DataChoices, evaluator: FakeEvaluator, steps: int | None) -> None:
     before = seen(choices, evaluator)
-    found = kept(choices.source(), choices.cache_folder, choices.task_options("cpu"))
-    assert found is not None
-    pilot = kept_pilot(SearchConfig(data=choices.data, out=choices.out), found.task)
-    assert pilot is not None
+    found = there(kept(choices.source(), choices.cache_folder, choices.task_options("cpu")))
+    pilot = there(kept_pilot(SearchConfig(data=choices.data, out=choices.out), found.task))
     AuditFile.of(found.task, pilot.budget).write(Recommendation(steps, "these are enough"))
     findings = seen(choices, evaluator, pilot=False)
     assert before.data is not None
@@ -130,8 +125,7 @@ def test_without_the_option_nothing_is_prepared(choices: DataChoices, evaluator:
     findings = seen(choices, evaluator, pilot=False)
     assert n_calls(evaluator) == 0
     assert not choices.out.exists()
-    assert findings.data is not None
-    assert findings.data.pilot is None
+    assert there(findings.data).pilot is None
     assert "pilot:" not in findings_text(findings)
 
 
@@ -143,8 +137,7 @@ def test_a_pilot_that_fails_is_a_problem_of_the_dataset(choices: DataChoices, ev
     findings = seen(choices, replace(evaluator, acts_by_seed={0: Outcome.DIVERGED}))
     assert not findings.is_fit
     assert "trainings of the U-Net all failed" in findings.problems[0]
-    assert findings.data is not None
-    assert findings.data.class_sizes, "the rest is told as ever"
+    assert there(findings.data).class_sizes, "the rest is told as ever"
 
 
 def test_data_with_problems_are_not_trained_on(choices: DataChoices, evaluator: FakeEvaluator) -> None:
@@ -171,8 +164,7 @@ def test_a_voxel_size_that_the_pilot_chose_is_the_one_that_is_told(
     for _ in ("run", "kept"):
         findings = seen(choices, evaluator)
         assert findings.data is not None
-        assert findings.data.pilot is not None
-        voxels = {(training.round, training.voxels) for training in findings.data.pilot.trainings}
+        voxels = {(training.round, training.voxels) for training in there(findings.data.pilot).trainings}
         assert voxels >= {("recipe", "1x1x1 mm"), ("voxel size", "2x2x2 mm"), ("steps", "2x2x2 mm")}
         assert ("steps", "1x1x1 mm") not in voxels
         told = {choice.what: choice for choice in findings.data.choices}

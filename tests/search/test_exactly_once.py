@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from coordinator_helpers import Bench
@@ -16,7 +14,8 @@ from kill_helpers import check_whole, rows
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
-from sqlalchemy import Engine, event, text
+from sqlalchemy import text
+from statements import Crash, at_statements
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
@@ -30,28 +29,6 @@ from unetx_studies.store import LeaseLost, Stage, open_store
 
 N_TRIALS = 8
 """One trial after another: an interrupted study can be compared with one that was not."""
-
-
-class Crash(BaseException):
-    """Stands for a process that is gone."""
-
-
-@contextmanager
-def crash_at(statement: int) -> Iterator[None]:
-    """Raise Crash before a statement reaches the database, counted from here."""
-    n_statements = 0
-
-    def before(*_: Any) -> None:
-        nonlocal n_statements
-        n_statements += 1
-        if n_statements == statement:
-            raise Crash
-
-    event.listen(Engine, "before_cursor_execute", before)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "before_cursor_execute", before)
 
 
 def story(bench: Bench) -> list[object]:
@@ -107,7 +84,7 @@ def test_a_study_that_crashed_at_several_statements_tells_the_same_story(
         with (
             suppress(Crash),
             bench.open(FakeEvaluator(), N_TRIALS, lag=1) as coordinator,
-            crash_at(rng.randrange(1, 500)),
+            at_statements({rng.randrange(1, 500)}),
         ):
             coordinator.run()
         check_nothing_is_half(bench)

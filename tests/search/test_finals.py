@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import whole_searches
 from executor_helpers import wait_until
 from kill_helpers import DEADLINE_S, check_whole, finished
 from rich.console import Console
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_evaluators.tasks import DemoSource
+from unetx_evaluators.tasks import DemoSource, Source
 from unetx_evaluators.tasks.task import Splits
 from unetx_search.config import SearchConfig, keep_request, read_request
 from unetx_search.finals.config import FinalsConfig
@@ -29,7 +30,6 @@ from unetx_search.finals.report import Results, finals_facts, finals_text
 from unetx_search.finals.run import finals
 from unetx_search.finals.schedule import FIRST_SEED
 from unetx_search.finals.search_results import read_search
-from unetx_search.run import search
 from unetx_search.status import read_status, status_text
 from unetx_space import load
 from unetx_space.canonical import key
@@ -42,16 +42,11 @@ SOURCE = DemoSource(n_cases=20)
 PAIR = "u-net,no-skip"
 
 
-def quiet() -> Console:
-    return Console(file=open(os.devnull, "w"))  # noqa: PTH123
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search of ten trials."""
     out = tmp_path_factory.mktemp("runs")
-    config = SearchConfig(out=out, trials=10, gpus=0, cpu_workers=2, steps=12, pilot=False, study="s")
-    search(config, console=quiet(), evaluator=FakeEvaluator(), source=SOURCE)
+    whole_searches.run(out, SOURCE, trials=10)
     return out / "s"
 
 
@@ -61,9 +56,11 @@ def study(searched: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(searched, tmp_path / "s"))
 
 
-def hold(study: Path, evaluator: FakeEvaluator | None = None, **told: Any) -> Results:
+def hold(study: Path, evaluator: FakeEvaluator | None = None, source: Source = SOURCE, **told: Any) -> Results:
     config = FinalsConfig(**{"top": 2, "seeds": 3, "baselines": PAIR, "race": False, **told})
-    return finals(study, config, console=quiet(), evaluator=evaluator or FakeEvaluator(), source=SOURCE)
+    return finals(
+        study, config, console=Console(file=io.StringIO()), evaluator=evaluator or FakeEvaluator(), source=source
+    )
 
 
 def trials_of(folder: Path) -> tuple[TrialRecord, ...]:
@@ -177,11 +174,9 @@ def test_folds_score_every_case_by_trainings_that_have_not_seen_it(study: Path) 
 def test_patients_are_told_by_the_cases_own_names_under_pseudonyms(tmp_path: Path) -> None:
     """Names are demo_000 to demo_059: six cases a patient, by the last digit."""
     told: dict[str, Any] = {"pseudonyms": True, "group_by": "([0-9])$"}
-    config = SearchConfig(out=tmp_path, trials=3, gpus=0, cpu_workers=1, steps=12, pilot=False, study="s", **told)
     many = DemoSource(n_cases=60)
-    search(config, console=quiet(), evaluator=FakeEvaluator(), source=many)
-    finals_config = FinalsConfig(top=1, seeds=2, baselines="u-net", race=False)
-    results = finals(tmp_path / "s", finals_config, console=quiet(), evaluator=FakeEvaluator(), source=many)
+    whole_searches.run(tmp_path, many, trials=3, **told)
+    results = hold(tmp_path / "s", source=many, top=1, seeds=2, baselines="u-net")
     assert all(case.startswith("case_") for case in results.groups)
     assert 1 < len(set(results.groups.values())) < len(results.groups)
     assert set(results.scores.groups) == set(results.groups.values()) <= set("0123456789")
@@ -210,9 +205,7 @@ def test_one_seed_and_failures_are_told_as_limits(study: Path) -> None:
 
 
 def test_a_study_without_a_score_has_no_finals(tmp_path: Path) -> None:
-    config = SearchConfig(out=tmp_path, trials=2, gpus=0, cpu_workers=1, steps=12, pilot=False, study="s")
-    failing = FakeEvaluator(acts_by_seed={0: Outcome.DIVERGED})
-    search(config, console=quiet(), evaluator=failing, source=SOURCE)
+    whole_searches.run(tmp_path, SOURCE, trials=2, evaluator=FakeEvaluator(acts_by_seed={0: Outcome.DIVERGED}))
     with pytest.raises(RequestError, match="none of its trials is complete yet"):
         hold(tmp_path / "s")
     with pytest.raises(RequestError, match="is not there"):

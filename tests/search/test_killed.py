@@ -104,7 +104,7 @@ def test_twenty_searches_on_a_server_that_is_restarted_killed_at_a_random_moment
         with postgres.database() as url:
             restarts = threading.Timer(rng.uniform(2.0, 6.0), postgres.restart, [rng.choice(("fast", "immediate"))])
             restarts.start()
-            kill_at_random(out, 12, victim, rng, "s", url)
+            kill_at_random(out, 12, victim, rng, f"storage={url}")
             restarts.join()
             before = finished(url)
             done = search(FULL_SEARCH, out, 12, 0.0)

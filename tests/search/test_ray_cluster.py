@@ -68,7 +68,7 @@ def test_an_address_of_rays_client_is_refused(run: Run) -> None:
 
 
 def test_an_unknown_engine_is_refused(run: Run) -> None:
-    assert "ray" in refusal(run, "--engine", "slurm")
+    assert "ray" in refusal(run, "--engine", "pbs")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no-port", "127.0.0.1:port"])

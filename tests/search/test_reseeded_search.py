@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 from shuffled_executor import ShuffledExecutor
 
-from unetx_evaluators.evaluation import Evaluation, Outcome
+from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_search.cheapest import cheapest
 from unetx_search.proposals import estimates
@@ -25,7 +24,7 @@ from unetx_search.summary import summary_json, summary_text
 from unetx_space.design_space import narrowed
 from unetx_studies.candidate import OriginKind
 from unetx_studies.evidence import evidence
-from unetx_studies.ranking import Ranked, Ranking
+from unetx_studies.ranking import Ranking
 from unetx_studies.store import TrialRecord
 
 
@@ -111,15 +110,8 @@ def test_under_a_lag_crashes_and_the_number_of_workers_change_no_replicate(tmp_p
     bench = Bench(tmp_path / "killed")
     for order, last in enumerate((1, 13, 16, 18)):
         bench.executor_of = lambda _, order=order: ShuffledExecutor(n_slots, order)  # type: ignore[misc]
-
-        def stop(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool, last: int = last) -> None:
-            if trial == last:
-                raise KeyboardInterrupt
-
-        bench.notes.trial_finished = stop  # type: ignore[method-assign]
-        with suppress(KeyboardInterrupt):
+        with bench.crash_after(last):
             bench.run(FakeEvaluator(), 20, lag=3)
-    bench.notes.trial_finished = lambda trial, evaluation, best, is_best: None  # type: ignore[method-assign]
     bench.run(FakeEvaluator(), 20, lag=3)
     assert facts(bench) == facts(whole)
 
@@ -128,15 +120,8 @@ def test_one_worker_killed_and_continued_makes_the_undisturbed_study(tmp_path: P
     whole, parts = Bench(tmp_path / "whole"), Bench(tmp_path / "parts")
     whole.run(FakeEvaluator(), 20, lag=1)
     for last in (5, 15, 17):
-
-        def stop(trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool, last: int = last) -> None:
-            if trial == last:
-                raise KeyboardInterrupt
-
-        parts.notes.trial_finished = stop  # type: ignore[method-assign]
-        with suppress(KeyboardInterrupt):
+        with parts.crash_after(last):
             parts.run(FakeEvaluator(), 20, lag=1)
-    parts.notes.trial_finished = lambda trial, evaluation, best, is_best: None  # type: ignore[method-assign]
     parts.run(FakeEvaluator(), 20, lag=1)
     assert facts(parts) == facts(whole)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from narrowing import there
 
 from unetx_search.reseeding import Replicate, Training, n_replicates, next_replicate
 
@@ -96,11 +97,9 @@ def test_the_choice_does_not_depend_on_the_order_of_what_is_known() -> None:
 
 def test_after_a_crash_a_pending_replicate_is_neither_lost_nor_given_again() -> None:
     done = search(60)[:50]
-    first = next_replicate(done, 60, SEEDS, reference="d000")
-    assert first is not None
+    first = there(next_replicate(done, 60, SEEDS, reference="d000"))
     assert next_replicate(done, 60, SEEDS, reference="d000") == first, "asked again, the same"
-    second = next_replicate([*done, Training(*first)], 60, SEEDS, reference="d000")
-    assert second is not None
+    second = there(next_replicate([*done, Training(*first)], 60, SEEDS, reference="d000"))
     assert second != first
 
 
@@ -118,12 +117,10 @@ def test_with_a_share_of_0_and_at_the_total_nothing_is_repeated() -> None:
 
 def test_designs_without_a_final_score_count_but_are_not_repeated() -> None:
     done = [Training(f"d{i:03}", SEEDS[0], 0.8 + i / 1000 if i % 2 else None) for i in range(14)]
-    found = next_replicate(done, 20, SEEDS, reference="d000")
-    assert found is not None
+    found = there(next_replicate(done, 20, SEEDS, reference="d000"))
     assert found.design == "d013", "the best; the reference was stopped early and has no score"
     failed = Training(found.design, found.seed)
-    again = next_replicate([*done, failed], 20, SEEDS, reference="d000")
-    assert again is not None
+    again = there(next_replicate([*done, failed], 20, SEEDS, reference="d000"))
     assert again != found, "a replicate that failed is not tried again"
 
 
@@ -136,8 +133,7 @@ def test_where_no_new_design_is_left_the_rest_is_replicates() -> None:
     done = [Training(f"d{i:03}", SEEDS[0], 0.8 + i / 1000) for i in range(4)]
     assert next_replicate(done, 20, SEEDS, reference="d000") is None
     while len(done) < 20:
-        found = next_replicate(done, 20, SEEDS, reference="d000", is_exhausted=True)
-        assert found is not None
+        found = there(next_replicate(done, 20, SEEDS, reference="d000", is_exhausted=True))
         done.append(Training(*found, 0.8 + int(found.design[1:]) / 1000))
     assert next_replicate(done, 20, SEEDS, reference="d000", is_exhausted=True) is None
     again = replicates(done)

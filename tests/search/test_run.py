@@ -5,25 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kill_helpers import DEADLINE_S, check_whole, finished, rows
+from narrowing import there
 from rich.console import Console
+from whole_searches import SOURCE, run, start, wait_until
 
 from unetx_evaluators.evaluation import Budget, Evaluation, Outcome
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.insight import Insight
-from unetx_evaluators.tasks import DemoSource
 from unetx_search.config import SearchConfig
 from unetx_search.executors.gpus import Gpu
-from unetx_search.run import Summary, search
+from unetx_search.run import search
 from unetx_search.settling import unpiloted_budget
 from unetx_search.status import read_status, status_json, status_text
 from unetx_search.summary import summary_json, summary_text
@@ -31,41 +29,13 @@ from unetx_space import load
 from unetx_space.errors import RequestError
 from unetx_studies.store import Records, open_store, study_url
 
-SCRIPT = Path(__file__).with_name("fake_search.py")
-DEADLINE_S = 120.0
-SOURCE = DemoSource(n_cases=6)
-
-
-def run(out: Path, *, evaluator: FakeEvaluator | None = None, **changes: Any) -> Summary:
-    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "pilot": False, "study": "s", **changes}
-    return search(
-        SearchConfig(out=out, **settings),
-        console=Console(stderr=True, file=open(os.devnull, "w")),  # noqa: PTH123
-        evaluator=evaluator or FakeEvaluator(),
-        source=SOURCE,
-    )
-
-
-def counts(folder: Path) -> dict[str, int]:
-    """What the database holds, read with nothing but sqlite3."""
-    with sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True) as db:
-        queries = {
-            "trials": "select count(*) from trials",
-            "finished": "select count(*) from trials where state in ('COMPLETE', 'PRUNED', 'FAIL')",
-            "ours": "select count(*) from unetx_trials",
-            "ours finished": "select count(*) from unetx_trials where outcome is not null",
-        }
-        found = {name: db.execute(query).fetchone()[0] for name, query in queries.items()}
-        assert db.execute("pragma integrity_check").fetchone()[0] == "ok"
-    return found
-
 
 def test_a_search_leaves_a_study_a_best_architecture_and_its_drawing(tmp_path: Path) -> None:
     summary = run(tmp_path / "runs")
     folder = tmp_path / "runs" / "s"
     left = {"study.db", "best.json", "best.svg", "config.json", "task.json", "splits.json", "logs"}
     assert left <= {path.name for path in folder.iterdir()}
-    assert counts(folder) == {"trials": 4, "finished": 4, "ours": 4, "ours finished": 4}
+    check_whole(folder, 4)
     best = load(folder / "best.json")
     assert summary.best is not None
     assert "original voxels" not in summary_text(summary)
@@ -92,8 +62,7 @@ class Resampled(FakeEvaluator):
 def test_scores_on_original_voxels_are_told_where_they_differ(tmp_path: Path) -> None:
     summary = run(tmp_path, evaluator=Resampled(), trials=2, cpu_workers=1)
     unet, bare = summary.evaluations
-    assert summary.best is not None
-    assert summary.best.first == unet
+    assert there(summary.best).first == unet
     assert unet.score is not None
     less = unet.score - 0.125
     assert f"on the original voxels: {less:.4f} (the best, trial 0)\n" in summary_text(summary)
@@ -113,8 +82,7 @@ def test_the_best_and_the_cheapest_are_kept_and_told_and_follow_the_margin(tmp_p
     assert (wide.cheapest is not None, wide.best is not None) == (True, True)
     found, best = wide.cheapest.design, load(folder / "best.json")  # type: ignore[union-attr]
     assert found is not None
-    unet = wide.preset("u-net")
-    assert unet is not None
+    unet = there(wide.preset("u-net"))
     cheaper = [one for one in wide.ranking.designs if one.first.n_parameters < unet.first.n_parameters]
     assert found.first.n_parameters == min(one.first.n_parameters for one in cheaper), "the margin lets all pass"
     kept = load(folder / "cheapest.json")
@@ -155,7 +123,7 @@ def test_a_complete_study_says_so_and_more_trials_continue_it(tmp_path: Path) ->
     more = run(tmp_path, trials=6)
     assert not more.was_complete
     assert more.evaluations[:4] == first.evaluations
-    assert counts(tmp_path / "s")["trials"] == 6
+    check_whole(tmp_path / "s", 6)
 
 
 def test_other_settings_are_refused_with_every_difference(tmp_path: Path) -> None:
@@ -204,30 +172,6 @@ def test_four_pretended_gpus_each_give_their_worker_exactly_one_device(tmp_path:
     assert {e.versions["torch"] for e in summary.evaluations} == {"absent"}
 
 
-def start(out: Path, trials: int, seconds_per_step: float) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(out), str(trials), str(seconds_per_step)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "what the test waits for did not come"
-        time.sleep(0.05)
-
-
-def n_finished(folder: Path) -> int:
-    try:
-        return counts(folder)["finished"]
-    except sqlite3.OperationalError:
-        return 0  # not there yet
-
-
 def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
@@ -238,40 +182,36 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
 def test_killed_in_the_middle_and_run_again_the_total_is_exact_and_nothing_is_lost(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     process = start(tmp_path, 8, 0.05)
-    wait_until(lambda: n_finished(folder) >= 3)
+    wait_until(lambda: len(finished(folder)) >= 3, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=DEADLINE_S)
     process.communicate()
-    with sqlite3.connect(folder / "study.db") as db:
-        before = dict(db.execute("select number, score from unetx_trials where outcome is not null").fetchall())
+    before = finished(folder)
     assert len(before) >= 3
     after = result(start(tmp_path, 8, 0.0))
-    assert counts(folder) == {"trials": 8, "finished": 8, "ours": 8, "ours finished": 8}
-    scores = {e["trial"]: e["dice"] for e in after["evaluations"]}
-    assert sorted(scores) == list(range(8))
-    assert {trial: scores[trial] for trial in before} == before
+    check_whole(folder, 8)
+    assert before.items() <= finished(folder).items()
+    assert {e["trial"]: e["dice"] for e in after["evaluations"]} == {n: one[3] for n, one in finished(folder).items()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_one_signal_stops_in_order_and_the_same_command_continues(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "s"
     process = start(tmp_path, 6, 0.2)
-    wait_until(lambda: n_finished(folder) >= 1)
+    wait_until(lambda: len(finished(folder)) >= 1, process)
     os.killpg(process.pid, number)  # the whole group, as a terminal does
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert json.loads(out)["was_stopped"]
-    stopped = counts(folder)
-    assert stopped["ours"] == stopped["trials"]
-    assert stopped["finished"] < 6
+    assert rows(folder, "select number from trials") == rows(folder, "select number from unetx_trials")
+    assert len(finished(folder)) < 6
     assert result(start(tmp_path, 6, 0.0))["n_finished"] == 6
-    assert counts(folder) == {"trials": 6, "finished": 6, "ours": 6, "ours finished": 6}
+    check_whole(folder, 6)
 
 
 def test_two_signals_stop_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, 6, 3600.0)  # no step ever ends, so an orderly stop would take its whole grace
-    log = tmp_path / "s" / "logs"
-    wait_until(lambda: log.exists() and n_started(tmp_path / "s") >= 2)
+    wait_until(lambda: len(rows(tmp_path / "s", "select 1 from unetx_trials")) >= 2, process)
     os.kill(process.pid, signal.SIGINT)
     assert process.stderr is not None
     for line in process.stderr:
@@ -281,13 +221,6 @@ def test_two_signals_stop_at_once(tmp_path: Path) -> None:
     printed, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert printed == "", "a stop in order ends with a summary"
-
-
-def n_started(folder: Path) -> int:
-    try:
-        return counts(folder)["ours"]
-    except sqlite3.OperationalError:
-        return 0
 
 
 def test_steps_move_the_rungs_along() -> None:

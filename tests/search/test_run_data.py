@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import whole_searches
+from kill_helpers import DEADLINE_S, finished
 from painted_source import PaintedSource
-from rich.console import Console
+from whole_searches import end, start, wait_until
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.fake import FakeEvaluator
-from unetx_evaluators.tasks import CacheState, DemoSource, Source, TaskOptions, cached, prepare, remove
-from unetx_search.config import SearchConfig
-from unetx_search.run import Summary, search
+from unetx_evaluators.tasks import CacheState, DemoSource, TaskOptions, cached, prepare, remove
 from unetx_search.summary import summary_json, summary_text
 from unetx_space.errors import RequestError
 
-SCRIPT = Path(__file__).with_name("fake_search.py")
-DEADLINE_S = 120.0
-
-
-def run(out: Path, source: Source, **changes: Any) -> Summary:
-    settings: dict[str, Any] = {
-        "trials": 1,
-        "gpus": 0,
-        "cpu_workers": 1,
-        "steps": 4,
-        "pilot": False,
-        "study": "s",
-    } | changes
-    return search(
-        SearchConfig(out=out, **settings),
-        console=Console(stderr=True, quiet=True),
-        evaluator=FakeEvaluator(),
-        source=source,
-    )
+run = partial(whole_searches.run, trials=1, cpu_workers=1, steps=4)
 
 
 def stored(file: Path) -> Any:
@@ -153,48 +129,23 @@ def test_with_pseudonyms_no_real_name_is_in_anything_a_study_holds(tmp_path: Pat
     assert b"case_0001" in (tmp_path / "s" / "splits.json").read_bytes()
 
 
-def n_finished(folder: Path) -> int:
-    try:
-        with sqlite3.connect(f"file:{folder / 'study.db'}?mode=ro", uri=True) as db:
-            return int(db.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0  # not there yet
-
-
 def test_what_a_running_search_uses_cannot_be_removed_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(tmp_path), "40", "0.05"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start(tmp_path, 40, 0.05)
     try:
-        deadline = time.monotonic() + DEADLINE_S
-        while n_finished(tmp_path / "s") < 1:
-            assert time.monotonic() < deadline, "no trial finished"
-            time.sleep(0.05)
+        wait_until(lambda: len(finished(tmp_path / "s")) > 0, process)
         (entry,) = cached(tmp_path / ".cache")
         assert entry.state is CacheState.IN_USE
         with pytest.raises(DataError, match="is used by a search"):
             remove(entry)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=DEADLINE_S)
+        end(process)
     (entry,) = cached(tmp_path / ".cache")
     assert entry.state is CacheState.CURRENT
     assert remove(entry) > 0
 
 
 def test_two_searches_started_together_on_new_data_prepare_them_once(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(tmp_path), "1", "0", study],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for study in ("s", "t")
-    ]
+    processes = [start(tmp_path, 1, 0.0, f"study={study}") for study in ("s", "t")]
     told = [process.communicate(timeout=DEADLINE_S)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert sum(text.count("preparing 6 cases") for text in told) == 1

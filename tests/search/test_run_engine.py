@@ -5,72 +5,31 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kill_helpers import DEADLINE_S, check_whole, rows
-from rich.console import Console
+from whole_searches import end, run, start, wait_until
 
-from unetx_evaluators.fake import FakeEvaluator
-from unetx_evaluators.tasks import DemoSource
-from unetx_search.config import SearchConfig
-from unetx_search.run import Summary, search
 from unetx_search.summary import summary_json, summary_text
 from unetx_space.errors import RequestError
 from unetx_studies.processes import this_process
 
-SCRIPT = Path(__file__).with_name("fake_search.py")
-SOURCE = DemoSource(n_cases=6)
-
 pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")]
 
 
-def run(out: Path, *, evaluator: FakeEvaluator | None = None, **changes: Any) -> Summary:
-    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "pilot": False, "study": "s", **changes}
-    return search(
-        SearchConfig(out=out, **settings),
-        console=Console(stderr=True, quiet=True),
-        evaluator=evaluator or FakeEvaluator(),
-        source=SOURCE,
-    )
-
-
-def start(out: Path, trials: int, seconds_per_step: float, *more: str) -> subprocess.Popen[str]:
-    words = [sys.executable, str(SCRIPT), str(out), str(trials), str(seconds_per_step), *more]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "what the test waits for did not come"
-        time.sleep(0.05)
-
-
 def pids_of_workers(folder: Path) -> list[int]:
+    """Of those that are at work."""
     query = "select json_extract(process, '$.pid') from unetx_trials where process is not null"
     return [pid for (pid,) in rows(folder, query)]
-
-
-def n_running(folder: Path) -> int:
-    return len(rows(folder, "select 1 from unetx_trials where process is not null"))
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 def test_a_second_run_is_refused_with_the_identity_of_the_first_which_goes_on(tmp_path: Path) -> None:
     first = start(tmp_path, 6, 0.2)
     try:
-        wait_until(lambda: n_running(tmp_path / "s") > 0, first)
+        wait_until(lambda: pids_of_workers(tmp_path / "s") != [], first)
         before = sorted(path.name for path in (tmp_path / "s").iterdir())
         with pytest.raises(RequestError, match=rf"process {first.pid} on {this_process().host} has run it since"):
             run(tmp_path)
@@ -85,7 +44,7 @@ def test_a_second_run_is_refused_with_the_identity_of_the_first_which_goes_on(tm
 def test_of_two_runs_that_start_at_the_same_instant_one_does_all_the_work(
     tmp_path: Path, server_url: str | None
 ) -> None:
-    more = ("s", server_url) if server_url else ()
+    more = [f"storage={server_url}"] if server_url else []
     both = [start(tmp_path, 6, 0.0, *more) for _ in range(2)]
     ends = [process.communicate(timeout=DEADLINE_S) for process in both]
     codes = sorted(process.returncode for process in both)
@@ -95,39 +54,12 @@ def test_of_two_runs_that_start_at_the_same_instant_one_does_all_the_work(
     check_whole(tmp_path / "s", 6, server_url)
 
 
-HANGING = """
-import sys
-from pathlib import Path
-from rich.console import Console
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_evaluators.tasks import DemoSource
-from unetx_search.config import SearchConfig
-from unetx_search.run import search
-
-if __name__ == "__main__":
-    found = search(
-        SearchConfig(trials=4, gpus=0, out=Path(sys.argv[1]), study="s", steps=12, cpu_workers=2, pilot=False),
-        console=Console(stderr=True),
-        evaluator=FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C}),
-        source=DemoSource(n_cases=6),
-    )
-    sys.exit(130 if found.was_stopped else 0)
-"""
-
-
 @pytest.mark.slow
 def test_sigterm_ends_a_run_in_30_s_even_when_its_workers_hang_and_nothing_is_left_behind(tmp_path: Path) -> None:
-    script = tmp_path / "hanging.py"
-    script.write_text(HANGING, encoding="utf-8")
     folder = tmp_path / "s"
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    wait_until(lambda: n_running(folder) == 2, process)
-    workers = [
-        pid
-        for (pid,) in rows(folder, "select json_extract(process, '$.pid') from unetx_trials where process is not null")
-    ]
+    process = start(tmp_path, 4, 0.0, "act=hang-in-c")
+    wait_until(lambda: len(pids_of_workers(folder)) == 2, process)
+    workers = pids_of_workers(folder)
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 130
@@ -140,22 +72,16 @@ def test_sigterm_ends_a_run_in_30_s_even_when_its_workers_hang_and_nothing_is_le
 
 @pytest.mark.slow
 def test_a_worker_that_outlived_its_killed_coordinator_is_ended_before_its_trial_is_run_again(tmp_path: Path) -> None:
-    script = tmp_path / "hanging.py"
-    script.write_text(HANGING, encoding="utf-8")
     folder = tmp_path / "s"
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-    wait_until(lambda: n_running(folder) == 2, process)
-    orphans = [
-        pid
-        for (pid,) in rows(folder, "select json_extract(process, '$.pid') from unetx_trials where process is not null")
-    ]
+    process = start(tmp_path, 4, 0.0, "act=hang-in-c")
+    wait_until(lambda: len(pids_of_workers(folder)) == 2, process)
+    orphans = pids_of_workers(folder)
     process.kill()
     process.wait(timeout=DEADLINE_S)
     assert all(Path(f"/proc/{pid}").exists() for pid in orphans), "a loop in C hears nobody"
     run(tmp_path)
     assert not [pid for pid in orphans if is_alive(pid)]
+    process.communicate()
     check_whole(folder, 4)
 
 
@@ -199,18 +125,11 @@ def test_a_study_of_a_version_that_knew_no_lag_is_continued_without_one(tmp_path
 
 def test_a_refused_request_removes_its_own_folders_and_nothing_of_others(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "runs"
+    wrong: dict[str, Any] = {"data": tmp_path, "labels": "="}
     with pytest.raises(RequestError, match="labels"):
-        search(
-            SearchConfig(out=out, study="s", data=tmp_path, labels="=", gpus=0),
-            console=Console(quiet=True),
-            evaluator=FakeEvaluator(),
-        )
+        run(out, None, **wrong)
     assert not (tmp_path / "deep").exists()
     run(out, trials=1, study="kept")
     with pytest.raises(RequestError):
-        search(
-            SearchConfig(out=out, study="s", data=tmp_path, labels="=", gpus=0),
-            console=Console(quiet=True),
-            evaluator=FakeEvaluator(),
-        )
+        run(out, None, **wrong)
     assert sorted(path.name for path in out.iterdir()) == [".cache", "kept"]

@@ -12,16 +12,16 @@ from typing import Any
 
 import optuna
 import pytest
+import whole_searches
 from command_line import Run, refusal
 from kill_helpers import check_whole, rows
 from postgres_server import Server
 from rich.console import Console
 from test_killed import children
-from test_run_engine import SOURCE, end, start, wait_until
+from whole_searches import end, start, wait_until
 
-from unetx_evaluators.fake import FakeEvaluator
 from unetx_search.config import SearchConfig
-from unetx_search.run import Summary, search
+from unetx_search.run import Summary
 from unetx_search.status import decisions_text, read_status, status_json, status_text
 from unetx_search.summary import summary_json, summary_text
 from unetx_space.errors import RequestError, UnetxError
@@ -32,14 +32,8 @@ PASSWORD = "corr3ct-h0rse"
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
-def run(out: Path, storage: str | None = None, *, console: Console | None = None, **changes: Any) -> Summary:
-    settings = {"trials": 4, "gpus": 0, "cpu_workers": 2, "steps": 12, "pilot": False, "study": "s", **changes}
-    return search(
-        SearchConfig(out=out, storage=storage, **settings),
-        console=console or Console(stderr=True, quiet=True),
-        evaluator=FakeEvaluator(),
-        source=SOURCE,
-    )
+def run(out: Path, storage: str | None = None, **told: Any) -> Summary:
+    return whole_searches.run(out, storage=storage, **told)
 
 
 def test_a_study_on_a_server_is_continued_and_found_through_its_folder(tmp_path: Path, postgres_url: str) -> None:
@@ -173,7 +167,7 @@ def test_a_wrong_password_is_refused_without_repeating_it(tmp_path: Path, keeper
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes as Linux shows them")
 def test_workers_are_not_told_the_password(tmp_path: Path, keeper: str) -> None:
-    process = start(tmp_path, 6, 0.2, "s", with_password(keeper, PASSWORD))
+    process = start(tmp_path, 6, 0.2, f"storage={with_password(keeper, PASSWORD)}")
     try:
         wait_until(lambda: len(children(process.pid)) == 2, process)
         for worker in children(process.pid):

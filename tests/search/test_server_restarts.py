@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from kill_helpers import check_whole
 from postgres_server import Server
 from sqlalchemy import Engine, ExceptionContext, event
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from statements import at_statements
 from test_exactly_once import N_TRIALS, story
 
 from unetx_evaluators.fake import FakeEvaluator
@@ -24,23 +25,6 @@ psycopg = pytest.importorskip("psycopg", reason="psycopg, the driver, is not ins
 
 
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def at_statements(numbers: set[int], act: Callable[[], None]) -> Iterator[list[int]]:
-    """Act before these statements reach the database; gives how many have come."""
-    count = [0]
-
-    def before(*_: Any) -> None:
-        count[0] += 1
-        if count[0] in numbers:
-            act()
-
-    event.listen(Engine, "before_cursor_execute", before)
-    try:
-        yield count
-    finally:
-        event.remove(Engine, "before_cursor_execute", before)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from unetx_search import doctor
 from unetx_search.config import SearchConfig
+from unetx_search.data_choices import DataChoices
 from unetx_search.executors.slurm.engine import sbatch_options, slurm_engine
 from unetx_space.errors import RequestError
 
@@ -106,7 +109,7 @@ def test_a_machine_without_slurm_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RequestError, match="sbatch, which is not on this machine's PATH"):
         slots(request(tmp_path))
-    assert cluster_words() == ""
+    assert "slurm" not in doctor.look(DataChoices(out=tmp_path), console=Console(quiet=True), probe=tuple).machine
 
 
 def test_what_slurm_refuses_is_told_in_its_words_before_anything_is_written(tmp_path: Path, programs: Path) -> None:
@@ -121,11 +124,16 @@ def test_several_jobs_are_an_array_and_leave_the_job_they_are_submitted_from_beh
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_CONF", "/etc/there")
-    pretend(programs, "sbatch", f'echo "$SLURM_JOB_ID,$SLURM_CONF" > {tmp_path}/env; echo Submitted batch job 12')
+    monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
+    pretend(
+        programs,
+        "sbatch",
+        f'echo "$SLURM_JOB_ID,$SLURM_CONF,$SBATCH_ACCOUNT" > {tmp_path}/env; echo Submitted batch job 12',
+    )
     queue = SlurmQueue(tmp_path / "slurm", 1, 4, sbatch_options(["time=30", "gpus-per-node=1"]))
     assert queue.submit(3, None) == ["12_0", "12_1", "12_2"]  # type: ignore[arg-type]
     assert queue.submit(1, None) == ["12"]  # type: ignore[arg-type]
-    assert (tmp_path / "env").read_text() == ",/etc/there\n"
+    assert (tmp_path / "env").read_text() == ",/etc/there,lab\n"
     [script] = (tmp_path / "slurm").glob("12_submission.sh")
     lines = script.read_text().splitlines()
     assert {"#SBATCH --time=30", "#SBATCH --gpus-per-node=1", "#SBATCH --no-requeue"} <= set(lines)
@@ -144,14 +152,16 @@ def test_states_are_those_of_squeue_and_a_job_it_does_not_know_is_gone(tmp_path:
     assert "--jobs=12,13" in said(programs)[-1]
     pretend(programs, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     assert queue.states(["13"]) == {"13": JobState("GONE", "")}
+    assert queue.states(["13", "14"]) is None, "the other may be there"
     pretend(programs, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
     assert queue.states(["13"]) is None
 
 
-def test_doctor_is_told_of_partitions_or_of_a_controller_that_is_silent(programs: Path) -> None:
+def test_doctor_is_told_of_partitions_or_of_a_controller_that_is_silent(tmp_path: Path, programs: Path) -> None:
     pretend(programs, "sbatch", "echo slurm-wlm 22.05.8")
     pretend(programs, "sinfo", "echo 'gpu* (up, at most 1-00:00:00, 2 nodes, gpu:4)'; echo 'cpu (up, ..., (null))'")
-    assert cluster_words() == (
+    found = doctor.look(DataChoices(out=tmp_path), console=Console(quiet=True), probe=tuple)
+    assert found.machine["slurm"] == (
         "slurm-wlm 22.05.8; partitions: gpu* (up, at most 1-00:00:00, 2 nodes, gpu:4); cpu (up, ...)"
     )
     pretend(programs, "sinfo", "echo 'Unable to contact slurm controller' >&2; exit 1")

@@ -194,7 +194,7 @@ def test_a_refusal_ends_a_run_at_its_beginning_and_is_waited_out_later(
         jobs.fill()
         jobs.n_wanted, queue.refuses = 3, True
         jobs.fill()
-    assert "2 workers wait, and Slurm is asked again in 60 s: no such partition" in caplog.text
+    assert "2 jobs are missing, and Slurm is asked again in 60 s: no such partition" in caplog.text
 
 
 def test_jobs_of_a_run_that_was_killed_are_cancelled_by_the_next(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from narrowing import there
 from trial_records import ASKED
 
 from unetx_search.executors.stale_workers import end_stale_workers
@@ -26,8 +27,7 @@ def child() -> Iterator[tuple[subprocess.Popen[str], ProcessIdentity]]:
     with subprocess.Popen(
         [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        yield process, replace(this_process(), pid=process.pid, began=int(process.stdout.readline()))
+        yield process, replace(this_process(), pid=process.pid, began=int(there(process.stdout).readline()))
         process.kill()
 
 
@@ -43,8 +43,7 @@ def test_one_that_stays_is_killed_and_named(child: tuple[subprocess.Popen[str], 
 
 def test_one_that_leaves_by_itself_is_only_waited_for(child: tuple[subprocess.Popen[str], ProcessIdentity]) -> None:
     process, identity = child
-    assert process.stdin is not None
-    process.stdin.close()
+    there(process.stdin).close()
     assert end_stale_workers([held_by(identity)], patience_s=60.0) == ()
     assert process.wait() == 1, "it ended by its own error, not by a signal"
 

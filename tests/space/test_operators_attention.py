@@ -10,6 +10,7 @@ import pytest
 import torch
 from attention_maps import SIZES, built, context, inputs, maps
 from monai.networks.blocks.squeeze_and_excitation import ChannelSELayer
+from narrowing import there
 from numpy.typing import NDArray
 from operator_samples import image, randomised
 from torch import nn
@@ -29,8 +30,7 @@ def sigmoid(value: float) -> float:
 
 def dense(layer: nn.Linear | nn.Conv2d | nn.Conv3d, vector: list[float]) -> list[float]:
     """A dense layer, or a 1x1 convolution at one voxel."""
-    assert layer.bias is not None
-    weight, bias = layer.weight.flatten(1).tolist(), layer.bias.tolist()
+    weight, bias = layer.weight.flatten(1).tolist(), there(layer.bias).tolist()
     return [sum(w * v for w, v in zip(row, vector, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
 
 
@@ -49,8 +49,7 @@ def looped_se(module: SqueezeExcite, x: Array) -> Array:
 
 def looped_spatial_gate(conv: nn.Conv2d | nn.Conv3d, x: Array) -> Array:
     """sigmoid of a zero-padded convolution of (maximum, mean) over channels, voxel by voxel."""
-    assert conv.bias is not None
-    kernel, bias = conv.weight.detach().numpy()[0], conv.bias.item()
+    kernel, bias = conv.weight.detach().numpy()[0], there(conv.bias).item()
     pooled = np.stack([x.max(0), x.mean(0)])
     gate, shape = np.empty(x.shape[1:]), x.shape[1:]
     for site in np.ndindex(*shape):
@@ -107,8 +106,7 @@ def test_eca_equals_its_equations(dims: int) -> None:
 
 def looped_voxel_gate(module: SCSE | SCSEAdd, x: Array) -> Array:
     """x times sigmoid of a weighted sum of its channels, voxel by voxel."""
-    assert module.spatial.bias is not None
-    weight, bias = module.spatial.weight.flatten().tolist(), module.spatial.bias.item()
+    weight, bias = module.spatial.weight.flatten().tolist(), there(module.spatial.bias).item()
     out = np.empty_like(x)
     for b, site in itertools.product(range(len(x)), np.ndindex(*x.shape[2:])):
         values = [x[(b, c, *site)] for c in range(len(weight))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from operator_samples import image, randomised
@@ -35,6 +37,37 @@ def test_bags_and_grid_sampler_agree_near_and_far_outside(case: tuple[tuple[int,
     values, moves = taps(size, scale)
     expected = sum_and_gradients(grid_sampled, values, moves, stride)
     torch.testing.assert_close(sum_and_gradients(bag_sampled, values, moves, stride), expected)
+
+
+@pytest.mark.parametrize(("stride", "size"), CASES)
+def test_taps_read_together_sum_up_to_those_read_one_by_one(stride: tuple[int, ...], size: tuple[int, ...]) -> None:
+    """As on a GPU, where few kernels are launched."""
+
+    def together(values: Tensor, moves: Tensor, stride: tuple[int, ...]) -> Tensor:
+        axes = [torch.arange(n * s, dtype=values.dtype) / s + 0.5 / s - 0.5 for n, s in zip(size, stride, strict=True)]
+        lie = torch.tensor(sampling.shifts(len(stride)), dtype=values.dtype).T
+        return sampling._read_taps(values, moves, torch.stack(torch.meshgrid(*axes, indexing="ij")), lie)
+
+    values, moves = taps(size, 1.0)
+    expected = sum_and_gradients(grid_sampled, values, moves, stride)
+    torch.testing.assert_close(sum_and_gradients(together, values, moves, stride), expected)
+
+
+def test_on_another_device_than_a_cpu_all_taps_are_one_call_as_long_as_they_are_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values, moves = (tensor.detach().to("meta") for tensor in taps((3, 2, 4), 1.0))
+    read: list[int] = []
+
+    def noting(call: Callable[..., Tensor], values: Tensor, *others: Tensor) -> Tensor:
+        read.append(values.shape[1])
+        return call(values, *others)
+
+    monkeypatch.setattr(sampling, "recomputed", noting)
+    assert grid_sampled(values, moves, (2, 2, 2)).shape == (2, 3, 6, 4, 8)
+    monkeypatch.setattr(sampling, "_TOGETHER", 10 * 2 * 3 * 6 * 4 * 8)
+    grid_sampled(values, moves, (2, 2, 2))
+    assert read == [27, 10, 10, 7]
 
 
 @pytest.mark.parametrize(("stride", "size"), [((2, 2), (33, 40)), ((2, 2, 2), (9, 12, 10))])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from narrowing import there
 from numpy.typing import NDArray
 from operator_samples import STRIDES, convolved, enlarged, image, randomised, some_map, through
 from torch import Tensor, nn
@@ -120,10 +121,9 @@ def test_carafe_starts_as_an_average_of_all_neighbours(stride: tuple[int, ...]) 
 @pytest.mark.parametrize("stride", STRIDES)
 def test_carafe_with_all_weight_on_the_centre_is_nearest_interpolation(stride: tuple[int, ...]) -> None:
     module = randomised(CARAFE(4, 3, stride))
-    assert module.encoder.bias is not None
     with torch.no_grad():
         module.encoder.weight.zero_()
-        by_tap = module.encoder.bias.view(module.edge ** len(stride), prod(stride))
+        by_tap = there(module.encoder.bias).view(module.edge ** len(stride), prod(stride))
         by_tap.fill_(-1e3)
         by_tap[len(by_tap) // 2] = 0
     x = some_map(4, stride)
@@ -277,8 +277,7 @@ def test_what_predicts_starts_with_the_papers_standard_deviation(
     convolution = module.get_submodule(layer)
     assert isinstance(convolution, nn.Conv2d | nn.Conv3d)
     assert convolution.weight.std().item() == pytest.approx(START_STD, rel=0.05)
-    assert convolution.bias is not None
-    assert convolution.bias.abs().max() == 0
+    assert there(convolution.bias).abs().max() == 0
 
 
 @pytest.mark.parametrize("kind", [CARAFE, DySample])
@@ -307,9 +306,8 @@ def looped_deformable(module: DeformableUpsampling, x: Array) -> Array:
     dims, stride, weight = len(module.stride), module.stride, module.taps.weight.detach().numpy()
     raw = through(module.moves, torch.from_numpy(x[None]))
     moves = MOVE_RATE * raw[0].detach().numpy().reshape(3**dims, dims + 1, *x.shape[1:])
-    assert module.taps.bias is not None
     out = np.empty((len(weight), *(n * s for n, s in zip(x.shape[1:], stride, strict=True))))
-    out[:] = module.taps.bias.detach().numpy().reshape(-1, *(1,) * dims)
+    out[:] = there(module.taps.bias).detach().numpy().reshape(-1, *(1,) * dims)
     for fine in np.ndindex(*out.shape[1:]):
         centre = [(i + 0.5) / s - 0.5 for i, s in zip(fine, stride, strict=True)]
         for t, tap in enumerate(np.ndindex(*(3,) * dims)):
@@ -340,8 +338,7 @@ def test_deformable_starts_as_a_convolution_followed_by_linear_interpolation(str
     module = DeformableUpsampling(4, 3, stride).double()
     initialise(module, seed=1)
     assert module.moves.weight.abs().max() == 0  # offsets start at zero ...
-    assert module.moves.bias is not None
-    assert module.moves.bias.abs().max() == 0  # ... and the modulation at 2 sigmoid(0) = 1
+    assert there(module.moves.bias).abs().max() == 0  # ... and the modulation at 2 sigmoid(0) = 1
     dims, x = len(stride), image(4, (5, 6, 7)[: len(stride)])
     wide = inside(convolved(F.pad(x, [2] * (2 * dims)), module.taps.weight), (1,) * dims)  # one voxel more all around
     fine = enlarged(wide, stride)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
+from narrowing import there
 from operator_samples import image, randomised
 from torch import Tensor, nn
 
@@ -55,9 +56,8 @@ def test_concat_and_a_1x1_convolution_equal_the_sum_of_projections() -> None:
 def test_bifpn_is_worked_by_hand() -> None:
     """Weights relu(3), relu(-2), relu(1): (3 * 1 + 0 * 10 + 1 * 5) / (4 + 1e-4)."""
     module = BiFPN(3, 2)
-    assert module.weights is not None
     with torch.no_grad():
-        module.weights.copy_(torch.tensor([3.0, -2.0, 1.0]))
+        there(module.weights).copy_(torch.tensor([3.0, -2.0, 1.0]))
     maps = [torch.full((1, 2, 2, 2), n) for n in (1.0, 10.0, 5.0)]
     torch.testing.assert_close(module(maps), torch.full((1, 2, 2, 2), 8 / 4.0001))
     assert EPSILON == 1e-4  # efficientdet_arch.fuse_features
@@ -73,9 +73,8 @@ def test_bifpn_starts_as_the_mean(dims: int) -> None:
 
 def test_bifpn_of_closed_weights_only_is_finite() -> None:
     module = BiFPN(2, 1)
-    assert module.weights is not None
     with torch.no_grad():
-        module.weights.fill_(-1)
+        there(module.weights).fill_(-1)
     assert module(some_maps(2, 1, dtype=torch.float32)).abs().max() == 0
 
 
@@ -87,8 +86,7 @@ def test_bifpn_of_closed_weights_only_is_finite() -> None:
 def test_gated_equals_a_naive_loop(dims: int, n_inputs: int) -> None:
     module, maps = randomised(Gated(n_inputs, 3)), some_maps(n_inputs, 3, dims)
     assert module.gate is not None
-    assert module.gate.bias is not None
-    weight, bias = module.gate.weight.detach().numpy()[:, :, 0], module.gate.bias.detach().numpy()
+    weight, bias = module.gate.weight.detach().numpy()[:, :, 0], there(module.gate.bias).detach().numpy()
     stacked = torch.stack(maps).numpy()  # [n, b, c, *size]
     expected = np.empty(stacked.shape[1:])
     for image_index, *voxel in np.ndindex(*expected.shape[:1], *expected.shape[2:]):

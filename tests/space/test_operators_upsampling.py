@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from attention_maps import context
 from monai.networks.blocks.upsample import SubpixelUpsample, UpSample
 from monai.networks.utils import icnr_init, pixelshuffle
+from narrowing import there
 from numpy.typing import NDArray
 from operator_samples import STRIDES, convolved, enlarged, image, randomised, some_map, through
 from torch import nn
@@ -58,9 +59,8 @@ def test_transposed_equals_a_1x1_convolution_and_a_shuffle(stride: tuple[int, ..
     module = randomised(TransposedUpsampling(4, 3, stride))
     weight = module.transposed.weight  # [c_in, c_out, *stride]
     pointwise = weight.flatten(2).permute(1, 2, 0).reshape(3 * prod(stride), 4, *(1,) * len(stride))
-    assert module.transposed.bias is not None
     x = some_map(4, stride)
-    expected = shuffle(convolved(x, pointwise, module.transposed.bias.repeat_interleave(prod(stride))), stride)
+    expected = shuffle(convolved(x, pointwise, there(module.transposed.bias).repeat_interleave(prod(stride))), stride)
     torch.testing.assert_close(module(x), expected)
 
 
@@ -136,9 +136,8 @@ def test_nearest_then_3_wide_convolution_is_a_special_4_wide_transposed_convolut
         weight = torch.tensordot(weight, to_transposed, dims=([axis], [1])).movedim(-1, axis)
     with torch.no_grad():
         transposed.transposed.weight.copy_(weight.transpose(0, 1))
-        assert transposed.transposed.bias is not None
         assert resize.conv.bias is not None
-        transposed.transposed.bias.copy_(resize.conv.bias)
+        there(transposed.transposed.bias).copy_(resize.conv.bias)
     x = some_map(3, (2,) * dims)
     torch.testing.assert_close(transposed(x), resize(x))
 
@@ -161,8 +160,7 @@ def scattered(x: NDArray[np.float64], weight: NDArray[np.float64], stride: tuple
 def test_overlapping_transposed_equals_a_naive_loop(stride: tuple[int, ...]) -> None:
     module, x = randomised(OverlappingTransposedUpsampling(3, 2, stride)), some_map(3, stride)
     layer = module.transposed
-    assert layer.bias is not None
-    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    weight, bias = layer.weight.detach().numpy(), there(layer.bias).detach().numpy()
     expected = np.stack([scattered(one, weight, stride) for one in x.numpy()])
     expected += bias.reshape(-1, *(1,) * len(stride))
     torch.testing.assert_close(module(x), torch.from_numpy(expected))

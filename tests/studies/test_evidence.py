@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from narrowing import there
 from trial_records import RANDOM, preset, record, repeated
 
 from unetx_evaluators.evaluation import Outcome
@@ -37,8 +38,7 @@ def test_complete_evaluations_are_measured_and_pruned_ones_counted() -> None:
 
 
 def test_the_lead_is_the_difference_of_the_estimates_with_its_interval() -> None:
-    lead = evidence(STUDY).lead
-    assert lead is not None
+    lead = there(evidence(STUDY).lead)
     assert KNOWN is not None
     dice, error = KNOWN.difference("a", "u")
     assert (lead.trial, lead.dice, lead.n_seeds, lead.n_seeds_of_unet) == (3, dice, 1, 2)
@@ -65,8 +65,7 @@ def test_one_seed_each_tells_a_lead_and_not_what_it_is_worth() -> None:
     found = evidence([e for e in STUDY if e.seed == 0])
     assert (found.seeds, found.design_deviation, found.reliability) == (None,) * 3
     assert found.is_gain is None
-    assert found.lead is not None
-    assert 0.0 < found.lead.dice < 0.03
+    assert 0.0 < there(found.lead).dice < 0.03
 
 
 def test_two_seeds_of_the_very_same_score_measure_nothing() -> None:
@@ -81,7 +80,6 @@ def test_before_anything_is_complete_nothing_is_known() -> None:
 
 
 def test_u_net_as_the_best_leads_by_less_than_nothing() -> None:
-    lead = evidence(STUDY[:3]).lead
-    assert lead is not None
+    lead = there(evidence(STUDY[:3]).lead)
     assert lead.trial == 1
     assert lead.dice < 0.0

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from narrowing import there
 from scipy import stats
 
 from unetx_evaluators.evaluation import CaseScore, Measured
@@ -171,8 +172,7 @@ def test_a_gradient_that_is_not_known_in_a_step_leaves_the_step_out() -> None:
     look = looked({TOP: 0.0})
     broken = {**look.gradients, 5: (StageGradient("E0", None), StageGradient("head", 1.0))}
     stage = found_in(replace(look, gradients=broken)).stages[0]
-    assert stage.midway.factor is not None
-    assert (stage.midway.factor.n_cases, stage.early.factor and stage.early.factor.n_cases) == (1, 2)
+    assert (there(stage.midway.factor).n_cases, stage.early.factor and stage.early.factor.n_cases) == (1, 2)
     gone = {step: (StageGradient("E0", None),) for step in look.gradients}
     assert found_in(replace(look, twin_gradients=gone)).stages[0].early.factor is None
 
@@ -191,8 +191,7 @@ def test_cases_are_told_by_how_much_of_a_class_they_show() -> None:
 def test_seeds_are_pooled_and_told() -> None:
     found = found_in(*(looked({TOP: 0.1}, seed=seed, twin_e0=0.02 * 4**seed) for seed in (0, 1)))
     assert found.seeds == (0, 1)
-    factor = found.stages[0].early.factor
-    assert factor is not None
+    factor = there(found.stages[0].early.factor)
     assert factor.mean == pytest.approx(math.sqrt(5 * 1.25))
     assert "(2 seeds)" in explanation_text(U_NET, found)
     assert not any("One training" in said for said in found.limits)
@@ -201,8 +200,7 @@ def test_seeds_are_pooled_and_told() -> None:
 def test_what_cannot_be_concluded_is_said() -> None:
     look = looked({TOP: 0.1})
     found = found_in(look, groups=dict.fromkeys(CASES, "p"))
-    change = found.skips[0].dice[Replacement.MEAN]
-    assert change is not None
+    change = there(found.skips[0].dice[Replacement.MEAN])
     assert (change.low, change.high) == (None, None)
     assert found.skips[0].role is Role.OPEN
     said = " ".join(found.limits)

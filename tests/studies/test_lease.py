@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from narrowing import there
 from postgres_server import Server
 from sqlalchemy import Connection
 
@@ -20,12 +20,6 @@ RUN = RunRecord("a" * 32, "s", this_process(), n_trials=20, started_at=NOON, see
 LATER = replace(RUN, id="b" * 32, started_at=NOON + timedelta(minutes=1), seen_at=NOON + timedelta(minutes=1))
 GONE = replace(RUN.process, began=1)
 ELSEWHERE = replace(RUN.process, host="elsewhere")
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with open_store(url, create=True) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -75,8 +69,7 @@ def test_another_study_in_the_same_file_has_a_lease_of_its_own(store: Store, lea
 )
 def test_the_lease_of_a_run_that_died_here_is_taken_over_at_once(lease: Lease, dead: object) -> None:
     lease.claim(replace(RUN, process=dead))  # type: ignore[arg-type]
-    before = lease.claim(LATER)
-    assert before is not None
+    before = there(lease.claim(LATER))
     assert before.id == RUN.id
     assert lease.holder() == LATER
     assert lease.runs()[0].ending == "died"
@@ -100,8 +93,7 @@ def test_a_run_that_lost_its_lease_can_neither_renew_nor_release_it(store: Store
     lease.release(first, "ended", NOON)
     assert lease.holder() == LATER
     renew(lease, store, LATER, NOON + timedelta(hours=1))
-    holder = lease.holder()
-    assert holder is not None
+    holder = there(lease.holder())
     assert holder.seen_at == NOON + timedelta(hours=1)
 
 
@@ -134,8 +126,7 @@ def test_of_runs_that_start_at_the_same_instant_one_gets_the_lease(url: str, is_
     assert len(refused) == n_rivals - 1
     with open_store(url, create=False) as store:
         holder = Lease(store, "s").holder()
-    assert holder is not None
-    assert holder.id == winners[0]
+    assert there(holder).id == winners[0]
     assert all(f"(run {winners[0][:8]})" in refusal for refusal in refused)
 
 
@@ -196,8 +187,7 @@ def test_a_lease_that_was_refused_is_not_given_back(store: Store) -> None:
     with held_lease(store, first, clock=lambda: NOON):
         with pytest.raises(RequestError, match="one coordinator at a time"), held_lease(store, run_at_noon()):
             raise AssertionError("it was refused")
-        holder = Lease(store, "s").holder()
-        assert holder is not None
+        holder = there(Lease(store, "s").holder())
         assert holder.id == first.id
 
 
@@ -215,12 +205,10 @@ def test_a_run_that_was_ended_at_once_writes_nothing_and_the_next_takes_over(sto
         with pytest.raises(KeyboardInterrupt):
             end_at_once(connection)
         connection.rollback()
-    holder = Lease(store, "s").holder()
-    assert holder is not None
+    holder = there(Lease(store, "s").holder())
     assert holder.id == first.id
     with held_lease(store, run_at_noon(), clock=lambda: NOON) as held:
-        assert held.died is not None
-        assert held.died.id == first.id
+        assert there(held.died).id == first.id
 
 
 def test_heartbeats_come_while_the_run_is_busy_and_not_afterwards(store: Store) -> None:
@@ -237,8 +225,7 @@ def test_heartbeats_come_while_the_run_is_busy_and_not_afterwards(store: Store) 
     with held_lease(store, run, clock=lambda: NOON):
         with heartbeats(store.url, run, clock=clock, every=timedelta(milliseconds=1)):
             assert looked.wait(60)
-        holder = Lease(store, "s").holder()
-        assert holder is not None
+        holder = there(Lease(store, "s").holder())
         assert holder.seen_at == NOON + timedelta(minutes=n_looks)
         assert n_looks >= MANY_LOOKS
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import Engine, event, text
+from sqlalchemy import text
+from statements import Crash, at_statements
 from trial_records import ASKED, NOON, preset
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
@@ -26,21 +25,10 @@ from unetx_space.errors import RequestError
 from unetx_space.presets import unet
 from unetx_studies.artifacts import attach_drawing
 from unetx_studies.job_states import finished
-from unetx_studies.store import OptunaMirror, Records, Store, TrialRecord, open_store, optuna_storage
+from unetx_studies.store import OptunaMirror, Records, Store, TrialRecord, optuna_storage
 
 GENES = {"a": CategoricalDistribution([False, True]), "b": CategoricalDistribution(["x", "y"])}
 UNET = Architecture(isotropic_backbone(2, n_levels=3), unet(3))
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with open_store(url, create=True) as opened:
-        yield opened
-
-
-@pytest.fixture
-def records(store: Store) -> Records:
-    return Records(store, "s")
 
 
 def mirror_of(store: Store, records: Records, folder: Path | None = None) -> OptunaMirror:
@@ -234,10 +222,6 @@ def trial_of(study: optuna.Study, number: int) -> Trial:
     return Trial(study, trial_id(study, number))
 
 
-class Killed(BaseException):
-    """Stands for a process that is gone."""
-
-
 def test_a_rebuild_that_was_killed_at_any_statement_loses_no_note(store: Store, records: Records, url: str) -> None:
     record_all(records)
     with mirror_of(store, records):
@@ -246,7 +230,7 @@ def test_a_rebuild_that_was_killed_at_any_statement_loses_no_note(store: Store, 
     with store.writing() as connection:
         connection.execute(text("update trials set state = 'FAIL' where number = 0"))
     for statement in (30, 60, 90, 120, 180, 240):
-        with pytest.raises(Killed), at_statement(statement, Killed()), mirror_of(store, records):
+        with pytest.raises(Crash), at_statements({statement}), mirror_of(store, records):
             pass
     with mirror_of(store, records):
         pass
@@ -256,21 +240,8 @@ def test_a_rebuild_that_was_killed_at_any_statement_loses_no_note(store: Store, 
     assert optuna.get_all_study_names(optuna_storage(url)) == ["s"]
 
 
-@contextmanager
-def at_statement(number: int, error: BaseException, *, always: bool = False) -> Iterator[None]:
-    """Raise an error before a statement reaches any database, counted from here, or before all from that on."""
-    count = itertools.count(1)
-
-    def before(*_: object) -> None:
-        at = next(count)
-        if at == number or (always and at > number):
-            raise error
-
-    event.listen(Engine, "before_cursor_execute", before)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "before_cursor_execute", before)
+def fail() -> None:
+    raise OSError("no room")
 
 
 def test_a_write_that_fails_costs_nothing_is_told_once_and_mended_at_the_end(
@@ -280,7 +251,7 @@ def test_a_write_that_fails_costs_nothing_is_told_once_and_mended_at_the_end(
         record_all(records)
         trials = records.trials()
         for trial in trials[:3]:
-            with at_statement(3, OSError("no room"), always=True):
+            with at_statements(range(3, 1000), fail):
                 mirror.follow(trial, {})
     check(url)
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -292,7 +263,7 @@ def test_a_mirror_that_is_behind_is_mended_a_minute_later(store: Store, records:
     with OptunaMirror(store, "s", records, GENES, clock_s=lambda: now_s[0]) as mirror:
         record_all(records)
         trials = records.trials()
-        with at_statement(1, OSError("no room")):
+        with at_statements({1}, fail):
             mirror.follow(trials[0], {})
         mirror.follow(trials[1], {})
         assert found_by_optuna(url).trials == []

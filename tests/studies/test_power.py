@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from narrowing import there
 from scipy import stats
 
 from unetx_studies.verdict.differences import mean_squares
@@ -39,8 +40,7 @@ def test_the_noise_is_measured_on_differences_of_any_designs() -> None:
     tables = [
         rng.normal(0, 0.02, (1, 40)) + rng.normal(0, 0.01, (20, 1)) + rng.normal(0, 0.03, (20, 40)) for _ in range(8)
     ]
-    found = noise((table, names) for table in tables)
-    assert found is not None
+    found = there(noise((table, names) for table in tables))
     assert (found.groups, found.seeds, found.rest) == pytest.approx((0.02, 0.01, 0.03), rel=0.1)
     assert noise([(tables[0], ["p"] * 40)]) is None
     assert noise([]) is None
@@ -48,8 +48,7 @@ def test_the_noise_is_measured_on_differences_of_any_designs() -> None:
 
 def test_from_one_seed_the_study_s_deviation_of_seeds_stands_in() -> None:
     rng = np.random.default_rng(2)
-    found = noise([(rng.normal(0, 0.02, (1, 400)), [f"p{i}" for i in range(400)])], seed_deviation=0.006)
-    assert found is not None
+    found = there(noise([(rng.normal(0, 0.02, (1, 400)), [f"p{i}" for i in range(400)])], seed_deviation=0.006))
     assert found.seeds == pytest.approx(0.006 * 2**0.5)
     assert found.groups == pytest.approx(0.02, rel=0.1)
     assert found.rest == pytest.approx(0.0, abs=1e-12)

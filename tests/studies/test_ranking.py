@@ -1,6 +1,7 @@
 """Which design is the best: each counts once, by the shrunken estimate of all its scores."""
 
 import pytest
+from narrowing import there
 from trial_records import preset, record, repeated
 
 from unetx_evaluators.evaluation import Outcome
@@ -59,8 +60,7 @@ def test_a_ranking_up_to_a_trial_knows_none_after_it() -> None:
     assert whole.up_to(8).designs == Ranking(FIELD).designs
     best = whole.best
     whole.add(record(60, "new", 0.9))
-    assert whole.best is not None
-    assert whole.best.key == "new" != (best.key if best else "")
+    assert there(whole.best).key == "new" != (best.key if best else "")
 
 
 def test_presets_are_known_by_their_origin_adapted_and_repeated_ones_too() -> None:
@@ -77,10 +77,8 @@ def test_presets_are_known_by_their_origin_adapted_and_repeated_ones_too() -> No
 
 def test_a_design_is_told_by_its_means_over_seeds() -> None:
     trials = [record(0, "a", 0.8, original_dice=0.7), record(1, "a", 0.9, seed=1, original_dice=0.8)]
-    best = Ranking(trials).best
-    assert best is not None
+    best = there(Ranking(trials).best)
     assert best.dice == pytest.approx(0.85)
     assert best.original_dice == pytest.approx(0.75)
-    untold = Ranking([*trials, record(2, "a", 0.9, seed=2)]).best
-    assert untold is not None
+    untold = there(Ranking([*trials, record(2, "a", 0.9, seed=2)]).best)
     assert untold.original_dice is None, "a mean of some would be of other seeds"

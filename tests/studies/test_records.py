@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from narrowing import there
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from trial_records import ASKED as EMPTY
@@ -51,17 +52,6 @@ EVALUATION = Evaluation(
     loss_sum=36.5,
     insight=Insight(gradients={1: (StageGradient("E0", 0.25),)}, recalls={"liver": (SizeRecall("small", 2, 1, 9),)}),
 )
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with open_store(url, create=True) as opened:
-        yield opened
-
-
-@pytest.fixture
-def records(store: Store) -> Records:
-    return Records(store, "s")
 
 
 ASKED = replace(EMPTY, budget=BUDGET)
@@ -108,8 +98,7 @@ def test_what_an_evaluation_tells_beside_its_scores_comes_back(records: Records)
     trial = begin(records, 0)
     assert records.insight(0) is None
     records.finish(end(trial, EVALUATION), EVALUATION)
-    told = records.insight(0)
-    assert told is not None
+    told = there(records.insight(0))
     assert told["gradients"] == {"1": [{"stage": "E0", "norm": 0.25}]}
     assert told["recalls"]["liver"][0]["n_hit"] == 1
     assert told["zero_cost"] is None
@@ -124,8 +113,7 @@ def test_scores_on_original_voxels_are_read_where_they_were_told(records: Record
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_comes_back_with_its_reason_and_traceback(records: Records, outcome: Outcome) -> None:
     run(records, 0, Evaluation(outcome, reason="because 'é' \"x\"", traceback="line 1\nline 2"))
-    record = records.trial(0)
-    assert record is not None
+    record = there(records.trial(0))
     assert (record.outcome, record.reason, record.traceback) == (outcome, "because 'é' \"x\"", "line 1\nline 2")
     assert record.score is None
     assert (records.case_scores(0), records.curve(0)) == ((), ())
@@ -134,8 +122,7 @@ def test_every_outcome_comes_back_with_its_reason_and_traceback(records: Records
 def test_words_that_a_database_cannot_keep_come_back_as_their_escapes(records: Records) -> None:
     """A worker's last words are of any origin, and losing a result over them would be worse."""
     trial = run(records, 0, Evaluation(Outcome.CRASHED, reason="a\0b", traceback="half a pair: \ud800"))
-    record = records.trial(0)
-    assert record is not None
+    record = there(records.trial(0))
     assert (record.reason, record.traceback) == ("a\\x00b", "half a pair: \\ud800")
     records.finish(trial, Evaluation(Outcome.CRASHED, reason="a\0b"))  # written again, it is still the same result
 
@@ -280,8 +267,7 @@ def test_the_best_is_the_earliest_of_the_highest_complete_scores(records: Record
         ]
     ):
         run(records, trial, Evaluation(outcome, score=score), f"design {trial}")
-    best = Ranking(records.trials()).best
-    assert best is not None
+    best = there(Ranking(records.trials()).best)
     assert (best.number, best.dice) == (2, 0.75)
 
 
@@ -297,8 +283,7 @@ def test_a_loss_that_is_no_number_or_infinite_comes_back_as_it_was(records: Reco
 def test_instants_are_kept_in_utc_whatever_their_zone_and_naive_ones_are_refused(records: Records) -> None:
     tokyo = timezone(timedelta(hours=9))
     begin(records, 0, asked_at=datetime(2026, 3, 1, 21, tzinfo=tokyo))
-    record = records.trial(0)
-    assert record is not None
+    record = there(records.trial(0))
     assert record.asked_at == NOON
     assert record.asked_at.tzinfo is UTC
     with pytest.raises(Exception, match="needs a time zone"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from narrowing import there
 
 from unetx_studies.spread import Scored, seed_spread
 
@@ -19,8 +20,7 @@ UNEQUAL = scores((1, 3), (5,), (6, 8, 10))
 
 
 def test_seeds_are_pooled_within_designs_with_a_chi_square_interval() -> None:
-    found = seed_spread(UNEQUAL)
-    assert found is not None
+    found = there(seed_spread(UNEQUAL))
     assert found.degrees_of_freedom == 3
     assert found.deviation == pytest.approx((10 / 3) ** 0.5)
     # Quantiles of chi-square with 3 degrees of freedom, as printed tables have them: 9.348 and 0.216.
@@ -30,8 +30,7 @@ def test_seeds_are_pooled_within_designs_with_a_chi_square_interval() -> None:
 @pytest.mark.parametrize(("n_seeds", "below", "above", "is_vague"), [(2, 0.446, 31.9, True), (4, 0.566, 3.73, False)])
 def test_few_repeats_leave_the_seeds_nearly_unknown(n_seeds: int, below: float, above: float, is_vague: bool) -> None:
     """Quantiles of chi-square: 5.024 and 0.000982 with 1, 9.348 and 0.2158 with 3 degrees of freedom."""
-    found = seed_spread(scores(range(n_seeds)))
-    assert found is not None
+    found = there(seed_spread(scores(range(n_seeds))))
     assert (found.low / found.deviation, found.high / found.deviation) == pytest.approx((below, above), rel=2e-3)
     assert found.is_vague is is_vague
 

@@ -28,8 +28,8 @@ class Changes:
     """What happens to a batch of ``b`` patches."""
 
     drawn: Mapping[str, npt.NDArray[np.generic]]
-    """``moved[m, b]``: by each of ``_moves``, whether; ``bent[b]`` and ``powers[b]``, where the recipe bends
-    intensities; ``contrasts[3, b, c]``: factor, shift and strength of the noise."""
+    """``moved[m, b]``, where there are ``_moves``: whether by each; ``bent[b]`` and ``powers[b]``, where intensities
+    are bent; ``contrasts[3, b, c]``: factor, shift and strength of the noise."""
     noise_seed: int
     """Of the noise, which is drawn on the device: other values on a GPU than on a CPU."""
 
@@ -37,7 +37,7 @@ class Changes:
 def draw_changes(b: int, c: int, patch: Sequence[int], recipe: Recipe, rng: np.random.Generator) -> Changes:
     """For ``b`` patches of ``c`` channels."""
     moved = [rng.random(b) < 0.5 for _ in _moves(patch, recipe)]
-    drawn: dict[str, npt.NDArray[np.generic]] = {"moved": np.array(moved, bool).reshape(-1, b)}
+    drawn: dict[str, npt.NDArray[np.generic]] = {"moved": np.array(moved)} if moved else {}
     if recipe.gamma:
         drawn["bent"] = rng.random(b) < GAMMA_SHARE
         powers = (1 + recipe.gamma * rng.random(b)) ** rng.choice((-1.0, 1.0), b)
@@ -60,7 +60,7 @@ def changed(
     images: Tensor, labels: Tensor, recipe: Recipe, drawn: Mapping[str, Tensor], noise: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """The same where ``drawn``, as in ``Changes``, lies on the device, and ``noise`` is seeded."""
-    for axes, chosen in zip(_moves(labels.shape[1:], recipe), drawn["moved"], strict=True):
+    for axes, chosen in zip(_moves(labels.shape[1:], recipe), drawn.get("moved", ()), strict=True):
         images, labels = (_where(chosen, _moved(tensor, axes), tensor) for tensor in (images, labels))
     if recipe.gamma:
         images = _where(drawn["bent"], _bent(images, drawn["powers"]), images)

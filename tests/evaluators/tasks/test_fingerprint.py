@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from narrowing import there
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.fingerprint import MAX_VOXELS, N_QUANTILES, CaseFacts, Fingerprint, fingerprint, survey
@@ -54,11 +55,9 @@ def test_thickness_is_in_mm_and_in_slices_on_request() -> None:
     case = RawCase(np.ones((1, 40, 40, 12), np.float32), np.zeros((40, 40, 12), np.uint8), (1.0, 1.0, 3.0))
     case.label[10:30, 10:30, 5:7] = 1  # two slices of 20 x 20
     (_, flat), (_, wide) = survey(case, "a", 2).thickness, survey(case, "a", 2, in_slices=True).thickness
-    assert flat is not None
     assert wide is not None
-    assert flat.typical < 4 * 3 < wide.typical
-    alone = survey(RawCase(case.image[..., 5], case.label[..., 5], (1.0, 1.0)), "a", 2).thickness[1]
-    assert alone is not None
+    assert there(flat).typical < 4 * 3 < wide.typical
+    alone = there(survey(RawCase(case.image[..., 5], case.label[..., 5], (1.0, 1.0)), "a", 2).thickness[1])
     assert wide.typical == pytest.approx(alone.typical)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from painted_source import PaintedSource, Recorder
+from painted_source import PaintedSource, interrupted_after
 from task_samples import mask, msd_folder, picture, picture_folder, save_png
 
 from unetx_evaluators.evaluation import DataError
@@ -23,17 +23,6 @@ OPTIONS = TaskOptions()
 
 def states(root: Path) -> list[CacheState]:
     return [entry.state for entry in cached(root)]
-
-
-def leave_unfinished(root: Path, source: PaintedSource) -> None:
-    class Impatient(Recorder):
-        def on_case(self) -> None:
-            super().on_case()
-            if self.n_cases == source.n_cases + 3:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare(source, root, OPTIONS, watcher=Impatient())
 
 
 def test_entries_tell_what_they_are(tmp_path: Path) -> None:
@@ -58,7 +47,7 @@ def test_a_cache_that_is_not_there_is_empty(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_and_a_damaged_folder_are_told_apart_and_removed(tmp_path: Path) -> None:
-    leave_unfinished(tmp_path, SOURCE)
+    interrupted_after(SOURCE.n_cases + 3, SOURCE, tmp_path)
     other = prepare(replace(SOURCE, seed=1), tmp_path, OPTIONS)
     (other.folder / "manifest.json").write_text("{", encoding="utf-8")
     assert sorted(states(tmp_path)) == [CacheState.DAMAGED, CacheState.UNFINISHED]

@@ -4,6 +4,7 @@ import shlex
 from itertools import product
 
 import pytest
+from narrowing import there
 
 from unetx_evaluators.tasks.groups import groups_of
 from unetx_evaluators.tasks.patients import patients_of
@@ -60,8 +61,7 @@ ALIKE: dict[str, tuple[list[str], str, str]] = {
 @pytest.mark.parametrize("what", ALIKE)
 def test_several_cases_of_one_patient_are_seen_with_the_expression_that_groups_them(what: str) -> None:
     names, expression, stem = ALIKE[what]
-    patients = patients_of(names)
-    assert patients is not None
+    patients = there(patients_of(names))
     assert patients.expression == expression
     assert stem in patients.shared
     assert groups_of(names, patients.expression) == patients.stems
@@ -108,22 +108,18 @@ def test_numbers_that_go_on_from_one_stem_to_the_next_are_no_patients() -> None:
 
 @pytest.mark.parametrize("what", ["spaces", "frames", "sides first"])
 def test_the_option_survives_a_shell(what: str) -> None:
-    patients = patients_of(ALIKE[what][0])
-    assert patients is not None
+    patients = there(patients_of(ALIKE[what][0]))
     assert shlex.split(patients.flag) == ["--group-by", patients.expression]
-    dotted = patients_of(crossed("pat.{}.{}", FEW, FEW))
-    assert dotted is not None
+    dotted = there(patients_of(crossed("pat.{}.{}", FEW, FEW)))
     assert shlex.split(dotted.flag) == ["--group-by", r"^(pat\.[0-9]+)"]
 
 
 def test_an_expression_that_tells_no_names() -> None:
-    patients = patients_of(crossed("smith{}_visit{}", FEW, FEW), spell=False)
-    assert patients is not None
+    patients = there(patients_of(crossed("smith{}_visit{}", FEW, FEW), spell=False))
     assert "smith" not in patients.expression
     assert groups_of(list(patients.stems), patients.expression) == patients.stems
 
 
 def test_patients_on_several_sides_of_a_split_are_named() -> None:
-    patients = patients_of(crossed("p{}_t{}", FEW, [0, 1]))
-    assert patients is not None
+    patients = there(patients_of(crossed("p{}_t{}", FEW, [0, 1])))
     assert patients.torn([["p1_t0", "p1_t1", "p2_t0"], ["p2_t1"], ["p7_t0", "p7_t1"]]) == ["p2"]

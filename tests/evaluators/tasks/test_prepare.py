@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from painted_source import PaintedSource, Recorder, check_whole
+from narrowing import there
+from painted_source import PaintedSource, Recorder, check_whole, interrupted_after
 from task_samples import nnunet_folder
 
 from unetx_evaluators.evaluation import DataError, DataErrors
@@ -60,8 +61,7 @@ def test_of_scored_cases_on_another_grid_the_label_map_is_kept_as_it_was_drawn(t
     scored = (*task.splits.validation, *task.splits.test)
     assert task.originals == dict.fromkeys(scored, (1.0, 1.0))
     for name in scored:
-        original = task.original_label(name)
-        assert original is not None
+        original = there(task.original_label(name))
         assert original.dtype == np.uint8
         np.testing.assert_array_equal(original, SOURCE.read(name).label)
         assert original.shape != task.label(name).shape
@@ -80,8 +80,7 @@ def test_of_volumes_seen_slice_by_slice_the_original_labels_have_their_slices_fi
     task = prepare(source, tmp_path / "cache", TaskOptions(dims=2, spacing=(3.2, 0.8, 5.0)))
     (name,) = task.splits.test[:1]
     assert task.originals[name] == pytest.approx((5.0, 0.8, 0.8))
-    original = task.original_label(name)
-    assert original is not None
+    original = there(task.original_label(name))
     np.testing.assert_array_equal(original, np.moveaxis(source.read(name).label, -1, 0))
     assert task.label(name).shape == (7, 5, 18)  # 21 voxels of 0.8 mm along the first axis become 5 of 3.2
 
@@ -151,8 +150,8 @@ def test_what_a_plan_depends_on_changes_the_folder_unless_the_user_sets_the_spac
 ) -> None:
     assert prepare(SOURCE, tmp_path, OPTIONS).folder != prepare(SOURCE, tmp_path, options).folder
     set_by_hand = [replace(asked, spacing=(1.0, 1.0)) for asked in (OPTIONS, options)]
-    here, there = (prepare(SOURCE, tmp_path, asked).folder for asked in set_by_hand)
-    assert here == there
+    here, elsewhere = (prepare(SOURCE, tmp_path, asked).folder for asked in set_by_hand)
+    assert here == elsewhere
 
 
 def test_patches_that_the_user_sets_share_a_folder(tmp_path: Path) -> None:
@@ -190,8 +189,7 @@ def test_where_only_training_can_decide_the_choices_tell_both_spacings(tmp_path:
     assert planned == task.spacing
     assert task.alternatives == (*others, planned)
     found = examine(Enlarged(), options)
-    assert found.basis is not None
-    assert found.basis.preparation.alternatives == task.alternatives
+    assert there(found.basis).preparation.alternatives == task.alternatives
     coarse = max(task.alternatives)
     assert prepare(Enlarged(), tmp_path, replace(options, spacing=coarse)).spacing == coarse
 
@@ -279,16 +277,14 @@ def test_an_examination_knows_what_a_preparation_will_do(tmp_path: Path) -> None
     assert [entry.name for entry in tmp_path.iterdir()] == ["reads"]
     watcher = Recorder()
     task = prepare(source, tmp_path / "cache", OPTIONS, watcher=watcher)
-    assert found.plan is not None
-    assert (found.splits, found.choices, found.plan.patch) == (task.splits, task.choices, task.patch)
+    assert (found.splits, found.choices, there(found.plan).patch) == (task.splits, task.choices, task.patch)
     assert (found.problems, found.n_bytes) == ((), watcher.sizes[0][0])
 
 
 def test_an_examination_of_bad_data_shows_what_can_be_seen() -> None:
     found = examine(replace(SOURCE, broken=("smith_01",)), OPTIONS)
     assert [str(problem) for problem in found.problems] == ["/files/smith_01.png: cannot be read; copy it again"]
-    assert found.basis is not None
-    assert len(found.basis.facts) == 7
+    assert len(there(found.basis).facts) == 7
     assert found.splits is not None
     unplanned = examine(SOURCE, TaskOptions(levels=9))
     assert (len(unplanned.problems), unplanned.plan) == (1, None)
@@ -334,15 +330,8 @@ def test_a_folder_of_somebody_elses_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
-    class Impatient(Recorder):
-        def on_case(self) -> None:
-            super().on_case()
-            if self.n_cases == 8 + 5:
-                raise KeyboardInterrupt
-
     source = replace(SOURCE, reads=tmp_path / "reads")
-    with pytest.raises(KeyboardInterrupt):
-        prepare(source, tmp_path / "cache", OPTIONS, watcher=Impatient())
+    interrupted_after(8 + 5, source, tmp_path / "cache")
     watcher = Recorder()
     task = prepare(source, tmp_path / "cache", OPTIONS, watcher=watcher)
     assert watcher.phases == [(Phase.CHECK, 5), (Phase.WRITE, 8)]

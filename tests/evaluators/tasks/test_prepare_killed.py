@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from painted_source import PaintedSource, Recorder, check_whole
+from painted_source import PaintedSource, Recorder, check_whole, interrupted_after
 
 from unetx_evaluators.tasks import Phase, TaskOptions, prepare
 from unetx_evaluators.tasks.cache import CacheFolder
@@ -136,15 +136,8 @@ def test_two_threads_of_one_process_prepare_once(tmp_path: Path) -> None:
 
 
 def test_a_line_that_was_cut_off_costs_its_case_alone(tmp_path: Path) -> None:
-    class Impatient(Recorder):
-        def on_case(self) -> None:
-            super().on_case()
-            if self.n_cases == 8 + 5:
-                raise KeyboardInterrupt
-
     source = replace(SOURCE, reads=tmp_path / "reads")
-    with pytest.raises(KeyboardInterrupt):
-        prepare(source, tmp_path / "cache", OPTIONS, watcher=Impatient())
+    interrupted_after(8 + 5, source, tmp_path / "cache")
     [written] = (tmp_path / "cache").glob("*.part/written.jsonl")
     text = written.read_text(encoding="utf-8")
     written.write_text(text[:-20], encoding="utf-8")
@@ -155,14 +148,7 @@ def test_a_line_that_was_cut_off_costs_its_case_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["basis.json", "written.jsonl", "CACHEDIR.TAG"])
 def test_an_unfinished_folder_without_its_papers_is_begun_anew(tmp_path: Path, damage: str) -> None:
-    class Impatient(Recorder):
-        def on_case(self) -> None:
-            super().on_case()
-            if self.n_cases == 8 + 1:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare(SOURCE, tmp_path, OPTIONS, watcher=Impatient())
+    interrupted_after(8 + 1, SOURCE, tmp_path)
     [part] = tmp_path.glob("*.part")
     if damage == "CACHEDIR.TAG":  # killed before anything else was made
         for entry in ("images", "labels", "originals"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from narrowing import there
 
 from unetx_evaluators.tasks import thickness
 from unetx_evaluators.tasks.task import IGNORED, Label
@@ -94,10 +95,8 @@ def test_every_class_is_measured_by_itself_and_one_that_is_not_there_is_none() -
     label[10:14] = 3  # splits the first in 6 and 10
     background, outer, absent, inner = class_thickness(label, (1.0, 1.0), 4)
     assert (background, absent) == (None, None)
-    assert outer is not None
-    assert outer.typical == pytest.approx((6 * 6 + 10 * 10) / 16, rel=0.03)
-    assert inner is not None
-    assert inner.typical == pytest.approx(4, rel=0.02)
+    assert there(outer).typical == pytest.approx((6 * 6 + 10 * 10) / 16, rel=0.03)
+    assert there(inner).typical == pytest.approx(4, rel=0.02)
 
 
 def test_ignored_voxels_and_what_lies_beyond_the_image_are_outside() -> None:

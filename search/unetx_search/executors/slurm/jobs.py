@@ -187,7 +187,7 @@ class SlurmJobs:
         except RequestError as error:
             if not self._has_submitted:
                 raise
-            logger.warning("%d workers wait, and Slurm is asked again in %g s: %s", n_missing, AGAIN_S, error)
+            logger.warning("%d jobs are missing, and Slurm is asked again in %g s: %s", n_missing, AGAIN_S, error)
             self._submit_at_s = time.monotonic() + AGAIN_S
         else:
             self._has_submitted = True
@@ -219,7 +219,5 @@ class SlurmJobs:
         reasons = sorted(set(pending) - {"None"})
         if new := ", ".join(reason for reason in reasons if reason not in self._told):
             self._told.update(reasons)
-            logger.warning("%d of %d jobs wait in Slurm's queue (%s)", len(pending), self._n_jobs(), new)
-
-    def _n_jobs(self) -> int:
-        return len({place.job for place in self._places})
+            n_jobs = len({place.job for place in self._places})
+            logger.warning("%d of %d jobs wait in Slurm's queue (%s)", len(pending), n_jobs, new)

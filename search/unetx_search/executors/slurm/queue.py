@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +31,10 @@ FAILED = ("FAILED", "OUT_OF_MEMORY", "COMPLETED", GONE)
 """A job that ends so before its workers have joined could not do its work."""
 TAKEN = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT")
 """A job that ends so was ended by others."""
+
+
+OF_THE_USER = ("SLURM_CONF", "SBATCH_")
+"""Variables that say where Slurm is and what jobs need, and not which job this process is in."""
 
 
 class JobState(NamedTuple):
@@ -68,10 +71,10 @@ class SlurmQueue:
 
     def submit(self, n_jobs: int, coordinator: Coordinator) -> list[str]:
         """The ids of so many new jobs, an array where it is more than one. Raises RequestError when Slurm refuses."""
-        conf = {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
+        said = {name: value for name, value in os.environ.items() if name.startswith(OF_THE_USER)}
         try:
             with submitit.helpers.clean_env():  # the coordinator may be a job itself
-                os.environ.update(conf)
+                os.environ.update(said)
                 jobs = self._submitter(n_jobs).map_array(hold_workers, [coordinator] * n_jobs)
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             raise _refused(str(error)) from error
@@ -84,9 +87,7 @@ class SlurmQueue:
             wckey=None,
             array_parallelism=n_jobs,
             additional_parameters=self._options,
-            srun_args=[
-                f"--cpus-per-task={self._options['cpus_per_task']}"
-            ],  # which srun does not take over from sbatch
+            srun_args=[f"--cpus-per-task={self._options['cpus_per_task']}"],  # srun does not take it over from sbatch
         )
         return executor
 
@@ -98,9 +99,10 @@ class SlurmQueue:
             done = subprocess.run(words, **AS_TEXT)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        if done.returncode != 0 and "Invalid job id" not in done.stderr:
+        is_unknown = "Invalid job id" in done.stderr and "," not in jobs  # said where one alone is asked for
+        if done.returncode != 0 and not is_unknown:
             return None
-        rows = (line.split("|", 2) for line in done.stdout.splitlines())
+        rows = (line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
         found = {name: JobState(state, reason) for name, state, reason in rows}
         return {name: found.get(name, JobState(GONE, "")) for name in ids}
 
@@ -129,9 +131,7 @@ def _refused(said: str) -> RequestError:
 
 
 def cluster_words() -> str:
-    """Slurm's version and partitions for people, empty where there is no Slurm."""
-    if shutil.which("sbatch") is None:
-        return ""
+    """Slurm's version and partitions for people."""
     words: Any = (("sbatch", "--version"), ("sinfo", "--noheader", "--format=%P (%a, at most %l, %D nodes, %G)"))
     try:
         version, told = (subprocess.run(each, **AS_TEXT) for each in words)
