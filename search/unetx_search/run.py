@@ -205,6 +205,7 @@ def _search(
     winners = WinnerFiles(config.folder, name, records, task, reference, config.cheap_by, config.margin, cost_of)
 
     with using(task), OptunaMirror(claim.store, name, records, setup.genes, attach=pictures.attach) as mirror:
+        pictures.hide(claim.store.url)
         done = records.trials(finished_only=True)
         n_missing = config.trials - len(done)
         was_stopped = ran_out_of_time = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unetx_search.best import whereabouts
-from unetx_studies.artifacts import attach_drawing, attach_result
+from unetx_studies.artifacts import attach_drawing, attach_result, remove_artifacts
 from unetx_studies.overlays import predictions_svg, read_predictions, write_predictions
 from unetx_studies.trial_note import curve_svg, result_words
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions"
 """Folder of a study: a file for each trial of a leading design."""
+OVERLAYS = "predictions.svg"
+"""Artifact of a trial."""
 LEADING = 8
 """Designs at the top of the ranking whose predictions are kept, beside those of presets."""
 MOST_FILES = 60
@@ -52,6 +55,13 @@ class StudyPictures:
 
     def __post_init__(self) -> None:
         self._next_plot_s = self.clock_s() + PLOT_EVERY_S
+
+    def hide(self, url: str) -> None:
+        """Where images are not wanted any more, remove what earlier runs kept of them; ``url`` is the database's."""
+        kept = self.folder / PREDICTIONS
+        if self.task.no_images and kept.exists():
+            remove_artifacts(url, self.study, OVERLAYS, self.folder)
+            shutil.rmtree(kept)
 
     def keep(self, trial: TrialRecord, evaluation: Evaluation, ranking: Ranking) -> None:
         """The predictions of an evaluation; ``ranking`` is that of the others. Now and then the figures, too."""
@@ -89,7 +99,7 @@ class StudyPictures:
         found = {} if self.task.no_images else read_predictions(predictions_file(self.folder, record.number))
         scores = self.records.case_scores(record.number)
         drawn = {
-            "predictions.svg": predictions_svg(self.task, found.values(), scores, f"{name}: predictions"),
+            OVERLAYS: predictions_svg(self.task, found.values(), scores, f"{name}: predictions"),
             "curve.svg": curve_svg(self.records.curve(record.number), f"{name}: Dice over steps"),
         }
         return {file: svg for file, svg in drawn.items() if svg is not None}

@@ -22,6 +22,7 @@ from unetx_studies.store import optuna_storage
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from optuna import Trial
+    from optuna.storages import RDBStorage
 
     from unetx_space.architecture import Architecture
 
@@ -72,9 +73,18 @@ def _attached(trial: Trial, name: str, svg: str, study_folder: Path) -> str:
     return f"![{Path(name).stem} of trial {trial.number}]({get_artifact_path(trial, found)})"
 
 
+def remove_artifacts(url: str, study: str, name: str, study_folder: Path) -> None:
+    """Remove the files of all trials' artifacts of that name; notes show words in their place."""
+    with _opened(url, study) as (kept, storage):
+        for trial in kept.get_trials(deepcopy=False):
+            for meta in get_all_artifact_meta(trial, storage=storage):
+                if meta.filename == name:
+                    (study_folder / ARTIFACTS / meta.artifact_id).unlink(missing_ok=True)
+
+
 def note_finals(url: str, study: str, words: str) -> None:
     """Put what finals came to at the end of a study's note, in the place of what earlier ones did."""
-    with _opened(url, study) as kept:
+    with _opened(url, study) as (kept, _):
         before = get_note(kept).partition(FINALS_HEAD)[0].rstrip()
         save_note(kept, f"{before}\n\n{FINALS_HEAD}\n\n{words}".lstrip())
 
@@ -85,7 +95,7 @@ def show_plots(url: str, study: str, plots: Mapping[str, go.Figure]) -> None:
     A database that does not take them costs nothing but the figures; a warning says so.
     """
     try:
-        with _opened(url, study) as kept:
+        with _opened(url, study) as (kept, _):
             for name, figure in plots.items():
                 save_plotly_graph_object(kept, figure, graph_object_id=name)
     except (SQLAlchemyError, StorageInternalError, KeyError) as error:
@@ -93,11 +103,11 @@ def show_plots(url: str, study: str, plots: Mapping[str, go.Figure]) -> None:
 
 
 @contextmanager
-def _opened(url: str, study: str) -> Iterator[optuna.Study]:
+def _opened(url: str, study: str) -> Iterator[tuple[optuna.Study, RDBStorage]]:
     """A study in Optuna's tables, on a connection of its own."""
     storage = optuna_storage(url)
     try:
-        yield optuna.load_study(study_name=study, storage=storage)
+        yield optuna.load_study(study_name=study, storage=storage), storage
     finally:
         storage.remove_session()
         storage.engine.dispose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,6 +81,16 @@ def test_no_images_leaves_no_picture_of_the_data_anywhere(tmp_path: Path) -> Non
     assert not (folder / "predictions").exists()
     texts = [file.read_text(encoding="utf-8") for file in (folder / "artifacts").iterdir()]
     assert len(texts) == 8, "a drawing and a curve of each trial"
+    assert not any("<image" in text for text in texts)
+
+
+def test_a_study_that_goes_on_without_images_gives_up_those_it_has(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path / "s")
+    assert any("<image" in file.read_text(encoding="utf-8") for file in (tmp_path / "s" / "artifacts").iterdir())
+    folder = searched(tmp_path, no_images=True)
+    assert not (folder / "predictions").exists()
+    texts = [file.read_text(encoding="utf-8") for file in (folder / "artifacts").iterdir()]
+    assert len(texts) == 8
     assert not any("<image" in text for text in texts)
 
 
