@@ -89,9 +89,11 @@ def _head_facts(study: ReportedStudy) -> list[tuple[str, str]]:
         share = study.costs[study.best.key] / study.costs[study.unet.key]
         facts.append((f"{study.cost_by} of the best", f"{share:.0%} of U-Net's"))
     worst = _worst_case(study)
-    if worst is not None:
+    if worst is not None and study.best is not None:
         case, dice, beside = worst
-        facts.append(("worst case of the best", f"{case}: {dice:.3f}{beside}"))
+        n_seeds = len(study.best.seeds)
+        of_seeds = f", mean of {n_seeds} seeds" if n_seeds > 1 else ""
+        facts.append((f"worst case of the best{of_seeds}", f"{case}: {dice:.3f}{beside}"))
     if study.status.cheapest is not None:
         facts.append(("cheapest", cheapest_words(study.status.cheapest)))
     return facts
