@@ -86,6 +86,7 @@ def test_every_shared_gpu_has_a_daemon_of_its_own_that_ends_with_the_executor(
             assert [slot.environment[MPS_PIPES], slot.environment[MPS_LOGS]] == folders[slot.gpu]
             assert {**before.environment, **slot.environment} == slot.environment
             assert (slot.is_served, before.is_served) == (True, False)
+        assert os.getpgid(int(started[0][3])) != os.getpgid(0), "Ctrl-C ends it only after its workers"
         for folder in folders["GPU-a"]:
             assert Path(folder).parent.stat().st_mode & 0o077 == 0, "no other user reads it"
     assert [words for words in control.told if words == ["quit"]] == [["quit"]] * 2

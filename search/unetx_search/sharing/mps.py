@@ -57,6 +57,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                start_new_session=True,  # a Ctrl-C in the terminal is not for it: workers compute on to their next step
             )
         except OSError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
