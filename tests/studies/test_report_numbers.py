@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from unetx_evaluators.evaluation import Budget, Outcome
+from unetx_evaluators.evaluation import Budget, CurvePoint, Outcome
 from unetx_space.canonical import canonical
 from unetx_space.design_space import design_space
 from unetx_space.genome import Attention, Genome
 from unetx_space.presets import PRESETS
 from unetx_studies.candidate import Origin, OriginKind
 from unetx_studies.ranking import Ranked
+from unetx_studies.report.figures import curves_figure
 from unetx_studies.report.numbers import (
     CROSS_LEVEL,
     Frequency,
@@ -128,3 +129,9 @@ def test_progress_of_a_long_study_computes_few_estimates() -> None:
     assert 30 < sum(one.best_estimate is not None for one in found) <= 60
     assert found[0].best_estimate is not None
     assert found[-1].best_estimate is not None
+
+
+def test_each_of_the_learning_curves_shown_has_a_colour_of_its_own() -> None:
+    names = ["trial 4", "trial 3", "U-Net", "trial 2", "trial 7", "no-skip"]
+    figure = curves_figure({name: [CurvePoint(10, 0.5, 1.0, 2.0)] for name in names})
+    assert len({line.line.color for line in figure.data}) == len(names)

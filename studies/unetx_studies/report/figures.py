@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from statistics import median
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
-
-from unetx_studies.sheet.style import COLOURS
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from unetx_studies.report.numbers import Effect, Frequency, Progress
 
 DESIGN, REFERENCE, QUIET, LUCKY = "#0072b2", "#d55e00", "#8a94a6", "#e69f00"
+LINES = (DESIGN, "#009e73", "#cc79a7", "#56b4e9", LUCKY)
+"""Of several designs beside the reference: the palette of Okabe and Ito without what white paper swallows."""
 REACH = 1.96
 """Standard errors to either side of an estimate: 95 %."""
 MOST_RANKED, MOST_CURVES = 20, 6
@@ -125,10 +126,11 @@ def effects_figure(effects: Sequence[Effect]) -> go.Figure:
 def curves_figure(curves: Mapping[str, Sequence[CurvePoint]]) -> go.Figure:
     """Learning curves of a few designs by their names; all but the last point are scored on a part of the cases."""
     figure = _figure("training step", "Dice")
-    for number, (name, points) in enumerate(list(curves.items())[:MOST_CURVES]):
+    others = cycle(LINES)
+    for name, points in list(curves.items())[:MOST_CURVES]:
         figure.add_scatter(
             x=[point.step for point in points], y=[point.score for point in points], name=name, mode="lines+markers",
-            line={"color": REFERENCE if name == "U-Net" else COLOURS[(number + 1) % len(COLOURS)]},
+            line={"color": REFERENCE if name == "U-Net" else next(others)},
         )  # fmt: skip
     return figure
 
