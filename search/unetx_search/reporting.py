@@ -143,19 +143,21 @@ def _result_sections(study: ReportedStudy, front: Sequence[Ranked], cases: Seque
     sections += [
         Section(
             "Designs",
-            "Over their seeds: the shrunken estimate with 95 %, and every training as a mark.",
+            "Every training is a mark. The estimate, with 95 %, is the mean over a design's trainings, pulled towards "
+            "the mean of all designs by as much as seeds vary: so a single lucky training does not lead.",
             figures.ranking_figure(study.designs, names, study.reference),
             table=_ranking_table(study),
             is_folded=True,
         ),
         Section(
             "Dice and cost",
-            f"Estimated Dice beside {study.cost_by}. Point at a design to see it.",
+            f"Estimated Dice, with 95 %, beside {study.cost_by}. Point at a design to see it.{_too_far(study)}",
             figures.pareto_figure(study.designs, front, study.costs, names, study.reference, study.cost_by),
         ),
         Section(
             "Progress",
-            "The highest single score is partly luck; the estimate takes account of that.",
+            "Each mark is one training; the last trials train designs again with other seeds. The highest single score "
+            "is partly luck, so the best estimate falls where another seed shows that. It begins with three designs.",
             figures.progress_figure(study.progress),
         ),
         _cases_section(study, cases),
@@ -212,12 +214,24 @@ def _cases_section(study: ReportedStudy, shown_cases: Sequence[ShownCase]) -> Se
         (case, f"{dice:.4f}", *((f"{other[case]:.4f}", f"{dice - other[case]:+.4f}") if case in other else ()))
         for case, dice in shown
     ]
-    note = "Validation cases by the Dice of the best design, the worst first" + (
-        "; between the sixth and the sixth from the end some are left out." if len(ordered) > 12 else "."
-    )
-    note += " A picture is of one training; its Dice, too." if shown_cases else f" {_why_no_pictures(study)}"
-    heads = ("case", study.name(best), *(("U-Net", "difference") if other else ()))
+    which = f"the six worst and the six best of {len(ordered)}" if len(ordered) > 12 else f"all {len(ordered)}"
+    note = f"Validation cases by the mean Dice over the best design's trainings; the table has {which}."
+    note += " A picture shows one training." if shown_cases else f" {_why_no_pictures(study)}"
+    beside = (_with_trainings(study, unet), "difference") if other and unet is not None else ()
+    heads = ("case", _with_trainings(study, best), *beside)
     return Section("Cases", note, cases=shown_cases, table=(heads, rows))
+
+
+def _with_trainings(study: ReportedStudy, one: Ranked) -> str:
+    return study.name(one) + (f", mean of {len(one.trials)}" if len(one.trials) > 1 else "")
+
+
+def _too_far(study: ReportedStudy) -> str:
+    """Which designs a figure leaves out, as they would press all others together."""
+    low = figures.lowest_shown([one.estimate for one in study.designs])
+    far = [study.name(one) for one in study.designs if one.estimate < low]
+    named = ", ".join(far[:5]) + (f" and {len(far) - 5} more" if len(far) > 5 else "")
+    return f" Far below, and left out: {named}." if far else ""
 
 
 def _why_no_pictures(study: ReportedStudy) -> str:
@@ -298,7 +312,11 @@ def _skip_map(study: ReportedStudy) -> Section:
         {},
         "share of the best third of the designs that have each skip",
     )
-    return Section(title, "", drawings={title: to_svg(drawn, numbers_on)}, table=(heads, rows), is_folded=True)
+    n_best = numbers.n_best(study.designs)
+    note = (
+        f"Width and per cent: how many of the best third of the designs ({n_best}) have a skip. The boxes are U-Net's."
+    )
+    return Section(title, note, drawings={"": to_svg(drawn, numbers_on)}, table=(heads, rows), is_folded=True)
 
 
 def _record_sections(study: ReportedStudy, words: Sequence[str]) -> list[Section]:

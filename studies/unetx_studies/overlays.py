@@ -82,8 +82,10 @@ class Overlay:
         return f'<image {size} href="{data_uri(self.picture.panels[0])}"/>'
 
     def lines(self, number: int) -> str:
-        """The outlines of the reference, and of what one of the networks found."""
-        return "".join((*_outlined(self.picture.label, "truth"), *_outlined(self.found[number], "found")))
+        """The outlines of the reference and of what a network found, over a shade that white stands out on."""
+        rows, columns = self.picture.label.shape
+        shade = f'<path class="shade" fill="#000" fill-opacity=".25" d="M0 0h{columns}v{rows}h-{columns}z"/>'
+        return "".join((shade, *_outlined(self.picture.label, "truth"), *_outlined(self.found[number], "found")))
 
     def scaled(self, inner: str) -> str:
         """What is in units of the image's pixels, in pixels of the drawing."""

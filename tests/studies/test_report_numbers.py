@@ -114,9 +114,11 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
 
 
 def test_progress_tells_the_highest_score_and_the_estimate_that_luck_does_not_move() -> None:
-    trials = [trial(0, "a", 0.80), trial(1, "b", 0.90), trial(2, "b", 0.80, seed=1), trial(3, "a", 0.80, seed=1)]
+    trials = [trial(0, "a", 0.80), trial(1, "b", 0.90), trial(2, "b", 0.80, seed=1), trial(3, "a", 0.80, seed=1),
+              trial(4, "c", 0.80)]  # fmt: skip
     found = progress(trials)
-    assert [one.best_dice for one in found] == [0.80, 0.90, 0.90, 0.90]
+    assert [one.best_dice for one in found] == [0.80, 0.90, 0.90, 0.90, 0.90]
+    assert [one.best_estimate is None for one in found] == [True] * 4 + [False], "two designs are too few"
     assert found[-1].best_estimate is not None
     assert found[-1].best_estimate < 0.88
     assert progress([]) == ()
@@ -127,7 +129,7 @@ def test_progress_of_a_long_study_computes_few_estimates() -> None:
     found = progress(trials)
     assert len(found) == 500
     assert 30 < sum(one.best_estimate is not None for one in found) <= 60
-    assert found[0].best_estimate is not None
+    assert [one.best_estimate is None for one in found[:3]] == [True, True, False]
     assert found[-1].best_estimate is not None
 
 

@@ -32,7 +32,7 @@ def ranking_figure(designs: Sequence[Ranked], names: Mapping[str, str], referenc
     for one in shown:
         figure.add_scatter(
             x=[trial.score for trial in one.trials], y=[names[one.key]] * len(one.trials), mode="markers",
-            marker={"color": QUIET, "symbol": "line-ns-open", "size": 9}, showlegend=False,
+            marker={"color": QUIET, "symbol": "line-ns-open", "size": 14, "line": {"width": 2}}, showlegend=False,
             hovertemplate="%{y}: one seed, Dice %{x:.4f}<extra></extra>",
         )  # fmt: skip
     for colour, group in (
@@ -57,7 +57,7 @@ def pareto_figure(
     designs: Sequence[Ranked], front: Sequence[Ranked], costs: Mapping[str, float], names: Mapping[str, str],
     reference: str | None, cost_title: str,
 ) -> go.Figure:  # fmt: skip
-    """Every design by its cost, as a share of the reference's where there is one, and its estimate."""
+    """Every design by its cost and its estimate, which has its 95 % on the front and at the reference."""
     figure = _figure(cost_title, "estimated Dice")
     for group, colour, symbol, label in (
         ([one for one in designs if one not in front and one.key != reference], QUIET, "circle", "design"),
@@ -68,6 +68,8 @@ def pareto_figure(
             figure.add_scatter(
                 x=[costs[one.key] for one in group], y=[one.estimate for one in group], mode="markers", name=label,
                 marker={"color": colour, "symbol": symbol, "size": 13 if symbol == "star" else 8},
+                error_y={"type": "data", "array": [REACH * one.standard_error for one in group], "thickness": 0.6,
+                         "width": 0, "color": colour, "visible": colour != QUIET},
                 text=[names[one.key] for one in group], customdata=[one.key for one in group],
                 hovertemplate="%{text}: Dice %{y:.4f} at %{x:.3g}<extra></extra>",
             )  # fmt: skip
@@ -76,8 +78,11 @@ def pareto_figure(
             x=[costs[one.key] for one in front], y=[one.estimate for one in front], mode="lines",
             line={"color": DESIGN, "width": 1, "dash": "dot"}, showlegend=False, hoverinfo="skip",
         )  # fmt: skip
-    figure.update_yaxes(range=_range([one.estimate for one in designs]))
-    figure.update_xaxes(type="log")
+    low = lowest_shown([one.estimate for one in designs])
+    leading = [one for one in designs if (one in front or one.key == reference) and one.estimate >= low]
+    reaches = [one.estimate + side * REACH * one.standard_error for one in leading for side in (-1, 1)]
+    figure.update_yaxes(range=_range([*reaches, *(one.estimate for one in designs)]))
+    figure.update_xaxes(type="log", exponentformat="SI", title=f"{cost_title}, logarithmic")
     return figure
 
 
@@ -144,7 +149,7 @@ def gradients_figure(norms: Mapping[str, Mapping[str, float]]) -> go.Figure:
             x=list(by_stage), y=list(by_stage.values()), mode="lines+markers", name=name,
             line={"color": colour, "width": 1}, marker={"color": colour, "symbol": symbol, "size": 9},
         )  # fmt: skip
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", exponentformat="power")
     figure.update_xaxes(type="category")
     return figure
 
@@ -203,12 +208,17 @@ def verdict_figure(rows: Sequence[tuple[str, float, float, float]], margin: floa
     return figure
 
 
+def lowest_shown(values: Sequence[float]) -> float:
+    """Below it lie the few values that would press all others together, as the net without skips."""
+    middle = median(values)
+    return middle - FAR * max(median(abs(value - middle) for value in values), 1e-4)
+
+
 def _range(values: Sequence[float]) -> tuple[float, float] | None:
     """What an axis shows: all but the few that lie far below the others, as the net without skips; None for nothing."""
     if not values:
         return None
-    middle = median(values)
-    low = middle - FAR * max(median(abs(value - middle) for value in values), 1e-4)
+    low = lowest_shown(values)
     seen = [value for value in values if value >= low]
     reach = 0.08 * max(max(seen) - min(seen), 1e-3)
     return min(seen) - reach, max(seen) + reach

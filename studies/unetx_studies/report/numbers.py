@@ -41,7 +41,7 @@ class Progress:
     best_dice: float
     """The highest single score so far, which is partly luck."""
     best_estimate: float | None
-    """The highest shrunken estimate so far; None where it is not told."""
+    """The highest shrunken estimate so far; None where it is not told, as for the first designs."""
 
 
 def progress(trials: Sequence[TrialRecord]) -> tuple[Progress, ...]:
@@ -55,7 +55,7 @@ def progress(trials: Sequence[TrialRecord]) -> tuple[Progress, ...]:
         ranking.add(trial)
         dice = trial.score or 0.0
         highest = max(highest, dice)
-        best = ranking.best if n_done in told_after else None
+        best = ranking.best if n_done in told_after and len(ranking.designs) >= FEWEST_DESIGNS else None
         found.append(Progress(trial.number, dice, float(highest), None if best is None else best.estimate))
     return tuple(found)
 
@@ -90,9 +90,13 @@ def operator_frequencies(designs: Sequence[Ranked], genomes: Mapping[str, Genome
 Choice = tuple[str, str]
 
 
+def n_best(designs: Sequence[Ranked]) -> int:
+    """How many count as the best ones: a third, at least one."""
+    return max(1, round(BEST_SHARE * len(designs)))
+
+
 def _frequencies(designs: Sequence[Ranked], made: Mapping[str, Sequence[Choice]]) -> dict[Choice, Frequency]:
-    n_best = max(1, round(BEST_SHARE * len(designs)))
-    best, every = (_shares([made[one.key] for one in some]) for some in (designs[:n_best], designs))
+    best, every = (_shares([made[one.key] for one in some]) for some in (designs[: n_best(designs)], designs))
     return {choice: Frequency(best.get(choice, 0.0), share) for choice, share in sorted(every.items())}
 
 

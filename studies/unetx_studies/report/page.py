@@ -107,8 +107,9 @@ def _drawings(drawings: Mapping[str, str]) -> str:
     if not drawings:
         return ""
     shown = "".join(
-        f"<figure><div class='drawing' tabindex='0'>{_inline(svg)}</div><figcaption>{escape(caption)}</figcaption>"
-        "</figure>"
+        f"<figure><div class='drawing' tabindex='0'>{_inline(svg)}</div>"
+        + (f"<figcaption>{escape(caption)}</figcaption>" if caption else "")
+        + "</figure>"
         for caption, svg in drawings.items()
     )
     return f"<div class='drawings'>{shown}</div>"
