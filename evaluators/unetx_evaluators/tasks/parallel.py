@@ -38,6 +38,9 @@ PRELOADED = ("monai.data",)
 BYTES_PER_WORKER = 16 * 2**20
 """Of files. Reading, surveying and preparing that much takes one process about as long as a worker takes to start."""
 
+LOOK_EVERY_S = 1.0
+"""A Ctrl-C that comes as a wait begins would only be noticed at its end."""
+
 AHEAD = 4
 """Cases per worker that may be done before the one whose turn it is."""
 
@@ -86,7 +89,8 @@ class Workers:
                 while waiting and len(out) < AHEAD * self._n and (worker := self._free()) is not None:
                     name = waiting.popleft()
                     out.append((name, worker, worker.take(pickled, name)))
-                wait([out[0][2], *(future for *_, future in out if not future.done())], return_when=FIRST_COMPLETED)
+                undone = [out[0][2], *(future for *_, future in out if not future.done())]
+                wait(undone, LOOK_EVERY_S, return_when=FIRST_COMPLETED)
                 while out and out[0][2].done():
                     yield out[0][0], self._answer(*out.popleft())
         finally:

@@ -156,3 +156,31 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path, how: sign
         # The pipe ends when the last process that holds it has ended: workers and fork server alike.
         assert parent.stdout.read() == b""
     assert parent.returncode != 0
+
+
+UNNOTICED = """
+import signal, threading, time
+from unetx_evaluators.tasks import parallel
+
+parallel.PRELOADED = ()
+
+def hang(name):
+    print(name, flush=True)
+    signal.pause()
+
+def stop_from_another_thread():
+    time.sleep(1)  # by then the main thread waits, and is not woken
+    signal.raise_signal(signal.SIGINT)
+
+if __name__ == "__main__":
+    with parallel.Workers(2) as workers:
+        threading.Thread(target=stop_from_another_thread).start()
+        list(workers.map(hang, ["a", "b"]))
+"""
+
+
+def test_a_stop_that_does_not_wake_the_wait_is_noticed_all_the_same(tmp_path: Path) -> None:
+    script = tmp_path / "unnoticed.py"
+    script.write_text(UNNOTICED, encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in done.stderr
