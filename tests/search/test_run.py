@@ -179,6 +179,7 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again_the_total_is_exact_and_nothing_is_lost(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     process = start(tmp_path, 8, 0.05)
@@ -194,7 +195,8 @@ def test_killed_in_the_middle_and_run_again_the_total_is_exact_and_nothing_is_lo
     assert {e["trial"]: e["dice"] for e in after["evaluations"]} == {n: one[3] for n, one in finished(folder).items()}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_one_signal_stops_in_order_and_the_same_command_continues(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "s"
     process = start(tmp_path, 6, 0.2)

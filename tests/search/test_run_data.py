@@ -129,6 +129,7 @@ def test_with_pseudonyms_no_real_name_is_in_anything_a_study_holds(tmp_path: Pat
     assert b"case_0001" in (tmp_path / "s" / "splits.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_a_running_search_uses_cannot_be_removed_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
     process = start(tmp_path, 40, 0.05)
     try:
@@ -144,6 +145,7 @@ def test_what_a_running_search_uses_cannot_be_removed_and_a_killed_one_holds_not
     assert remove(entry) > 0
 
 
+@pytest.mark.slow
 def test_two_searches_started_together_on_new_data_prepare_them_once(tmp_path: Path) -> None:
     processes = [start(tmp_path, 1, 0.0, f"study={study}") for study in ("s", "t")]
     told = [process.communicate(timeout=DEADLINE_S)[1] for process in processes]

@@ -26,6 +26,7 @@ def pids_of_workers(folder: Path) -> list[int]:
     return [pid for (pid,) in rows(folder, query)]
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_with_the_identity_of_the_first_which_goes_on(tmp_path: Path) -> None:
     first = start(tmp_path, 6, 0.2)
     try:

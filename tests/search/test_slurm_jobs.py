@@ -68,6 +68,7 @@ def test_a_job_that_slurm_ends_preempts_its_trial_and_another_job_goes_on(here: 
     wait_until(lambda: not is_running(told.processes[0]))
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_is_gone_preempts_its_trial(here: tuple[SlurmJobs, LocalQueue]) -> None:
     """As when its node loses power, but for the minute until TCP notices."""
     jobs, queue = here
