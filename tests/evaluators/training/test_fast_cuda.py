@@ -172,3 +172,10 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(map_type: str, unit: st
         constants = {(kernel.arg_names.index(name),): fixed[name] for name in kernel.arg_names if name in fixed}
         made = compile_kernel(source(kernel, signature, constants), target=target("cuda", 80, 32))
         assert made.asm["cubin"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_triton
+def test_on_a_gpu_the_trial_finds_torchs_numbers() -> None:
+    assert choice.trouble(torch.device("cuda", 0)) == ""

@@ -70,8 +70,8 @@ def test_the_trial_finds_triton_fit() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients_are_torchs_in_float64(shape: tuple[int, ...], last: bool, slope: float) -> None:
     inputs, upstream = given(shape, last=last), numbers_of(shape, 3)
-    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    found, wanted = norm_act(*inputs, 1e-5, slope), by_torch(*exact, slope=slope)
+    x, weight, bias = exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    found, wanted = norm_act(*inputs, 1e-5, slope), by_torch(x, weight, bias, slope)
     torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=2e-5)
     gradients = torch.autograd.grad(found, inputs, upstream)
     for own, other in zip(gradients, torch.autograd.grad(wanted, exact, upstream.double()), strict=True):
