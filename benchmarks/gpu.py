@@ -38,6 +38,7 @@ PARTS: Mapping[str, Callable[[Bench], Iterator[Item]]] = {
         gpu_parts.bare_loop,
         gpu_parts.autotuner,
         gpu_parts.layouts,
+        gpu_parts.norms,
         gpu_parts.phases,
         gpu_parts.workers,
         gpu_parts.faults,
@@ -112,6 +113,8 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
         if row["part"] == "bare_loop":
             ratio = f"{row['ratio']:.2f} of a bare captured loop"
             yield f"{row['name']}: a round takes {ratio}; at most {STEP_AT_MOST:g} is aimed at"
+        if row["part"] == "norms" and row["norms"] == "triton":
+            yield f"{row['name']}: a step with norms by Triton takes {row['ms'] / row['torch_ms']:.2f} of torch's"
     ours = max((row["evaluations_per_min"] * 60 for row in sound if row["part"] == "workers"), default=None)
     for row in sound:
         if row["part"] == "scripts" and ours is not None:

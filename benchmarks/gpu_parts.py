@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
@@ -42,6 +42,7 @@ from unetx_evaluators.training import step as training_step
 from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Case, ResidentCases
+from unetx_evaluators.training.fast_cuda.choice import fast_on_cuda, trouble
 from unetx_evaluators.training.loss import heads_loss
 from unetx_evaluators.training.recipe import Recipe
 from unetx_evaluators.training.rounds import LossLog, Round, captured_where_possible
@@ -63,6 +64,7 @@ from unetx_space.presets import PRESETS
 
 Dims = Literal[2, 3]
 Item = tuple[str, Callable[[], Mapping[str, Any]]]
+Computed = Callable[[SkipUNet], AbstractContextManager[object]]
 WARM_UPS = 3
 N_NEW_DESIGNS = 6
 DIMS: tuple[Dims, ...] = (2, 3)
@@ -257,11 +259,38 @@ def layouts(bench: Bench) -> Iterator[Item]:
             yield f"{dims}D {str(layout).removeprefix('torch.')}", partial(laid_out, bench, dims, layout)
 
 
-def laid_out(bench: Bench, dims: Dims, layout: torch.memory_format) -> Mapping[str, Any]:
-    with patch.object(training_step, "memory_format", lambda dims, device: layout):
-        trained = bench.network(bench.design(dims), layout)
+def laid_out(
+    bench: Bench, dims: Dims, layout: torch.memory_format, computed: Computed = nullcontext
+) -> Mapping[str, Any]:
+    trained = bench.network(bench.design(dims), layout)
+    with patch.object(training_step, "memory_format", lambda dims, device: layout), computed(trained):
         chosen = captured_where_possible(bench.rounds(trained, WARM_UPS + bench.n_steps)[0], 1)
         return {"ms": bench.ms(chosen.do), "steps": chosen.run_as}
+
+
+def norms(bench: Bench) -> Iterator[Item]:
+    """Instance norms by torch and by Triton: a step each way, and how far outputs and gradients lie apart."""
+    for dims in DIMS:
+        last = torch.channels_last if dims == 2 else torch.channels_last_3d
+        for layout in (torch.contiguous_format, last):
+            yield f"{dims}D {str(layout).removeprefix('torch.')}", partial(both_norms, bench, dims, layout)
+
+
+def both_norms(bench: Bench, dims: Dims, layout: torch.memory_format) -> Mapping[str, Any]:
+    """``difference`` is that of a pass in float32, relative to the largest logit or gradient."""
+    device = bench.device.device
+    by_torch = laid_out(bench, dims, layout)["ms"]
+    by_triton = laid_out(bench, dims, layout, partial(fast_on_cuda, device=device))
+    trained, images = bench.network(bench.design(dims), layout), bench.stream(dims).batch(1).images
+    passes = []
+    for computed in (nullcontext(trained), fast_on_cuda(trained, device)):
+        with computed:
+            logits = trained(images.contiguous(memory_format=layout))
+            gradients = torch.autograd.grad(logits.square().mean(), [*trained.parameters()])
+            passes.append((logits.detach(), torch.cat([gradient.flatten() for gradient in gradients])))
+    apart = (float((one - two).abs().max() / one.abs().max()) for one, two in zip(*passes, strict=True))
+    norms = f"torch: {reason}" if (reason := trouble(device)) else "triton"
+    return {"torch_ms": by_torch, **by_triton, "norms": norms, "difference": max(apart)}
 
 
 def phases(bench: Bench) -> Iterator[Item]:

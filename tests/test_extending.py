@@ -42,7 +42,14 @@ def test_everything_is_one_module_and_one_entry_and_a_sampler_of_optunas_the_ent
 def test_the_map_of_the_tree_names_every_folder_with_code() -> None:
     page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `(\w+/unetx_[^`]+)/` \|", page, re.MULTILINE))
-    inner = {"executors/ray", "executors/slurm", "training/fast_cpu", "store/migrations", "store/migrations/versions"}
+    inner = {
+        "executors/ray",
+        "executors/slurm",
+        "training/fast_cpu",
+        "training/fast_cuda",
+        "store/migrations",
+        "store/migrations/versions",
+    }
     packages = (path for floor in ("space", "evaluators", "studies", "search") for path in (ROOT / floor).rglob("*.py"))
     folders = {path.parent.relative_to(ROOT).as_posix() for path in packages}
     assert told == {folder for folder in folders if not folder.endswith(tuple(inner))}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
-PARTS = ("operators", "bare_loop", "autotuner", "layouts", "phases", "workers", "faults", "scripts")
+PARTS = ("operators", "bare_loop", "autotuner", "layouts", "norms", "phases", "workers", "faults", "scripts")
 
 
 def run(*words: str) -> str:

@@ -84,7 +84,7 @@ class ProxyEvaluator:
                 seconds=progress.seconds,
                 peak_mem_mib=memory.mib(),
                 device=profile.name,
-                versions=devices.versions() | ({"steps": progress.steps_run_as} if progress.steps_run_as else {}),
+                versions=devices.versions() | progress.run_as,
                 insight=progress.insight,
                 predictions=tuple(progress.predictions or ()),
                 spends_process=progress.spends_process,
@@ -110,6 +110,7 @@ class ProxyEvaluator:
         from unetx_evaluators.training.cases import open_cases
         from unetx_evaluators.training.checkpoint import Checkpoint
         from unetx_evaluators.training.data_parallel import joined
+        from unetx_evaluators.training.fast_cuda import norms_run_as
         from unetx_evaluators.training.inheritance import save_weights
         from unetx_evaluators.training.trainer import train
         from unetx_evaluators.zero_cost import zero_cost
@@ -136,6 +137,7 @@ class ProxyEvaluator:
         told_at = self.gradients_at or (1, max(1, budget.steps // 2))
         halfway = told_at if diagnosed_above < math.inf else ()
         asked = (network, cases, task, budget, seed, profile, observer, progress, kept)
+        progress.norms_run_as = norms_run_as(profile.device)
         with computed_fast(network, profile), joined(self.rank, profile.device):
             train(*asked, gradients_at=halfway, rank=self.rank)
         if not self.rank.leads:
@@ -212,11 +214,13 @@ def _at_its_start(trained: Architecture, budget: Budget, seed: int, task: Task, 
 
 def computed_fast(network: nn.Module, profile: DeviceProfile) -> AbstractContextManager[None]:
     """Inside, the network computes the same in the way that is fastest on its device."""
-    if profile.device.type != "cpu":
-        return nullcontext()
-    from unetx_evaluators.training.fast_cpu import fast_on_cpu
+    if profile.device.type == "cpu":
+        from unetx_evaluators.training.fast_cpu import fast_on_cpu
 
-    return fast_on_cpu(network)
+        return fast_on_cpu(network)
+    from unetx_evaluators.training.fast_cuda import fast_on_cuda, norms_run_as
+
+    return fast_on_cuda(network, profile.device) if norms_run_as(profile.device) else nullcontext()
 
 
 def _misfits(backbone: Backbone, task: Task) -> Iterator[str]:

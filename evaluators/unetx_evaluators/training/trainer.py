@@ -52,7 +52,9 @@ class Progress:
     predictions: list[Prediction] | None = None
     """At that rung; None where they are not wanted."""
     steps_run_as: str = ""
-    """As ``ChosenStep`` has it."""
+    """As ``ChosenRound`` has it."""
+    norms_run_as: str = ""
+    """As ``fast_cuda`` has it."""
     spends_process: bool = False
 
     @property
@@ -64,6 +66,12 @@ class Progress:
         return replace(
             told, recalls=self.measured.recalls, original_dice=objective(self.measured.case_scores, "original_dice")
         )
+
+    @property
+    def run_as(self) -> dict[str, str]:
+        """How steps and norms were computed, where there was a choice."""
+        told = {"steps": self.steps_run_as, "norms": self.norms_run_as}
+        return {what: how for what, how in told.items() if how}
 
     @property
     def seconds(self) -> float:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetx_evaluators.device import memory_format
-from unetx_evaluators.training.fast_cpu.fused_norm import FusedNorm
+from unetx_evaluators.training.fast_cpu.exchange import NORMS
 from unetx_evaluators.training.fast_cpu.norm_kernels import STRIP, STRIPS_A_SUM
+from unetx_evaluators.training.stand_ins import FusedNorm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,7 +51,7 @@ def by_torch(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d, slope: floa
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients_are_torchs(shape: tuple[int, ...], slope: float) -> None:
     norm, upstream = norm_of(shape[1], len(shape) - 2), map_of(shape, seed=2, mean=0.0)
-    fused = FusedNorm(norm, nn.LeakyReLU(slope) if slope != 1 else None)
+    fused = FusedNorm(norm, nn.LeakyReLU(slope) if slope != 1 else None, NORMS)
     x = map_of(shape).requires_grad_()
     found, wanted = fused(x), by_torch(x.double(), norm, slope).float()
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
@@ -63,7 +64,7 @@ def test_values_and_gradients_are_torchs(shape: tuple[int, ...], slope: float) -
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bfloat16_is_the_float32_result_rounded_once(shape: tuple[int, ...]) -> None:
     norm, upstream = norm_of(shape[1], len(shape) - 2), map_of(shape, seed=2, mean=0.0).bfloat16()
-    fused = FusedNorm(norm, nn.LeakyReLU(0.01))
+    fused = FusedNorm(norm, nn.LeakyReLU(0.01), NORMS)
     x = map_of(shape).bfloat16().requires_grad_()
     exact = x.detach().float().requires_grad_()
     found, wanted = fused(x), fused(exact)
@@ -77,7 +78,7 @@ def test_bfloat16_is_the_float32_result_rounded_once(shape: tuple[int, ...]) -> 
 
 def test_the_layout_stays_channels_last() -> None:
     x = map_of((2, 8, 6, 5))
-    fused = FusedNorm(norm_of(8, 2), None)
+    fused = FusedNorm(norm_of(8, 2), None, NORMS)
     assert fused(x).is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(fused(x.contiguous()), fused(x))
 
@@ -87,19 +88,19 @@ def test_the_layout_stays_channels_last() -> None:
 def test_what_is_not_finite_shows_in_its_channel_and_in_no_other(wrong: float, dtype: torch.dtype) -> None:
     x = map_of((1, 3, 40, 30)).to(dtype)
     x[0, 1, 17, 11] = wrong
-    y = FusedNorm(norm_of(3, 2), nn.LeakyReLU(0.01))(x)
+    y = FusedNorm(norm_of(3, 2), nn.LeakyReLU(0.01), NORMS)(x)
     assert y[0, 1].isnan().any()
     assert y[0, [0, 2]].isfinite().all()
 
 
 def test_a_constant_map_becomes_its_shift() -> None:
     norm = norm_of(4, 2)
-    y = FusedNorm(norm, None)(torch.full((1, 4, 9, 9), 7.5).to(memory_format=torch.channels_last))
+    y = FusedNorm(norm, None, NORMS)(torch.full((1, 4, 9, 9), 7.5).to(memory_format=torch.channels_last))
     torch.testing.assert_close(y, norm.bias.detach().view(1, 4, 1, 1).expand_as(y))
 
 
 def test_a_single_voxel_is_left_to_torch_and_its_complaint() -> None:
-    fused = FusedNorm(norm_of(4, 2), None)
+    fused = FusedNorm(norm_of(4, 2), None, NORMS)
     with pytest.raises(ValueError, match="more than 1 spatial element"):
         fused(torch.ones(2, 4, 1, 1))
 
@@ -107,4 +108,4 @@ def test_a_single_voxel_is_left_to_torch_and_its_complaint() -> None:
 def test_other_precisions_go_through_torch() -> None:
     norm = norm_of(4, 2).double()
     x = map_of((1, 4, 5, 5)).double()
-    assert torch.equal(FusedNorm(norm, nn.LeakyReLU(0.01))(x), by_torch(x, norm, 0.01))
+    assert torch.equal(FusedNorm(norm, nn.LeakyReLU(0.01), NORMS)(x), by_torch(x, norm, 0.01))

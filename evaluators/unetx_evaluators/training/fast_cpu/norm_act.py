@@ -3,46 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unetx_evaluators.device import memory_format
 from unetx_evaluators.training.fast_cpu import norm_kernels as kernels
 
-InstanceNorm = nn.InstanceNorm2d | nn.InstanceNorm3d
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def can_be_fused(module: nn.Module) -> TypeGuard[InstanceNorm]:
-    """An instance normalisation with a scale and a shift of its own, and no running statistics."""
-    return isinstance(module, InstanceNorm) and module.affine and not module.track_running_stats
-
-
-class FusedNorm(nn.Module):
-    """``[b, c, *size] -> [b, c, *size]``, channels last; shares its parameters with the module it stands in for."""
-
-    def __init__(self, norm: InstanceNorm, activation: nn.LeakyReLU | None) -> None:
-        super().__init__()
-        self.weight, self.bias = norm.weight, norm.bias
-        self._slope = 1.0 if activation is None else activation.negative_slope
-        self._plain = [norm] if activation is None else [norm, activation]  # a list: registered nowhere else
-        self._eps = norm.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype not in DTYPES or x[0, 0].numel() == 1:
-            for module in self._plain:
-                x = module(x)
-            return x
-        y: Tensor = _NormAct.apply(x, self.weight, self.bias, self._eps, self._slope)  # type: ignore[no-untyped-call]
-        return y
+def norm_act(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
+    """LeakyReLU(instance_norm(x) * weight + bias), channels last; a slope of 1 leaves the activation out."""
+    y: Tensor = _NormAct.apply(x, weight, bias, eps, slope)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _NormAct(torch.autograd.Function):
-    """LeakyReLU(instance_norm(x) * weight + bias)."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
         x = x.contiguous(memory_format=memory_format(x.ndim - 2, x.device))
