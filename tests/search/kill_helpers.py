@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +20,8 @@ Result = tuple[str, str, int, float | None]
 def search(script: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """Run a script to its end, whatever that is."""
     command = [sys.executable, str(script), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # with the helpers of all tests
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, env=environment)
 
 
 def rows(where: Path | str, query: str) -> list[Any]:

@@ -242,7 +242,8 @@ def test_a_whole_search_measures_with_its_own_workers_and_tells_in_its_status(
     assert "  Big: 1 worker" in status_text(status)
     facts = json.loads(status_json(status))["workers_per_gpu"]["Big"]
     assert [sample["n_workers"] for sample in facts["samples"]] == [1, 2]
-    assert [sample["worker_mib"] for sample in facts["samples"]] == [2000, 2000]
+    assert [sample["worker_mib"] for sample in facts["samples"]] == [2000, None]
+    assert "multi-process service (MPS) is not to be had" in facts["samples"][1]["trouble"]
     assert f": {facts['n_workers']} worker" in status_text(status)
 
 
