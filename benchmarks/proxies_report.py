@@ -221,7 +221,7 @@ def _line(
     lead = float("nan") if unet is None else scores[unet].mean() - scores[chosen].mean()
     expected = float("nan") if unet is None else truth[unet] - truth[chosen].mean()
     return (
-        f"  {words:<18}{len(kept):>8}{scores.shape[1]:>7}{seconds:>6.0f}{scores.mean():>8.4f}"
+        f"  {words:<18}{len(kept):>8}{scores.shape[1]:>7}{seconds:>6.0f}{_four(scores.mean()) if abs(scores.mean()) <= 1 else '-':>8}"
         f"{_four(seed_deviation(scores) if several else None):>10}{f'{icc(scores):.2f}' if several else '-':>7}"
         f"{_tau(scores, truth)}{_tau(scores[chosen], truth[chosen], width=13)}{lead - expected:>+9.4f}"
     )
