@@ -220,8 +220,9 @@ def _line(
     unet = kept.index("u-net") if "u-net" in kept else None
     lead = float("nan") if unet is None else scores[unet].mean() - scores[chosen].mean()
     expected = float("nan") if unet is None else truth[unet] - truth[chosen].mean()
+    mean = _four(float(scores.mean()) if abs(scores.mean()) <= 1 else None)
     return (
-        f"  {words:<18}{len(kept):>8}{scores.shape[1]:>7}{seconds:>6.0f}{_four(scores.mean()) if abs(scores.mean()) <= 1 else '-':>8}"
+        f"  {words:<18}{len(kept):>8}{scores.shape[1]:>7}{seconds:>6.0f}{mean:>8}"
         f"{_four(seed_deviation(scores) if several else None):>10}{f'{icc(scores):.2f}' if several else '-':>7}"
         f"{_tau(scores, truth)}{_tau(scores[chosen], truth[chosen], width=13)}{lead - expected:>+9.4f}"
     )
