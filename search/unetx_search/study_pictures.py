@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from unetx_studies.trial_note import curve_svg, result_words
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-    from unetx_evaluators.evaluation import Evaluation
+    from unetx_evaluators.evaluation import CaseScore, Evaluation
     from unetx_evaluators.tasks import Task
     from unetx_space.architecture import Architecture
     from unetx_studies.ranking import Ranking
@@ -91,13 +91,12 @@ class StudyPictures:
         where = whereabouts(self.study, record.number, self.task)
         attach_drawing(trial, replace(architecture, provenance=where), self.folder)
         if record.is_finished:
-            words = result_words(record, self.records.case_scores(record.number))
-            attach_result(trial, self._pictures(record), words, self.folder)
+            scores = self.records.case_scores(record.number)
+            attach_result(trial, self._pictures(record, scores), result_words(record, scores), self.folder)
 
-    def _pictures(self, record: TrialRecord) -> Mapping[str, str]:
+    def _pictures(self, record: TrialRecord, scores: Sequence[CaseScore]) -> Mapping[str, str]:
         name = f"{self.study}, trial {record.number}"
         found = {} if self.task.no_images else read_predictions(predictions_file(self.folder, record.number))
-        scores = self.records.case_scores(record.number)
         drawn = {
             OVERLAYS: predictions_svg(self.task, found.values(), scores, f"{name}: predictions"),
             "curve.svg": curve_svg(self.records.curve(record.number), f"{name}: Dice over steps"),
