@@ -58,6 +58,11 @@ def _nodes(architecture: Architecture) -> dict[StageRef, DecoderNode]:
     return {node.ref: node for node in canonical(architecture.genome).nodes}
 
 
+def _operators(node: DecoderNode) -> tuple[str, ...]:
+    """Upsampling, fusion, alignment and attention in words, empty for none."""
+    return (node.upsampler, *operator_words(node))
+
+
 def _of_node(mine: DecoderNode, theirs: DecoderNode) -> Iterator[str]:
     more = [str(source) for source in mine.sources if source not in theirs.sources]
     fewer = [str(source) for source in theirs.sources if source not in mine.sources]
@@ -67,8 +72,8 @@ def _of_node(mine: DecoderNode, theirs: DecoderNode) -> Iterator[str]:
         yield f"does not read {' and '.join(fewer)}"
     if mine.coarser != theirs.coarser:
         yield f"upsamples {mine.coarser} instead of {theirs.coarser}"
-    own, others = ((node.upsampler, *operator_words(node)) for node in (mine, theirs))
-    for kind, has, had in zip(("upsampling", "fusion", "alignment", "attention"), own, others, strict=True):
+    kinds = ("upsampling", "fusion", "alignment", "attention")
+    for kind, has, had in zip(kinds, _operators(mine), _operators(theirs), strict=True):
         if has != had:
             yield f"{kind} {has or 'none'} instead of {had or 'none'}"
 
@@ -78,7 +83,7 @@ def _marks(one: Architecture, other: Architecture) -> Marks:
     sources, changed = set(), set()
     for ref, node in nodes.items():
         theirs = others.get(ref)
-        if theirs is None or (node.upsampler, *operator_words(node)) != (theirs.upsampler, *operator_words(theirs)):
+        if theirs is None or _operators(node) != _operators(theirs):
             changed.add(ref)
         had = () if theirs is None else theirs.sources
         sources |= {(source, ref) for source in node.sources if source not in had}
