@@ -36,10 +36,10 @@ MOST = 0.08
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("steps", step.EagerStep, "__call__"),
     ("batches", batches.BatchStream, "batch"),
-    ("rungs", scoring.Scorer, "at_a_rung"),
+    ("rungs", scoring.Scorer, "rung_scores"),
     ("final", scoring.Scorer, "everything"),
     ("metrics", scoring, "case_scores"),
-    ("original", scoring, "label_map_on"),
+    ("original", scoring, "resampled_label_map"),
     ("dry run", dry_run, "dry_run"),
     ("zero-cost", zero_cost, "zero_cost"),
     ("gradients", trainer, "stage_gradients"),

@@ -258,7 +258,7 @@ def train_in_turns(task: Task, budget: Budget, path: Path) -> None:
     Moments of the optimiser are kept by name and shape, too. A name that has several shapes keeps the one that was
     trained most.
     """
-    from unetx_evaluators.device import memory_format, profile, trusted
+    from unetx_evaluators.device import memory_format, profile, with_safe_precision
     from unetx_evaluators.training.batches import BatchStream
     from unetx_evaluators.training.cases import open_cases
     from unetx_evaluators.training.fast_cpu import fast_on_cpu
@@ -268,7 +268,7 @@ def train_in_turns(task: Task, budget: Budget, path: Path) -> None:
     rng, recipe = random.Random(PARENT_SEED), budget.recipe
     backbone = task.backbone().scaled(budget.width_factor)
     space = design_space("default", backbone.n_levels)
-    device = trusted(profile("cpu"), backbone.sizes(task.patch))
+    device = with_safe_precision(profile("cpu"), backbone.sizes(task.patch))
     batches = BatchStream(
         open_cases(task, device, 1).train, task.patch, budget.batch_size, PARENT_SEED, recipe, device.device
     )

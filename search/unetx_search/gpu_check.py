@@ -25,14 +25,14 @@ from unetx_space.errors import RequestError
 if TYPE_CHECKING:
     from rich.console import Console
 
-TRIAL = (sys.executable, "-m", "unetx_evaluators.gpu_trial")
+SELF_TEST = (sys.executable, "-m", "unetx_evaluators.gpu_self_test")
 PATIENCE_S = 120.0
 """For a trial, most of which is the import of torch; a cold disk takes a minute for that."""
 TOLERANCE = 0.05
 """Between losses of captured and of eager steps, which a sound GPU keeps far below in any precision."""
 
 Try = Callable[[Sequence[Slot]], Sequence[Mapping[str, Any]]]
-"""Tries a GPU for each slot; what ``unetx_evaluators.gpu_trial`` tells of it, or a ``trouble`` alone."""
+"""Tries a GPU for each slot; what ``unetx_evaluators.gpu_self_test`` tells of it, or a ``trouble`` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def tried_apart(slots: Sequence[Slot]) -> list[Mapping[str, Any]]:
     """All at once, a process each; one that does not answer in time is ended."""
     running = [
         subprocess.Popen(
-            TRIAL,
+            SELF_TEST,
             env={**os.environ, **slot.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

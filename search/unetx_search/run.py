@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from unetx_evaluators.tasks.cache import using
+from unetx_evaluators.tasks.cache import task_in_use
 from unetx_search.best import WinnerFiles
 from unetx_search.cheapest import Cheapest, CostOf
 from unetx_search.config import SearchConfig, check_stated, keep_request, read_begun
@@ -204,7 +204,7 @@ def _search(
     reference = setup.u_net_key
     winners = WinnerFiles(config.folder, name, records, task, reference, config.cheap_by, config.margin, cost_of)
 
-    with using(task), OptunaMirror(claim.store, name, records, setup.genes, attach=pictures.attach) as mirror:
+    with task_in_use(task), OptunaMirror(claim.store, name, records, setup.genes, attach=pictures.attach) as mirror:
         pictures.hide(claim.store.url)
         done = records.trials(finished_only=True)
         n_missing = config.trials - len(done)

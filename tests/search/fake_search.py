@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_evaluators.tasks import DemoSource
 from unetx_search.config import SearchConfig
 from unetx_search.run import search
@@ -17,7 +17,7 @@ from unetx_search.summary import summary_json
 if __name__ == "__main__":
     out, trials, seconds_per_step = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     told: dict[str, Any] = dict(word.split("=", 1) for word in sys.argv[4:])
-    acts = {0: Misdeed(told.pop("act"))} if "act" in told else {}
+    acts = {0: InjectedFault(told.pop("act"))} if "act" in told else {}
     settings = {"study": "s", "gpus": 0, "steps": 12, "cpu_workers": 2, "pilot": False, **told}
     found = search(
         SearchConfig(trials=trials, out=out, **settings),

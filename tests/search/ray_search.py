@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_evaluators.tasks import DemoSource
 from unetx_search.config import SearchConfig
 from unetx_search.run import search
@@ -15,7 +15,7 @@ from unetx_search.summary import summary_json
 
 if __name__ == "__main__":
     out, trials, seconds_per_step, address = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
-    acts = {0: Misdeed(sys.argv[5])} if len(sys.argv) > 5 else {}
+    acts = {0: InjectedFault(sys.argv[5])} if len(sys.argv) > 5 else {}
     config = SearchConfig(
         trials=trials,
         gpus=0,

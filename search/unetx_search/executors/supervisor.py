@@ -270,7 +270,7 @@ class Supervisor(Executor, Generic[H]):
         self._suspects.discard(held.job.trial)
         if evaluation.outcome is Outcome.COMPLETE:
             self._slowest_s = max(held.slowest_s, 0.0 if self._slowest_s == math.inf else self._slowest_s)
-        if evaluation.spends_process and slot.killed_at_s is None:
+        if evaluation.needs_new_process and slot.killed_at_s is None:
             self._end_worker(slot)
 
     def _heed_device_lost(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import with_steps
-from unetx_evaluators.tasks import using
+from unetx_evaluators.tasks import task_in_use
 from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun, read_request
 from unetx_search.data_choices import DataChoices, at_least, check_rules
 from unetx_search.executors.engines import check_torch
@@ -96,7 +96,7 @@ def explain(
         budget = budget if steps is None else with_steps(budget, steps)
         check_rankable(task, budget)
         architecture = asked.architecture or _on(task, what)
-        with using(task), Steps(console) as progress:
+        with task_in_use(task), Steps(console) as progress:
             work = Work(
                 architecture, task, budget, case_groups(source, choices), slot.device, slot.n_threads, target, progress
             )

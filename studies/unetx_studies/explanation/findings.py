@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from unetx_evaluators.evaluation import OBJECTIVE, CaseScore, Measured
+from unetx_evaluators.evaluation import OBJECTIVE, CaseScore, NetworkScores
 from unetx_evaluators.insight import GateStatistics, Replacement, SkipSimilarity, StageGradient
 from unetx_evaluators.metrics import METRICS, class_means, objective
 from unetx_studies.verdict import difference
@@ -47,8 +47,8 @@ class Looked:
     """What was seen of one seed: the design, trained, and its twin without skips."""
 
     seed: int
-    intact: Measured
-    without: Mapping[Pair, Mapping[Replacement, Measured | None]]
+    intact: NetworkScores
+    without: Mapping[Pair, Mapping[Replacement, NetworkScores | None]]
     """The scores with a skip replaced; None where no case could stand in for another."""
     similarities: tuple[SkipSimilarity, ...]
     gates: tuple[GateStatistics, ...]
@@ -309,7 +309,7 @@ def _small_recall(looks: Sequence[Looked], pair: Pair, way: Replacement) -> floa
     return None if first is None or second is None else second - first
 
 
-def _recall_of_small(measured: Sequence[Measured]) -> float | None:
+def _recall_of_small(measured: Sequence[NetworkScores]) -> float | None:
     parts = [part for one in measured for sizes in one.recalls.values() for part in sizes if part.size == "small"]
     n_targets = sum(part.n_targets for part in parts)
     return sum(part.n_hit for part in parts) / n_targets if n_targets else None

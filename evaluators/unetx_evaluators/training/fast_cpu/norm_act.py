@@ -1,4 +1,4 @@
-"""Instance normalisation and activation in one go on a CPU, by the loops of norm_kernels.py."""
+"""Instance normalisation fused with its activation on a CPU, by the loops of norm_kernels.py."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _NormAct(torch.autograd.Function):
 
 
 def _voxels(x: Tensor) -> kernels.Map:
-    """A map that lies channels last as ``[b, n, c]``, in the same memory."""
+    """A channels-last map as ``[b, n, c]``, in the same memory."""
     b, c, *size = x.shape
     flat = x.detach().movedim(1, -1).view(b, math.prod(size), c)
     return flat.view(torch.uint16).numpy() if flat.dtype == torch.bfloat16 else flat.numpy()
