@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 
 N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
-N_UNTIL_MEASURED = 5
-"""After so many replicates of a study that have a score it is said what its scores can tell apart."""
+N_UNTIL_MEASURED = 20
+"""After so many finished trials, and a replicate among them, it is said what a study's scores can tell apart."""
 MAX_IN_VAIN = 5
 """Preemptions of a trial without coming further after which it is given up. Where workers come and go, a trial goes on
 from its checkpoint and comes further now and then; one that does not in five tries is what stops it, or takes too long
@@ -125,8 +125,9 @@ class Coordinator:
         self._n_asked = 0
         """Trials of the study."""
         self._ranking = Ranking()
-        self._n_measured = 0
-        """Replicates that have a score."""
+        self._has_replicate = False
+        """A trial of other seeds than the designs' first has a score."""
+        self._has_told_spread = False
         self._n_finished = 0
         """Of the study, by this run or an earlier one."""
         self._n_finished_now = 0
@@ -180,13 +181,17 @@ class Coordinator:
             self._proposals.know(trial)
             self._ranking.add(trial)
             self._n_asked += 1
-            self._n_measured += _is_measured_replicate(trial)
+            self._has_replicate |= _is_measured_replicate(trial)
             self._n_finished += trial.is_finished
             if trial.is_finished:
                 self._remove_checkpoint(trial.number)  # of a run that ended between the two
             else:
                 architecture = self._records.architecture(trial.key)
                 self._waiting.append(_Unfinished(job_states.left(trial), architecture, scores))
+        self._has_told_spread = self._is_spread_known()
+
+    def _is_spread_known(self) -> bool:
+        return self._has_replicate and self._n_finished >= N_UNTIL_MEASURED
 
     # From a free slot to a job.
 
@@ -345,7 +350,8 @@ class Coordinator:
         is_new_best = self._rank(finished)
         moved = is_new_best or not self._ranking.is_by_score
         self._reporter.trial_finished(trial, evaluation, self._ranking.best if moved else None, is_new_best)
-        if self._n_measured == N_UNTIL_MEASURED and _is_measured_replicate(finished):
+        if self._is_spread_known() and not self._has_told_spread and self._proposals.is_more():
+            self._has_told_spread = True
             self._reporter.measured(evidence(self._records.trials(finished_only=True)))
 
     def _tell_of_eager_steps(self, trial: int, evaluation: Evaluation) -> None:
@@ -358,7 +364,7 @@ class Coordinator:
     def _rank(self, finished: TrialRecord) -> bool:
         """Take a result into the ranking; whether its design is the best since now."""
         self._proposals.know(finished)
-        self._n_measured += _is_measured_replicate(finished)
+        self._has_replicate |= _is_measured_replicate(finished)
         if not is_complete(finished):
             return False
         before = self._ranking.leader
