@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
-from rich.console import Console
 
 from unetx_evaluators.tasks.sources.arrays import ArraySource, Pair
+from unetx_search.architectures import architecture_text, named_architecture
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.finals.config import FinalsConfig
@@ -20,8 +20,8 @@ from unetx_search.finals.report import Results, kept_conclusion
 from unetx_search.models.predict_choices import PredictChoices
 from unetx_search.models.train_choices import TrainChoices
 from unetx_search.preparing import prepared_task
+from unetx_search.progress import stderr_console
 from unetx_search.status import read_status, status_text
-from unetx_search.summary import architecture_text, named_architecture
 from unetx_space import PRESETS, key
 from unetx_space.errors import RequestError
 from unetx_studies.drawing import to_svg
@@ -129,7 +129,7 @@ class Study:
         """Hold finals, or go on with them; the options are those of ``unetx-search finals``."""
         from unetx_search.finals.run import finals
 
-        return finals(self.folder, FinalsConfig(**options), console=_console(quiet), source=self.source)
+        return finals(self.folder, FinalsConfig(**options), console=stderr_console(quiet=quiet), source=self.source)
 
     def frame(self) -> DataFrame:
         """A row a trial. Raises RequestError where pandas is not installed."""
@@ -196,7 +196,7 @@ def search(
         options.setdefault("study", source.name)
     config = SearchConfig(data=path, sampler=name, **options)
     made = None if isinstance(sampler, str) else _always(sampler) if isinstance(sampler, BaseSampler) else sampler
-    summary = run_search(config, console=_console(quiet), source=source, sampler_of=made)
+    summary = run_search(config, console=stderr_console(quiet=quiet), source=source, sampler_of=made)
     return Study(summary.folder, source)
 
 
@@ -212,7 +212,7 @@ def task(data: Data = None, *, quiet: bool = False, classes: Sequence[str] = (),
     config = SearchConfig(data=path, **options)
     machine_options = config.task_options("cpu")
     return prepared_task(
-        config.folder, source or config.source(), config.cache_folder, machine_options, _console(quiet)
+        config.folder, source or config.source(), config.cache_folder, machine_options, stderr_console(quiet=quiet)
     )
 
 
@@ -241,7 +241,9 @@ def train(
         if isinstance(design, Design):
             design.save(file := Path(aside) / f"{design.key[:12]}.json")
             name = str(file)
-        return train(name, Path(model), choices, how, console=_console(quiet), against=against, source=source)
+        return train(
+            name, Path(model), choices, how, console=stderr_console(quiet=quiet), against=against, source=source
+        )
 
 
 def predict(
@@ -250,7 +252,7 @@ def predict(
     """Masks of images with a trained model; the options are those of ``unetx-search predict``. Raises RequestError."""
     from unetx_search.models.predicting import predict
 
-    return predict(Path(model), Path(images), Path(out), PredictChoices(**options), console=_console(quiet))
+    return predict(Path(model), Path(images), Path(out), PredictChoices(**options), console=stderr_console(quiet=quiet))
 
 
 def export(design: Design | str | Path, target: str | Path, **options: Any) -> Exported:
@@ -275,7 +277,3 @@ def _data(data: Data, classes: Sequence[str], options: dict[str, Any]) -> tuple[
 
 def _always(sampler: BaseSampler) -> SamplerOf:
     return lambda seed: sampler
-
-
-def _console(quiet: bool) -> Console:
-    return Console(stderr=True, highlight=False, quiet=quiet)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from cyclopts import Parameter
 
+from unetx_search.converters import MAX_NAME_BYTES
 from unetx_search.data_choices import DataChoices, Rule, at_least, check_rules
 from unetx_search.executors.registry import ENGINES
-from unetx_search.reading_words import MOST_NAME_BYTES
 from unetx_search.samplers.registry import SAMPLERS
 from unetx_space.design_space import DesignSpace, SpaceName, design_space, narrowed
 from unetx_space.errors import RequestError
@@ -149,9 +149,9 @@ class SearchConfig(DataChoices, Choices):
 
     def _check_folder(self) -> None:
         n_bytes = len(os.fsencode(self.study_name))
-        if n_bytes > MOST_NAME_BYTES:
+        if n_bytes > MAX_NAME_BYTES:
             raise RequestError(
-                f"--study must be at most {MOST_NAME_BYTES} bytes long, as the name of its folder, got {n_bytes} bytes "
+                f"--study must be at most {MAX_NAME_BYTES} bytes long, as the name of its folder, got {n_bytes} bytes "
                 f"({self.study_name[:20]}...); choose a shorter name"
             )
         folder, cache = (Path(str(path.absolute()).casefold()) for path in (self.folder, self.cache_folder))

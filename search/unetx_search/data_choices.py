@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from unetx_search.reading_words import mm, voxels
+from unetx_search.converters import mm, voxels
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:

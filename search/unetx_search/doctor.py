@@ -20,7 +20,7 @@ from unetx_search.audit.recommendation import AuditFile
 from unetx_search.caches import CacheFacts, cache_facts, caches_text
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.dataset import dataset_facts, pictures, pilot_facts
+from unetx_search.dataset_facts import dataset_facts, pictures, pilot_facts
 from unetx_search.executors.engines import LOGS, check_torch, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.local import LocalExecutor
@@ -73,7 +73,7 @@ class Findings:
         return not self.problems and not any(gpu.problems for gpu in self.gpus)
 
 
-def look(
+def diagnose(
     choices: DataChoices,
     *,
     console: Console,

@@ -11,7 +11,6 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 
 from unetx_evaluators.tasks.cache import using
-from unetx_search.best import whereabouts
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.engines import CHECKPOINTS
 from unetx_search.progress import WORKERS, Standing, WorkersFile, display
@@ -19,6 +18,7 @@ from unetx_search.pruners import PRUNERS
 from unetx_search.run import CLOSE_WITHIN_S, SETTINGS
 from unetx_search.sampler_study import SamplerStudy
 from unetx_search.study_session import claimed, graceful_shutdown, tell_of
+from unetx_search.winner_files import whereabouts
 from unetx_studies.artifacts import attach_drawing
 from unetx_studies.store import (
     OptunaMirror,

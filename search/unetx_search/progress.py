@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,8 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
-from unetx_search.caution import measured_lines
-from unetx_search.reporter import Reporter
+from unetx_search.evidence_text import measured_lines
 from unetx_space.files import write_whole
 
 if TYPE_CHECKING:
@@ -30,16 +29,6 @@ if TYPE_CHECKING:
 
 WORKERS = "workers.json"
 """In a study's folder: what the workers of the run in progress are doing."""
-
-
-class Display(Reporter, Protocol):
-    """A reporter that is open while the search runs."""
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the terminal as it was."""
 
 
 @dataclass(slots=True)
@@ -228,6 +217,11 @@ class Steps:
     def _show_life(self) -> None:
         while not self._over.wait(self._every_s):
             say(self._console, f"{self._step}: {duration(time.monotonic() - self._began)} so far")
+
+
+def stderr_console(*, quiet: bool = False) -> Console:
+    """Return the console on which commands and the Python interface show logs and progress."""
+    return Console(stderr=True, highlight=False, quiet=quiet)
 
 
 def say(console: Console, words: str) -> None:

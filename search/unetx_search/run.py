@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import optuna
 
 from unetx_evaluators.tasks.cache import using
-from unetx_search.best import WinnerFiles
 from unetx_search.cheapest import Cheapest, CostOf
 from unetx_search.config import SearchConfig, check_stated, keep_request, read_begun
 from unetx_search.coordinator import Coordinator, RunOptions
@@ -32,6 +31,7 @@ from unetx_search.sharing.measurement import slots_that_pay
 from unetx_search.study_pictures import StudyPictures
 from unetx_search.study_session import Claim, claimed, graceful_shutdown, tell_of
 from unetx_search.study_setup import StudySetup
+from unetx_search.winner_files import WinnerFiles
 from unetx_space import training_memory
 from unetx_studies.ranking import Ranked, Ranking, preset_key
 from unetx_studies.store import (

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unetx_search.caution import evidence_facts, spread_lines
 from unetx_search.cheapest import cheapest_words
+from unetx_search.evidence_text import evidence_facts, spread_lines
 from unetx_search.finals.report import kept_conclusion
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState, duration
 from unetx_search.sharing.choice import SHARING, Sharing, read_sharing

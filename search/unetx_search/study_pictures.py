@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unetx_search.best import whereabouts
+from unetx_search.winner_files import whereabouts
 from unetx_studies.artifacts import attach_drawing, attach_result, remove_artifacts
 from unetx_studies.overlays import predictions_svg, read_predictions, write_predictions
 from unetx_studies.trial_note import curve_svg, result_words

@@ -13,10 +13,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from unetx_search.caution import caution
+from unetx_search.architectures import architecture_text
+from unetx_search.evidence_text import caution
 from unetx_search.progress import Standing, panel
 from unetx_search.status import Status, read_status, status_line
-from unetx_search.summary import architecture_text
 from unetx_space.documents import load
 from unetx_space.errors import RequestError
 from unetx_studies.evidence import evidence

@@ -23,7 +23,7 @@ from unetx_search import doctor
 from unetx_search.audit.recommendation import AuditFile, Recommendation
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.doctor import Findings, findings_json, findings_text, look
+from unetx_search.doctor import Findings, diagnose, findings_json, findings_text
 from unetx_search.executors.base import Executor, Handler
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.piloting import FOLDER
@@ -59,7 +59,7 @@ def n_calls(evaluator: FakeEvaluator) -> int:
 
 def seen(choices: DataChoices, evaluator: FakeEvaluator, **options: Any) -> Findings:
     quiet = Console(file=io.StringIO(), width=200)
-    return look(choices, console=quiet, evaluator=evaluator, probe=tuple, **{"pilot": True, **options})
+    return diagnose(choices, console=quiet, evaluator=evaluator, probe=tuple, **{"pilot": True, **options})
 
 
 def test_every_training_is_a_row_and_what_was_settled_has_its_reasons(

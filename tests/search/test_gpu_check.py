@@ -16,7 +16,7 @@ from unetx_search import gpu_check
 from unetx_search import run as whole_run
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.doctor import findings_json, findings_text, look
+from unetx_search.doctor import diagnose, findings_json, findings_text
 from unetx_search.executors.gpus import Gpu, GpuState
 from unetx_search.executors.slots import Slot, make_slots
 from unetx_search.gpu_check import check_gpus, preflight, tried_apart
@@ -182,7 +182,7 @@ def test_a_trial_sees_its_own_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_tells_of_each_gpu_in_a_table_and_is_not_content_with_one_that_is_unfit() -> None:
     trials: list[Mapping[str, Any]] = [FIT, {"trouble": "it did not answer"}]
-    findings = look(
+    findings = diagnose(
         DataChoices(),
         console=Console(file=io.StringIO()),
         gpu=True,
@@ -196,4 +196,4 @@ def test_doctor_tells_of_each_gpu_in_a_table_and_is_not_content_with_one_that_is
     facts = json.loads(findings_json(findings))
     assert [len(gpu["problems"]) for gpu in facts["gpus"]] == [0, 1]
     with pytest.raises(RequestError, match="--gpu tries GPUs, and none is visible"):
-        look(DataChoices(), console=Console(file=io.StringIO()), gpu=True, probe=lambda: ())
+        diagnose(DataChoices(), console=Console(file=io.StringIO()), gpu=True, probe=lambda: ())

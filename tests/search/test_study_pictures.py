@@ -22,9 +22,10 @@ from unetx_evaluators.tasks import DemoSource
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.views import Prediction, View
 from unetx_search.config import SearchConfig
+from unetx_search.report.dashboard_plots import show_study_plots
+from unetx_search.report.study import read_reported_study
 from unetx_search.run import search
 from unetx_search.study_pictures import LEADING, MOST_FILES, PLOT_EVERY_S, StudyPictures, predictions_file
-from unetx_search.study_plots import show_study_plots
 from unetx_studies.overlays import read_predictions
 from unetx_studies.ranking import Ranking
 from unetx_studies.store import Records, optuna_storage, study_url
@@ -38,7 +39,7 @@ def searched(out: Path, *, no_images: bool = False) -> Path:
         out=out, trials=4, gpus=0, cpu_workers=1, steps=12, pilot=False, study="s", no_images=no_images
     )
     search(config, console=Console(quiet=True), evaluator=FakeEvaluator(predicts=True), source=DemoSource(n_cases=20))
-    show_study_plots(out / "s")
+    show_study_plots(read_reported_study(out / "s"))
     return out / "s"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from unetx_search.caution import WIDTH
+from unetx_search.evidence_text import WIDTH
 from unetx_search.progress import duration
 from unetx_space.files import json_text, write_whole
 from unetx_studies.proxy_agreement import TOP

@@ -13,6 +13,7 @@ from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import using
+from unetx_search.architectures import named_architecture
 from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun, read_request
 from unetx_search.data_choices import DataChoices, at_least, check_rules
 from unetx_search.executors.engines import check_torch
@@ -24,7 +25,6 @@ from unetx_search.progress import Steps
 from unetx_search.run import REQUEST, SETTINGS
 from unetx_search.settling import kept_pilot, moved_to, unpiloted_budget
 from unetx_search.status import read_status
-from unetx_search.summary import named_architecture
 from unetx_space import Architecture, RequestError
 from unetx_space.canonical import key
 from unetx_space.files import write_whole

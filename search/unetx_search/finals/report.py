@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.metrics import summarise
-from unetx_search.best import keep_winner, whereabouts
-from unetx_search.caution import WIDTH
 from unetx_search.cheapest import COSTS
+from unetx_search.evidence_text import WIDTH
 from unetx_search.finals.config import FINALS, REFERENCE, FinalsConfig
 from unetx_search.progress import duration
+from unetx_search.winner_files import keep_winner, whereabouts
 from unetx_space.canonical import key
 from unetx_space.files import json_text, write_whole
 from unetx_studies.neighbours import BEST, CHEAPEST

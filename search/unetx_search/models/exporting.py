@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unetx_search.summary import loaded
+from unetx_search.architectures import load_with_hint
 from unetx_space.architecture import Architecture
 from unetx_space.errors import RequestError
 from unetx_studies.model_folder import PLAN, ModelFolder
@@ -16,7 +16,7 @@ def with_weights(path: Path, weights: Path | None) -> tuple[Architecture, Path |
     Raises RequestError where a model has several folds, each of which is a network of its own, or none yet.
     """
     if not (path / PLAN).is_file():
-        return loaded(path), weights
+        return load_with_hint(path), weights
     model = ModelFolder.load(path)
     if weights is None:
         folds = model.folds

@@ -27,7 +27,7 @@ from unetx_evaluators.tasks.cache import Manifest
 from unetx_evaluators.tasks.examination import Request
 from unetx_evaluators.tasks.prepare import with_splits
 from unetx_evaluators.training.recipe import Recipe
-from unetx_search.best import task_facts
+from unetx_search.architectures import named_architecture
 from unetx_search.executors.base import Job
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import Slot, make_slots
@@ -36,7 +36,7 @@ from unetx_search.models.scores import score_on_tests
 from unetx_search.models.training_progress import TrainingBars
 from unetx_search.models.verdict import verdict_json, verdict_on
 from unetx_search.preparing import PreparationBars, case_groups, no_empty_folders
-from unetx_search.summary import named_architecture
+from unetx_search.winner_files import task_facts
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import key
 from unetx_space.errors import RequestError, UnetxError, unknown_name

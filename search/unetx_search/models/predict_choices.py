@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from unetx_search.converters import numbers
 from unetx_search.data_choices import Rule, check_rules
-from unetx_search.reading_words import numbers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from unetx_search.caution import caution, evidence_facts, measured_lines, spread_lines
+from unetx_search.evidence_text import caution, evidence_facts, measured_lines, spread_lines
 from unetx_studies.evidence import Evidence, Lead, Reliability
 from unetx_studies.spread import SeedSpread
 

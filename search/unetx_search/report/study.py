@@ -98,7 +98,7 @@ class ReportedStudy:
         return f"{one.number} ({one.origin.preset})" if one.origin.preset else f"trial {one.number}"
 
 
-def read_reported(folder: Path) -> ReportedStudy:
+def read_reported_study(folder: Path) -> ReportedStudy:
     """All of it. Raises RequestError when there is no such study, or a file of it is damaged."""
     status = read_status(folder)
     location = find_location(folder)

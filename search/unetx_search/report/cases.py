@@ -8,7 +8,7 @@ from unetx_studies.overlays import overlays
 from unetx_studies.report.cases import ShownCase
 
 if TYPE_CHECKING:
-    from unetx_search.reported_study import ReportedStudy
+    from unetx_search.report.study import ReportedStudy
 
 OF_EACH = 2
 """Worst cases, and best ones."""

@@ -6,20 +6,23 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from cyclopts import CoercionError, Token, convert
+from cyclopts import CoercionError, Parameter, Token, convert
+
+Json = Annotated[bool, Parameter(name="--json", negative=())]
+"""The switch of every command that can print JSON."""
 
 SIZES = ("--patch", "--spacing")
 """Options that may be said with spaces, too: ``--patch 40 56``."""
 MOST_AXES = 3
-MOST_NAME_BYTES = 255
+MAX_NAME_BYTES = 255
 """Of a file or folder, on all usual file systems."""
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
-def as_said(kind: Any, tokens: Sequence[Token]) -> Any:
+def convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
     """As cyclopts converts, but for whole numbers: 1.5 is none, and 0x40 is no way to write one."""
     try:
         return convert(kind, tokens, converter=_innermost)
@@ -31,8 +34,8 @@ def as_said(kind: Any, tokens: Sequence[Token]) -> Any:
 
 
 def _innermost(kind: type, value: str) -> Any:
-    if kind is Path and any(len(os.fsencode(part)) > MOST_NAME_BYTES for part in Path(value).parts):
-        raise ValueError(f"a name in a path has at most {MOST_NAME_BYTES} bytes")
+    if kind is Path and any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in Path(value).parts):
+        raise ValueError(f"a name in a path has at most {MAX_NAME_BYTES} bytes")
     return _whole(value) if kind is int else convert(kind, [value])
 
 
@@ -43,7 +46,7 @@ def _choices(kind: Any) -> Iterator[str]:
         yield "a whole number"
         yield from (f'"{word}"' for part in parts for word in get_args(part))
     if Path in parts:
-        yield f"a path whose names have at most {MOST_NAME_BYTES} bytes"
+        yield f"a path whose names have at most {MAX_NAME_BYTES} bytes"
 
 
 def _whole(value: str) -> int:
@@ -72,7 +75,7 @@ def _parts(tokens: Sequence[Token]) -> Iterator[str]:
         yield from re.split(r"\s*[x×,]\s*|\s+", token.value.strip().lower())
 
 
-def sizes_joined(words: Sequence[str]) -> list[str]:
+def join_sizes(words: Sequence[str]) -> list[str]:
     """The words with sizes that were said as several, ``--patch 40 56``, in one: ``--patch 40x56``."""
     joined: list[str] = []
     rest = list(words)

@@ -10,13 +10,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetx_search.caution import caution
 from unetx_search.cheapest import cheapest_words
+from unetx_search.evidence_text import caution
 from unetx_search.finals.config import REFERENCE
 from unetx_search.progress import duration
-from unetx_search.reported_cases import shown_cases
-from unetx_search.reported_insight import insight_sections
-from unetx_search.reported_study import ReportedStudy, read_reported
+from unetx_search.report.cases import shown_cases
+from unetx_search.report.insight import insight_sections
+from unetx_search.report.study import ReportedStudy
 from unetx_space import Architecture, RequestError, encoder
 from unetx_space.canonical import canonical
 from unetx_space.files import write_whole
@@ -38,12 +38,11 @@ THICKEST_PX = 7.0
 """Of a skip that all of the best designs have."""
 
 
-def write_report(folder: Path, target: Path) -> None:
-    """Write the report of the study in ``folder``, with tables as CSV and JSON beside it.
+def write_report(study: ReportedStudy, target: Path) -> None:
+    """Write the report of a study as HTML, with tables as CSV and JSON beside it.
 
-    Raises RequestError when there is no such study, or the place cannot be written.
+    Raises RequestError when the files cannot be written.
     """
-    study = read_reported(folder)
     try:
         write_whole(target, page_html(_page(study)))
         write_whole(target.with_suffix(".csv"), _csv(study))

@@ -9,7 +9,7 @@ from unetx_studies.report import figures
 from unetx_studies.report.page import Section
 
 if TYPE_CHECKING:
-    from unetx_search.reported_study import ReportedStudy
+    from unetx_search.report.study import ReportedStudy
 
 
 def insight_sections(study: ReportedStudy) -> list[Section]:
