@@ -16,7 +16,7 @@ from unetx_search.architectures import architecture_text, named_architecture
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.finals.config import FinalsConfig
-from unetx_search.finals.report import Results, kept_conclusion
+from unetx_search.finals.report import Results, read_conclusion
 from unetx_search.models.predict_choices import PredictChoices
 from unetx_search.models.train_choices import TrainChoices
 from unetx_search.preparing import prepared_task
@@ -123,7 +123,7 @@ class Study:
     @property
     def verdict(self) -> str | None:
         """What its finals concluded, in one sentence; None before there were any."""
-        return kept_conclusion(self.folder)
+        return read_conclusion(self.folder)
 
     def finals(self, *, quiet: bool = False, **options: Any) -> Results:
         """Hold finals, or go on with them; the options are those of ``unetx-search finals``."""

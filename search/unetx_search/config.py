@@ -162,7 +162,7 @@ class SearchConfig(DataChoices, Choices):
             )
 
     @property
-    def counted_workers(self) -> int:
+    def fixed_workers_per_gpu(self) -> int:
         """Those of a GPU that were asked for; 1 where it is measured how many pay, or nothing was said."""
         return self.workers_per_gpu if isinstance(self.workers_per_gpu, int) else 1
 
@@ -172,7 +172,12 @@ class SearchConfig(DataChoices, Choices):
         yield "gpus", self.gpus, "0 or more, or all", self.gpus == "all" or self.gpus >= 0
         yield "seed", self.seed, "0 or more", self.seed >= 0
         sharing = self.workers_per_gpu
-        yield "workers-per-gpu", sharing, "at least 1, or auto", sharing in ("auto", None) or self.counted_workers >= 1
+        yield (
+            "workers-per-gpu",
+            sharing,
+            "at least 1, or auto",
+            not isinstance(sharing, int) or sharing >= 1,
+        )
         is_local = self.engine == "local"
         yield "workers-per-gpu", sharing, f"a count with --engine {self.engine}", is_local or sharing != "auto"
         address, is_there = self.ray_address, self.ray_address is not None
@@ -213,10 +218,11 @@ class SearchConfig(DataChoices, Choices):
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What a study was begun with; a continuation must agree, or its scores could not be compared.
+class StudySettings:
+    """What a study was begun with, in the file ``config.json`` of its folder.
 
-    Numbers of trials and workers may change from run to run and are not part of it.
+    A continuation must agree, or its scores could not be compared with those before. Numbers of trials and workers may
+    change from run to run and are not part of it.
     """
 
     task_digest: str
@@ -251,7 +257,7 @@ class Settled:
         pilot_spacing: tuple[float, ...] | None = None,
     ) -> Self:
         return cls(
-            **_settings_of(task),
+            **_data_settings(task),
             genes={name: list(choices) for name, choices in space.genes.items()},
             seed=config.seed,
             sampler=config.sampler,
@@ -278,8 +284,8 @@ class Settled:
         _refuse_differences(path, _as_stored(asdict(self)))
 
 
-def _settings_of(task: "Task") -> dict[str, Any]:
-    """The part of the settings that the prepared data decide."""
+def _data_settings(task: "Task") -> dict[str, Any]:
+    """The part of a study's settings that its prepared data decide."""
     return {
         "task_digest": task.digest,
         "data": {**task.digests, "channels": list(task.channels), "classes": list(task.classes)},
@@ -289,13 +295,13 @@ def _settings_of(task: "Task") -> dict[str, Any]:
 
 def differing_data(path: Path, task: "Task") -> list[str]:
     """A line for whatever a study's data were that these are not; empty where they are the same."""
-    theirs, mine = read_begun(path), _as_stored(_settings_of(task))
+    theirs, mine = read_settings(path), _as_stored(_data_settings(task))
     if theirs["task_digest"] == mine["task_digest"]:
         return []
     return list(_differences(theirs, mine, stated_only=True)) or ["  data: other images, masks or another split"]
 
 
-def keep_request(config: SearchConfig, path: Path) -> None:
+def write_request(config: SearchConfig, path: Path) -> None:
     """Write what a search was told, the database's URL left out, so that finals read the same data in the same way."""
     told = {name: value for name, value in asdict(config).items() if name != "storage"}
     absolute = {name: str(told[name].absolute()) for name in PATHS if told[name] is not None}
@@ -328,12 +334,12 @@ PARTS_OF_DATA = {
 }
 
 
-def read_begun(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """What a study was begun with, as its settings file says. Raises RequestError where that is damaged."""
     return read_object(path, KEPT, _RESTORE)
 
 
-def check_stated(config: SearchConfig, path: Path) -> None:
+def check_request(config: SearchConfig, path: Path) -> None:
     """The same check as far as the request itself tells, before hours of preparation. Raises RequestError."""
     if not path.exists():
         return
@@ -354,7 +360,7 @@ def _as_stored(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, mine: dict[str, Any], *, stated_only: bool = False) -> None:
-    theirs = read_begun(path)
+    theirs = read_settings(path)
     differences = list(_differences(theirs, mine, stated_only=stated_only))
     if not stated_only and theirs["task_digest"] != mine["task_digest"] and not differences:
         differences = ["  data: other images, masks or another split than it was begun with"]

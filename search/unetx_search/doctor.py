@@ -29,7 +29,7 @@ from unetx_search.gpu_check import HEADS, GpuFacts, Try, check_gpus
 from unetx_search.piloting import FOLDER, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.progress import say
-from unetx_search.settling import audit_choice, kept_pilot, moved_to, trained_on
+from unetx_search.resolving import audit_choice, piloted_spacing, settle_training, stored_pilot
 from unetx_space.errors import RequestError
 from unetx_space.files import json_text, write_whole
 from unetx_studies.disk_full import full_disk_explained
@@ -163,12 +163,12 @@ class _Dataset:
 
     def _kept_pilot(self) -> Pilot | None:
         prepared = self._kept()
-        return None if prepared is None else kept_pilot(self._config, prepared.task)
+        return None if prepared is None else stored_pilot(self._config, prepared.task)
 
     def _run_pilot(self) -> Pilot | None:
         cache = self._config.cache_folder
         with no_empty_folders(cache), full_disk_explained(cache):
-            return trained_on(self._config, self._prepared, self._executor, self._console)[2]
+            return settle_training(self._config, self._prepared, self._executor, self._console)[2]
 
     def _prepared(self, spacing: Spacing | None) -> Task:
         options = self._options if spacing is None else replace(self._options, spacing=spacing)
@@ -181,7 +181,7 @@ class _Dataset:
     def _settled(self, found: Examination, pilot: Pilot) -> Examination:
         """As a search would have it: network and grid at the voxel size that the pilot chose, steps by the audit."""
         planned = self._kept()
-        spacing = None if planned is None else moved_to(planned.task, pilot)
+        spacing = None if planned is None else piloted_spacing(planned.task, pilot)
         moved = None if spacing is None else self._kept(spacing)
         if moved is not None:
             there = moved.examination

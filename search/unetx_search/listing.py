@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from unetx_search.finals.report import kept_conclusion
+from unetx_search.finals.report import read_conclusion
 from unetx_search.status import read_status
 from unetx_space.errors import RequestError, UnetxError
 from unetx_space.files import json_text
@@ -49,7 +49,7 @@ def _listed(folder: Path) -> Listed:
         status.n_trials,
         best.number if best else None,
         best.estimate if best else None,
-        kept_conclusion(folder),
+        read_conclusion(folder),
     )
 
 

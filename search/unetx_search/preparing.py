@@ -97,7 +97,7 @@ def prepared_task(study: Path, source: Source, cache: Path, options: TaskOptions
         return prepare(source, cache, options, watcher=bars)
 
 
-def keep_beside(study: Path, task: Task) -> None:
+def write_split_and_task(study: Path, task: Task) -> None:
     """Write the split, once and for all, and the description. Raises RequestError when the split is another."""
     study.mkdir(parents=True, exist_ok=True)
     write_splits(study / SPLITS, task.splits)

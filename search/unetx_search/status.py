@@ -11,7 +11,7 @@ from typing import Any
 
 from unetx_search.cheapest import cheapest_words
 from unetx_search.evidence_text import evidence_facts, spread_lines
-from unetx_search.finals.report import kept_conclusion
+from unetx_search.finals.report import read_conclusion
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState, duration
 from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
 from unetx_search.summary import best_facts
@@ -149,7 +149,7 @@ def status_text(status: Status) -> str:
         )
         cheapest = "none known that is as good as U-Net" if status.cheapest is None else cheapest_words(status.cheapest)
         lines.append(f"  cheapest   {cheapest}")
-    if (conclusion := kept_conclusion(status.folder)) is not None:
+    if (conclusion := read_conclusion(status.folder)) is not None:
         lines.append(f"  finals     {conclusion}")
     lines += spread_lines(evidence(status.compared))
     lines += _eager_lines(status.evaluations)
@@ -243,7 +243,7 @@ def status_json(status: Status) -> str:
         "outcomes": outcome_counts(status.trials),
         **best_facts(best),
         "cheapest": status.cheapest,
-        "finals": kept_conclusion(status.folder),
+        "finals": read_conclusion(status.folder),
         "evidence": evidence_facts(evidence(status.compared)),
         "run": {
             "id": run.id,

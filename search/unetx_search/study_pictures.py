@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unetx_search.winner_files import whereabouts
+from unetx_search.winner_files import search_provenance
 from unetx_studies.artifacts import attach_drawing, attach_result, remove_artifacts
 from unetx_studies.overlays import predictions_svg, read_predictions, write_predictions
 from unetx_studies.trial_note import curve_svg, result_words
@@ -88,7 +88,7 @@ class StudyPictures:
 
     def attach(self, trial: Trial, record: TrialRecord, architecture: Architecture) -> None:
         """Put what there is to see beside a trial in the dashboard: its drawing, at its end what came of it."""
-        where = whereabouts(self.study, record.number, self.task)
+        where = search_provenance(self.study, record.number, self.task)
         attach_drawing(trial, replace(architecture, provenance=where), self.folder)
         if record.is_finished:
             scores = self.records.case_scores(record.number)

@@ -44,7 +44,7 @@ class WinnerFiles:
             told = {"cheapest": found.facts} if found is not None and name == CHEAPEST else {}
             trials = () if winner is None else tuple(trial.number for trial in winner.trials)
             if self._written.get(name) != trials:
-                keep_winner(self.folder / name, None if winner is None else self._described(winner, told))
+                write_winner(self.folder / name, None if winner is None else self._described(winner, told))
                 self._written[name] = trials
 
     def finish(self, ranking: Ranking) -> None:
@@ -74,7 +74,7 @@ class WinnerFiles:
                 **told,
             },
             provenance={
-                **whereabouts(self.study, first.number, self.task),
+                **search_provenance(self.study, first.number, self.task),
                 "trials": [trial.number for trial in winner.trials],
                 "origin": str(first.origin),
                 "key": first.key,
@@ -83,7 +83,7 @@ class WinnerFiles:
         )
 
 
-def keep_winner(path: Path, architecture: Architecture | None) -> None:
+def write_winner(path: Path, architecture: Architecture | None) -> None:
     """A winner as JSON and its drawing beside it; where there is none, or none any more, both files go."""
     drawing = path.with_suffix(".svg")
     if architecture is None:
@@ -94,7 +94,7 @@ def keep_winner(path: Path, architecture: Architecture | None) -> None:
         write_whole(drawing, to_svg(architecture))
 
 
-def whereabouts(study: str, trial: int | None, task: Task) -> dict[str, Any]:
+def search_provenance(study: str, trial: int | None, task: Task) -> dict[str, Any]:
     """The part of an architecture's provenance that is known before it is trained."""
     return {"study": study, "trial": trial, "task": task_facts(task)}
 

@@ -27,8 +27,8 @@ from unetx_search.doctor import Findings, diagnose, findings_json, findings_text
 from unetx_search.executors.base import Executor, Handler
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.piloting import FOLDER
+from unetx_search.resolving import stored_pilot
 from unetx_search.run import search
-from unetx_search.settling import kept_pilot
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_search_finds_task_and_pilot_where_doctor_left_them(choices: DataChoic
 def test_what_an_audit_recommends_is_told(choices: DataChoices, evaluator: FakeEvaluator, steps: int | None) -> None:
     before = seen(choices, evaluator)
     found = there(kept(choices.source(), choices.cache_folder, choices.task_options("cpu")))
-    pilot = there(kept_pilot(SearchConfig(data=choices.data, out=choices.out), found.task))
+    pilot = there(stored_pilot(SearchConfig(data=choices.data, out=choices.out), found.task))
     AuditFile.of(found.task, pilot.budget).write(Recommendation(steps, "these are enough"))
     findings = seen(choices, evaluator, pilot=False)
     assert before.data is not None

@@ -23,7 +23,7 @@ from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.tasks import DemoSource, Source
 from unetx_evaluators.tasks.task import Splits
-from unetx_search.config import SearchConfig, keep_request, read_request
+from unetx_search.config import SearchConfig, read_request, write_request
 from unetx_search.finals.config import FinalsConfig
 from unetx_search.finals.entrants import Entrant
 from unetx_search.finals.report import Results, finals_facts, finals_text
@@ -214,7 +214,7 @@ def test_a_study_without_a_score_has_no_finals(tmp_path: Path) -> None:
 
 def test_a_request_is_kept_without_the_url_of_a_database_and_read_again(tmp_path: Path) -> None:
     told = SearchConfig(storage="postgresql://me:secret@host/db", trials=5, spacing=(1.0, 2.0), cache=tmp_path / "c")
-    keep_request(told, tmp_path / "request.json")
+    write_request(told, tmp_path / "request.json")
     assert "secret" not in (tmp_path / "request.json").read_text(encoding="utf-8")
     found = read_request(tmp_path / "request.json")
     assert found == replace(told, storage=None, out=Path("runs").absolute())

@@ -17,21 +17,21 @@ FEWEST = 5
 MOST_SEEDS = 1000
 AUDIT = "-audit"
 """What the name of a study ends in that is an audit."""
-Settled = Parameter(parse=False, show=False)
-"""Not the user's to say, as nothing is proposed, stopped early or trained again."""
+NotAnOption = Parameter(parse=False, show=False)
+"""Marks fields that an audit fixes, as it proposes nothing, stops nothing early and trains nothing again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig(SearchConfig):
     """An audit as its user asked for it: as a search of the same data, trained in the same way, on the same workers."""
 
-    trials: Annotated[int, Settled] = field(default=1, init=False)
-    sampler: Annotated[str, Settled] = field(default="random", init=False)
-    pruner: Annotated[Literal["none"], Settled] = field(default="none", init=False)
-    reseed: Annotated[float, Settled] = field(default=0.0, init=False)
-    cheap_by: Annotated[CheapBy, Settled] = field(default="macs", init=False)
-    deterministic: Annotated[int | None, Settled] = field(default=None, init=False)
-    diagnosis: Annotated[Diagnosis, Settled] = field(default="all", init=False)
+    trials: Annotated[int, NotAnOption] = field(default=1, init=False)
+    sampler: Annotated[str, NotAnOption] = field(default="random", init=False)
+    pruner: Annotated[Literal["none"], NotAnOption] = field(default="none", init=False)
+    reseed: Annotated[float, NotAnOption] = field(default=0.0, init=False)
+    cheap_by: Annotated[CheapBy, NotAnOption] = field(default="macs", init=False)
+    deterministic: Annotated[int | None, NotAnOption] = field(default=None, init=False)
+    diagnosis: Annotated[Diagnosis, NotAnOption] = field(default="all", init=False)
     workers_per_gpu: int = 1
     """Worker processes that share one GPU."""
     steps: int | None = None

@@ -133,6 +133,6 @@ def audit_facts(audit: Audit) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def keep_audit(audit: Audit) -> None:
+def write_audit(audit: Audit) -> None:
     """Write the facts into the audit's folder."""
     write_whole(audit.config.folder / FILE, json_text(audit_facts(audit)) + "\n")

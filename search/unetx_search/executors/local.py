@@ -75,7 +75,7 @@ class LocalExecutor(Supervisor[WorkerProcess]):
 @contextmanager
 def local_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
     """The GPUs or cores of this machine, with a worker process for each slot."""
-    sharing = config.counted_workers  # auto begins with one, and adds more
+    sharing = config.fixed_workers_per_gpu  # auto begins with one, and adds more
     slots = make_slots(config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers, probe=probe)
     logs = config.folder / LOGS
     yield Engine(slots, lambda evaluator, task, chosen: LocalExecutor(evaluator, task, chosen, log_folder=logs))

@@ -14,7 +14,7 @@ from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import using
 from unetx_search.architectures import named_architecture
-from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun, read_request
+from unetx_search.config import MARGIN, SearchConfig, differing_data, read_request, read_settings
 from unetx_search.data_choices import DataChoices, at_least, check_rules
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import make_slots
@@ -22,8 +22,8 @@ from unetx_search.explain import EXPLAIN
 from unetx_search.explain.parts import Work, gradient_steps
 from unetx_search.preparing import case_groups, no_empty_folders, prepared_task
 from unetx_search.progress import Steps
+from unetx_search.resolving import piloted_spacing, stored_pilot, unpiloted_budget
 from unetx_search.run import REQUEST, SETTINGS
-from unetx_search.settling import kept_pilot, moved_to, unpiloted_budget
 from unetx_search.status import read_status
 from unetx_space import Architecture, RequestError
 from unetx_space.canonical import key
@@ -165,7 +165,7 @@ def _trained_on(
 
     if asked.study is not None and asked.budget is not None:
         settings = asked.study / SETTINGS
-        voxels = None if choices.spacing is not None else read_begun(settings).get("pilot_spacing")
+        voxels = None if choices.spacing is not None else read_settings(settings).get("pilot_spacing")
         task = prepared(None if voxels is None else tuple(voxels))
         if differences := differing_data(settings, task):
             raise RequestError(
@@ -176,8 +176,8 @@ def _trained_on(
         return task, asked.budget
     config = SearchConfig(**{field.name: getattr(choices, field.name) for field in fields(DataChoices)})
     task = prepared(None)
-    pilot = kept_pilot(config, task)
-    spacing = None if pilot is None else moved_to(task, pilot)
+    pilot = stored_pilot(config, task)
+    spacing = None if pilot is None else piloted_spacing(task, pilot)
     task = task if spacing is None else prepared(spacing)
     own = None if asked.architecture is None else _own_budget(asked.architecture, task)
     return task, own or (unpiloted_budget(config, task) if pilot is None else pilot.budget)

@@ -87,7 +87,7 @@ class FinalsConfig:
         folder = study / self.name if fold is None else study / self.name / f"fold-{fold}"
         workers = {name: getattr(self, name) for name in ("gpus", "cpu_workers", "workers_per_gpu", "data")}
         told = {name: value for name, value in workers.items() if value is not None}
-        told.setdefault("workers_per_gpu", search.counted_workers)
+        told.setdefault("workers_per_gpu", search.fixed_workers_per_gpu)
         as_of_search = asdict(search)
         return SearchConfig(
             **{

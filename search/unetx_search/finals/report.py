@@ -18,7 +18,7 @@ from unetx_search.cheapest import COSTS
 from unetx_search.evidence_text import WIDTH
 from unetx_search.finals.config import FINALS, REFERENCE, FinalsConfig
 from unetx_search.progress import duration
-from unetx_search.winner_files import keep_winner, whereabouts
+from unetx_search.winner_files import search_provenance, write_winner
 from unetx_space.canonical import key
 from unetx_space.files import json_text, write_whole
 from unetx_studies.neighbours import BEST, CHEAPEST
@@ -178,7 +178,7 @@ def cheapest_sentence(results: Results) -> str:
     )
 
 
-def kept_conclusion(study: Path) -> str | None:
+def read_conclusion(study: Path) -> str | None:
     """What the last finals of a study concluded; None where there were none, or their file is damaged."""
     try:
         told = json.loads((study / FINALS / VERDICT).read_text(encoding="utf-8"))
@@ -238,13 +238,13 @@ def _chosen_facts(chosen: Chosen) -> dict[str, Any]:
     }
 
 
-def keep_results(folder: Path, results: Results) -> None:
+def write_results(folder: Path, results: Results) -> None:
     """Write verdict, cases and winners into the folder of the finals; a winner that is none any more goes."""
     facts = finals_facts(results)
     write_whole(folder / VERDICT, json_text(facts) + "\n")
     write_whole(folder / CASES, _cases_csv(results))
     for file, winner in ((BEST, results.verdict.chosen), (CHEAPEST, results.verdict.cheapest)):
-        keep_winner(folder / file, None if winner is None else _described(results, winner.design, facts))
+        write_winner(folder / file, None if winner is None else _described(results, winner.design, facts))
 
 
 def _described(results: Results, name: str, facts: Mapping[str, Any]) -> Architecture:
@@ -262,7 +262,7 @@ def _described(results: Results, name: str, facts: Mapping[str, Any]) -> Archite
             "seeds": seeds,
             "verdict": {one: facts[one] for one in ("conclusion", "cheapest_conclusion", "chosen", "limits")},
         },
-        provenance={**whereabouts(results.study, entrant.trial, results.task), "design": name},
+        provenance={**search_provenance(results.study, entrant.trial, results.task), "design": name},
     )
 
 

@@ -22,12 +22,12 @@ from unetx_search.executors.engines import Engine, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.finals.config import REFERENCE, FinalsConfig
 from unetx_search.finals.entrants import GENE, Entrant, Field, chosen_field
-from unetx_search.finals.report import Results, cheapest_sentence, keep_results, outlook_text
+from unetx_search.finals.report import Results, cheapest_sentence, outlook_text, write_results
 from unetx_search.finals.schedule import FIRST_SEED, FinalsSchedule
 from unetx_search.finals.search_results import Search, noise_of, read_search
 from unetx_search.gpu_check import preflight
 from unetx_search.listed_study import ListedStudy
-from unetx_search.preparing import case_groups, keep_beside, no_empty_folders, prepared_task
+from unetx_search.preparing import case_groups, no_empty_folders, prepared_task, write_split_and_task
 from unetx_search.progress import say
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
@@ -85,7 +85,7 @@ def finals(
             if stopped:
                 break
     assert results is not None
-    keep_results(study / config.name, results)
+    write_results(study / config.name, results)
     url = find_location(study).url
     words = [results.verdict.conclusion, cheapest_sentence(results), *results.limits]
     note_finals(url, search.name, "\n\n".join(words))
@@ -137,7 +137,7 @@ class _Final:
         field = chosen_field(search, config, task.backbone(), task.patch, budget.width_factor)
         if len(field.entrants) < 2:
             raise RequestError(f"{study}: there is nothing to compare the U-Net with; {'; '.join(field.left_out)}")
-        keep_beside(request.folder, task)
+        write_split_and_task(request.folder, task)
         begun = cls(study, config, search, request, task, field, budget, margin, groups)
         begun.freeze(request.folder / FROZEN)
         return begun

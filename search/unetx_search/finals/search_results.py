@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_search.cheapest import CostOf, cheapest
-from unetx_search.config import SearchConfig, read_begun, read_request
+from unetx_search.config import SearchConfig, read_request, read_settings
 from unetx_search.finals.config import REFERENCE
 from unetx_search.run import REQUEST, SETTINGS
 from unetx_space.errors import RequestError
@@ -63,7 +63,7 @@ def read_search(study: Path) -> Search:
         return Search(
             name=name,
             request=request,
-            begun=read_begun(study / SETTINGS),
+            begun=read_settings(study / SETTINGS),
             ranking=ranking,
             genomes={one.key: records.architecture(one.key).genome for one in ranking.designs},
             trainings={
@@ -77,7 +77,7 @@ def read_search(study: Path) -> Search:
 
 
 def _patch(study: Path) -> tuple[int, ...]:
-    return tuple(read_begun(study / SETTINGS)["task"]["patch"])
+    return tuple(read_settings(study / SETTINGS)["task"]["patch"])
 
 
 def noise_of(search: Search, groups: Mapping[str, str]) -> Noise | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.tasks.task import Task
 from unetx_search.cheapest import COSTS, CostOf
-from unetx_search.config import read_begun, read_request
+from unetx_search.config import read_request, read_settings
 from unetx_search.explain import EXPLAIN
 from unetx_search.finals.config import FINALS, REFERENCE
 from unetx_search.finals.report import VERDICT
@@ -112,7 +112,7 @@ def read_reported_study(folder: Path) -> ReportedStudy:
         pictured = {one.key: seen for one in told if (seen := _pictured(folder, records, one)) is not None}
         insights = {one.number: records.insight(one.number) or {} for one in told}
         curves = records.curves()
-    settings = read_begun(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    settings = read_settings(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
     by = read_request(folder / REQUEST).cheap_by if (folder / REQUEST).exists() else "macs"
     patch = tuple(settings["task"]["patch"]) if settings else ()
     task = read_object(folder / TASK, {}, "the next run of the study writes it") if (folder / TASK).exists() else {}

@@ -153,7 +153,7 @@ def cluster_slots(
 @contextmanager
 def ray_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
     """The GPUs or CPUs of a cluster, with a worker for each slot; the GPUs of this machine are not counted."""
-    sharing = config.counted_workers
+    sharing = config.fixed_workers_per_gpu
     with connected(config.ray_address) as nodes:
         slots = cluster_slots(nodes, config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers)
 

@@ -89,7 +89,7 @@ def slurm_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
             "cluster's login node, or another of its machines, or use --engine local"
         )
     options = sbatch_options(config.slurm)
-    sharing = config.counted_workers if config.gpus else 1
+    sharing = config.fixed_workers_per_gpu if config.gpus else 1
     slots = slurm_slots(config, options, sharing)
     if config.gpus and not options.keys() & OF_GPUS:
         options["gpus_per_node"] = "1"
