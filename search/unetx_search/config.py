@@ -32,10 +32,10 @@ else:  # what may be said is what is registered, in help and refusals, too
 DEMO = "demo"
 PATHS = ("data", "split", "out", "cache")
 """Options that are paths."""
-MOST_HOURS = 100_000
+MAX_HOURS = 100_000
 FIRST_PRESETS = ("u-net", "no-skip")
 """What every search evaluates first: the reference, and what skips are worth at all."""
-DEFAULT_SHARE, MOST_SHARE = 0.3, 0.9
+DEFAULT_SHARE, MAX_SHARE = 0.3, 0.9
 """Of a study's trials that are replicates."""
 MARGIN = 0.005
 """What a design may be worse than the reference and still pass for as good."""
@@ -186,8 +186,8 @@ class SearchConfig(DataChoices, Choices):
         rule = "given with --engine slurm only"
         yield "slurm", " ".join(self.slurm), rule, self.engine == "slurm" or not self.slurm
         hours = self.max_hours
-        yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
-        yield "reseed", self.reseed, f"0 (none) to {MOST_SHARE:g}", 0 <= self.reseed <= MOST_SHARE
+        yield "max-hours", hours, f"above 0 and at most {MAX_HOURS}", hours is None or 0 < hours <= MAX_HOURS
+        yield "reseed", self.reseed, f"0 (none) to {MAX_SHARE:g}", 0 <= self.reseed <= MAX_SHARE
         yield "margin", self.margin, "at least 0 and less than 1 (Dice, such as 0.005)", 0 <= self.margin < 1
         window = self.deterministic
         yield "deterministic", window, "at least 1 (the largest number of workers)", window is None or window >= 1

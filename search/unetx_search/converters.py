@@ -15,7 +15,7 @@ Json = Annotated[bool, Parameter(name="--json", negative=())]
 
 SIZES = ("--patch", "--spacing")
 """Options that may be said with spaces, too: ``--patch 40 56``."""
-MOST_AXES = 3
+MAX_AXES = 3
 MAX_NAME_BYTES = 255
 """Of a file or folder, on all usual file systems."""
 
@@ -82,7 +82,7 @@ def join_sizes(words: Sequence[str]) -> list[str]:
     while rest:
         joined.append(rest.pop(0))
         if joined[-1] in SIZES:
-            n_axes = next((at for at, word in enumerate(rest[:MOST_AXES]) if not _NUMBER.fullmatch(word)), MOST_AXES)
+            n_axes = next((at for at, word in enumerate(rest[:MAX_AXES]) if not _NUMBER.fullmatch(word)), MAX_AXES)
             size, rest = rest[:n_axes], rest[n_axes:]
             joined += ["x".join(size)] if size else []
     return joined

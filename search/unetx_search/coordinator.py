@@ -43,7 +43,7 @@ N_HOPELESS = 5
 """When the first evaluations of a run all fail, this many are enough to stop."""
 N_UNTIL_MEASURED = 5
 """After so many replicates of a study that have a score it is said what its scores can tell apart."""
-MAX_IN_VAIN = 5
+MAX_PREEMPTIONS = 5
 """Preemptions of a trial without coming further after which it is given up. Where workers come and go, a trial goes on
 from its checkpoint and comes further now and then; one that does not in five tries is what stops it, or takes too long
 between two checkpoints for the machines there are, and would keep a study from ever ending."""
@@ -83,7 +83,7 @@ class _Unfinished:
     """By step, of the rungs at which the pruner has spoken."""
     furthest: int = 0
     """Step."""
-    n_in_vain: int = 0
+    n_preemptions: int = 0
     """Times that it was preempted since it came further."""
 
 
@@ -130,7 +130,7 @@ class Coordinator:
         self._n_finished = 0
         """Of the study, by this run or an earlier one."""
         self._n_finished_now = 0
-        self._n_useless_now = 0
+        self._n_failed_now = 0
         self._eager_reasons: set[str] = set()
         """Those told already why a GPU runs steps without a graph."""
         self._stopping = False
@@ -156,11 +156,11 @@ class Coordinator:
         self._resume()
         while not self._stopping and not self._is_time_up():
             self._fill()
-            if not self._running and not self._waiting and not self._proposals.is_more():
+            if not self._running and not self._waiting and not self._proposals.has_more():
                 return
             self._executor.poll(self, timeout_s=0.5)
             self._records.heartbeat()
-            if self._n_useless_now == self._n_finished_now >= N_HOPELESS:
+            if self._n_failed_now == self._n_finished_now >= N_HOPELESS:
                 self._shut_down()
                 raise SearchFailed(self._why_hopeless())
         self._shut_down()
@@ -197,7 +197,7 @@ class Coordinator:
             if ready is not None:
                 self._waiting.remove(ready)
                 self._dispatch(ready)
-            elif not self._proposals.is_more() or not self._is_enough_known():
+            elif not self._proposals.has_more() or not self._is_enough_known():
                 return
             elif self._executor.n_free() > 0:
                 self._dispatch(self._ask())
@@ -300,7 +300,7 @@ class Coordinator:
 
     def _note_step(self, running: _Unfinished, step: int) -> None:
         if step > running.furthest:
-            running.furthest, running.n_in_vain = step, 0
+            running.furthest, running.n_preemptions = step, 0
 
     def on_step(self, trial: int, step: int) -> None:
         self._note_step(self._running[trial], step)
@@ -340,15 +340,15 @@ class Coordinator:
         self._mirror.follow(finished, running.scores)
         self._n_finished += 1
         self._n_finished_now += 1
-        self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
-        self._tell_of_eager_steps(trial, evaluation)
+        self._n_failed_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
+        self._warn_of_eager_steps(trial, evaluation)
         is_new_best = self._rank(finished)
         moved = is_new_best or not self._ranking.is_by_score
         self._reporter.trial_finished(trial, evaluation, self._ranking.best if moved else None, is_new_best)
         if self._n_measured == N_UNTIL_MEASURED and _is_measured_replicate(finished):
             self._reporter.measured(evidence(self._records.trials(finished_only=True)))
 
-    def _tell_of_eager_steps(self, trial: int, evaluation: Evaluation) -> None:
+    def _warn_of_eager_steps(self, trial: int, evaluation: Evaluation) -> None:
         steps = evaluation.versions.get("steps", "")
         if steps.startswith("eager: ") and steps not in self._eager_reasons:
             self._eager_reasons.add(steps)
@@ -380,9 +380,9 @@ class Coordinator:
 
     def on_preempted(self, trial: int, reason: str) -> None:
         running = self._running[trial]
-        running.n_in_vain += 1
-        if running.n_in_vain >= MAX_IN_VAIN:
-            words = f"preempted {running.n_in_vain} times without coming any further; the last: {reason}"
+        running.n_preemptions += 1
+        if running.n_preemptions >= MAX_PREEMPTIONS:
+            words = f"preempted {running.n_preemptions} times without coming any further; the last: {reason}"
             self.on_finished(trial, running.trial.worker or 0, failed_evaluation(Outcome.CRASHED, words))
             return
         running.trial = job_states.left(running.trial)

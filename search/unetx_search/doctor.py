@@ -25,7 +25,7 @@ from unetx_search.executors.engines import LOGS, check_torch, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, make_slots
-from unetx_search.gpu_check import HEADS, GpuFacts, Try, check_gpus
+from unetx_search.gpu_check import HEADS, GpuFacts, TryGpus, check_gpus
 from unetx_search.piloting import FOLDER, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.progress import say
@@ -82,7 +82,7 @@ def diagnose(
     gpu: bool = False,
     probe: GpuProbe = usable_gpus,
     evaluator: Evaluator | None = None,
-    try_gpus: Try | None = None,
+    try_gpus: TryGpus | None = None,
 ) -> Findings:
     """Look at the machine, the cache and, where one is named, every case of a dataset.
 
@@ -219,9 +219,9 @@ def _machine() -> dict[str, str]:
 def _slurm() -> str:
     if find_spec("submitit") is None:
         return '--engine slurm needs submitit: pip install "unetx-search[slurm]"'
-    from unetx_search.executors.slurm.queue import cluster_words
+    from unetx_search.executors.slurm.queue import describe_cluster
 
-    return cluster_words()
+    return describe_cluster()
 
 
 def _cpu() -> str:

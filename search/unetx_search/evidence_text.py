@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 WIDTH = 88
 
 
-def caution(evidence: Evidence) -> list[str]:
+def evidence_lines(evidence: Evidence) -> list[str]:
     """The end of a summary: what was measured, and whether the best design's lead over U-Net is more than noise."""
     if not evidence.n_complete:
         return []

@@ -37,7 +37,7 @@ class Proposals(Protocol):
     def know(self, trial: TrialRecord) -> None:
         """A trial was asked, or has finished, in this run or an earlier one."""
 
-    def is_more(self) -> bool:
+    def has_more(self) -> bool:
         """Whether there is anything left to begin, as far as is known now. Once it is not, it stays so."""
 
     def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
@@ -56,7 +56,7 @@ class ListedProposals:
     def know(self, trial: TrialRecord) -> None:
         self._left.pop((trial.key, trial.seed, trial.budget), None)
 
-    def is_more(self) -> bool:
+    def has_more(self) -> bool:
         return bool(self._left)
 
     def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
@@ -112,7 +112,7 @@ class SearchProposals:
         if self._given and trial.origin == self._given[0].origin:
             self._given.popleft()
 
-    def is_more(self) -> bool:
+    def has_more(self) -> bool:
         return len(self._trials) < self._n_trials
 
     def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:

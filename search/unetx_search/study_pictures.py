@@ -29,7 +29,7 @@ OVERLAYS = "predictions.svg"
 """Artifact of a trial."""
 LEADING = 8
 """Designs at the top of the ranking whose predictions are kept, beside those of presets."""
-MOST_FILES = 60
+MAX_FILES = 60
 """Then those of others are removed."""
 PLOT_EVERY_S = 60.0
 PLOT_SHARE = 0.01
@@ -80,7 +80,7 @@ class StudyPictures:
         files = {
             int(file.stem.removeprefix("trial-")): file for file in (self.folder / PREDICTIONS).glob("trial-*.zip")
         }
-        if len(files) > MOST_FILES:
+        if len(files) > MAX_FILES:
             wanted = [one for place, one in enumerate(ranking.designs) if place < LEADING or one.origin.is_given]
             kept = {trial.number for one in wanted for trial in one.trials}
             for number in sorted(files.keys() - kept)[:-LEADING]:  # the newest may lead once they are ranked

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from unetx_search.cheapest import cheapest_words
 from unetx_search.config import FIRST_PRESETS
-from unetx_search.evidence_text import WIDTH, caution, evidence_facts
+from unetx_search.evidence_text import WIDTH, evidence_facts, evidence_lines
 from unetx_space.errors import command
 from unetx_space.files import json_text
 from unetx_studies.evidence import evidence
@@ -39,7 +39,7 @@ def summary_text(summary: Summary) -> str:
     lines = [f"{summary.study}: {head} ({counts or 'none yet'})", ""]
     lines += _ranking(summary)
     lines += _on_original_voxels(summary)
-    lines += caution(evidence(summary.evaluations))
+    lines += evidence_lines(evidence(summary.evaluations))
     lines += _cheapest(summary)
     for warning in summary.warnings:
         lines += ["", f"Warning: {warning}"]  # in one line, so that the option in it can be copied

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from unetx_search.architectures import architecture_text
-from unetx_search.evidence_text import caution
+from unetx_search.evidence_text import evidence_lines
 from unetx_search.progress import Standing, panel
 from unetx_search.status import Status, read_status, status_line
 from unetx_space.documents import load
@@ -25,7 +25,7 @@ from unetx_studies.ranking import complete
 
 EVERY_S = 2.0
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
-MOST_BARS = 60
+MAX_BARS = 60
 
 
 def watch(folder: Path, console: Console, *, sleep: Callable[[float], None] = time.sleep) -> Status:
@@ -56,7 +56,7 @@ def screen(status: Status, *, ascii: bool = False) -> RenderableType:
     if scores := [trial.score or 0.0 for trial in complete(status.compared)]:
         bars = spark_line(scores, ASCII_BARS if ascii else BARS)
         parts.append(Text(f"\nDice of complete trials  {bars}  {min(scores):.4f} to {max(scores):.4f}", no_wrap=True))
-    parts += [Text(line) for line in caution(evidence(status.compared))]
+    parts += [Text(line) for line in evidence_lines(evidence(status.compared))]
     if (drawing := _best_drawing(status.folder, ascii)) is not None:
         parts += [Text(""), Text(drawing, no_wrap=True, overflow="crop")]
     return Group(*parts)
@@ -82,7 +82,7 @@ def spark_line(values: Sequence[float], bars: str = BARS) -> str:
     """The last values as bars of one line. What lies far below the others, as the net without skips does, has the
     lowest bar: its distance would flatten all the rest.
     """
-    shown = values[-MOST_BARS:]
+    shown = values[-MAX_BARS:]
     middle, high = sorted(shown)[len(shown) // 2], max(shown)
     low = max(min(shown), middle - 3 * (high - middle))
     if high == low:

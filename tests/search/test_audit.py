@@ -26,12 +26,12 @@ from unetx_evaluators.insight import Insight, ZeroCost
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import DemoSource, Task
 from unetx_evaluators.training.recipe import Recipe
-from unetx_search.audit.config import FEWEST, AuditConfig
+from unetx_search.audit.config import MIN_DESIGNS, AuditConfig
 from unetx_search.audit.findings import Audit
 from unetx_search.audit.recommendation import AuditFile, Recommendation, recommended
 from unetx_search.audit.report import audit_facts, audit_text
 from unetx_search.audit.run import FIRST_REFERENCE_SEED, audit
-from unetx_search.audit.sample import sampled
+from unetx_search.audit.sample import sample_designs
 from unetx_search.config import SearchConfig
 from unetx_search.executors.engines import Engine
 from unetx_search.executors.inline import InlineExecutor
@@ -110,11 +110,11 @@ def settled(setup_seed: int = 0, **choices: Any) -> StudySetup:
 
 def test_the_sample_is_spread_over_costs_skips_and_operators_and_holds_u_net_and_no_skip() -> None:
     setup = settled()
-    designs = sampled(setup, 14, FEWEST)
+    designs = sample_designs(setup, 14, MIN_DESIGNS)
     assert [str(one.origin) for one in designs[:2]] == ["preset u-net", "preset no-skip"]
     assert len({one.key for one in designs}) == 14
     assert all(one.cost.macs <= setup.max_macs for one in designs)
-    many = sampled(setup, 150, FEWEST)[2:]
+    many = sample_designs(setup, 150, MIN_DESIGNS)[2:]
     for feature in (
         lambda one: one.cost.macs,
         lambda one: sum(len(node.sources) for node in one.architecture.genome.nodes),
@@ -122,16 +122,16 @@ def test_the_sample_is_spread_over_costs_skips_and_operators_and_holds_u_net_and
         thirds = np.quantile([feature(one) for one in many], [1 / 3, 2 / 3])
         places = np.searchsorted(thirds, [feature(one) for one in designs[2:]])
         assert set(places) == {0, 1, 2}, "some of the low, of the middle and of the high ones"
-    assert sampled(settled(), 14, FEWEST) == designs
-    assert sampled(settled(1), 14, FEWEST) != designs
+    assert sample_designs(settled(), 14, MIN_DESIGNS) == designs
+    assert sample_designs(settled(1), 14, MIN_DESIGNS) != designs
 
 
 def test_a_space_that_is_nearly_empty_gives_all_it_has_or_is_refused() -> None:
     narrow: dict[str, Any] = {"attention": "none", "upsampler": "linear", "fusion": "concat", "sources": "same"}
-    designs = sampled(settled(**narrow), 12, FEWEST)
+    designs = sample_designs(settled(**narrow), 12, MIN_DESIGNS)
     assert len({one.key for one in designs}) == len(designs) == 2**3, "three nodes, each with its skip or without"
     with pytest.raises(RequestError, match=r"needs at least 9 designs .* this space has 8"):
-        sampled(settled(**narrow), 12, 9)
+        sample_designs(settled(**narrow), 12, 9)
 
 
 def test_every_design_is_trained_with_every_budget_and_scores_without_noise_agree_wholly(

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -355,10 +356,8 @@ def test_real_trainings_that_share_a_gpu_are_measured(tmp_path: Path) -> None:
         evaluator = ProxyEvaluator(device="cuda", n_threads=slots[0].n_threads)
         gpu = slots[0].gpu
         with LocalExecutor(evaluator, task, slots) as executor:
-            bench = ThroughputBenchmark(
-                executor, design, default_budget(task), free[gpu], lambda: free_memory_mib()[gpu]
-            )  # noqa: B023
-            sample = bench.sample()
+            free_now = partial(lambda gpu: free_memory_mib()[gpu], gpu)
+            sample = ThroughputBenchmark(executor, design, default_budget(task), free[gpu], free_now).sample()
         assert sample.trouble == ""
         assert sample.evaluations_per_min > 0
         assert sample.worker_mib is not None

@@ -12,9 +12,9 @@ from cyclopts import Parameter
 from unetx_search.config import MARGIN, CheapBy, Diagnosis, SearchConfig
 from unetx_search.data_choices import Rule, check_rules
 
-FEWEST = 5
+MIN_DESIGNS = 5
 """Designs of an audit: one of them may fail, and four have a rank correlation."""
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 AUDIT = "-audit"
 """What the name of a study ends in that is an audit."""
 NotAnOption = Parameter(parse=False, show=False)
@@ -50,9 +50,9 @@ class AuditConfig(SearchConfig):
         check_rules(self._audit_rules())
 
     def _audit_rules(self) -> Iterator[Rule]:
-        yield "designs", self.designs, f"at least {FEWEST}", self.designs >= FEWEST
+        yield "designs", self.designs, f"at least {MIN_DESIGNS}", self.designs >= MIN_DESIGNS
         yield "steps", self.steps, "at least 2, as half of them are tried, too", self.steps is None or self.steps >= 2
-        yield "seeds", self.seeds, f"1 to {MOST_SEEDS}", 1 <= self.seeds <= MOST_SEEDS
+        yield "seeds", self.seeds, f"1 to {MAX_SEEDS}", 1 <= self.seeds <= MAX_SEEDS
         yield "longer", self.longer, "at least 3, as the longest proxy trains for twice the steps", self.longer >= 3
 
     @property

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from optuna.distributions import CategoricalDistribution
 
 from unetx_evaluators.pilot import with_steps
-from unetx_search.audit.config import FEWEST, AuditConfig
+from unetx_search.audit.config import MIN_DESIGNS, AuditConfig
 from unetx_search.audit.findings import Audit, Trained
 from unetx_search.audit.recommendation import AuditFile
 from unetx_search.audit.report import outlook_text, write_audit
-from unetx_search.audit.sample import sampled
+from unetx_search.audit.sample import sample_designs
 from unetx_search.config import StudySettings, check_request, read_settings
 from unetx_search.executors.engines import Engine, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
@@ -63,7 +63,7 @@ def audit(
             resolved, settings = _resolved(config, engine, trainer, source or source_of(config, console), console)
             task, budget = resolved.task, resolved.budget
             setup = StudySetup(task.backbone(), task.patch, resolved.space, budget, config.seed, config.max_cost)
-            designs = sampled(setup, config.designs, FEWEST)
+            designs = sample_designs(setup, config.designs, MIN_DESIGNS)
             write_split_and_task(config.folder, task)
         listed = tuple(trainings(designs, budget, config))
         say(console, outlook_text(config, designs, budget.steps, listed))

@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised whenever the same question would be answered differently."""
-MOST_STEPS = 10
+MAX_STEPS = 10
 """Steps whose gradients are taken early in a training, and as many midway."""
 
 
 def gradient_steps(n_steps: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The steps, from 1, whose gradients count as early and as midway: at most MOST_STEPS each, none as both."""
+    """The steps, from 1, whose gradients count as early and as midway: at most MAX_STEPS each, none as both."""
     middle = max(1, n_steps // 2)
-    early = tuple(range(1, min(MOST_STEPS, max(1, middle - 1)) + 1))
-    return early, tuple(range(middle, min(middle + MOST_STEPS, n_steps + 1)))
+    early = tuple(range(1, min(MAX_STEPS, max(1, middle - 1)) + 1))
+    return early, tuple(range(middle, min(middle + MAX_STEPS, n_steps + 1)))
 
 
 def without_skips(architecture: Architecture) -> Architecture:

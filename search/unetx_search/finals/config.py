@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unetx_search.config import MOST_HOURS, SearchConfig
+from unetx_search.config import MAX_HOURS, SearchConfig
 from unetx_search.data_choices import Rule, at_least, check_rules
 from unetx_space.errors import RequestError, unknown_name
 from unetx_space.presets import PRESETS
@@ -74,7 +74,7 @@ class FinalsConfig:
         yield from at_least(2, folds=self.folds)
         yield "margin", self.margin, "at least 0 and less than 1", self.margin is None or 0 <= self.margin < 1
         hours = self.max_hours
-        yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
+        yield "max-hours", hours, f"above 0 and at most {MAX_HOURS}", hours is None or 0 < hours <= MAX_HOURS
 
     @property
     def baseline_names(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ FIRST_SEED = 1_000_000
 """Of finals, above that of the search: far from every seed that chose something."""
 HOPELESS = 0.99
 """The probability of being behind the leader at which a design is given up."""
-FEWEST_SEEDS = 2
+MIN_SEEDS_TO_GIVE_UP = 2
 """Before anybody is given up."""
 
 
@@ -84,6 +84,10 @@ class FinalsSchedule(ListedProposals):
         for name in means:
             behind = scores.difference(leader, name)
             sure = behind.probability_above(0.0)
-            if name not in (leader, self._reference) and behind.n_seeds >= FEWEST_SEEDS and (sure or 0.0) >= HOPELESS:
+            if (
+                name not in (leader, self._reference)
+                and behind.n_seeds >= MIN_SEEDS_TO_GIVE_UP
+                and (sure or 0.0) >= HOPELESS
+            ):
                 found.add(name)
         return found

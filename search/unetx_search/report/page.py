@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_search.cheapest import cheapest_words
-from unetx_search.evidence_text import caution
+from unetx_search.evidence_text import evidence_lines
 from unetx_search.finals.config import REFERENCE
 from unetx_search.progress import duration
 from unetx_search.report.cases import shown_cases
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 """Of a study, in its folder; CSV and JSON of the same name lie beside it."""
-MOST_THUMBNAILS = 60
+MAX_THUMBNAILS = 60
 THICKEST_PX = 7.0
 """Of a skip that all of the best designs have."""
 
@@ -53,11 +53,11 @@ def write_report(study: ReportedStudy, target: Path) -> None:
 
 def _page(study: ReportedStudy) -> Page:
     shown = evidence(study.status.evaluations)
-    words = [line.strip() for line in caution(shown) if line.strip()]
+    words = [line.strip() for line in evidence_lines(shown) if line.strip()]
     sentence = study.verdict["conclusion"] if study.verdict else _closing(words)
     front = numbers.pareto_front(study.designs, study.costs)
     cases = shown_cases(study)
-    thumbs = {one.key: one for one in (*front, *study.designs[:MOST_THUMBNAILS])}.values()
+    thumbs = {one.key: one for one in (*front, *study.designs[:MAX_THUMBNAILS])}.values()
     return Page(
         title=study.status.study,
         sentence=sentence or "No trial is complete yet.",
@@ -68,7 +68,7 @@ def _page(study: ReportedStudy) -> Page:
         classes=list(study.task.get("classes", ())),
         limits=list(study.verdict["limits"]) if study.verdict else [],
         sections=[*_result_sections(study, front, cases), *_design_sections(study), *_record_sections(study, words)],
-        thumbnails={one.key: to_thumbnail(_named(study, one)) for one in list(thumbs)[: 2 * MOST_THUMBNAILS]},
+        thumbnails={one.key: to_thumbnail(_named(study, one)) for one in list(thumbs)[: 2 * MAX_THUMBNAILS]},
     )
 
 

@@ -24,7 +24,7 @@ from unetx_search.executors.gpus import FreeMemoryProbe, free_memory_mib
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, shared_slots
 from unetx_search.sharing.choice import (
-    MOST_WORKERS,
+    MAX_WORKERS,
     SHARING,
     Limits,
     Sample,
@@ -49,7 +49,7 @@ WARM_UP_STEPS = 30
 """Steps of the short evaluation, enough for the choice of algorithms and the capture of a step."""
 SCORED_CASES = 4
 """Cases that are scored at the end of the short evaluation, at most."""
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 """Seconds for workers to start and warm up, and beyond the budget's own limit."""
 LOOK_EVERY_S = 0.5
 """Seconds between two looks at the device's free memory."""
@@ -153,7 +153,7 @@ def useful_workers(n_gpus: int, *, cores: int, n_missing: int, window: int | Non
 
     Each needs a core of the host and a trial, and the ``window`` of --deterministic allows so many workers in all.
     """
-    wanted = [MOST_WORKERS, cores // n_gpus, -(-n_missing // n_gpus)]
+    wanted = [MAX_WORKERS, cores // n_gpus, -(-n_missing // n_gpus)]
     return max(1, min(wanted if window is None else [*wanted, -(-window // n_gpus)]))
 
 
@@ -211,9 +211,9 @@ class ThroughputBenchmark(Handler):
         """Measure the workers once."""
         n_workers = self._executor.n_slots
         try:
-            self._evaluate(self._short, PATIENCE_S, f"the first steps of {n_workers} worker(s)")
+            self._evaluate(self._short, TIMEOUT_S, f"the first steps of {n_workers} worker(s)")
             seconds = self._evaluate(
-                self._budget, PATIENCE_S + self._budget.max_seconds, f"the evaluations of {n_workers} worker(s)"
+                self._budget, TIMEOUT_S + self._budget.max_seconds, f"the evaluations of {n_workers} worker(s)"
             )
         except MeasurementFailed as error:
             return Sample(n_workers, 0.0, None, str(error))
@@ -225,7 +225,7 @@ class ThroughputBenchmark(Handler):
         return (self._at_first_mib - self._least_free_mib) / n_workers
 
     def _evaluate(self, budget: Budget, patience_s: float, what: str) -> float:
-        """An evaluation in each slot; the seconds to the end of the last. Raises MeasurementFailed when one does not complete."""
+        """An evaluation in each slot; the seconds to the end of the last. Raises MeasurementFailed where one fails."""
         began_s = self._clock()
         numbers = [next(self._numbers) for _ in range(self._executor.n_slots)]
         for number in numbers:
