@@ -273,9 +273,9 @@ def runs(out: Path = Path("runs"), *, json: Json = False) -> None:
     json
         Print them as JSON.
     """
-    from unetx_search.listing import listed, listing_json, listing_text
+    from unetx_search.listing import listing_json, listing_text, study_overviews
 
-    found = listed(out)
+    found = study_overviews(out)
     print(listing_json(found) if json else listing_text(found, out))
 
 

@@ -177,7 +177,7 @@ class Coordinator:
         for trial in trials:
             scores = {point.step: point.score for point in curves.get(trial.number, ())}
             self._study.restore(trial, scores)
-            self._proposals.know(trial)
+            self._proposals.observe(trial)
             self._ranking.add(trial)
             self._n_asked += 1
             self._n_measured += _is_measured_replicate(trial)
@@ -220,7 +220,7 @@ class Coordinator:
         """A new trial with its design, recorded."""
         asked = self._study.ask()
         candidate, seed, budget = self._proposals.propose(asked, self._horizon(asked.number), self._ranking)
-        self._study.choose(asked.number, candidate.params, candidate.origin)
+        self._study.set_params(asked.number, candidate.params, candidate.origin)
         trial = TrialRecord(
             number=asked.number,
             key=candidate.key,
@@ -235,7 +235,7 @@ class Coordinator:
             optuna_notes=self._study.notes(asked.number),
         )
         self._records.begin(trial, candidate.architecture)
-        self._proposals.know(trial)
+        self._proposals.observe(trial)
         self._n_asked += 1
         return _Unfinished(trial, candidate.architecture, {})
 
@@ -357,7 +357,7 @@ class Coordinator:
 
     def _rank(self, finished: TrialRecord) -> bool:
         """Take a result into the ranking; whether its design is the best since now."""
-        self._proposals.know(finished)
+        self._proposals.observe(finished)
         self._n_measured += _is_measured_replicate(finished)
         if not is_complete(finished):
             return False

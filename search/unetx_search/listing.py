@@ -13,7 +13,7 @@ from unetx_studies.neighbours import studies_in
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class StudyOverview:
     """One study."""
 
     name: str
@@ -28,20 +28,20 @@ class Listed:
     """The sentence of its finals."""
 
 
-def listed(out: Path) -> tuple[Listed, ...]:
+def study_overviews(out: Path) -> tuple[StudyOverview, ...]:
     """Every study in the folder, by name; one that cannot be read is among them. Raises RequestError for no folder."""
     if not out.is_dir():
         raise RequestError(f"{out} is no folder; name the one that holds the studies, such as runs")
-    return tuple(map(_listed, studies_in(out)))
+    return tuple(map(_overview, studies_in(out)))
 
 
-def _listed(folder: Path) -> Listed:
+def _overview(folder: Path) -> StudyOverview:
     try:
         status = read_status(folder)
         best = status.best
     except UnetxError as error:
-        return Listed(folder.name, str(folder), f"cannot be read: {error}")
-    return Listed(
+        return StudyOverview(folder.name, str(folder), f"cannot be read: {error}")
+    return StudyOverview(
         status.study,
         str(folder),
         status.state(),
@@ -53,7 +53,7 @@ def _listed(folder: Path) -> Listed:
     )
 
 
-def listing_text(found: tuple[Listed, ...], out: Path) -> str:
+def listing_text(found: tuple[StudyOverview, ...], out: Path) -> str:
     """A block a study."""
     if not found:
         return f"{out} holds no study"
@@ -65,6 +65,6 @@ def listing_text(found: tuple[Listed, ...], out: Path) -> str:
     return "\n".join(lines)
 
 
-def listing_json(found: tuple[Listed, ...]) -> str:
+def listing_json(found: tuple[StudyOverview, ...]) -> str:
     """The same for machines."""
     return json_text([asdict(one) for one in found])

@@ -34,7 +34,7 @@ class Proposal(NamedTuple):
 class Proposals(Protocol):
     """Decides what a study trains, trial by trial."""
 
-    def know(self, trial: TrialRecord) -> None:
+    def observe(self, trial: TrialRecord) -> None:
         """A trial was asked, or has finished, in this run or an earlier one."""
 
     def has_more(self) -> bool:
@@ -53,7 +53,7 @@ class ListedProposals:
     def __init__(self, listed: Iterable[Proposal]) -> None:
         self._left = {(one.candidate.key, one.seed, one.budget): one for one in listed}
 
-    def know(self, trial: TrialRecord) -> None:
+    def observe(self, trial: TrialRecord) -> None:
         self._left.pop((trial.key, trial.seed, trial.budget), None)
 
     def has_more(self) -> bool:
@@ -105,7 +105,7 @@ class SearchProposals:
         self._given = deque(setup.given())
         """Designs that come before any that is proposed."""
 
-    def know(self, trial: TrialRecord) -> None:
+    def observe(self, trial: TrialRecord) -> None:
         self._trials[trial.number] = trial
         self._n_finished += trial.is_finished
         self._designs.setdefault(trial.key, trial)

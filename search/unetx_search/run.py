@@ -223,7 +223,7 @@ class _Search:
         store, pictures = self._claim.store, self._pictures
         mirror = OptunaMirror(store, self._study, self._records, self._setup.genes, attach=pictures.attach)
         with using(self._task), mirror:
-            pictures.hide(store.url)
+            pictures.remove_unwanted(store.url)
             done = self._records.trials(finished_only=True)
             is_complete = len(done) >= self._config.trials
             coordinator = None if is_complete else self._train_missing(slots, done, mirror)
@@ -297,6 +297,6 @@ class _Search:
                 checkpoints=config.folder / CHECKPOINTS,
                 diagnosis=config.diagnosis,
             ),
-            on_ranked=self._winners.follow,
+            on_ranked=self._winners.update,
             on_evaluated=self._pictures.keep,
         )

@@ -80,7 +80,7 @@ class SamplerStudy:
         self._running[trial.number] = trial
         return self._frozen(trial.number)
 
-    def choose(self, number: int, params: Mapping[str, Any], origin: Origin) -> None:
+    def set_params(self, number: int, params: Mapping[str, Any], origin: Origin) -> None:
         """Set the parameters of a trial that was asked."""
         if origin.kind is OriginKind.REPLICATE:
             self._storage.replicates.add(number)
@@ -112,7 +112,7 @@ class SamplerStudy:
         number = self.ask().number
         if number != trial.number:
             raise RuntimeError(f"trial {trial.number} of the records follows trial {number - 1}")
-        self.choose(number, trial.params, trial.origin)
+        self.set_params(number, trial.params, trial.origin)
         for step, score in scores.items():
             self.report(number, step, score)
         for name, note in trial.optuna_notes.items():

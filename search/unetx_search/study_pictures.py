@@ -27,7 +27,7 @@ PREDICTIONS = "predictions"
 """Folder of a study: a file for each trial of a leading design."""
 OVERLAYS = "predictions.svg"
 """Artifact of a trial."""
-LEADING = 8
+N_LEADING = 8
 """Designs at the top of the ranking whose predictions are kept, beside those of presets."""
 MAX_FILES = 60
 """Then those of others are removed."""
@@ -56,7 +56,7 @@ class StudyPictures:
     def __post_init__(self) -> None:
         self._next_plot_s = self.clock_s() + PLOT_EVERY_S
 
-    def hide(self, url: str) -> None:
+    def remove_unwanted(self, url: str) -> None:
         """Where images are not wanted any more, remove what earlier runs kept of them; ``url`` is the database's."""
         kept = self.folder / PREDICTIONS
         if self.task.no_images and kept.exists():
@@ -69,21 +69,21 @@ class StudyPictures:
             file = predictions_file(self.folder, trial.number)
             file.parent.mkdir(exist_ok=True)
             write_predictions(file, evaluation.predictions)
-            self._tidy(ranking)
+            self._remove_old_files(ranking)
         began_s = self.clock_s()
         if began_s >= self._next_plot_s:
             self.plot()
             now_s = self.clock_s()
             self._next_plot_s = now_s + max(PLOT_EVERY_S, (now_s - began_s) / PLOT_SHARE)
 
-    def _tidy(self, ranking: Ranking) -> None:
+    def _remove_old_files(self, ranking: Ranking) -> None:
         files = {
             int(file.stem.removeprefix("trial-")): file for file in (self.folder / PREDICTIONS).glob("trial-*.zip")
         }
         if len(files) > MAX_FILES:
-            wanted = [one for place, one in enumerate(ranking.designs) if place < LEADING or one.origin.is_given]
+            wanted = [one for place, one in enumerate(ranking.designs) if place < N_LEADING or one.origin.is_given]
             kept = {trial.number for one in wanted for trial in one.trials}
-            for number in sorted(files.keys() - kept)[:-LEADING]:  # the newest may lead once they are ranked
+            for number in sorted(files.keys() - kept)[:-N_LEADING]:  # the newest may lead once they are ranked
                 files[number].unlink(missing_ok=True)
 
     def attach(self, trial: Trial, record: TrialRecord, architecture: Architecture) -> None:

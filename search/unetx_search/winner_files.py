@@ -37,7 +37,7 @@ class WinnerFiles:
     _written: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """The trials of each winner that was written, by file."""
 
-    def follow(self, ranking: Ranking) -> None:
+    def update(self, ranking: Ranking) -> None:
         """While the study runs: a winner is written where it is another design, or has another seed."""
         found = self.cheapest(ranking)
         for name, winner in ((BEST, ranking.best), (CHEAPEST, found.design if found else None)):
@@ -50,7 +50,7 @@ class WinnerFiles:
     def finish(self, ranking: Ranking) -> None:
         """At the end: written anew, as further scores of other designs move the estimates, too."""
         self._written.clear()
-        self.follow(ranking)
+        self.update(ranking)
 
     def cheapest(self, ranking: Ranking) -> Cheapest | None:
         """The cheapest design that is as good as U-Net, by this study's cost and margin."""

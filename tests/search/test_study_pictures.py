@@ -25,7 +25,7 @@ from unetx_search.config import SearchConfig
 from unetx_search.report.dashboard_plots import show_study_plots
 from unetx_search.report.study import read_reported_study
 from unetx_search.run import search
-from unetx_search.study_pictures import LEADING, MAX_FILES, PLOT_EVERY_S, StudyPictures, predictions_file
+from unetx_search.study_pictures import MAX_FILES, N_LEADING, PLOT_EVERY_S, StudyPictures, predictions_file
 from unetx_studies.overlays import read_predictions
 from unetx_studies.ranking import Ranking
 from unetx_studies.store import Records, optuna_storage, study_url
@@ -104,7 +104,7 @@ def test_predictions_of_designs_that_fell_behind_go(tmp_path: Path) -> None:
         made.keep(trial, SEEN, Ranking(trials[:place]))
         assert predictions_file(tmp_path, trial.number).exists()
     left = {trial.number for trial in trials if predictions_file(tmp_path, trial.number).exists()}
-    assert left >= {0, *range(1, LEADING)}, "presets, and the first of the ranking"
+    assert left >= {0, *range(1, N_LEADING)}, "presets, and the first of the ranking"
     assert len(left) <= MAX_FILES
 
 

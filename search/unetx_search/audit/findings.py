@@ -29,7 +29,7 @@ Values = Mapping[tuple[str, int], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class AuditTraining:
     """One training of an audit, with what it tells beside its score."""
 
     trial: TrialRecord
@@ -41,7 +41,7 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadOut:
+class Proxy:
     """Something by which designs could be ranked."""
 
     name: str
@@ -66,7 +66,7 @@ class Audit:
     designs: tuple[Candidate, ...]
     steps: int
     """Of a search, by default."""
-    trained: tuple[Trained, ...]
+    trainings: tuple[AuditTraining, ...]
     n_trainings: int
     """When it is done."""
     was_stopped: bool
@@ -74,7 +74,7 @@ class Audit:
     @property
     def lengths(self) -> tuple[int, ...]:
         """Steps of the proxies, ascending."""
-        return tuple(sorted({one.trial.budget.steps for one in self.trained} - {self.reference_steps}))
+        return tuple(sorted({one.trial.budget.steps for one in self.trainings} - {self.reference_steps}))
 
     @property
     def reference_steps(self) -> int:
@@ -82,12 +82,12 @@ class Audit:
 
     @property
     def n_finished(self) -> int:
-        return sum(one.trial.is_finished for one in self.trained)
+        return sum(one.trial.is_finished for one in self.trainings)
 
     @property
     def seconds(self) -> float:
         """Of all trainings together."""
-        return sum(one.trial.seconds for one in self.trained)
+        return sum(one.trial.seconds for one in self.trainings)
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -95,15 +95,15 @@ class Audit:
         return tuple(
             f"{one.trial.key[:12]} after {one.trial.budget.steps} steps with seed {one.trial.seed} ended as "
             f"{one.trial.outcome}: {one.trial.reason}"
-            for one in self.trained
+            for one in self.trainings
             if one.trial.is_finished and not one.is_complete
         )
 
-    def _values(self, steps: int, read: Callable[[Trained], float | None]) -> Values:
+    def _values(self, steps: int, read: Callable[[AuditTraining], float | None]) -> Values:
         """What is read from each complete training of so many steps, where it is a number."""
         told = {
             (one.trial.key, one.trial.seed): read(one)
-            for one in self.trained
+            for one in self.trainings
             if one.is_complete and one.trial.budget.steps == steps
         }
         return {at: value for at, value in told.items() if value is not None and math.isfinite(value)}
@@ -147,23 +147,23 @@ class Audit:
         return agreement(proxy.mean(1, keepdims=True) if averaged else proxy, reference, worth)
 
     @cached_property
-    def read_outs(self) -> tuple[ReadOut, ...]:
+    def proxies(self) -> tuple[Proxy, ...]:
         """Scores after each number of steps, on one seed and on all; sums of losses; features without any training."""
         found = []
         for steps in self.lengths:
             spent = list(self._values(steps, lambda one: one.trial.seconds).values())
             seconds = median(spent) if spent else None
             scores = self._values(steps, lambda one: one.trial.score)
-            found.append(ReadOut(f"{steps} steps", 1, seconds, self._agreement(scores)))
+            found.append(Proxy(f"{steps} steps", 1, seconds, self._agreement(scores)))
             if (n_seeds := self.config.seeds) > 1:
                 together = None if seconds is None else n_seeds * seconds
                 both = self._agreement(scores, averaged=True)
-                found.append(ReadOut(f"{steps} steps", n_seeds, together, both))
+                found.append(Proxy(f"{steps} steps", n_seeds, together, both))
             losses = self._values(steps, lambda one: -one.loss_sum)
-            found.append(ReadOut(f"{steps} steps, loss", 1, seconds, self._agreement(losses)))
+            found.append(Proxy(f"{steps} steps, loss", 1, seconds, self._agreement(losses)))
         for name in (one.name for one in fields(ZeroCost)):
             features = self._values(self.steps, lambda one, name=name: (one.zero_cost or {}).get(name))  # type: ignore[misc]
-            found.append(ReadOut(name.replace("_", " "), 0, None, self._agreement(features, averaged=True)))
+            found.append(Proxy(name.replace("_", " "), 0, None, self._agreement(features, averaged=True)))
         return tuple(found)
 
     @cached_property

@@ -14,7 +14,7 @@ from unetx_studies.proxy_agreement import TOP
 
 if TYPE_CHECKING:
     from unetx_search.audit.config import AuditConfig
-    from unetx_search.audit.findings import Audit, ReadOut
+    from unetx_search.audit.findings import Audit, Proxy
     from unetx_search.proposals import Proposal
     from unetx_studies.candidate import Candidate
     from unetx_studies.proxy_agreement import Bounded, Ceiling
@@ -66,13 +66,13 @@ def _table(audit: Audit, found: Ceiling) -> Iterator[str]:
         f"{'ranked by':<20}  seeds  designs  seconds  an hour  {'Spearman (95 %)':<22}  {'Kendall (95 %)':<22}  "
         f"top {TOP}  regret (95 %)"
     )
-    for one in audit.read_outs:
+    for one in audit.proxies:
         if one.agreement is not None:
             yield _row(one)
     yield f"{'ceiling':<55}  {_correlation(found.spearman):<22}  {_correlation(found.kendall):<22}".rstrip()
 
 
-def _row(one: ReadOut) -> str:
+def _row(one: Proxy) -> str:
     found = one.agreement
     assert found is not None
     seconds = "" if one.seconds is None else f"{one.seconds:.0f}" if one.seconds >= 10 else f"{one.seconds:.1f}"
@@ -124,9 +124,9 @@ def audit_facts(audit: Audit) -> dict[str, Any]:
                 "design": one.trial.key, "steps": one.trial.budget.steps, "seed": one.trial.seed,
                 "outcome": one.trial.outcome, "dice": one.trial.score, "seconds": one.trial.seconds,
             }
-            for one in audit.trained
+            for one in audit.trainings
         ],
-        "ranked_by": [{**asdict(one), "evaluations_an_hour": one.evaluations_an_hour} for one in audit.read_outs],
+        "ranked_by": [{**asdict(one), "evaluations_an_hour": one.evaluations_an_hour} for one in audit.proxies],
         "ceiling": None if audit.ceiling is None else asdict(audit.ceiling),
         "recommendation": None if audit.was_stopped else asdict(audit.recommendation),
         "limits": list(limits(audit)),

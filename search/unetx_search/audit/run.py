@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution
 
 from unetx_evaluators.pilot import with_steps
 from unetx_search.audit.config import MIN_DESIGNS, AuditConfig
-from unetx_search.audit.findings import Audit, Trained
+from unetx_search.audit.findings import Audit, AuditTraining
 from unetx_search.audit.recommendation import AuditFile
 from unetx_search.audit.report import outlook_text, write_audit
 from unetx_search.audit.sample import sample_designs
@@ -79,7 +79,7 @@ def audit(
             settings=settings,
         )
         was_stopped = study.train(lambda records: ListedProposals(listed), engine, trainer, console)
-        result = Audit(config, designs, budget.steps, _trained(config), len(listed), was_stopped)
+        result = Audit(config, designs, budget.steps, _read_trainings(config), len(listed), was_stopped)
         write_audit(result)
         if not was_stopped:
             AuditFile.of(task, budget).write(result.recommendation)
@@ -132,14 +132,14 @@ def _training(design: Candidate, budget: Budget, steps: int, seed: int) -> Propo
     return Proposal(candidate, seed, trained)
 
 
-def _trained(config: AuditConfig) -> tuple[Trained, ...]:
+def _read_trainings(config: AuditConfig) -> tuple[AuditTraining, ...]:
     """What the study's folder holds by now."""
     location = find_location(config.folder)
     with open_store(location.url, create=False, read_only=True) as store:
         records = Records(store, location.study or config.study_name)
         trials, curves = records.trials(), records.curves()
         return tuple(
-            Trained(
+            AuditTraining(
                 trial,
                 is_complete(trial),
                 _loss_sum([(point.step, point.loss) for point in curves.get(trial.number, ())]),

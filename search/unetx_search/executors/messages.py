@@ -136,5 +136,6 @@ class Unfit:
 
 
 Order = Setup | Begin | Answer | Interrupt
-JobReport = Started | Stepped | ReachedRung | Finished | Interrupted | DiskFull | DeviceLost
+JobEnd = Finished | Interrupted | DiskFull | DeviceLost
+JobReport = Started | Stepped | ReachedRung | JobEnd
 Report = Hello | StartFailed | JobReport | Exited | ConnectionLost | Unfit

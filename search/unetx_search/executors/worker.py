@@ -181,7 +181,7 @@ class Mailbox:
         threading.Thread(target=self._listen, name="mailbox", daemon=True).start()
 
     def send(self, report: messages.Report) -> None:
-        """Send a report, waiting while the pipe is full. Raises what pickling raises; exits where the parent is gone."""
+        """Send a report; it waits while the pipe is full. Raises what pickling raises; exits without a parent."""
         try:
             self._connection.send(report)
         except OSError:

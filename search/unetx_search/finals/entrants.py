@@ -16,7 +16,7 @@ from unetx_studies.candidate import Candidate, Origin, OriginKind
 
 if TYPE_CHECKING:
     from unetx_search.finals.config import FinalsConfig
-    from unetx_search.finals.search_results import Search
+    from unetx_search.finals.search_results import SearchResults
     from unetx_space.backbone import Backbone
     from unetx_space.genome import Genome
 
@@ -78,7 +78,7 @@ GENE = "design"
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Lineup:
     """All that compete, the reference among them."""
 
     entrants: tuple[Entrant, ...]
@@ -86,9 +86,9 @@ class Field:
     """Why designs that were asked for do not, a sentence each."""
 
 
-def chosen_field(
-    search: Search, config: FinalsConfig, backbone: Backbone, patch: tuple[int, ...], width_factor: float
-) -> Field:
+def choose_lineup(
+    search: SearchResults, config: FinalsConfig, backbone: Backbone, patch: tuple[int, ...], width_factor: float
+) -> Lineup:
     """The search's best designs that are no baselines, its cheapest as good as U-Net, and the baselines.
 
     What does not fit the backbone, and with ``--equal-cost`` what no width makes cost what the reference does, is left
@@ -116,7 +116,7 @@ def chosen_field(
     if config.equal_cost:
         entrants = list(_as_wide_as_it_takes(entrants, patch, left_out))
     candidates, given = [e for e in entrants if e.is_candidate], [e for e in entrants if not e.is_candidate]
-    return Field((*candidates, *given), tuple(left_out))
+    return Lineup((*candidates, *given), tuple(left_out))
 
 
 def _as_wide_as_it_takes(entrants: Sequence[Entrant], patch: tuple[int, ...], left_out: list[str]) -> Iterable[Entrant]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unetx_evaluators.evaluation import Budget, CaseScore
     from unetx_evaluators.tasks import Task
     from unetx_search.config import CheapBy
-    from unetx_search.finals.entrants import Entrant, Field
+    from unetx_search.finals.entrants import Entrant, Lineup
     from unetx_space.architecture import Architecture
 
 VERDICT, CASES = "verdict.json", "cases.csv"
@@ -41,7 +41,7 @@ class Results:
 
     study: str
     folder: Path
-    field: Field
+    lineup: Lineup
     trainings: Mapping[tuple[str, int], Sequence[CaseScore]]
     """The case scores of each complete training, by design and seed."""
     groups: Mapping[str, str]
@@ -51,8 +51,8 @@ class Results:
     margin: float
     asked: int
     """How many designs of the search should compete."""
-    out: frozenset[str]
-    """Who was given up early."""
+    given_up: frozenset[str]
+    """Names of the designs that were given up early."""
     budget: Budget
     task: Task
     failures: tuple[str, ...]
@@ -68,7 +68,7 @@ class Results:
             self,
             trainings={at: (*self.trainings.get(at, ()), *other.trainings.get(at, ())) for at in places},
             groups={**self.groups, **other.groups},
-            out=self.out | other.out,
+            given_up=self.given_up | other.given_up,
             failures=self.failures + other.failures,
             seconds=self.seconds + other.seconds,
             was_stopped=self.was_stopped or other.was_stopped,
@@ -80,14 +80,20 @@ class Results:
 
     @cached_property
     def verdict(self) -> Verdict:
-        candidates = [one.name for one in self.field.entrants if one.is_candidate]
-        baselines = [one.name for one in self.field.entrants if not one.is_candidate]
+        candidates = [one.name for one in self.lineup.entrants if one.is_candidate]
+        baselines = [one.name for one in self.lineup.entrants if not one.is_candidate]
         return verdict(
-            self.scores, candidates, baselines, margin=self.margin, costs=self.costs, asked=self.asked, out=self.out
+            self.scores,
+            candidates,
+            baselines,
+            margin=self.margin,
+            costs=self.costs,
+            asked=self.asked,
+            out=self.given_up,
         )
 
     def entrant(self, name: str) -> Entrant:
-        return next(one for one in self.field.entrants if one.name == name)
+        return next(one for one in self.lineup.entrants if one.name == name)
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -95,21 +101,23 @@ class Results:
         found = [*self.verdict.limits]
         if self.is_cross_validated:
             found.append("Cross-validated: most of these cases have also chosen the designs, which favours those.")
-        found += [f"Left out: {reason}." for reason in self.field.left_out]
-        found += [f"Given up early, as behind the leader with 99 % certainty: {name}." for name in sorted(self.out)]
+        found += [f"Left out: {reason}." for reason in self.lineup.left_out]
+        found += [
+            f"Given up early, as behind the leader with 99 % certainty: {name}." for name in sorted(self.given_up)
+        ]
         found += [f"Without a score: {failure}." for failure in self.failures]
         return tuple(found)
 
 
 def outlook_text(
-    field: Field, noise: Noise | None, config: FinalsConfig, groups: Mapping[str, str], margin: float
+    lineup: Lineup, noise: Noise | None, config: FinalsConfig, groups: Mapping[str, str], margin: float
 ) -> str:
     """What these finals could show, before anything is trained."""
-    names = ", ".join(one.name for one in field.entrants)
+    names = ", ".join(one.name for one in lineup.entrants)
     head = f"finals: {names}; {config.seeds} seeds each, on {len(groups)} test cases"
     if config.folds is not None:
         head = f"finals: {names}; {config.seeds} seeds each, all cases in {config.folds} folds"
-    lines = [head, *(f"left out: {reason}" for reason in field.left_out)]
+    lines = [head, *(f"left out: {reason}" for reason in lineup.left_out)]
     n_groups = len(set(groups.values())) * (config.folds or 1)
     of = "cases" if len(set(groups.values())) == len(groups) else "patients"
     if noise is None:
@@ -206,11 +214,11 @@ def finals_facts(results: Results) -> dict[str, Any]:
                 "width_factor": one.width_factor,
                 "cost": results.costs[one.name],
                 "cost_by": results.cost_by,
-                "given_up": one.name in results.out,
+                "given_up": one.name in results.given_up,
                 "seeds": sorted(seed for design, seed in results.trainings if design == one.name),
                 "dice": scores.mean(one.name) if one.name in scores.designs else None,
             }
-            for one in results.field.entrants
+            for one in results.lineup.entrants
         ],
         "comparisons": [
             {**asdict(one), "difference": one.difference.mean, "standard_error": one.difference.standard_error}

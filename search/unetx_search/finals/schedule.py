@@ -42,7 +42,7 @@ class FinalsSchedule(ListedProposals):
         reference: str,
         *,
         race: bool = True,
-        out: Collection[str] = (),
+        given_up: Collection[str] = (),
     ) -> None:
         super().__init__(
             Proposal(
@@ -58,12 +58,12 @@ class FinalsSchedule(ListedProposals):
         self._reference = reference
         self._race = race
         self._known: dict[tuple[str, int], Sequence[CaseScore]] = {}
-        self.out: set[str] = set()
-        """Who was given up."""
-        self._give_up(out)
+        self.given_up: set[str] = set()
+        """Names of the designs that were given up."""
+        self._give_up(given_up)
 
-    def know(self, trial: TrialRecord) -> None:
-        super().know(trial)
+    def observe(self, trial: TrialRecord) -> None:
+        super().observe(trial)
         place = str(trial.params[GENE]), trial.seed
         if is_complete(trial) and place not in self._known:
             self._known[place] = self._scores_of(trial.number)
@@ -71,12 +71,12 @@ class FinalsSchedule(ListedProposals):
                 self._give_up(self._hopeless())
 
     def _give_up(self, names: Collection[str]) -> None:
-        self.out |= set(names)
-        self._left = {at: one for at, one in self._left.items() if one.candidate.params[GENE] not in self.out}
+        self.given_up |= set(names)
+        self._left = {at: one for at, one in self._left.items() if one.candidate.params[GENE] not in self.given_up}
 
     def _hopeless(self) -> set[str]:
         scores = scores_table(self._known, self._groups)
-        means = {name: scores.mean(name) for name in scores.designs if name not in self.out}
+        means = {name: scores.mean(name) for name in scores.designs if name not in self.given_up}
         if not means:
             return set()
         leader = max(means, key=lambda name: means[name])

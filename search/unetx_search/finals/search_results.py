@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class SearchResults:
     """What finals know of the search before them."""
 
     name: str
@@ -43,7 +43,7 @@ class Search:
     """The URL of the server that keeps it; None for a file."""
 
 
-def read_search(study: Path) -> Search:
+def read_search_results(study: Path) -> SearchResults:
     """The search in a folder. Raises RequestError when there is none, or none of its trials is complete."""
     check_study(study)
     request = read_request(study / REQUEST)
@@ -60,7 +60,7 @@ def read_search(study: Path) -> Search:
         cost_of = CostOf(request.cheap_by, lambda key: training_memory(records.architecture(key), _patch(study)))
         shrunken = ranking.shrinkage
         found = cheapest(ranking, reference, request.cheap_by, request.margin, cost_of)
-        return Search(
+        return SearchResults(
             name=name,
             request=request,
             begun=read_settings(study / SETTINGS),
@@ -80,7 +80,7 @@ def _patch(study: Path) -> tuple[int, ...]:
     return tuple(read_settings(study / SETTINGS)["task"]["patch"])
 
 
-def noise_of(search: Search, groups: Mapping[str, str]) -> Noise | None:
+def noise_of(search: SearchResults, groups: Mapping[str, str]) -> Noise | None:
     """How much differences to U-Net vary over seeds and cases, as far as the search's repeated designs tell."""
     if search.reference is None:
         return None

@@ -85,7 +85,7 @@ class _Process(Handler):
 
 
 @dataclass
-class _Running:
+class _RunningFold:
     """A fold under way."""
 
     training: FoldTraining
@@ -124,7 +124,7 @@ def train_folds(
     ``on_end`` hears of each as it ends; what it raises ends all others, which keep their checkpoints.
     """
     free: list[Slot | None] = [*slots] or [None]
-    running: list[_Running] = []
+    running: list[_RunningFold] = []
     waiting = list(trainings)
     with ExitStack() as stack:
         meetings = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unetx-")))
@@ -137,7 +137,7 @@ def train_folds(
                     rank = Rank(number, one.n_processes, meetings / f"fold{one.job.trial}")
                     executor = stack.enter_context(_executor(replace(evaluator, rank=rank), one.task, slot))
                     processes.append(_Process(one, executor, rank))
-                running.append(_Running(one, processes, taken))
+                running.append(_RunningFold(one, processes, taken))
             for fold in list(running):
                 if (answer := fold.poll()) is not None:
                     for process in fold.processes:

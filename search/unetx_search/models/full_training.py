@@ -77,7 +77,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Data:
+class PreparedData:
     """A dataset, prepared by its full plan."""
 
     source: Source
@@ -128,8 +128,8 @@ def train(
     source = source or choices.source()
     if found is not None:
         check_fit(found, source, choices.dims)
-    with no_empty_folders(path, choices.cache_folder), full_disk_explained(path), alone_with(path):
-        data = prepared(found, source, choices, how, console)
+    with no_empty_folders(path, choices.cache_folder), full_disk_explained(path), locked(path):
+        data = prepare_data(found, source, choices, how, console)
         done = train_on(data, name, found, path, how, console, searched_recipe(found))
         if against is None:
             return done
@@ -160,9 +160,9 @@ def check_fit(architecture: Architecture, source: Source, dims: int | None) -> N
             )
 
 
-def prepared(
+def prepare_data(
     found: Architecture | None, source: Source, choices: DataChoices, how: TrainChoices, console: Console
-) -> Data:
+) -> PreparedData:
     """The data by the full plan, with as many levels as the architecture has. Raises DataError."""
     from unetx_evaluators.device import best_device
 
@@ -181,11 +181,11 @@ def prepared(
     groups = case_groups(source, choices)
     of_tests = {name: groups.get(name, name) for name in task.splits.test}
     n_threads = slots[0].n_threads if slots else how.n_threads
-    return Data(named, folds, slots, machine, n_threads, batch_size, of_tests)
+    return PreparedData(named, folds, slots, machine, n_threads, batch_size, of_tests)
 
 
 def train_on(
-    data: Data,
+    data: PreparedData,
     name: str,
     found: Architecture | None,
     path: Path,
@@ -199,7 +199,7 @@ def train_on(
     budget = full_budget(task, data.batch_size, how.recipe(task.dims, searched), how)
     check_rankable(task, budget)
     n_processes = processes_of_a_fold(data, architecture, console)
-    record = _Record(path, {**_begun(data, architecture, budget, how), "processes": n_processes})
+    record = _TrainingFile(path, {**_settings(data, architecture, budget, how), "processes": n_processes})
     manifest = Manifest.read(task.folder)
     assert manifest is not None
     plan = ModelPlan.of(task, data.source, manifest.basis.preparation, budget.recipe.mirror)
@@ -240,13 +240,13 @@ def full_budget(task: Task, batch_size: int, recipe: Recipe, how: TrainChoices) 
     return Budget(how.steps, batch_size, 1.0, rungs, n_cases, max_seconds=math.inf, recipe=recipe)
 
 
-def _begun(data: Data, architecture: Architecture, budget: Budget, how: TrainChoices) -> dict[str, Any]:
+def _settings(data: PreparedData, architecture: Architecture, budget: Budget, how: TrainChoices) -> dict[str, Any]:
     """All that decides what comes out, as JSON values."""
     told = {**asdict(budget), "max_seconds": None, "data": data.task.digest, "architecture": key(architecture)}
     return {**told, "seed": how.seed, "folds": len(data.folds), "device": data.machine, "threads": data.n_threads}
 
 
-def processes_of_a_fold(data: Data, architecture: Architecture, console: Console) -> int:
+def processes_of_a_fold(data: PreparedData, architecture: Architecture, console: Console) -> int:
     """How many processes share the batches of a fold; says so where that is fewer than there are slots for."""
     wanted = max(1, len(data.slots) // len(data.folds))
     n, why = min(wanted, data.batch_size), f"a batch has {data.batch_size} patches (--batch-size)"
@@ -260,10 +260,10 @@ def processes_of_a_fold(data: Data, architecture: Architecture, console: Console
 def _train_missing(
     model: ModelFolder,
     budget: Budget,
-    data: Data,
+    data: PreparedData,
     how: TrainChoices,
     n_processes: int,
-    record: _Record,
+    record: _TrainingFile,
     console: Console,
 ) -> None:
     """Train the folds that have no weights yet."""
@@ -305,7 +305,7 @@ def _failure(fold: int, answer: Evaluation) -> UnetxError:
     return TrainingFailed(told)
 
 
-class _Record:
+class _TrainingFile:
     """``training.json``: what a model was begun with, and how its trainings got on."""
 
     def __init__(self, path: Path, begun: Mapping[str, Any]) -> None:
@@ -357,7 +357,7 @@ class _Record:
 
 
 @contextmanager
-def alone_with(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Nobody else trains into the folder meanwhile. Raises RequestError where somebody does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f"{path.name}.lock"))

@@ -22,7 +22,7 @@ from unetx_evaluators.tasks.sources.formats import READ, stem_of
 from unetx_evaluators.tasks.sources.header import check_agreement
 from unetx_evaluators.tasks.sources.images import ImageFiles, list_images
 from unetx_evaluators.tasks.sources.mask_values import read_mask
-from unetx_search.models.scores import counted, prediction_scores, scores_json
+from unetx_search.models.scores import prediction_scores, scores_json, tracked
 from unetx_space.errors import RequestError
 from unetx_space.files import write_whole
 from unetx_studies.disk_full import full_disk_explained
@@ -85,14 +85,14 @@ def predict(path: Path, images: Path, out: Path, how: PredictChoices, *, console
     profile = devices.profile(devices.best_device() if how.device == "auto" else how.device)
     predictor = Predictor(networks, model.plan, profile, mirrors=not how.disable_tta)
     problems = Problems()
-    with full_disk_explained(out), _Folder.opened(out, how.part_id) as folder, ExitStack() as stack:
+    with full_disk_explained(out), _OutputFolder.opened(out, how.part_id) as folder, ExitStack() as stack:
         work = _Work(predictor, folder, masks, how, frozenset([*mine][:: max(1, math.ceil(len(mine) / N_SHOWN))]))
         stack.enter_context(devices.tuned(profile, how.n_threads, devices.AUTOTUNED_STEPS))
         stack.enter_context(predictor.ready())
-        for name in counted([*mine], "predicting images", console):
+        for name in tracked([*mine], "predicting images", console):
             with problems.collecting():
                 work.predict(mine[name])
-        work.write_told()
+        work.write_extras()
     problems.raise_all()
     return work.done
 
@@ -102,7 +102,7 @@ class _Work:
     """A call under way, image by image."""
 
     predictor: Predictor
-    folder: _Folder
+    folder: _OutputFolder
     masks: Mapping[str, Path]
     how: PredictChoices
     shown: frozenset[str]
@@ -158,7 +158,7 @@ class _Work:
             one.write_mask(aside, predictor.plan.values(prediction.label))
         return prediction
 
-    def write_told(self) -> None:
+    def write_extras(self) -> None:
         """What was asked for beside the masks."""
         how, done = self.how, self.done
         if how.statistics is not None:
@@ -170,7 +170,7 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Folder:
+class _OutputFolder:
     """Where masks are written: aside first, and named once they are whole."""
 
     path: Path
@@ -178,7 +178,7 @@ class _Folder:
 
     @classmethod
     @contextmanager
-    def opened(cls, path: Path, part: int) -> Iterator[_Folder]:
+    def opened(cls, path: Path, part: int) -> Iterator[_OutputFolder]:
         path.mkdir(parents=True, exist_ok=True)
         for left in path.glob(f"{UNFINISHED}{part}-*"):  # by a process of this part that was killed
             shutil.rmtree(left, ignore_errors=True)

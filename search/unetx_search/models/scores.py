@@ -37,7 +37,7 @@ def score_on_tests(
     predictors = {"test": together, **(each if len(each) > 1 else {})}
     scores: dict[str, list[CaseScore]] = {key: [] for key in predictors}
     with devices.tuned(profile, n_threads, devices.AUTOTUNED_STEPS), together.ready():
-        for name in counted(sorted(task.splits.test), "predicting test cases", console):
+        for name in tracked(sorted(task.splits.test), "predicting test cases", console):
             case = source.read(name)
             for key, predictor in predictors.items():
                 found = predictor.predict(case.image, case.spacing, name)
@@ -47,7 +47,7 @@ def score_on_tests(
     write_json(model.path / SCORES, told)
 
 
-def counted(names: Sequence[T], what: str, console: Console) -> Iterator[T]:
+def tracked(names: Sequence[T], what: str, console: Console) -> Iterator[T]:
     """The names in turn, with a bar on a terminal and a line elsewhere."""
     if not console.is_terminal:
         console.print(f"{what}: {len(names)}", markup=False, soft_wrap=True)
