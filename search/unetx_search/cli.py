@@ -358,7 +358,7 @@ def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[Path | None, Parameter(group="Parameters")] = None,
 ) -> Any:
-    """The command that the words name, its options read from a TOML file where the words do not give them.
+    """Run the command that the words name; options that they do not give are read from a TOML file.
 
     Parameters
     ----------
@@ -386,7 +386,7 @@ def _settings(path: Path) -> Dict:
 
 
 def main() -> None:
-    """What the console script does. Errors raised on purpose become one screen of text and an exit code; bugs fly."""
+    """Run the command line. An error raised on purpose becomes a message and an exit code; a bug has its traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")

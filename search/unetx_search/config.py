@@ -1,4 +1,4 @@
-"""Everything a search can be told: dataclasses from which flags, help, defaults and TOML come.
+"""The options of a search, from which flags, help, defaults and TOML come, and the files in which a study keeps them.
 
 Annotations are not postponed, as in ``data_choices.py``.
 """
@@ -34,11 +34,11 @@ PATHS = ("data", "split", "out", "cache")
 """Options that are paths."""
 MAX_HOURS = 100_000
 FIRST_PRESETS = ("u-net", "no-skip")
-"""What every search evaluates first: the reference, and what skips are worth at all."""
+"""The presets that every search evaluates first: the reference, and the net that shows what skips are worth at all."""
 DEFAULT_SHARE, MAX_SHARE = 0.3, 0.9
-"""Of a study's trials that are replicates."""
+"""The share of a study's trials that are replicates, by default and at most."""
 MARGIN = 0.005
-"""What a design may be worse than the reference and still pass for as good."""
+"""Dice by which a design may be worse than the reference and still counts as being as good."""
 
 Diagnosis = Literal["best", "all", "none"]
 CheapBy = Literal["macs", "params", "memory"]
@@ -61,13 +61,13 @@ class Choices:
     """Where sources may lie as seen from the node: any of "same,finer,coarser"."""
 
     def narrow(self, space: DesignSpace) -> DesignSpace:
-        """The space with these choices only. Raises RequestError for an unknown one."""
+        """Return the space with these choices only. Raises RequestError for an unknown choice."""
         return narrowed(space, **{one.name: getattr(self, one.name) for one in fields(Choices)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(DataChoices, Choices):
-    """A search as its user asked for it."""
+    """The options of a search, as its user gave them."""
 
     trials: int = 12
     """Trials the study shall have in total; run the same command with more to continue."""
@@ -163,7 +163,7 @@ class SearchConfig(DataChoices, Choices):
 
     @property
     def fixed_workers_per_gpu(self) -> int:
-        """Those of a GPU that were asked for; 1 where it is measured how many pay, or nothing was said."""
+        """The number of workers on each GPU that the user has fixed; 1 where that is measured or not given."""
         return self.workers_per_gpu if isinstance(self.workers_per_gpu, int) else 1
 
     def _search_rules(self) -> Iterator[Rule]:
@@ -200,12 +200,12 @@ class SearchConfig(DataChoices, Choices):
         yield "max-cost", self.max_cost, "at least 1 (the U-Net itself costs 1)", self.max_cost >= 1
 
     def design_space(self, n_levels: int) -> DesignSpace:
-        """The space to search on a backbone of so many levels."""
+        """Return the design space to search on a backbone of so many levels."""
         return self.narrow(design_space(self.space, n_levels))
 
     @property
     def study_name(self) -> str:
-        """What the study is called."""
+        """The name of the study."""
         if self.study or not self.data:
             return self.study or DEMO
         place = self.data.resolve()
@@ -213,7 +213,7 @@ class SearchConfig(DataChoices, Choices):
 
     @property
     def folder(self) -> Path:
-        """Where the study lives."""
+        """The folder of the study."""
         return self.out / self.study_name
 
 
@@ -226,11 +226,11 @@ class StudySettings:
     """
 
     task_digest: str
-    """Of the data as the networks get them."""
+    """The digest of the data as the networks get them."""
     data: dict[str, Any]
-    """Their parts, by digest or as they are, for whoever wants to know why the whole differs."""
+    """The parts of the data, as digests or values, which tell why a whole digest differs."""
     task: dict[str, Any]
-    """What was chosen for the networks' input, likewise."""
+    """What was chosen for the networks' input, by name."""
     genes: dict[str, list[Any]]
     """The design space: every gene with its choices."""
     seed: int
@@ -240,11 +240,11 @@ class StudySettings:
     budget: dict[str, Any]
     deterministic: int | None = None
     reseed: float = DEFAULT_SHARE
-    """The share of replicates, which decides what is trained next."""
+    """The share of the trials that are replicates."""
     pilot_spacing: tuple[float, ...] | None = None
     """The voxel size that a pilot chose instead of the planned one, along the source's axes."""
     audit: dict[str, int] | None = None
-    """Of an audit: how many designs, on how many seeds, and how much longer the references."""
+    """For an audit: the numbers of designs and of seeds, and how much longer the references train."""
 
     @classmethod
     def of(
@@ -270,9 +270,9 @@ class StudySettings:
         )
 
     def freeze(self, path: Path) -> None:
-        """Write the settings beside the results, or check them against those of an earlier run.
+        """Write the settings into a study's folder, or check them against those of an earlier run.
 
-        Raises RequestError naming every difference.
+        Raises RequestError, which names every difference.
         """
         if path.exists():
             self.check(path)
@@ -280,7 +280,7 @@ class StudySettings:
             write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
 
     def check(self, path: Path) -> None:
-        """Raises RequestError naming every difference from the settings of an earlier run."""
+        """Check these settings against those of an earlier run. Raises RequestError, which names every difference."""
         _refuse_differences(path, _as_stored(asdict(self)))
 
 
@@ -294,7 +294,7 @@ def _data_settings(task: "Task") -> dict[str, Any]:
 
 
 def differing_data(path: Path, task: "Task") -> list[str]:
-    """A line for whatever a study's data were that these are not; empty where they are the same."""
+    """Return a line for each difference between a study's data, by its settings file, and a task's."""
     theirs, mine = read_settings(path), _as_stored(_data_settings(task))
     if theirs["task_digest"] == mine["task_digest"]:
         return []
@@ -302,14 +302,14 @@ def differing_data(path: Path, task: "Task") -> list[str]:
 
 
 def write_request(config: SearchConfig, path: Path) -> None:
-    """Write what a search was told, the database's URL left out, so that finals read the same data in the same way."""
+    """Write a search's request without the database's URL, so that finals read the same data in the same way."""
     told = {name: value for name, value in asdict(config).items() if name != "storage"}
     absolute = {name: str(told[name].absolute()) for name in PATHS if told[name] is not None}
     write_whole(path, json.dumps({**told, **absolute}, indent=2) + "\n")
 
 
 def read_request(path: Path) -> SearchConfig:
-    """What the search of a study was told last. Raises RequestError where nothing says so, or it is damaged."""
+    """Read the last request of a study's search. Raises RequestError where the file is not there or damaged."""
     told = read_object(path, {"trials": int, "seed": int}, "run the study's search again: it writes the file anew")
     known = {one.name for one in fields(SearchConfig)}
     values: dict[str, Any] = {name: value for name, value in told.items() if name in known}
@@ -335,12 +335,12 @@ PARTS_OF_DATA = {
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What a study was begun with, as its settings file says. Raises RequestError where that is damaged."""
+    """Read a study's settings file. Raises RequestError where it is not there or damaged."""
     return read_object(path, KEPT, _RESTORE)
 
 
 def check_request(config: SearchConfig, path: Path) -> None:
-    """The same check as far as the request itself tells, before hours of preparation. Raises RequestError."""
+    """Check a request against a study's settings, as far as that needs no prepared data. Raises RequestError."""
     if not path.exists():
         return
     stated = {

@@ -1,4 +1,4 @@
-"""What a user writes on the command line or in a TOML file, read as people mean it: whole numbers and sizes."""
+"""Converters of what a user writes on the command line or in a TOML file: whole numbers, sizes, paths."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Json = Annotated[bool, Parameter(name="--json", negative=())]
 """The switch of every command that can print JSON."""
 
 SIZES = ("--patch", "--spacing")
-"""Options that may be said with spaces, too: ``--patch 40 56``."""
+"""Options whose values may be written with spaces, too: ``--patch 40 56``."""
 MAX_AXES = 3
 MAX_NAME_BYTES = 255
-"""Of a file or folder, on all usual file systems."""
+"""The longest name of a file or folder on all usual file systems."""
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 
 def convert_strictly(kind: Any, tokens: Sequence[Token]) -> Any:
-    """As cyclopts converts, but for whole numbers: 1.5 is none, and 0x40 is no way to write one."""
+    """Convert as cyclopts does, but refuse 1.5 and 0x40 for a whole number, and paths with names that are too long."""
     try:
         return convert(kind, tokens, converter=_innermost)
     except CoercionError as error:
@@ -56,17 +56,17 @@ def _whole(value: str) -> int:
 
 
 def mm(_kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
-    """Lengths: ``1x1x2.5``, ``1,1,2.5``, ``"1 1 2.5"``, or the items of a TOML list."""
+    """Convert lengths, written ``1x1x2.5``, ``1,1,2.5``, ``"1 1 2.5"``, or as a TOML list."""
     return tuple(float(part) for part in _parts(tokens))
 
 
 def voxels(_kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    """Numbers of voxels, written likewise."""
+    """Convert numbers of voxels, written ``96x96x48``, ``96,96,48``, ``"96 96 48"``, or as a TOML list."""
     return tuple(_whole(part) for part in _parts(tokens))
 
 
 def numbers(_kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    """Whole numbers: ``0,1``, ``"0 1"``, or the items of a TOML list."""
+    """Convert whole numbers, written ``0,1``, ``"0 1"``, or as a TOML list."""
     return tuple(_whole(part) for part in _parts(tokens))
 
 
@@ -76,7 +76,7 @@ def _parts(tokens: Sequence[Token]) -> Iterator[str]:
 
 
 def join_sizes(words: Sequence[str]) -> list[str]:
-    """The words with sizes that were said as several, ``--patch 40 56``, in one: ``--patch 40x56``."""
+    """Return the words with sizes that were written as several, ``--patch 40 56``, joined: ``--patch 40x56``."""
     joined: list[str] = []
     rest = list(words)
     while rest:

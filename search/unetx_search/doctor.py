@@ -1,4 +1,4 @@
-"""What this machine offers a search, whether a dataset can be used and what would be made of it."""
+"""``unetx-search doctor``: what this machine offers a search, whether a dataset can be used, and how it would be."""
 
 from __future__ import annotations
 
@@ -45,31 +45,31 @@ if TYPE_CHECKING:
 
 PACKAGES = ("unetx-search", "torch", "optuna", "optuna-dashboard", "monai", "sqlalchemy", "numpy", "nibabel")
 LINE = 120
-"""Characters after which a sentence goes on in the next line."""
+"""Characters of a line, after which a sentence goes on in the next."""
 TOLD_ELSEWHERE = "told in the terminal only, because it may name a file, and --pseudonyms was asked for"
 OPTIONAL = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that ``doctor`` looked at."""
+    """All that ``unetx-search doctor`` has found."""
 
     machine: Mapping[str, str]
     workers: tuple[str, ...]
-    """What ``--gpus all`` would use."""
+    """The slots that ``--gpus all`` would use."""
     packages: Mapping[str, str]
     data: DatasetFacts | None
-    """None where no dataset is named, or nothing in it can be listed."""
+    """The dataset's facts; None where no dataset is named, or nothing in it can be listed."""
     problems: tuple[str, ...]
-    """Why the dataset cannot be used: file, reason and remedy each."""
+    """Why the dataset cannot be used, each with file, reason and remedy."""
     caches: tuple[CacheFacts, ...]
-    """Prepared datasets in the cache."""
+    """The prepared datasets in the cache."""
     gpus: tuple[GpuFacts, ...] = ()
-    """Those that were tried, where that was asked."""
+    """The GPUs that were tried; none where that was not asked for."""
 
     @property
     def is_fit(self) -> bool:
-        """A search could start."""
+        """Whether a search could start."""
         return not self.problems and not any(gpu.problems for gpu in self.gpus)
 
 
@@ -84,12 +84,12 @@ def diagnose(
     evaluator: Evaluator | None = None,
     try_gpus: TryGpus | None = None,
 ) -> Findings:
-    """Look at the machine, the cache and, where one is named, every case of a dataset.
+    """Examine the machine, the cache and, where one is named, every case of a dataset.
 
-    ``sheet`` is where the picture sheet goes; nothing else is written. Raises RequestError when it cannot be. With
-    ``pilot`` the data are prepared, too, and their pilot is run, as a search would. With ``gpu`` every visible GPU is
-    tried; RequestError when there is none. ``evaluator`` and ``try_gpus`` take the trainer's and the GPUs' place in
-    tests.
+    ``sheet`` is the file for the picture sheet; nothing else is written. With ``pilot`` the data are prepared, too, and
+    their pilot is run, as a search would do. With ``gpu`` every visible GPU is tried. Raises RequestError when the
+    sheet cannot be written, or there is no GPU to try. ``evaluator`` and ``try_gpus`` replace the trainer and the GPUs
+    in tests.
     """
     for option, is_asked, does in (("sheet", sheet is not None, "shows"), ("pilot", pilot, "trains on")):
         if is_asked and choices.data is None:
@@ -243,7 +243,7 @@ def _packages() -> dict[str, str]:
 
 
 def findings_text(findings: Findings) -> str:
-    """One fact a line; what is wrong comes last, where it is read."""
+    """Return the findings as text, a fact a line; problems come last, where they are read."""
     rows = [*findings.machine.items(), ("workers", "; ".join(findings.workers)), *findings.packages.items()]
     blocks = [_aligned(rows)]
     if findings.gpus:
@@ -329,5 +329,5 @@ def _aligned(rows: Iterable[Sequence[str]]) -> str:
 
 
 def findings_json(findings: Findings) -> str:
-    """The same facts."""
+    """Return the findings as JSON."""
     return json_text({**asdict(findings), "is_fit": findings.is_fit})

@@ -1,4 +1,4 @@
-"""Trains a study whose proposals do not depend on a sampler, such as finals, to its end, or goes on with it."""
+"""Studies whose proposals come from a list and not from a sampler, such as finals, are trained or continued here."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class ListedStudy:
     config: SearchConfig
     name: str
     database: str | None
-    """URL of the server that keeps it; None for a file in the folder."""
+    """URL of the server that keeps the study; None for a file in the folder."""
     task: Task
     budget: Budget
-    """The longest of its trainings."""
+    """The budget of the longest training."""
     n_trials: int
     genes: Mapping[str, CategoricalDistribution]
-    """What Optuna knows of a training."""
+    """The parameters of a training in Optuna's tables."""
     diagnosis: Diagnosis = "none"
     settings: StudySettings | None = None
-    """What it is begun with, to be kept beside it as a search's is; None where its caller keeps that."""
+    """The settings to keep in its folder, as a search does; None where the caller keeps them."""
 
     def train(
         self, proposals_of: Callable[[Records], Proposals], engine: Engine, evaluator: Evaluator, console: Console
     ) -> bool:
-        """Train what is proposed, from the study's records on; whether somebody or the time ended it before its end."""
+        """Train what is proposed and not recorded yet. Returns whether the user or the time limit ended it early."""
         location = settle_location(self.config.folder, self.name, self.database)
         check_writable(location)
         announce_location(location, self.name, console)

@@ -1,4 +1,4 @@
-"""The studies of a folder, a line each: where they stand, who leads, what their finals concluded."""
+"""The studies of a folder, in short: their state, their best design, and what their finals concluded."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from unetx_studies.neighbours import studies_in
 
 @dataclass(frozen=True, slots=True)
 class StudyOverview:
-    """One study."""
+    """A study in short."""
 
     name: str
     folder: str
     state: str
-    """As ``status`` says it; where the study cannot be read, why not."""
+    """The state, as ``status`` says it; where the study cannot be read, the reason."""
     n_finished: int = 0
     n_trials: int = 0
     best_trial: int | None = None
     best_estimate: float | None = None
     finals: str | None = None
-    """The sentence of its finals."""
+    """The conclusion of its finals; None before there were any."""
 
 
 def study_overviews(out: Path) -> tuple[StudyOverview, ...]:
-    """Every study in the folder, by name; one that cannot be read is among them. Raises RequestError for no folder."""
+    """List every study in a folder by name, also those that cannot be read. Raises RequestError for no folder."""
     if not out.is_dir():
         raise RequestError(f"{out} is no folder; name the one that holds the studies, such as runs")
     return tuple(map(_overview, studies_in(out)))
@@ -54,7 +54,7 @@ def _overview(folder: Path) -> StudyOverview:
 
 
 def listing_text(found: tuple[StudyOverview, ...], out: Path) -> str:
-    """A block a study."""
+    """Return the studies as text."""
     if not found:
         return f"{out} holds no study"
     lines = []
@@ -66,5 +66,5 @@ def listing_text(found: tuple[StudyOverview, ...], out: Path) -> str:
 
 
 def listing_json(found: tuple[StudyOverview, ...]) -> str:
-    """The same for machines."""
+    """Return the studies as JSON."""
     return json_text([asdict(one) for one in found])

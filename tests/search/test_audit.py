@@ -211,10 +211,10 @@ def test_an_audit_that_was_stopped_goes_on_and_ends_the_same(tmp_path: Path) -> 
 
 
 def test_what_is_there_after_a_stop_is_told_of_whole_seeds(done: tuple[Audit, Trainer]) -> None:
-    stopped = replace(done[0], trained=done[0].trained[:22], was_stopped=True)
+    stopped = replace(done[0], trainings=done[0].trainings[:22], was_stopped=True)
     told = [one.agreement for one in stopped.proxies if one.n_seeds == 1]
     assert all(agreement is not None and agreement.n_designs == 5 for agreement in told)
-    too_early = replace(done[0], trained=done[0].trained[:17], was_stopped=True)
+    too_early = replace(done[0], trainings=done[0].trainings[:17], was_stopped=True)
     assert all(one.agreement is None for one in too_early.proxies)
     assert "too few designs" in audit_text(too_early)
 
@@ -223,7 +223,7 @@ def failing(found: Audit, fails: Callable[[TrialRecord], bool]) -> Audit:
     """The audit as if some of its trainings had diverged."""
     return replace(
         found,
-        trained=tuple(
+        trainings=tuple(
             replace(one, is_complete=False, trial=replace(one.trial, outcome=Outcome.DIVERGED, reason="it diverged"))
             if fails(one.trial)
             else one

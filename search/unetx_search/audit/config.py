@@ -1,4 +1,4 @@
-"""What an audit can be told; nothing heavy is imported here.
+"""The options of an audit; nothing heavy is imported here.
 
 Annotations are not postponed, as in ``data_choices.py``.
 """
@@ -13,17 +13,17 @@ from unetx_search.config import MARGIN, CheapBy, Diagnosis, SearchConfig
 from unetx_search.data_choices import Rule, check_rules
 
 MIN_DESIGNS = 5
-"""Designs of an audit: one of them may fail, and four have a rank correlation."""
+"""Designs of an audit, at least: one may fail, and four still have a rank correlation."""
 MAX_SEEDS = 1000
 AUDIT = "-audit"
-"""What the name of a study ends in that is an audit."""
+"""The ending of the name of a study that is an audit."""
 NotAnOption = Parameter(parse=False, show=False)
 """Marks fields that an audit fixes, as it proposes nothing, stops nothing early and trains nothing again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig(SearchConfig):
-    """An audit as its user asked for it: as a search of the same data, trained in the same way, on the same workers."""
+    """The options of an audit, as its user gave them: mostly those of a search on the same data."""
 
     trials: Annotated[int, NotAnOption] = field(default=1, init=False)
     sampler: Annotated[str, NotAnOption] = field(default="random", init=False)
@@ -57,10 +57,10 @@ class AuditConfig(SearchConfig):
 
     @property
     def study_name(self) -> str:
-        """Apart from the name of a search of the same data."""
+        """The name of the study, which differs from that of a search of the same data."""
         return super().study_name + AUDIT
 
     @property
     def stated(self) -> dict[str, int]:
-        """What an audit that has begun is held to, beside what a search is."""
+        """The options that a continuation of an audit must agree on, beside those of a search."""
         return {"designs": self.designs, "seeds": self.seeds, "longer": self.longer}

@@ -1,4 +1,4 @@
-"""What an audit finds: for all that could rank designs, how well it does and what it costs."""
+"""The findings of an audit: how well each proxy ranks designs, and what it costs."""
 
 from __future__ import annotations
 
@@ -25,55 +25,55 @@ if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
 
 Values = Mapping[tuple[str, int], float]
-"""By design and seed."""
+"""Values of a proxy or the reference, by key of the design and seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditTraining:
-    """One training of an audit, with what it tells beside its score."""
+    """A training of an audit, with what was noted beside its score."""
 
     trial: TrialRecord
     is_complete: bool
     loss_sum: float
-    """Of all training steps."""
+    """The sum of the losses of all training steps."""
     zero_cost: Mapping[str, float] | None
-    """The features of the untrained network, by name; None where they were not told."""
+    """The zero-cost features of the untrained network, by name; None where they were not noted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Something by which designs could be ranked."""
+    """A proxy for long training, by which designs could be ranked."""
 
     name: str
     n_seeds: int
-    """Trainings of each design that it needs; 0: none."""
+    """The number of trainings of each design that it needs."""
     seconds: float | None
-    """Of these trainings together, as the median design takes; None where it needs none, or there were none."""
+    """The duration of these trainings for the median design; None where it needs none, or there are none yet."""
     agreement: Agreement | None
-    """None while too few designs have it and the reference."""
+    """Its agreement with the reference; None while too few designs have both."""
 
     @property
     def evaluations_an_hour(self) -> float | None:
-        """Of one worker."""
+        """How often one worker could evaluate it in an hour."""
         return 3600.0 / self.seconds if self.seconds else None
 
 
 @dataclass(frozen=True)
 class Audit:
-    """An audit as it stands."""
+    """An audit, complete or not."""
 
     config: AuditConfig
     designs: tuple[Candidate, ...]
     steps: int
-    """Of a search, by default."""
+    """The steps of a search by default."""
     trainings: tuple[AuditTraining, ...]
     n_trainings: int
-    """When it is done."""
+    """The number of trainings of the complete audit."""
     was_stopped: bool
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Steps of the proxies, ascending."""
+        """The steps of the short trainings, in ascending order."""
         return tuple(sorted({one.trial.budget.steps for one in self.trainings} - {self.reference_steps}))
 
     @property
@@ -86,12 +86,12 @@ class Audit:
 
     @property
     def seconds(self) -> float:
-        """Of all trainings together."""
+        """The duration of all trainings together."""
         return sum(one.trial.seconds for one in self.trainings)
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Of each training without a score, what it was and how it ended."""
+        """A sentence for each training without a score, on what it was and how it ended."""
         return tuple(
             f"{one.trial.key[:12]} after {one.trial.budget.steps} steps with seed {one.trial.seed} ended as "
             f"{one.trial.outcome}: {one.trial.reason}"
@@ -148,7 +148,7 @@ class Audit:
 
     @cached_property
     def proxies(self) -> tuple[Proxy, ...]:
-        """Scores after each number of steps, on one seed and on all; sums of losses; features without any training."""
+        """The proxies: scores after each number of steps, on one seed and all; sums of losses; zero-cost features."""
         found = []
         for steps in self.lengths:
             spent = list(self._values(steps, lambda one: one.trial.seconds).values())
@@ -168,13 +168,13 @@ class Audit:
 
     @cached_property
     def ceiling(self) -> Ceiling | None:
-        """What noise in the references leaves to a proxy without any; None while too few designs have all of them."""
+        """The agreement of a proxy without noise, as references have noise; None with too few designs."""
         compared = self._compared([])
         return None if compared is None else ceiling(compared[1])
 
     @cached_property
     def recommendation(self) -> Recommendation:
-        """To the next search."""
+        """The recommendation to the next search."""
         compared = self._compared(self._values(steps, lambda one: one.trial.score) for steps in self.lengths)
         if compared is None or not self.lengths:
             why = f"fewer than {FEWEST_DESIGNS} designs have all their scores, so nothing is shown; {self.steps} stay"

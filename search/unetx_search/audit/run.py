@@ -1,4 +1,4 @@
-"""An audit from the request to its recommendation."""
+"""An audit, from the request to its recommendation."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from unetx_studies.candidate import Candidate
 
 FIRST_REFERENCE_SEED = 2_000_000
-"""Above the seed of the audit: no reference shares initial values or batches with a proxy."""
+"""The first seed of references, added to the audit's: none shares initial values or batches with a proxy."""
 STEPS = "steps"
-"""What Optuna knows of a training beside its design's genes."""
+"""The parameter of a training in Optuna's tables beside its design's genes."""
 
 
 def audit(
@@ -108,12 +108,12 @@ def _resolved(
 
 
 def proxy_lengths(steps: int) -> tuple[int, ...]:
-    """The numbers of steps that are tried as proxies: half the default's, as many, and twice."""
+    """Return the numbers of steps that are tried as proxies: half the default's, as many, and twice as many."""
     return steps // 2, steps, 2 * steps
 
 
 def trainings(designs: Sequence[Candidate], budget: Budget, config: AuditConfig) -> Iterator[Proposal]:
-    """All of them, seed by seed, the short ones first: an early end leaves whole tables, an error shows at once."""
+    """Yield all trainings seed by seed, the short ones first, so that an early end leaves tables that are complete."""
     for n in range(config.seeds):
         for steps in proxy_lengths(budget.steps):
             yield from (_training(one, budget, steps, config.seed + n) for one in designs)

@@ -1,4 +1,4 @@
-"""Which designs an audit trains: U-Net, the net without skips, and a sample spread over what designs differ by."""
+"""The designs of an audit: U-Net, the net without skips, and a sample spread over costs, skips and operators."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from unetx_search.study_setup import StudySetup
 
 N_DRAWN = 400
-"""Designs among which the sample is chosen, at random from the space."""
+"""The number of random designs among which the sample is chosen."""
 MAX_DRAWS_IN_VAIN = 300
 """Draws in a row without a new one, after which a space, or what is affordable of it, counts as exhausted."""
 
 
 def sample_designs(setup: StudySetup, n_designs: int, min_designs: int) -> tuple[Candidate, ...]:
-    """The designs a search begins with, and others up to so many in all; the same for the same seed.
+    """Return the designs that a search begins with, and others up to so many in all; they depend on the seed alone.
 
     Strata of equal size by cost, by the number of skips and by that of operators are crossed at random, one design to
     each (a Latin hypercube over ranks: McKay, Beckman and Conover, Technometrics 21(2), 239-245, 1979), and for each

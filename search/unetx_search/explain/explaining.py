@@ -1,4 +1,4 @@
-"""What a design's skips do on a dataset: it is trained as its study did, with a twin without skips, and looked at."""
+"""``unetx-search explain``: a design and its twin without skips are trained on a dataset and examined."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _TRIAL = re.compile(r"(.+):(\d{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What came of it, and where it stands as ``explain.json`` and ``explain.svg``."""
+    """An explanation, with the folder that has it as ``explain.json`` and ``explain.svg``."""
 
     architecture: Architecture
     findings: Explanation
@@ -55,9 +55,9 @@ class _Subject:
     """What is to be explained, as far as it is known before any data are read."""
 
     name: str
-    """For its folder."""
+    """The name of its folder."""
     architecture: Architecture | None
-    """None for a preset, which goes with the data's backbone."""
+    """The architecture; None for a preset, which gets the backbone of the data."""
     study: Path | None = None
     budget: Budget | None = None
     seed: int = 0
@@ -74,7 +74,7 @@ def explain(
     validation_cases: int | None = None,
     gpus: Literal["all"] | int = "all",
 ) -> Explained:
-    """Train and look at ``what``: a study's folder (its best design), FOLDER:TRIAL, an architecture file, or a preset.
+    """Train and examine ``what``: a study's folder (its best design), FOLDER:TRIAL, an architecture file, or a preset.
 
     Raises RequestError when the request cannot be met; UnetxError where a training ends without a result.
     """
@@ -202,7 +202,7 @@ def _preset_on(task: Task, preset: str) -> Architecture:
 
 
 def explanation_json(done: Explained, task: Task, budget: Budget) -> str:
-    """All numbers, with the design, the data and the training that they are of."""
+    """Return all numbers as JSON, with the design, the data and the training that they belong to."""
     facts = {
         "format": FORMAT,
         "version": VERSION,

@@ -1,4 +1,4 @@
-"""What finals came to: the verdict as text, as JSON, as a table of cases, and the winners as architectures."""
+"""The results of finals: the verdict as text and JSON, a table of cases, and the winners as architectures."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ if TYPE_CHECKING:
     from unetx_space.architecture import Architecture
 
 VERDICT, CASES = "verdict.json", "cases.csv"
-"""Files of finals."""
+"""Names of the files in the folder of finals."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Finals as they stand."""
+    """The results of finals, complete or not."""
 
     study: str
     folder: Path
     lineup: Lineup
     trainings: Mapping[tuple[str, int], Sequence[CaseScore]]
-    """The case scores of each complete training, by design and seed."""
+    """The case scores of each complete training, by name of the design and seed."""
     groups: Mapping[str, str]
     """The patient of each scored case."""
     costs: Mapping[str, float]
     cost_by: CheapBy
     margin: float
     asked: int
-    """How many designs of the search should compete."""
+    """How many designs of the search were to compete."""
     given_up: frozenset[str]
     """Names of the designs that were given up early."""
     budget: Budget
     task: Task
     failures: tuple[str, ...]
     seconds: float
-    """Of all trainings together."""
+    """The duration of all trainings together."""
     was_stopped: bool
     is_cross_validated: bool
 
     def joined(self, other: Results) -> Results:
-        """With another fold's: the same trainings on other cases."""
+        """Return the results joined with those of another fold: the same trainings on other cases."""
         places = dict.fromkeys([*self.trainings, *other.trainings])
         return replace(
             self,
@@ -112,7 +112,7 @@ class Results:
 def outlook_text(
     lineup: Lineup, noise: Noise | None, config: FinalsConfig, groups: Mapping[str, str], margin: float
 ) -> str:
-    """What these finals could show, before anything is trained."""
+    """Say what finals could show, before anything is trained."""
     names = ", ".join(one.name for one in lineup.entrants)
     head = f"finals: {names}; {config.seeds} seeds each, on {len(groups)} test cases"
     if config.folds is not None:
@@ -129,7 +129,7 @@ def outlook_text(
 
 
 def finals_text(results: Results) -> str:
-    """One screen: the designs with their differences to U-Net, the conclusion, and what cannot be concluded."""
+    """Return one screen of text: the designs with their differences to U-Net, the conclusion, and its limits."""
     scores, found = results.scores, results.verdict
     head = "finals stopped; the same command continues them" if results.was_stopped else "finals"
     lines = [f"{results.study}: {head} ({duration(results.seconds)} of training)", ""]
@@ -173,7 +173,7 @@ def _table(results: Results) -> list[str]:
 
 
 def cheapest_sentence(results: Results) -> str:
-    """Of the design that costs least and is shown to be as good as U-Net."""
+    """Say which design costs least and is shown to be as good as U-Net."""
     found, cost = results.verdict.cheapest, COSTS[results.cost_by]
     if found is None:
         return (
@@ -187,7 +187,7 @@ def cheapest_sentence(results: Results) -> str:
 
 
 def read_conclusion(study: Path) -> str | None:
-    """What the last finals of a study concluded; None where there were none, or their file is damaged."""
+    """Read the conclusion of a study's finals; None where there were none, or their file is damaged."""
     try:
         told = json.loads((study / FINALS / VERDICT).read_text(encoding="utf-8"))
         return str(told["conclusion"])
@@ -196,7 +196,7 @@ def read_conclusion(study: Path) -> str | None:
 
 
 def finals_facts(results: Results) -> dict[str, Any]:
-    """The same for machines."""
+    """Return the results for JSON."""
     scores, found = results.scores, results.verdict
     return {
         "study": results.study,
@@ -247,7 +247,7 @@ def _chosen_facts(chosen: Chosen) -> dict[str, Any]:
 
 
 def write_results(folder: Path, results: Results) -> None:
-    """Write verdict, cases and winners into the folder of the finals; a winner that is none any more goes."""
+    """Write verdict, cases and winners into the folder of the finals, and remove the file of a former winner."""
     facts = finals_facts(results)
     write_whole(folder / VERDICT, json_text(facts) + "\n")
     write_whole(folder / CASES, _cases_csv(results))

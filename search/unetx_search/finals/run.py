@@ -1,4 +1,4 @@
-"""Finals from the request to the verdict."""
+"""Finals, from the request to the verdict."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.options import TaskOptions
 
 FROZEN = "finals.json"
-"""In the folder of finals: what they were begun with."""
+"""Name of the file in the folder of finals with what they were begun with."""
 LONGER = 4
-"""Times the search's steps that finals train, when nobody says."""
+"""How many times the search's steps finals train by default."""
 MAX_SECONDS = 7 * 24 * 3600.0
 
 
@@ -59,10 +59,10 @@ def finals(
     evaluator: Evaluator | None = None,
     source: Source | None = None,
 ) -> Results:
-    """Train what competes, or go on with that, and compare it. ``probe``, ``evaluator`` and ``source`` replace the
-    machine, the trainer and the data in tests.
+    """Train the designs that compete, or continue that, and compare them.
 
-    Raises RequestError when there is no such study, nothing competes, or earlier finals in the folder were others.
+    ``probe``, ``evaluator`` and ``source`` replace the machine, the trainer and the data in tests. Raises RequestError
+    when there is no such study, nothing competes, or the folder's finals were begun with other options.
     """
     search = read_search_results(study)
     folds: list[int | None] = [None] if config.folds is None else list(range(config.folds))
@@ -94,7 +94,7 @@ def finals(
 
 @dataclass(frozen=True, slots=True)
 class _Final:
-    """Finals on one task: all of them, or one fold."""
+    """Finals on one task: all of the finals, or one fold."""
 
     study: Path
     config: FinalsConfig
@@ -105,7 +105,7 @@ class _Final:
     budget: Budget
     margin: float
     groups: Mapping[str, str]
-    """Of every case, as far as the user has said whose it is."""
+    """The group of each case, where the user has named groups."""
 
     @classmethod
     def opened(
@@ -143,7 +143,7 @@ class _Final:
         return final
 
     def freeze(self, path: Path) -> None:
-        """Write what these finals are begun with."""
+        """Write what these finals are begun with, which a continuation must agree on."""
         facts = {
             "stated": self.config.stated(),
             "task_digest": self.task.digest,
@@ -155,7 +155,7 @@ class _Final:
 
     @property
     def scored_groups(self) -> dict[str, str]:
-        """Of the cases that are scored; a case of which nothing is said is a group of its own."""
+        """The group of each scored case; a case without one is a group of its own."""
         return {case: self.groups.get(case, case) for case in self.task.splits.validation}
 
     @property
@@ -163,7 +163,7 @@ class _Final:
         return "-".join([self.search.name, *self.request.folder.relative_to(self.study).parts])
 
     def train(self, engine: Engine, evaluator: Evaluator, console: Console, given_up: set[str]) -> bool:
-        """Bring these finals to their end; whether somebody or the time ended them before it."""
+        """Train what is missing. Returns whether the user or the time limit ended the finals early."""
         seeds = [FIRST_SEED + self.request.seed + n for n in range(self.config.seeds)]
         schedules: list[FinalsSchedule] = []
 

@@ -1,4 +1,4 @@
-"""In which order finals are trained, and who is given up early."""
+"""The order in which finals train, and which designs are given up early."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
 
 FIRST_SEED = 1_000_000
-"""Of finals, above that of the search: far from every seed that chose something."""
+"""The first seed of finals, added to the search's: far from every seed that has chosen designs."""
 HOPELESS = 0.99
-"""The probability of being behind the leader at which a design is given up."""
+"""The probability of being behind the leader at which a design is given up early."""
 MIN_SEEDS_TO_GIVE_UP = 2
-"""Before anybody is given up."""
+"""Seeds of a design before it may be given up."""
 
 
 class FinalsSchedule(ListedProposals):

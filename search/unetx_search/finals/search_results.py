@@ -1,4 +1,4 @@
-"""What finals know of the search before them."""
+"""What finals know of the study's search."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SearchResults:
-    """What finals know of the search before them."""
+    """What finals know of the study's search."""
 
     name: str
     request: SearchConfig
     begun: Mapping[str, Any]
     ranking: Ranking
     genomes: Mapping[str, Genome]
-    """By key."""
+    """The genome of each design, by key."""
     trainings: Mapping[tuple[str, int], Sequence[CaseScore]]
     """The case scores of the designs with several seeds, by key and seed."""
     reference: str | None
@@ -40,11 +40,11 @@ class SearchResults:
     cheapest: str | None
     seed_deviation: float
     database: str | None
-    """The URL of the server that keeps it; None for a file."""
+    """The URL of the server that keeps the study; None for a file."""
 
 
 def read_search_results(study: Path) -> SearchResults:
-    """The search in a folder. Raises RequestError when there is none, or none of its trials is complete."""
+    """Read the search of the study in a folder. Raises RequestError when there is none, or no trial is complete."""
     check_study(study)
     request = read_request(study / REQUEST)
     location = find_location(study)
@@ -81,7 +81,7 @@ def _patch(study: Path) -> tuple[int, ...]:
 
 
 def noise_of(search: SearchResults, groups: Mapping[str, str]) -> Noise | None:
-    """How much differences to U-Net vary over seeds and cases, as far as the search's repeated designs tell."""
+    """Estimate how differences to U-Net vary over seeds and cases, from the search's replicates; None without any."""
     if search.reference is None:
         return None
     table = scores_table(search.trainings, groups)

@@ -1,4 +1,4 @@
-"""What leaves when a path is exported: an architecture's file, or a trained model with its weights."""
+"""What a path to export stands for: an architecture's file, or a trained model with its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unetx_studies.model_folder import PLAN, ModelFolder
 
 
 def with_weights(path: Path, weights: Path | None) -> tuple[Architecture, Path | None]:
-    """The architecture at ``path``, and the weights that go along: those given, or a model's own.
+    """Return the architecture at ``path`` and the weights to export with it: those given, or a model's own.
 
     Raises RequestError where a model has several folds, each of which is a network of its own, or none yet.
     """

@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class FoldTraining:
-    """One fold's job. The job's number is the fold's."""
+    """The training of one fold. The job's trial is the fold's number."""
 
     task: Task
     job: Job
     bar: TrainingBar
     n_processes: int = 1
-    """That share each of its batches."""
+    """The number of processes that share each batch."""
 
 
 @dataclass
 class _Process(Handler):
-    """One of the processes of a fold, and what came of it."""
+    """One of the processes of a fold, as the Handler of its executor's events."""
 
     fold: FoldTraining
     executor: Executor
@@ -49,7 +49,7 @@ class _Process(Handler):
     answer: Evaluation | None = None
     was_lost: bool = False
     is_waiting: bool = True
-    """No slot has it."""
+    """Whether no slot has its job."""
 
     def poll(self) -> None:
         if self.is_waiting and self.executor.n_free() > 0:
@@ -93,7 +93,7 @@ class _RunningFold:
     slots: list[Slot | None]
 
     def poll(self) -> Evaluation | None:
-        """The answer, once there is one: of the first process when all have theirs, or why one has failed."""
+        """Return the result: of the first process when all have ended, or of one that failed; None before."""
         for process in self.processes:
             process.poll()
         if not self._failed:
@@ -121,7 +121,7 @@ def train_folds(
 ) -> None:
     """Run every training, in as many workers as there are ``slots``, or in this process without any.
 
-    ``on_end`` hears of each as it ends; what it raises ends all others, which keep their checkpoints.
+    ``on_end`` is called with each training that has ended; what it raises ends all others, which keep checkpoints.
     """
     free: list[Slot | None] = [*slots] or [None]
     running: list[_RunningFold] = []

@@ -1,4 +1,4 @@
-"""What a report tells of how designs work: gradients by stage, redundant skips, and what each skip is worth."""
+"""A report's sections on how designs work: gradients by stage, redundant skips, and what each skip is worth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def insight_sections(study: ReportedStudy) -> list[Section]:
-    """As far as it was noted in training, and found by ``unetx-search explain``."""
+    """Return the sections on the best design and U-Net, as far as training or ``explain`` noted something."""
     told = {
         study.name(one): study.insights[one.number]
         for one in (study.best, study.unet)

@@ -1,4 +1,4 @@
-"""A report of a study: everything that its records and files tell, put on one page."""
+"""The page of a study's report, with all that its records and files tell."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
 
 REPORT = "report.html"
-"""Of a study, in its folder; CSV and JSON of the same name lie beside it."""
+"""Name of the report in a study's folder; CSV and JSON of the same name lie beside it."""
 MAX_THUMBNAILS = 60
 THICKEST_PX = 7.0
-"""Of a skip that all of the best designs have."""
+"""Width of a skip that all of the best designs have."""
 
 
 def write_report(study: ReportedStudy, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a report is made of: a study's records and files, read once."""
+"""What a report of a study is made of: its records and files, read once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pictured:
-    """What one training of a design found on cases."""
+    """The predictions and scores of one training of a design, by case."""
 
     trial: int
     predictions: Mapping[str, Prediction]
@@ -44,7 +44,7 @@ class Pictured:
 
 @dataclass(frozen=True)
 class ReportedStudy:
-    """What is read of a study, once."""
+    """All that a report needs of a study, read once."""
 
     status: Status
     ranking: Ranking
@@ -54,15 +54,15 @@ class ReportedStudy:
     cases: Mapping[str, Mapping[str, float]]
     """Mean Dice by case, of the best design and U-Net, over their seeds."""
     pictured: Mapping[str, Pictured]
-    """Of the same, where predictions were kept."""
+    """Predictions of the best design and U-Net by their keys, where they were kept."""
     insights: Mapping[int, Mapping[str, Any]]
     explained: Mapping[str, Mapping[str, Any]]
-    """What ``unetx-search explain`` found, by the designs' names."""
+    """The findings of ``unetx-search explain``, by the designs' names."""
     costs: Mapping[str, float]
     cost_by: str
     task: Mapping[str, Any]
     prepared: Task | None
-    """The same with its arrays, where they are still there and images may be shown."""
+    """The task with its arrays; None where they are gone or images may not be shown."""
     settings: Mapping[str, Any]
     verdict: Mapping[str, Any] | None
 
@@ -84,12 +84,12 @@ class ReportedStudy:
 
     @cached_property
     def effects(self) -> tuple[numbers.Effect, ...]:
-        """What goes with each choice."""
+        """The effect of each choice on the score, of the choices that are known."""
         return numbers.effects(self.designs, self.genomes)
 
     @cached_property
     def progress(self) -> tuple[numbers.Progress, ...]:
-        """After each complete trial; takes seconds in a long study."""
+        """The best score and estimate after each complete trial; computing it takes seconds in a long study."""
         return numbers.progress(self.status.evaluations)
 
     def name(self, one: Ranked) -> str:
@@ -99,7 +99,7 @@ class ReportedStudy:
 
 
 def read_reported_study(folder: Path) -> ReportedStudy:
-    """All of it. Raises RequestError when there is no such study, or a file of it is damaged."""
+    """Read the study in ``folder`` for a report. Raises RequestError when there is none, or a file of it is damaged."""
     status = read_status(folder)
     location = find_location(folder)
     ranking = Ranking(status.evaluations)
