@@ -26,32 +26,34 @@ from unetx_studies.shrinkage import shrinkage
 from unetx_studies.spread import Scored
 
 MAX_ROUNDS = 6
-"""With it the last contenders have 64 seeds, which tells them apart as finely as anyone asks."""
+"""Rounds of halving, at most: the last contenders then have 64 seeds, which tell them apart finely enough."""
 CHEAP_PLACES = 4
-"""One contender in so many is there for its cost."""
+"""One contender in so many is chosen for its cost."""
 FIRST_DESIGNS = 19
-"""After so many designs the reference is trained with a second seed, among the first 20 trials."""
+"""Designs after which the reference is trained with a second seed, among the first 20 trials of a study."""
 
 
 class Training(NamedTuple):
-    """An evaluation that was begun, for whatever reason: a design with a seed."""
+    """An evaluation that was begun: a design with a seed."""
 
     design: str
     seed: int
     score: float | None = None
-    """None before the final score is there, and for ever where there is none, as after early stopping or failure."""
+    """The final score; None while there is none, and after pruning or failure."""
 
 
 class Replicate(NamedTuple):
-    """What to train next: a known design with a seed that it did not have yet."""
+    """A known design with a seed that it did not have yet, to be trained next."""
 
     design: str
     seed: int
 
 
 def n_replicates(total: int, share: float, n_given: int = 0) -> int:
-    """How many of a study's evaluations are replicates: the share, rounded down, and at most so many that one design
-    besides those given at the start is new."""
+    """Return how many of a study's evaluations are replicates.
+
+    It is the share, rounded down, and at most so many that one design besides those given at the start is new.
+    """
     if not 0.0 <= share < 1.0:
         raise ValueError(f"the share of replicates is at least 0 and less than 1, got {share:g}")
     return max(0, min(int(total * share + 1e-9), total - n_given - 1))
@@ -69,7 +71,7 @@ def next_replicate(
     margin: float = MARGIN,
     is_exhausted: bool = False,
 ) -> Replicate | None:
-    """The next replicate, or None: propose a new design, or, once the total is reached, stop.
+    """Return the next replicate; None where a new design is to be proposed, or the total is reached.
 
     ``trainings`` are all evaluations, finished, failed and pending; ``seeds`` the shared list, which begins with the
     seed of new designs; ``n_given`` how many designs the study begins with. A reference is compared with on every seed.
