@@ -26,7 +26,7 @@ from unetx_search.finals.config import FinalsConfig
 from unetx_search.models.predict_command import predict
 from unetx_search.models.train_command import train
 from unetx_search.reading_words import as_said, sizes_joined, voxels
-from unetx_space.design_space import describe, design_space
+from unetx_space.design_space import design_space, space_text
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
 from unetx_space.files import json_text
 
@@ -173,7 +173,7 @@ def show(
 
     if space:
         narrowed = choices.narrow(design_space(what or "default", levels))
-        print(summary.space_json(narrowed) if json else describe(narrowed))
+        print(summary.space_json(narrowed) if json else space_text(narrowed))
         return
     if what is None:
         raise RequestError("show needs an architecture file or the name of a preset, or --space")

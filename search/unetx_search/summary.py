@@ -15,7 +15,7 @@ from unetx_space.architecture import Architecture
 from unetx_space.backbone import MAX_LEVELS, isotropic_backbone
 from unetx_space.canonical import key
 from unetx_space.cost import cost
-from unetx_space.design_space import DesignSpace, description
+from unetx_space.design_space import DesignSpace, space_facts
 from unetx_space.documents import load
 from unetx_space.errors import RequestError, command, unknown_name
 from unetx_space.files import json_text, write_whole
@@ -267,7 +267,7 @@ def _write(target: Path, content: str) -> None:
 
 def space_json(space: DesignSpace) -> str:
     """What a space holds."""
-    return json_text(description(space))
+    return json_text(space_facts(space))
 
 
 def presets_text() -> str:
