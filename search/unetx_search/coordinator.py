@@ -186,7 +186,7 @@ class Coordinator:
                 self._remove_checkpoint(trial.number)  # of a run that ended between the two
             else:
                 architecture = self._records.architecture(trial.key)
-                self._waiting.append(_Unfinished(job_states.left(trial), architecture, scores))
+                self._waiting.append(_Unfinished(job_states.requeued(trial), architecture, scores))
 
     # From a free slot to a job.
 
@@ -294,7 +294,7 @@ class Coordinator:
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
         running = self._running[trial]
-        running.trial = job_states.taken(running.trial, worker, device, process, self._clock())
+        running.trial = job_states.started(running.trial, worker, device, process, self._clock())
         self._records.update(running.trial)
         self._reporter.trial_started(trial, worker, device, str(running.trial.origin))
 
@@ -371,8 +371,8 @@ class Coordinator:
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         running = self._running[trial]
-        running.trial = job_states.lost(running.trial, evaluation.reason)
-        if job_states.is_deadly(running.trial):
+        running.trial = job_states.worker_lost(running.trial, evaluation.reason)
+        if job_states.has_lost_too_many(running.trial):
             reason = f"{running.trial.n_lost} workers died of it; the last: {evaluation.reason}"
             self.on_finished(trial, worker, replace(evaluation, reason=reason))
         else:
@@ -385,7 +385,7 @@ class Coordinator:
             words = f"preempted {running.n_in_vain} times without coming any further; the last: {reason}"
             self.on_finished(trial, running.trial.worker or 0, failed_evaluation(Outcome.CRASHED, words))
             return
-        running.trial = job_states.left(running.trial)
+        running.trial = job_states.requeued(running.trial)
         self._requeue(trial, reason)
 
     def _requeue(self, trial: int, reason: str) -> None:
@@ -395,7 +395,7 @@ class Coordinator:
         self._reporter.trial_lost(trial, reason)
 
     def on_interrupted(self, trial: int) -> None:
-        self._records.update(job_states.left(self._running.pop(trial).trial))
+        self._records.update(job_states.requeued(self._running.pop(trial).trial))
         self._reporter.trial_interrupted(trial)
 
 

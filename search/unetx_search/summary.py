@@ -21,10 +21,10 @@ from unetx_space.errors import RequestError, command, unknown_name
 from unetx_space.files import json_text, write_whole
 from unetx_space.presets import PRESETS
 from unetx_studies.drawing import differences, side_by_side, to_svg, to_text
-from unetx_studies.drawing.captions import by, captions, title
+from unetx_studies.drawing.captions import captions, size_text, title
 from unetx_studies.evidence import evidence
-from unetx_studies.neighbours import BEST, CHEAPEST, with_hint
 from unetx_studies.ranking import outcome_counts
+from unetx_studies.study_folders import BEST, CHEAPEST, with_hint
 
 if TYPE_CHECKING:
     from unetx_search.run import Summary
@@ -250,7 +250,7 @@ def write_html(architecture: Architecture, target: Path, other: Architecture | N
     sections = []
     for design in (architecture, *([other] if other else [])):
         patch = design.searched_patch or USUAL_PATCH[design.backbone.dims]
-        note = f"Of one patch of {by(patch)}: point at a part, or look into the table."
+        note = f"Of one patch of {size_text(patch)}: point at a part, or look into the table."
         table = ("part", "parameters", "multiply-adds", "kept for training"), part_rows(design, patch)
         sections.append(Section(title(design), note, to_figure(design, patch), table=table, is_folded=True))
     words = differences(architecture, other) if other else []
