@@ -187,7 +187,7 @@ class Coordinator:
                 self._remove_checkpoint(trial.number)  # of a run that ended between the two
             else:
                 architecture = self._records.architecture(trial.key)
-                self._waiting.append(_Unfinished(job_states.left(trial), architecture, scores))
+                self._waiting.append(_Unfinished(job_states.requeued(trial), architecture, scores))
         self._has_told_spread = self._is_spread_known()
 
     def _is_spread_known(self) -> bool:
@@ -299,7 +299,7 @@ class Coordinator:
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
         running = self._running[trial]
-        running.trial = job_states.taken(running.trial, worker, device, process, self._clock())
+        running.trial = job_states.started(running.trial, worker, device, process, self._clock())
         self._records.update(running.trial)
         self._reporter.trial_started(trial, worker, device, str(running.trial.origin))
 
@@ -350,7 +350,7 @@ class Coordinator:
         is_new_best = self._rank(finished)
         moved = is_new_best or not self._ranking.is_by_score
         self._reporter.trial_finished(trial, evaluation, self._ranking.best if moved else None, is_new_best)
-        if self._is_spread_known() and not self._has_told_spread and self._proposals.is_more():
+        if self._is_spread_known() and not self._has_told_spread and self._proposals.has_more():
             self._has_told_spread = True
             self._reporter.measured(evidence(self._records.trials(finished_only=True)))
 
@@ -377,8 +377,8 @@ class Coordinator:
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         running = self._running[trial]
-        running.trial = job_states.lost(running.trial, evaluation.reason)
-        if job_states.is_deadly(running.trial):
+        running.trial = job_states.worker_lost(running.trial, evaluation.reason)
+        if job_states.has_lost_too_many(running.trial):
             reason = f"{running.trial.n_lost} workers died of it; the last: {evaluation.reason}"
             self.on_finished(trial, worker, replace(evaluation, reason=reason))
         else:
@@ -391,7 +391,7 @@ class Coordinator:
             words = f"preempted {running.n_preemptions} times without coming any further; the last: {reason}"
             self.on_finished(trial, running.trial.worker or 0, failed_evaluation(Outcome.CRASHED, words))
             return
-        running.trial = job_states.left(running.trial)
+        running.trial = job_states.requeued(running.trial)
         self._requeue(trial, reason)
 
     def _requeue(self, trial: int, reason: str) -> None:
@@ -401,7 +401,7 @@ class Coordinator:
         self._reporter.trial_lost(trial, reason)
 
     def on_interrupted(self, trial: int) -> None:
-        self._records.update(job_states.left(self._running.pop(trial).trial))
+        self._records.update(job_states.requeued(self._running.pop(trial).trial))
         self._reporter.trial_interrupted(trial)
 
 
