@@ -104,9 +104,9 @@ class SearchConfig(DataChoices, Choices):
     validation_cases: int | None = None
     """Cases scored at every rung, at most."""
     learning_rate: float | None = None
-    """Of the training, at the end of its warm-up. Found by the pilot by default."""
+    """Learning rate of the training, at the end of its warm-up. Found by the pilot by default."""
     background_weight: float | None = None
-    """Of the background in the cross entropy, against 1 for every other class. Found by the pilot by default."""
+    """Weight of the background in the cross entropy, against 1 for every other class. Found by the pilot by default."""
     pilot: bool = True
     """Train the U-Net a few times, briefly, before the first search on a dataset, to settle learning rate, background
     weight, steps and, where the plan leaves it open, voxel size. Kept with the prepared data."""

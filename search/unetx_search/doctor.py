@@ -52,7 +52,7 @@ OPTIONAL = ("onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that ``unetx-search doctor`` has found."""
+    """The findings of ``unetx-search doctor``."""
 
     machine: Mapping[str, str]
     workers: tuple[str, ...]

@@ -43,12 +43,12 @@ PreparedAt = Callable[[tuple[float, ...]], "Task"]
 
 
 class PilotFailed(UnetxError):
-    """Not one training of a pilot's first round was completed. CLI exit code 1."""
+    """No training of a pilot's first round was completed. CLI exit code 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class PilotFile:
-    """Where a pilot's answer is kept: in the task's folder, named by all that the answer depends on."""
+    """The file that keeps a pilot's answer, in the task's folder and named by all that the answer depends on."""
 
     path: Path
 

@@ -76,7 +76,7 @@ def _words(excess: Bounded) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AuditFile:
-    """Where a recommendation is kept: beside the task's pilot, named by all that it depends on.
+    """The file that keeps a recommendation, beside the task's pilot and named by all that it depends on.
 
     That is the data as the networks get them and how they are trained, but for how long.
     """

@@ -79,7 +79,7 @@ GENE = "design"
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """All designs that compete in finals, among them the reference."""
+    """The designs that compete in finals, the reference among them."""
 
     entrants: tuple[Entrant, ...]
     left_out: tuple[str, ...]
