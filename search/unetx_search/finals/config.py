@@ -54,7 +54,7 @@ class FinalsConfig:
     cpu_workers: int | None = None
     """CPU workers, one thread each, where no GPU is used. As in the search by default."""
     workers_per_gpu: int | None = None
-    """Worker processes that share one GPU. As in the search by default, 1 where that measured how many pay."""
+    """Worker processes that share one GPU. As in the search by default, 1 where the search measured how many pay."""
     max_hours: float | None = None
     """End this run in order after so many hours; the same command continues the finals."""
 
