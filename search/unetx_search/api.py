@@ -25,8 +25,8 @@ from unetx_search.status import read_status, status_text
 from unetx_space import PRESETS, key
 from unetx_space.errors import RequestError
 from unetx_studies.drawing import to_svg
-from unetx_studies.neighbours import BEST, CHEAPEST
 from unetx_studies.ranking import Ranked, Ranking
+from unetx_studies.study_folders import BEST, CHEAPEST
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -11,14 +11,14 @@ from unetx_space.architecture import Architecture
 from unetx_space.backbone import MAX_LEVELS, isotropic_backbone
 from unetx_space.canonical import key
 from unetx_space.cost import cost
-from unetx_space.design_space import DesignSpace, description
+from unetx_space.design_space import DesignSpace, space_facts
 from unetx_space.documents import load
 from unetx_space.errors import RequestError, unknown_name
 from unetx_space.files import json_text, write_whole
 from unetx_space.presets import PRESETS
 from unetx_studies.drawing import differences, side_by_side, to_svg, to_text
-from unetx_studies.drawing.captions import by, captions, title
-from unetx_studies.neighbours import with_hint
+from unetx_studies.drawing.captions import captions, size_text, title
+from unetx_studies.study_folders import with_hint
 
 DEFAULT_PATCH: Mapping[int, tuple[int, ...]] = {2: (128, 128), 3: (64, 64, 64)}
 """The patch, by dimensions, that costs refer to where an architecture was never searched."""
@@ -97,7 +97,7 @@ def write_html(architecture: Architecture, target: Path, other: Architecture | N
     sections = []
     for design in (architecture, *([other] if other else [])):
         patch = design.searched_patch or DEFAULT_PATCH[design.backbone.dims]
-        note = f"Of one patch of {by(patch)}: point at a part, or look into the table."
+        note = f"Of one patch of {size_text(patch)}: point at a part, or look into the table."
         costs = costs_by_part(design, patch)
         table = ("part", "parameters", "multiply-adds", "kept for training"), part_rows(costs)
         sections.append(Section(title(design), note, to_figure(design, costs), table=table, is_folded=True))
@@ -115,7 +115,7 @@ def _write(target: Path, content: str) -> None:
 
 def space_json(space: DesignSpace) -> str:
     """Describe a design space as JSON."""
-    return json_text(description(space))
+    return json_text(space_facts(space))
 
 
 def presets_text() -> str:

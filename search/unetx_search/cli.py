@@ -27,7 +27,7 @@ from unetx_search.finals.config import FinalsConfig
 from unetx_search.models.export_command import export
 from unetx_search.models.predict_command import predict
 from unetx_search.models.train_command import train
-from unetx_space.design_space import describe, design_space
+from unetx_space.design_space import design_space, space_text
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
 from unetx_space.files import json_text
 
@@ -178,7 +178,7 @@ def show(
 
     if space:
         narrowed = choices.narrow(design_space(what or "default", levels))
-        print(architectures.space_json(narrowed) if json else describe(narrowed))
+        print(architectures.space_json(narrowed) if json else space_text(narrowed))
         return
     if what is None:
         raise RequestError("show needs an architecture file or the name of a preset, or --space")

@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 
 N_HOPELESS = 5
 """So many evaluations end a run, when they are its first and all have failed."""
-N_UNTIL_MEASURED = 5
-"""Replicates with a score after which the reporter is told what the study's scores can tell apart."""
+N_UNTIL_MEASURED = 20
+"""Finished trials, a replicate among them, after which the reporter is told what the study's scores can tell apart."""
 MAX_PREEMPTIONS = 5
 """Preemptions of a trial without coming further after which it is given up. Where workers come and go, a trial goes on
 from its checkpoint and comes further now and then; one that does not in five tries is what stops it, or takes too long
@@ -125,8 +125,9 @@ class Coordinator:
         self._n_asked = 0
         """The number of the study's trials."""
         self._ranking = Ranking()
-        self._n_measured = 0
-        """The number of replicates that have a score."""
+        self._has_replicate = False
+        """Whether a replicate has a score."""
+        self._has_told_spread = False
         self._n_finished = 0
         """The number of finished trials, by this run or an earlier one."""
         self._n_finished_now = 0
@@ -180,13 +181,17 @@ class Coordinator:
             self._proposals.observe(trial)
             self._ranking.add(trial)
             self._n_asked += 1
-            self._n_measured += _is_measured_replicate(trial)
+            self._has_replicate |= _is_measured_replicate(trial)
             self._n_finished += trial.is_finished
             if trial.is_finished:
                 self._remove_checkpoint(trial.number)  # of a run that ended between the two
             else:
                 architecture = self._records.architecture(trial.key)
-                self._waiting.append(_Unfinished(job_states.left(trial), architecture, scores))
+                self._waiting.append(_Unfinished(job_states.requeued(trial), architecture, scores))
+        self._has_told_spread = self._is_spread_known()
+
+    def _is_spread_known(self) -> bool:
+        return self._has_replicate and self._n_finished >= N_UNTIL_MEASURED
 
     # From a free slot to a job.
 
@@ -294,7 +299,7 @@ class Coordinator:
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
         running = self._running[trial]
-        running.trial = job_states.taken(running.trial, worker, device, process, self._clock())
+        running.trial = job_states.started(running.trial, worker, device, process, self._clock())
         self._records.update(running.trial)
         self._reporter.trial_started(trial, worker, device, str(running.trial.origin))
 
@@ -345,7 +350,8 @@ class Coordinator:
         is_new_best = self._rank(finished)
         moved = is_new_best or not self._ranking.is_by_score
         self._reporter.trial_finished(trial, evaluation, self._ranking.best if moved else None, is_new_best)
-        if self._n_measured == N_UNTIL_MEASURED and _is_measured_replicate(finished):
+        if self._is_spread_known() and not self._has_told_spread and self._proposals.has_more():
+            self._has_told_spread = True
             self._reporter.measured(evidence(self._records.trials(finished_only=True)))
 
     def _warn_of_eager_steps(self, trial: int, evaluation: Evaluation) -> None:
@@ -358,7 +364,7 @@ class Coordinator:
     def _rank(self, finished: TrialRecord) -> bool:
         """Take a result into the ranking; whether its design is the best since now."""
         self._proposals.observe(finished)
-        self._n_measured += _is_measured_replicate(finished)
+        self._has_replicate |= _is_measured_replicate(finished)
         if not is_complete(finished):
             return False
         before = self._ranking.leader
@@ -371,8 +377,8 @@ class Coordinator:
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
         running = self._running[trial]
-        running.trial = job_states.lost(running.trial, evaluation.reason)
-        if job_states.is_deadly(running.trial):
+        running.trial = job_states.worker_lost(running.trial, evaluation.reason)
+        if job_states.has_lost_too_many(running.trial):
             reason = f"{running.trial.n_lost} workers died of it; the last: {evaluation.reason}"
             self.on_finished(trial, worker, replace(evaluation, reason=reason))
         else:
@@ -385,7 +391,7 @@ class Coordinator:
             words = f"preempted {running.n_preemptions} times without coming any further; the last: {reason}"
             self.on_finished(trial, running.trial.worker or 0, failed_evaluation(Outcome.CRASHED, words))
             return
-        running.trial = job_states.left(running.trial)
+        running.trial = job_states.requeued(running.trial)
         self._requeue(trial, reason)
 
     def _requeue(self, trial: int, reason: str) -> None:
@@ -395,7 +401,7 @@ class Coordinator:
         self._reporter.trial_lost(trial, reason)
 
     def on_interrupted(self, trial: int) -> None:
-        self._records.update(job_states.left(self._running.pop(trial).trial))
+        self._records.update(job_states.requeued(self._running.pop(trial).trial))
         self._reporter.trial_interrupted(trial)
 
 

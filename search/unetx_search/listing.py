@@ -9,7 +9,7 @@ from unetx_search.finals.report import read_conclusion
 from unetx_search.status import read_status
 from unetx_space.errors import RequestError, UnetxError
 from unetx_space.files import json_text
-from unetx_studies.neighbours import studies_in
+from unetx_studies.study_folders import studies_in
 
 
 @dataclass(frozen=True, slots=True)

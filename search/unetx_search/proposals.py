@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from unetx_search.config import DEFAULT_SHARE, MARGIN
-from unetx_search.reseeding import Replicate, Training, next_replicate
+from unetx_search.reseeding import FIRST_DESIGNS, Replicate, Training, next_replicate
 from unetx_studies.ranking import is_complete
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ class SearchProposals:
     def _replicate(self, horizon: int | None, *, is_exhausted: bool = False) -> Replicate | None:
         """Which known design comes next, and with which seed, by the scores up to the horizon."""
         n_new = self._n_trials - self._setup.n_replicates(self._n_trials, self._reseeding.share)
-        if len(self._designs) < n_new and not is_exhausted:
+        has_replicates = len(self._trials) > len(self._designs)
+        if len(self._designs) < (n_new if has_replicates else min(n_new, FIRST_DESIGNS)) and not is_exhausted:
             return None  # as below, at no cost
         return next_replicate(
             (

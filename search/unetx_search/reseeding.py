@@ -11,7 +11,8 @@ Thompson sampling (Russo, Simple Bayesian Algorithms for Best-Arm Identification
 
 What comes next depends on the sets of evaluations that are finished and pending alone, so that it is the same after a
 crash and in whatever order they came. A round begins before the last evaluations of the round before have finished:
-no worker waits.
+no worker waits. One replicate comes early: the reference's second seed, so that a long study knows the size of its
+noise from the start.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ MAX_ROUNDS = 6
 """Rounds of halving, at most: the last contenders then have 64 seeds, which tell them apart finely enough."""
 CHEAP_PLACES = 4
 """One contender in so many is chosen for its cost."""
+FIRST_DESIGNS = 19
+"""Designs after which the reference is trained with a second seed, among the first 20 trials of a study."""
 
 
 class Training(NamedTuple):
@@ -82,10 +85,11 @@ def next_replicate(
         used[one.design].add(one.seed)
     n_begun = sum(map(len, used.values()))
     wanted = total - len(used) if is_exhausted else n_replicates(total, share, n_given)
-    if n_begun >= total or len(used) < total - wanted:
+    if n_begun >= total:
         return None
-    scores = (Scored(one.design, one.seed, one.score) for one in begun if one.score is not None)
-    known = shrinkage(sorted(scores))
+    if len(used) < total - wanted:
+        return _early_replicate(begun, used, seeds, reference) if wanted else None
+    known = shrinkage(sorted(Scored(one.design, one.seed, one.score) for one in begun if one.score is not None))
     if known is None:
         return None
     rivals = _Rivals.of(known.estimates, reference, costs, margin)
@@ -98,6 +102,16 @@ def next_replicate(
             if len(used[design]) < 2 ** (number + 1) and fresh is not None:
                 return Replicate(design, fresh)
     return None
+
+
+def _early_replicate(
+    begun: Iterable[Training], used: Mapping[str, set[int]], seeds: Sequence[int], reference: str | None
+) -> Replicate | None:
+    """The reference with the second seed, once enough designs have begun and it has a score from the first alone."""
+    has_score = any(one.design == reference and one.score is not None for one in begun)
+    if reference is None or not has_score or len(used) < FIRST_DESIGNS or len(used[reference]) > 1 or len(seeds) < 2:
+        return None
+    return Replicate(reference, seeds[1])
 
 
 class _Rivals(NamedTuple):

@@ -19,7 +19,6 @@ from unetx_space.documents import load
 from unetx_space.errors import RequestError
 from unetx_space.files import json_text
 from unetx_studies.evidence import evidence
-from unetx_studies.neighbours import CHEAPEST
 from unetx_studies.ranking import Ranked, Ranking, outcome_counts
 from unetx_studies.store import (
     Lease,
@@ -33,6 +32,7 @@ from unetx_studies.store import (
     find_location,
     open_store,
 )
+from unetx_studies.study_folders import CHEAPEST
 
 
 @dataclass(frozen=True, slots=True)

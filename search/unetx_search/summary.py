@@ -11,8 +11,8 @@ from unetx_search.evidence_text import WIDTH, evidence_facts, evidence_lines
 from unetx_space.errors import command
 from unetx_space.files import json_text
 from unetx_studies.evidence import evidence
-from unetx_studies.neighbours import BEST, CHEAPEST
 from unetx_studies.ranking import outcome_counts
+from unetx_studies.study_folders import BEST, CHEAPEST
 
 if TYPE_CHECKING:
     from unetx_search.run import Summary

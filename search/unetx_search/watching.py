@@ -20,8 +20,8 @@ from unetx_search.status import Status, read_status, status_line
 from unetx_space.documents import load
 from unetx_space.errors import RequestError
 from unetx_studies.evidence import evidence
-from unetx_studies.neighbours import BEST
 from unetx_studies.ranking import complete
+from unetx_studies.study_folders import BEST
 
 EVERY_S = 2.0
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.:-=+*#"

@@ -11,7 +11,7 @@ from unetx_evaluators.metrics import summarise
 from unetx_search.cheapest import Cheapest, cheapest
 from unetx_space.files import write_whole
 from unetx_studies.drawing import to_svg
-from unetx_studies.neighbours import BEST, CHEAPEST
+from unetx_studies.study_folders import BEST, CHEAPEST
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks import Task

@@ -21,8 +21,8 @@ from unetx_search.watching import BARS, screen, spark_line, watch
 from unetx_space.architecture import Architecture
 from unetx_space.errors import RequestError
 from unetx_space.presets import PRESETS
-from unetx_studies.neighbours import BEST
 from unetx_studies.store import open_store
+from unetx_studies.study_folders import BEST
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from unetx_space import Architecture, RequestError
 from unetx_space.canonical import key
 from unetx_space.files import write_whole
 from unetx_space.presets import PRESETS
-from unetx_studies.explanation import Explanation, explained, explanation_svg
+from unetx_studies.explanation import Explanation, explanation_svg, make_explanation
 from unetx_studies.store import Records, check_study, find_location, full_disk_explained, open_store
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def explain(
             looks = [work.look(subject.seed + number) for number in range(seeds)]
         early, midway = gradient_steps(budget.steps)
         margin = choices.margin if isinstance(choices, SearchConfig) else MARGIN
-        findings = explained(looks, early=early, midway=midway, groups=work.groups, margin=margin)
+        findings = make_explanation(looks, early=early, midway=midway, groups=work.groups, margin=margin)
         done = Explained(architecture, findings, target)
         write_whole(target / "explain.json", explanation_json(done, task, budget))
         write_whole(target / "explain.svg", explanation_svg(architecture, findings))

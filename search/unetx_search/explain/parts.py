@@ -24,7 +24,7 @@ from unetx_space import Architecture, RequestError, UnetxError, build
 from unetx_space.canonical import canonical
 from unetx_space.files import write_whole
 from unetx_space.genome import Genome
-from unetx_studies.explanation import Looked
+from unetx_studies.explanation import SeedObservations
 from unetx_studies.export.weights import load_weights
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Work:
         digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
         self._parts = folder / f"parts-{digest[:12]}"
 
-    def look(self, seed: int) -> Looked:
+    def look(self, seed: int) -> SeedObservations:
         """Train the design and its twin with one seed, and examine them."""
         weights = self._parts / f"seed-{seed}.safetensors"
         design = self._trained(f"seed-{seed}-design", self._architecture, seed, weights)
@@ -94,7 +94,7 @@ class Work:
                 (str(skip.source), str(skip.node)): self._without(network, skip, seed)
                 for skip in skips_of(network.network)
             }
-        return Looked(
+        return SeedObservations(
             seed,
             Measured.from_json(looked_at["intact"]),
             without,

@@ -21,7 +21,7 @@ from unetx_search.progress import duration
 from unetx_search.winner_files import search_provenance, write_winner
 from unetx_space.canonical import key
 from unetx_space.files import json_text, write_whole
-from unetx_studies.neighbours import BEST, CHEAPEST
+from unetx_studies.study_folders import BEST, CHEAPEST
 from unetx_studies.verdict import Chosen, Noise, Scores, Verdict, outlook, outlook_lines, scores_table, verdict
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from unetx_search.finals.config import REFERENCE
 from unetx_search.run import REQUEST, SETTINGS
 from unetx_space.errors import RequestError
 from unetx_space.training_memory import training_memory
-from unetx_studies.neighbours import check_study
 from unetx_studies.ranking import Ranking, preset_key
 from unetx_studies.store import Records, find_location, open_store
+from unetx_studies.study_folders import check_study
 from unetx_studies.verdict import Noise, noise, scores_table
 
 if TYPE_CHECKING:

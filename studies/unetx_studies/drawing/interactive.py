@@ -11,7 +11,7 @@ from unetx_space import Architecture, StageRef
 from unetx_space.cost import Cost, part_costs
 from unetx_space.plan import make_plan
 from unetx_space.training_memory import part_memory
-from unetx_studies.drawing.captions import by, operator_words, short
+from unetx_studies.drawing.captions import operator_words, short_number, size_text
 from unetx_studies.drawing.layout import Box, Point, Wire, make_layout
 from unetx_studies.drawing.svg import COLOURS, wire_words
 
@@ -66,7 +66,7 @@ def to_figure(architecture: Architecture, costs: PartCosts) -> go.Figure:
 def part_rows(costs: PartCosts) -> list[tuple[str, str, str, str]]:
     """Return a table's rows: every part with its parameters, multiply-adds and memory."""
     return [
-        (str(ref), short(cost.n_parameters), short(cost.macs), f"{memory / 2**20:.3g} MiB")
+        (str(ref), short_number(cost.n_parameters), short_number(cost.macs), f"{memory / 2**20:.3g} MiB")
         for ref, (cost, memory) in costs.items()
     ]
 
@@ -93,13 +93,13 @@ def _corners(box: Box) -> list[Point]:
 
 def _words(architecture: Architecture, ref: StageRef, costs: Cost, memory: int) -> str:
     backbone = architecture.backbone
-    lines = [f"<b>{ref}</b>: {backbone.widths[ref.level]} channels at 1/{by(backbone.factor(0, ref.level))}"]
+    lines = [f"<b>{ref}</b>: {backbone.widths[ref.level]} channels at 1/{size_text(backbone.factor(0, ref.level))}"]
     if ref.kind == "D":
         node = architecture.genome[ref]
         words = (f"upsampling of {node.coarser}: {node.upsampler}", *operator_words(node))
         lines += [f"reads {', '.join(map(str, node.sources)) or 'no source'}", *filter(None, words)]
     lines += [
-        f"{short(costs.n_parameters)} parameters", f"{short(costs.macs)} multiply-adds",
+        f"{short_number(costs.n_parameters)} parameters", f"{short_number(costs.macs)} multiply-adds",
         f"{memory / 2**20:.3g} MiB kept for training",
     ]  # fmt: skip
     return "<br>".join(lines)

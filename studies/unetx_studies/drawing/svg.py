@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from unetx_space import Architecture, StageRef
-from unetx_studies.drawing.captions import by, captions, counted, operator_words, title
+from unetx_studies.drawing.captions import captions, counted, operator_words, size_text, title
 from unetx_studies.drawing.layout import NUMBER_PITCH, Box, Kind, Layout, Point, Wire, label_width, make_layout
 
 COLOURS: Mapping[Kind, str] = {
@@ -194,7 +194,7 @@ def _wire(wire: Wire, architecture: Architecture, numbers: Numbers, is_marked: b
 def wire_words(wire: Wire, architecture: Architecture) -> str:
     """What is read by what, and how."""
     if wire.kind == "down":
-        return f"{wire.source} to {wire.target}, stride {by(architecture.backbone.strides[wire.target.level])}"
+        return f"{wire.source} to {wire.target}, stride {size_text(architecture.backbone.strides[wire.target.level])}"
     node = architecture.genome[wire.target]
     if wire.kind == "up":
         return f"{wire.source} to {wire.target}, {node.upsampler}"
@@ -221,7 +221,7 @@ def _box(
     )
     if is_encoder:
         factor, width = architecture.backbone.factor(0, box.ref.level), architecture.backbone.widths[box.ref.level]
-        scale = f" · 1/{factor[0]}" if len(set(factor)) == 1 else f" · ÷{by(factor)}"
+        scale = f" · 1/{factor[0]}" if len(set(factor)) == 1 else f" · ÷{size_text(factor)}"
         size = f"{width} ch{scale if box.ref.level else ''}"
         rise = 0 if numbers is NO_NUMBERS else 9
         yield _text(box.x, box.y - 3 - rise, str(box.ref), kind="name", anchor="middle")

@@ -11,7 +11,7 @@ from unetx_evaluators.metrics import METRICS
 from unetx_space import Architecture, StageRef
 from unetx_studies.drawing import Numbers, to_svg
 from unetx_studies.drawing.captions import title
-from unetx_studies.explanation.findings import Change, Explanation, Flow, SkipEffect
+from unetx_studies.explanation.facts import Change, Explanation, Flow, SkipEffect
 
 TITLES: Mapping[Replacement, str] = {
     Replacement.ZERO: "nothing",

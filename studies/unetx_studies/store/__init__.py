@@ -1,7 +1,6 @@
 """The only code that opens the database."""
 
 from unetx_studies.disk_full import StorageFull, full_disk_explained
-from unetx_studies.neighbours import DATABASE, check_study
 from unetx_studies.store.lease import (
     HeldLease,
     Lease,
@@ -25,6 +24,7 @@ from unetx_studies.store.study_location import (
     keep_location,
     settle_location,
 )
+from unetx_studies.study_folders import DATABASE, check_study
 
 __all__ = [
     "DATABASE", "ConnectionLost", "HeldLease", "Lease", "LeaseLost", "NoStudy", "OptunaMirror", "Patience", "Records",

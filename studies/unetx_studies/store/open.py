@@ -14,11 +14,11 @@ from sqlalchemy.exc import DBAPIError
 
 from unetx_space.errors import RequestError
 from unetx_studies.disk_full import full_disk_explained
-from unetx_studies.neighbours import DATABASE
 from unetx_studies.store import server, sqlite
 from unetx_studies.store.retry import ConnectionLost, Patience, ServerGone
 from unetx_studies.store.schema_versions import check_schema
 from unetx_studies.store.server import is_server, parse_url, without_secrets
+from unetx_studies.study_folders import DATABASE
 
 
 class Store:

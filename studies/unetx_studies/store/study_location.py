@@ -14,12 +14,12 @@ from uuid import uuid4
 
 from unetx_space.errors import RequestError, command
 from unetx_space.files import read_object, write_whole
-from unetx_studies.neighbours import BEST, DATABASE, STORAGE
 from unetx_studies.store.lease import Lease
 from unetx_studies.store.open import open_store, study_url
 from unetx_studies.store.records import Records
 from unetx_studies.store.schema_versions import NoStudy
 from unetx_studies.store.server import is_server, parse_url, without_secrets
+from unetx_studies.study_folders import BEST, DATABASE, STORAGE
 
 REMAINS = ("config.json", BEST)
 """Files that only a study that has begun has beside its database."""
