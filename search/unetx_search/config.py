@@ -139,6 +139,11 @@ class SearchConfig(DataChoices, Choices):
     max_cost: Annotated[float, Parameter(group="Design space")] = 4.0
     """Designs dearer than this many times the U-Net's multiply-adds are not tried."""
 
+    @classmethod
+    def on(cls, choices: DataChoices) -> Self:
+        """Return a search on these data whose other options have their defaults."""
+        return cls(**{one.name: getattr(choices, one.name) for one in fields(DataChoices)})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_rules(self._search_rules())

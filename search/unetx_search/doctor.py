@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,7 +130,7 @@ class _Dataset:
     ) -> None:
         self._source = choices.source()
         self._options = choices.task_options(slots[0].device)
-        self._config = SearchConfig(**{field.name: getattr(choices, field.name) for field in fields(DataChoices)})
+        self._config = SearchConfig.on(choices)
         self._slots = slots
         self._console = console
         self._evaluator = evaluator or proxy_evaluator(slots)

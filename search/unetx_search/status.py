@@ -133,6 +133,21 @@ def _name(location: StudyLocation, store: Store) -> str:
     return names[0]
 
 
+def trial_facts(trial: TrialRecord) -> dict[str, Any]:
+    """Return a row of a table of trials: number, design, outcome, Dice, seconds and costs; None where unknown."""
+    return {
+        "trial": trial.number,
+        "design": trial.key,
+        "origin": str(trial.origin),
+        "seed": trial.seed,
+        "outcome": None if trial.outcome is None else str(trial.outcome),
+        "dice": trial.score,
+        "seconds": trial.seconds,
+        "parameters": trial.n_parameters,
+        "multiply_adds": trial.macs,
+    }
+
+
 def status_text(status: Status) -> str:
     """Return one screen of text: the state, the best design, the workers, the last failure, where the logs are."""
     counts = ", ".join(f"{n} {outcome}" for outcome, n in outcome_counts(status.trials).items()) or "none yet"
