@@ -154,7 +154,7 @@ class _Dataset:
                 return found, replace(facts, problems=tuple(map(str, errors)))
         if pilot is None:
             return found, dataset_facts(found)
-        found = self._settled(found, pilot)
+        found = self._as_searched(found, pilot)
         return found, dataset_facts(found, pilot_facts(pilot, was_kept=was_kept))
 
     def _kept(self, spacing: Spacing | None = None) -> Kept | None:
@@ -178,7 +178,7 @@ class _Dataset:
     def _executor(self, task: Task) -> Executor:
         return LocalExecutor(self._evaluator, task, self._slots, log_folder=task.folder / FOLDER / LOGS)
 
-    def _settled(self, found: Examination, pilot: Pilot) -> Examination:
+    def _as_searched(self, found: Examination, pilot: Pilot) -> Examination:
         """As a search would have it: network and grid at the voxel size that the pilot chose, steps by the audit."""
         planned = self._kept()
         spacing = None if planned is None else piloted_spacing(planned.task, pilot)
@@ -248,8 +248,8 @@ def findings_text(findings: Findings) -> str:
     blocks = [_aligned(rows)]
     if findings.gpus:
         blocks.append(_aligned([HEADS, *(gpu.row() for gpu in findings.gpus)]))
-        blocks += _told("warning", "of GPUs", [told for gpu in findings.gpus for told in gpu.warnings])
-        blocks += _told(
+        blocks += _block("warning", "of GPUs", [told for gpu in findings.gpus for told in gpu.warnings])
+        blocks += _block(
             "problem", "no search can use these GPUs", [told for gpu in findings.gpus for told in gpu.problems]
         )
     if findings.data is not None:
@@ -257,8 +257,8 @@ def findings_text(findings: Findings) -> str:
     if findings.caches:
         blocks.append(caches_text(findings.caches))
     if findings.data is not None:
-        blocks += _told("warning", "a search can start", findings.data.warnings)
-    blocks += _told("problem", "the data cannot be used before they are mended", findings.problems)
+        blocks += _block("warning", "a search can start", findings.data.warnings)
+    blocks += _block("problem", "the data cannot be used before they are mended", findings.problems)
     return "\n\n".join(blocks)
 
 
@@ -313,7 +313,7 @@ def _pilot_blocks(pilot: PilotFacts) -> Iterator[str]:
         yield fill(pilot.advice, LINE)
 
 
-def _told(noun: str, note: str, findings: Sequence[str]) -> Iterator[str]:
+def _block(noun: str, note: str, findings: Sequence[str]) -> Iterator[str]:
     if findings:
         count = f"{len(findings)} {noun}{'s' if len(findings) > 1 else ''}"
         yield "\n".join([f"{count} ({note}):", *(f"- {finding}" for finding in findings)])

@@ -116,7 +116,7 @@ class _Pilot:
                 if not is_any_complete:
                     raise PilotFailed(_why_failed(jobs[0], answers[0]))
                 for job, answer in zip(jobs, answers, strict=True):
-                    say(self._console, f"  {job.words}: {_told(answer)}")
+                    say(self._console, f"  {job.words}: {_result_words(answer)}")
                 jobs = rounds.send(answers)
         except StopIteration as end:
             pilot: Pilot = end.value
@@ -221,7 +221,7 @@ class Answers:
         self.bar.on_end(trial)
 
 
-def _told(answer: Evaluation) -> str:
+def _result_words(answer: Evaluation) -> str:
     if answer.outcome is not Outcome.COMPLETE or answer.score is None:
         return f"{answer.outcome}: {answer.reason}"
     return f"Dice {answer.score:.4f} in {answer.seconds:.0f} s"
