@@ -21,6 +21,7 @@ from unetx_space.documents import load
 from unetx_space.errors import RequestError
 from unetx_studies.evidence import evidence
 from unetx_studies.ranking import complete
+from unetx_studies.report.numbers import lowest_shown
 from unetx_studies.study_folders import BEST
 
 EVERY_S = 2.0
@@ -85,8 +86,8 @@ def spark_line(values: Sequence[float], bars: str = BARS) -> str:
     all other bars.
     """
     shown = values[-MAX_BARS:]
-    middle, high = sorted(shown)[len(shown) // 2], max(shown)
-    low = max(min(shown), middle - 3 * (high - middle))
+    floor = lowest_shown(shown)
+    low, high = min(value for value in shown if value >= floor), max(shown)
     if high == low:
         return bars[-1] * len(shown)
     heights = (max(0.0, value - low) / (high - low) for value in shown)

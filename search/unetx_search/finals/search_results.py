@@ -88,5 +88,5 @@ def noise_of(search: SearchResults, groups: Mapping[str, str]) -> Noise | None:
     if search.reference not in table.designs:
         return None
     others = (design for design in table.designs if design != search.reference)
-    tables = (table.apart(design, search.reference) for design in others)
+    tables = (table.paired(design, search.reference) for design in others)
     return noise(((values, of) for values, of in tables if values.size), search.seed_deviation)

@@ -225,7 +225,7 @@ def _with_trainings(study: ReportedStudy, one: Ranked) -> str:
 
 def _too_far(study: ReportedStudy) -> str:
     """Which designs a figure leaves out, as they would press all others together."""
-    low = figures.lowest_shown([one.estimate for one in study.designs])
+    low = numbers.lowest_shown([one.estimate for one in study.designs])
     far = [study.name(one) for one in study.designs if one.estimate < low]
     named = ", ".join(far[:5]) + (f" and {len(far) - 5} more" if len(far) > 5 else "")
     return f" Far below, and left out: {named}." if far else ""
