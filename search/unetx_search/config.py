@@ -360,7 +360,7 @@ def check_request(config: SearchConfig, path: Path) -> None:
 
 
 def _as_stored(settings: dict[str, Any]) -> dict[str, Any]:
-    """As a file gives it back."""
+    """Return settings as a file gives them back: JSON values."""
     return dict(json.loads(json.dumps(settings)))
 
 

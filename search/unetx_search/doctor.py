@@ -179,7 +179,7 @@ class _Dataset:
         return LocalExecutor(self._evaluator, task, self._slots, log_folder=task.folder / FOLDER / LOGS)
 
     def _as_searched(self, found: Examination, pilot: Pilot) -> Examination:
-        """As a search would have it: network and grid at the voxel size that the pilot chose, steps by the audit."""
+        """Adapt the examination to what a search would use: the pilot's voxel size, and the audit's steps."""
         planned = self._kept()
         spacing = None if planned is None else piloted_spacing(planned.task, pilot)
         moved = None if spacing is None else self._kept(spacing)

@@ -125,7 +125,7 @@ class _Pilot:
         return pilot
 
     def _answered(self, jobs: Sequence[PilotJob], bar: RoundBar) -> list[Evaluation]:
-        """In the order of the jobs; those of one voxel size run together."""
+        """Run the jobs, those of one voxel size together, and return their evaluations in order."""
         answers: dict[int, Evaluation] = {}
         for spacing in dict.fromkeys(job.spacing for job in jobs):
             task = self._task

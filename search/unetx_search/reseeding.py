@@ -107,7 +107,7 @@ def next_replicate(
 def _early_replicate(
     begun: Iterable[Training], used: Mapping[str, set[int]], seeds: Sequence[int], reference: str | None
 ) -> Replicate | None:
-    """The reference with the second seed, once enough designs have begun and it has a score from the first alone."""
+    """Return the reference with the second seed, once enough designs have begun and it has a score from the first."""
     has_score = any(one.design == reference and one.score is not None for one in begun)
     if reference is None or not has_score or len(used) < FIRST_DESIGNS or len(used[reference]) > 1 or len(seeds) < 2:
         return None
@@ -118,11 +118,11 @@ class _Rivals(NamedTuple):
     """Designs among which the contenders of a round are chosen."""
 
     best: Sequence[str]
-    """All but the reference, the best estimate first."""
+    """All designs but the reference, the best estimate first."""
     reference: Sequence[str]
-    """The reference alone; nobody where it has no score."""
+    """The reference alone; empty where it has no score."""
     cheap: Sequence[str]
-    """Those that may be as good as the reference and cost less, the cheapest first."""
+    """The designs that may be as good as the reference and cost less, the cheapest first."""
 
     @classmethod
     def of(
@@ -140,7 +140,7 @@ class _Rivals(NamedTuple):
         return cls(best, (anchor.design,), cheap)
 
     def contenders(self, n_places: int) -> list[str]:
-        """So many designs, or a few more, the leader and the reference first."""
+        """Return about so many designs, the leader and the reference first."""
         n_cheap = min(len(self.cheap), max(1, n_places // CHEAP_PLACES))
         n_best = max(2, n_places - n_cheap)
         return list(dict.fromkeys([*self.best[:1], *self.reference, *self.best[1:n_best], *self.cheap[:n_cheap]]))

@@ -118,7 +118,7 @@ def _cheapest(path: Path) -> dict[str, Any] | None:
 
 
 def _name(location: StudyLocation, store: Store) -> str:
-    """Of the study; a server's is one among others, a file has one, whatever its folder is called.
+    """The name of the study; a server's is one among others, a file has one, whatever its folder is called.
 
     Raises RequestError when it has begun no trial, or none of several is called as the folder.
     """

@@ -64,7 +64,7 @@ def screen(status: Status, *, ascii: bool = False) -> RenderableType:
 
 
 def _progress(status: Status) -> SearchProgress:
-    """The study as its own terminal has it; time left by the trials that ended in this run."""
+    """The study's progress as its own terminal has it, by the trials that ended in this run."""
     began, best, workers = status.run.started_at, status.best, dict(status.workers)
     return SearchProgress(
         status.study,
@@ -95,7 +95,7 @@ def spark_line(values: Sequence[float], bars: str = BARS) -> str:
 
 
 def _best_drawing(folder: Path, ascii: bool) -> str | None:
-    """Of the design in the study's folder; None before there is one, or where it is damaged."""
+    """Draw the best design in the study's folder; None before there is one, or where its file is damaged."""
     try:
         return architecture_text(load(folder / BEST), ascii=ascii)
     except (RequestError, OSError):

@@ -224,7 +224,7 @@ class _Final:
         )
 
     def _costs(self) -> dict[str, float]:
-        """Of what is trained, by name."""
+        """Return the cost of what is trained, by name of the design."""
         patch, by = self.task.patch, self.request.cheap_by
         if by == "memory":
             return {one.name: float(training_memory(one.trained, patch)) for one in self.lineup.entrants}
@@ -233,7 +233,7 @@ class _Final:
 
 
 def _options(search: SearchResults, request: SearchConfig, plan: str, device: str) -> TaskOptions:
-    """How the data become the finals' task: as for the search, or as memory alone allows, for as many levels."""
+    """Return how the data become the finals' task: as for the search, or as memory alone allows, for as many levels."""
     options = request.task_options("cpu" if device == "cpu" else "cuda")
     levels = len(search.settings["task"]["strides"])
     if plan == "full":

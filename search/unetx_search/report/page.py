@@ -283,7 +283,7 @@ def _design_sections(study: ReportedStudy) -> list[Section]:
 
 
 def _skip_map(study: ReportedStudy) -> Section:
-    """Every skip that some design has, drawn on the U as thick as it is frequent among the best."""
+    """The section with every skip that some design has, drawn on the U as thick as it is frequent among the best."""
     found = numbers.skip_frequencies(study.designs, study.genomes)
     heads = ("node", "reads", "best third", "all")
     rows = [(node, source, f"{one.among_best:.0%}", f"{one.among_all:.0%}") for (source, node), one in found.items()]

@@ -110,7 +110,7 @@ def slots_that_pay(
 def _decided(
     kind: str, before: Sequence[Sample], limits: Limits, measure: Callable[[int], Sample], console: Console
 ) -> Sharing:
-    """By what was measured before, where that is enough; else measured now, with one worker more each time."""
+    """Decide by what was measured before, where that is enough; else measure now, with one worker more each time."""
     sharing = decide(kind, before, limits)
     if not sharing.reason:
         console.print(
