@@ -26,7 +26,7 @@ from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, make_slots
 from unetx_search.gpu_check import HEADS, GpuFacts, TryGpus, check_gpus
-from unetx_search.piloting import FOLDER, PilotFailed
+from unetx_search.piloting import PILOTS, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.progress import say
 from unetx_search.resolving import audit_choice, piloted_spacing, settle_training, stored_pilot
@@ -176,7 +176,7 @@ class _Dataset:
             return prepare(self._source, self._config.cache_folder, options, watcher=bars)
 
     def _executor(self, task: Task) -> Executor:
-        return LocalExecutor(self._evaluator, task, self._slots, log_folder=task.folder / FOLDER / LOGS)
+        return LocalExecutor(self._evaluator, task, self._slots, log_folder=task.folder / PILOTS / LOGS)
 
     def _as_searched(self, found: Examination, pilot: Pilot) -> Examination:
         """Adapt the examination to what a search would use: the pilot's voxel size, and the audit's steps."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 """The version of the answers, which is raised whenever the same question would be answered differently."""
-FOLDER = "pilots"
+PILOTS = "pilots"
 """Name of the folder in a task's, and in the package for the built-in demo, that keeps pilots' answers."""
 PRESET = "u-net"
 ExecutorOf = Callable[["Task"], "Executor"]
@@ -55,11 +55,11 @@ class PilotFile:
     @classmethod
     def of(cls, task: Task, budget: Budget, limits: Limits) -> PilotFile:
         question = json.dumps([FORMAT, task.digest, asdict(budget), asdict(limits)], sort_keys=True)
-        return cls(task.folder / FOLDER / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
+        return cls(task.folder / PILOTS / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
 
     def read(self) -> Pilot | None:
         """Read the answer in the task's folder, or in the package; None where there is none that can be used."""
-        with as_file(files("unetx_evaluators") / FOLDER / self.path.name) as packaged:
+        with as_file(files("unetx_evaluators") / PILOTS / self.path.name) as packaged:
             answers = map(_pilot_in, (self.path, packaged))
             return next((pilot for pilot in answers if pilot is not None), None)
 

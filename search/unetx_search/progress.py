@@ -180,7 +180,7 @@ class LiveReporter(LineReporter):
         return panel(self.progress, self._clock() - self._begin)
 
 
-class Steps:
+class StageDisplay:
     """Shows the few long steps of some work: a clock on a terminal, elsewhere lines for each step."""
 
     def __init__(self, console: Console, *, every_s: float = 15.0) -> None:

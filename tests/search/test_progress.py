@@ -12,7 +12,7 @@ from unetx_search.progress import (
     LineReporter,
     LiveReporter,
     SearchProgress,
-    Steps,
+    StageDisplay,
     WorkerState,
     display,
     duration,
@@ -90,7 +90,7 @@ def test_a_step_that_takes_long_gives_signs_of_life() -> None:
             return super().write(text)
 
     console.file = Lines()
-    with Steps(console, every_s=0.01) as steps:
+    with StageDisplay(console, every_s=0.01) as steps:
         steps.begin("tracing [it]")
         assert told.wait(timeout=60)
     first, second, *_ = text_of(console).splitlines()

@@ -21,7 +21,7 @@ from unetx_search.executors.slots import make_slots
 from unetx_search.explain import EXPLAIN
 from unetx_search.explain.parts import Work, gradient_steps
 from unetx_search.preparing import case_groups, no_empty_folders, prepared_task
-from unetx_search.progress import Steps
+from unetx_search.progress import StageDisplay
 from unetx_search.resolving import piloted_spacing, stored_pilot, stored_spacing, unpiloted_budget
 from unetx_search.run import REQUEST, SETTINGS
 from unetx_search.status import read_status
@@ -96,7 +96,7 @@ def explain(
         budget = budget if steps is None else with_steps(budget, steps)
         check_rankable(task, budget)
         architecture = subject.architecture or _preset_on(task, what)
-        with using(task), Steps(console) as progress:
+        with using(task), StageDisplay(console) as progress:
             work = Work(
                 architecture, task, budget, case_groups(source, choices), slot.device, slot.n_threads, target, progress
             )
