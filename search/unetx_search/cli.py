@@ -195,7 +195,7 @@ def show(
 
 
 def _drawn(architecture: Architecture, ascii: bool) -> str:
-    """With box characters where they are wanted and the terminal has them."""
+    """Draw with box characters where they are wanted and the terminal has them."""
     from unetx_search.architectures import architecture_text
 
     text = architecture_text(architecture, ascii=ascii)
@@ -405,7 +405,7 @@ def main() -> None:
 
 
 def _error_panel(error: CycloptsError) -> Any:
-    """As cyclopts words it; where a first word is no command, with the nearest command instead."""
+    """The error as cyclopts words it; where a first word is no command, the nearest command is named instead."""
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return unknown_name("command", error.unused_tokens[0], COMMANDS)
     return CycloptsPanel(error)

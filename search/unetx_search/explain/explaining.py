@@ -23,8 +23,8 @@ from unetx_search.explain import EXPLAIN
 from unetx_search.explain.parts import Work, gradient_steps
 from unetx_search.explain.trained_model import examine_model
 from unetx_search.preparing import case_groups, no_empty_folders, prepared_task
-from unetx_search.progress import Steps
-from unetx_search.resolving import piloted_spacing, stored_pilot, unpiloted_budget
+from unetx_search.progress import StageDisplay
+from unetx_search.resolving import piloted_spacing, stored_pilot, stored_spacing, unpiloted_budget
 from unetx_search.run import REQUEST, SETTINGS
 from unetx_search.status import read_status
 from unetx_space import Architecture, RequestError
@@ -102,7 +102,7 @@ def explain(
         budget = budget if steps is None else with_steps(budget, steps)
         check_rankable(task, budget)
         architecture = subject.architecture or _preset_on(task, what)
-        with using(task), Steps(console) as progress:
+        with using(task), StageDisplay(console) as progress:
             work = Work(
                 architecture, task, budget, case_groups(source, choices), slot.device, slot.n_threads, target, progress
             )
@@ -200,8 +200,7 @@ def _task_and_budget(
 
     if subject.study is not None and subject.budget is not None:
         settings = subject.study / SETTINGS
-        voxels = None if choices.spacing is not None else read_settings(settings).get("pilot_spacing")
-        task = prepared(None if voxels is None else tuple(voxels))
+        task = prepared(stored_spacing(choices, read_settings(settings)))
         if differences := differing_data(settings, task):
             raise RequestError(
                 f"the design was trained on other data by the study in {subject.study}:\n"
@@ -211,7 +210,7 @@ def _task_and_budget(
                 "design's file, which goes with any data"
             )
         return task, subject.budget
-    config = SearchConfig(**{field.name: getattr(choices, field.name) for field in fields(DataChoices)})
+    config = SearchConfig.on(choices)
     task = prepared(None)
     pilot = stored_pilot(config, task)
     spacing = None if pilot is None else piloted_spacing(task, pilot)

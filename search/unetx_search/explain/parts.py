@@ -30,7 +30,7 @@ from unetx_studies.export.weights import load_weights
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks import Task
-    from unetx_search.progress import Steps
+    from unetx_search.progress import StageDisplay
 
 FORMAT = 1
 """The version of the answers, which is raised whenever the same question would be answered differently."""
@@ -63,7 +63,7 @@ class Work:
         device: str,
         n_threads: int,
         folder: Path,
-        progress: Steps,
+        progress: StageDisplay,
         weights: str = "",
     ) -> None:
         """``weights`` is the checksum of those of a trained model, which ``observe`` is called with."""

@@ -15,7 +15,7 @@ from unetx_search.explain.parts import Work
 from unetx_search.models.full_training import PreparedData, prepare_data
 from unetx_search.models.train_choices import TrainChoices
 from unetx_search.preparing import case_groups
-from unetx_search.progress import Steps
+from unetx_search.progress import StageDisplay
 from unetx_space.errors import RequestError
 from unetx_studies.explanation import Explanation, make_explanation
 from unetx_studies.model_folder import TRAINING, ModelFolder, read_json
@@ -53,7 +53,7 @@ def examine_model(
     budget = replace(budget, validation_cases=validation_cases or len(task.splits.validation))
     weights = hashlib.sha256(model.weights_file(fold).read_bytes()).hexdigest()
     groups = case_groups(data.source, choices)
-    with using(task), Steps(console) as progress:
+    with using(task), StageDisplay(console) as progress:
         work = Work(
             model.architecture, task, budget, groups, slot.device, slot.n_threads, target, progress, weights=weights
         )
