@@ -28,7 +28,7 @@ from unetx_search.study_plots import show_study_plots
 from unetx_studies.overlays import read_predictions
 from unetx_studies.ranking import Ranking
 from unetx_studies.store import Records, optuna_storage, study_url
-from unetx_studies.trial_note import plain
+from unetx_studies.trial_note import markdown_escaped
 
 SEEN = Evaluation(Outcome.COMPLETE, predictions=(Prediction("a", View(None, (0,)), b"png"),))
 
@@ -124,4 +124,4 @@ def test_figures_are_drawn_once_a_minute_and_less_often_where_that_takes_long(tm
 
 
 def test_a_strangers_words_are_text_in_markdown() -> None:
-    assert plain("a|b <b>*x*</b>") == "a&#124;b &#60;b&#62;&#42;x&#42;&#60;&#47;b&#62;"
+    assert markdown_escaped("a|b <b>*x*</b>") == "a&#124;b &#60;b&#62;&#42;x&#42;&#60;&#47;b&#62;"

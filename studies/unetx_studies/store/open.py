@@ -27,9 +27,8 @@ class Store:
     A server that has gone away is waited for as long as ``patience`` says, wherever nothing was begun yet.
     """
 
-    def __init__(self, engine: Engine, read_only: bool, patience: Patience) -> None:
+    def __init__(self, engine: Engine, patience: Patience) -> None:
         self.engine = engine
-        self.read_only = read_only
         self.patience = patience
         self._n_breaks = 0
         """The number of connections that broke while they were in use."""
@@ -132,7 +131,7 @@ def open_store(url: str, *, create: bool, read_only: bool = False, patience: Pat
     except RequestError:
         engine.dispose()
         raise
-    return Store(engine, read_only, patience or Patience())
+    return Store(engine, patience or Patience())
 
 
 def _begin_alone(connection: Connection) -> None:
