@@ -1,4 +1,4 @@
-"""An architecture as a plotly figure: whoever points at a part is told its parameters, multiply-adds and memory."""
+"""An architecture as a plotly figure, which shows a part's parameters, multiply-adds and memory on pointing at it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from unetx_studies.drawing.layout import Box, Point, Wire, make_layout
 from unetx_studies.drawing.svg import COLOURS, wire_words
 
 N_POINTS = 24
-"""Of a curve."""
+"""Points by which a curve is drawn."""
 DASHES = {"finer": "dash", "coarser": "dot"}
 HEIGHT_PX = 640
 
 
 def to_figure(architecture: Architecture, patch: Sequence[int]) -> go.Figure:
-    """The drawing of an architecture without faults; costs are those of one patch."""
+    """The figure of an architecture without faults; its costs are those of one patch."""
     layout, plan = make_layout(architecture), make_plan(architecture)
     costs, memory = part_costs(plan, tuple(patch)), part_memory(plan, tuple(patch))
     figure = go.Figure()
@@ -54,7 +54,7 @@ def to_figure(architecture: Architecture, patch: Sequence[int]) -> go.Figure:
 
 
 def part_rows(architecture: Architecture, patch: Sequence[int]) -> list[tuple[str, str, str, str]]:
-    """Every part with its parameters, multiply-adds and memory, as words."""
+    """The rows of a table of an architecture's parts: name, parameters, multiply-adds and memory for one patch."""
     plan = make_plan(architecture)
     costs, memory = part_costs(plan, tuple(patch)), part_memory(plan, tuple(patch))
     return [
@@ -64,7 +64,7 @@ def part_rows(architecture: Architecture, patch: Sequence[int]) -> list[tuple[st
 
 
 def _points(wire: Wire) -> Iterator[Point]:
-    """Along the wire."""
+    """Points along a wire."""
     if wire.is_corner:
         (x0, y0), (x1, y1) = wire.start, wire.end
         yield from (wire.start, (x0, y1) if wire.kind == "down" else (x1, y0), wire.end)
