@@ -22,7 +22,7 @@ from statistics import fmean
 import numpy as np
 
 from unetx_search.audit.recommendation import recommended
-from unetx_studies.proxy_agreement import drawn, percentiles, rank_correlations
+from unetx_studies.proxy_agreement import bootstrap_draws, percentiles, rank_correlations
 from unetx_studies.shrinkage import shrinkage
 from unetx_studies.spread import Scored, Vector
 
@@ -49,7 +49,7 @@ def intervals() -> Iterator[str]:
         told = []
         for seed in range(N_TIMES):
             x, y = rng.normal(size=(2, n))
-            rho, tau = rank_correlations(x, y, drawn(n, seed=seed))
+            rho, tau = rank_correlations(x, y, bootstrap_draws(n, seed=seed))
             told.append([percentiles(values, 2.5, 97.5) for values in (tau, rho)])
         bounds = np.array(told)  # [times, measure, end]
         holds, above = ((bounds[..., 0] <= 0) & (bounds[..., 1] >= 0)).mean(0), (bounds[..., 0] > 0).mean(0)

@@ -36,8 +36,7 @@ import numpy as np
 from unetx_studies.proxy_agreement import (
     FEWEST_DESIGNS,
     Draws,
-    drawn,
-    icc,
+    bootstrap_draws,
     mean_squares,
     percentiles,
     rank_correlations,
@@ -125,6 +124,13 @@ def _by(sizes: Sequence[float]) -> str:
     return "x".join(f"{n:.3g}" for n in sizes)
 
 
+def icc(scores: Vector) -> float:
+    """The reliability of a single score: ICC(3,1) = (MS_designs - MS_error) / (MS_designs + (k - 1) MS_error) of Shrout
+    and Fleiss (Psychological Bulletin 86(2), 420-428, 1979)."""
+    between, error = mean_squares(scores)
+    return float((between - error) / (between + (scores.shape[1] - 1) * error))
+
+
 def spread_table(by_set: dict[str, list[Row]]) -> Iterator[str]:
     yield "Random designs under the default budget"
     yield f"  {'set':<18}{'designs':>8}{'mean':>8}{'designs SD':>12}{'seeds SD':>10}{'ICC':>7}{'5..95 %':>16}"
@@ -134,7 +140,9 @@ def spread_table(by_set: dict[str, list[Row]]) -> Iterator[str]:
             continue
         seeds = seed_deviation(scores)
         designs = max(0.0, float(scores.mean(1).var(ddof=1)) - seeds**2 / scores.shape[1]) ** 0.5
-        low, high = percentiles(np.array([icc(scores[one]) for one in drawn(len(scores), N_BOOTSTRAP)]), 5, 95)
+        low, high = percentiles(
+            np.array([icc(scores[one]) for one in bootstrap_draws(len(scores), N_BOOTSTRAP)]), 5, 95
+        )
         between = f"{low:.2f}..{high:.2f}"
         yield (
             f"  {name:<18}{len(scores):>8}{scores.mean():>8.4f}{designs:>12.4f}{seeds:>10.4f}{icc(scores):>7.2f}"
@@ -229,7 +237,7 @@ def _line(
 
 
 def _tau(scores: Vector, truth: Vector, width: int = 10) -> str:
-    low, high = percentiles(agreement(scores, truth, drawn(len(truth), N_BOOTSTRAP)), 5, 95)
+    low, high = percentiles(agreement(scores, truth, bootstrap_draws(len(truth), N_BOOTSTRAP)), 5, 95)
     between = f"{low:.2f}..{high:.2f}"
     return f"{agreement(scores, truth, np.arange(len(truth))[None])[0]:>{width}.2f}{between:>16}"
 

@@ -35,7 +35,7 @@ class CostRow:
     n_parameters: int
     conv_macs: int
     other_macs: int
-    kept_values: int
+    saved_values: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _attention_costs(spec: AttentionSpec) -> Iterator[CostRow]:
             spec.n_parameters(at),
             spec.conv_macs(at, size, coarse),
             spec.other_macs(at, size, coarse),
-            spec.kept_values(at, size, coarse),
+            spec.saved_values(at, size, coarse),
         )
 
 
@@ -106,7 +106,7 @@ def _upsampler_costs(spec: UpsamplerSpec) -> Iterator[CostRow]:
             spec.n_parameters(64, 32, stride),
             spec.conv_macs(64, 32, stride, prod(size)),
             spec.other_macs(64, 32, stride, prod(size)),
-            spec.kept_values(64, 32, stride, prod(size)),
+            spec.saved_values(64, 32, stride, prod(size)),
         )
 
 
@@ -124,7 +124,7 @@ def _fusion_costs(spec: FusionSpec) -> Iterator[CostRow]:
             spec.n_parameters(3, channels),
             spec.conv_macs(3, channels, prod(size)),
             spec.other_macs(3, channels, prod(size)),
-            spec.kept_values(3, channels, prod(size)),
+            spec.saved_values(3, channels, prod(size)),
         )
 
 
@@ -143,7 +143,7 @@ def _alignment_costs(spec: AlignmentSpec) -> Iterator[CostRow]:
             spec.n_parameters(64, factor),
             spec.conv_macs(64, factor, prod(size), prod(target)),
             spec.other_macs(64, factor, prod(size), prod(target)),
-            spec.kept_values(64, factor, prod(size), prod(target)),
+            spec.saved_values(64, factor, prod(size), prod(target)),
         )
 
 

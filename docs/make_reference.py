@@ -115,7 +115,7 @@ def _costs_table(rows: Iterator[CostRow]) -> str:
                 f"{row.n_parameters:,}",
                 f"{row.conv_macs:,}",
                 f"{row.other_macs:,}",
-                f"{row.kept_values * FLOAT_MIB:.3g}",
+                f"{row.saved_values * FLOAT_MIB:.3g}",
             )
             for row in rows
         ),
@@ -124,7 +124,7 @@ def _costs_table(rows: Iterator[CostRow]) -> str:
 
 
 def _keeping(spec: Spec) -> str:
-    kept = [word for word, is_kept in (("input", spec.keeps_input), ("output", spec.keeps_output)) if is_kept]
+    kept = [word for word, is_kept in (("input", spec.saves_input), ("output", spec.saves_output)) if is_kept]
     beside = f"its {' and '.join(kept)}, which " + ("is" if len(kept) == 1 else "are") if kept else ""
     return (
         "Other multiply-adds are those of sampling, pooling, gating and adding. Training keeps, in float32, what the "

@@ -32,34 +32,34 @@ if TYPE_CHECKING:
     from unetx_studies.processes import ProcessIdentity
 
 FORMAT = 4
-"""Raised whenever the same question would be answered differently."""
-FOLDER = "pilots"
-"""In a task's folder, and in the package, where the answer for the built-in demo lies."""
+"""The version of the answers, which is raised whenever the same question would be answered differently."""
+PILOTS = "pilots"
+"""Name of the folder in a task's, and in the package for the built-in demo, that keeps pilots' answers."""
 PRESET = "u-net"
 ExecutorOf = Callable[["Task"], "Executor"]
 """Opens an executor of the search's workers on a task."""
 PreparedAt = Callable[[tuple[float, ...]], "Task"]
-"""The task at another voxel size."""
+"""Prepares the task at another voxel size."""
 
 
 class PilotFailed(UnetxError):
-    """Not one training of a pilot's first round was completed. CLI exit code 1."""
+    """No training of a pilot's first round was completed. CLI exit code 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class PilotFile:
-    """Where a pilot's answer is kept: in the task's folder, named by all that the answer depends on."""
+    """The file that keeps a pilot's answer, in the task's folder and named by all that the answer depends on."""
 
     path: Path
 
     @classmethod
     def of(cls, task: Task, budget: Budget, limits: Limits) -> PilotFile:
         question = json.dumps([FORMAT, task.digest, asdict(budget), asdict(limits)], sort_keys=True)
-        return cls(task.folder / FOLDER / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
+        return cls(task.folder / PILOTS / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
 
     def read(self) -> Pilot | None:
-        """The answer kept with the task, or stored with the package; None where there is none that can be used."""
-        with as_file(files("unetx_evaluators") / FOLDER / self.path.name) as packaged:
+        """Read the answer in the task's folder, or in the package; None where there is none that can be used."""
+        with as_file(files("unetx_evaluators") / PILOTS / self.path.name) as packaged:
             answers = map(_pilot_in, (self.path, packaged))
             return next((pilot for pilot in answers if pilot is not None), None)
 
@@ -80,9 +80,9 @@ def _pilot_in(file: Path) -> Pilot | None:
 def piloted(
     task: Task, budget: Budget, limits: Limits, executor_of: ExecutorOf, prepared_at: PreparedAt, console: Console
 ) -> Pilot:
-    """What the pilot of a task settles about a budget: found with the task, or run now.
+    """Return what the pilot of a task settles about a budget; it is read from the task's folder, or run now.
 
-    Raises PilotFailed when the whole first round comes to nothing, and what executors raise.
+    Raises PilotFailed when no training of the first round is completed, and what executors raise.
     """
     kept = PilotFile.of(task, budget, limits)
     pilot = kept.read()
@@ -93,7 +93,7 @@ def piloted(
 
 
 class _Pilot:
-    """A pilot under way."""
+    """Runs a pilot."""
 
     def __init__(self, task: Task, executor_of: ExecutorOf, prepared_at: PreparedAt, console: Console) -> None:
         self._task = task
@@ -116,7 +116,7 @@ class _Pilot:
                 if not is_any_complete:
                     raise PilotFailed(_why_failed(jobs[0], answers[0]))
                 for job, answer in zip(jobs, answers, strict=True):
-                    say(self._console, f"  {job.description}: {_told(answer)}")
+                    say(self._console, f"  {job.description}: {_result_words(answer)}")
                 jobs = rounds.send(answers)
         except StopIteration as end:
             pilot: Pilot = end.value
@@ -125,7 +125,7 @@ class _Pilot:
         return pilot
 
     def _answered(self, jobs: Sequence[PilotJob], bar: RoundBar) -> list[Evaluation]:
-        """In the order of the jobs; those of one voxel size run together."""
+        """Run the jobs, those of one voxel size together, and return their evaluations in order."""
         answers: dict[int, Evaluation] = {}
         for spacing in dict.fromkeys(job.spacing for job in jobs):
             task = self._task
@@ -142,7 +142,7 @@ class _Pilot:
 
 
 class RoundBar:
-    """Shows on a terminal how a round gets on, in steps and trainings; elsewhere its lines at the end do."""
+    """Shows the progress of a pilot's round on a terminal, in steps and trainings; nothing elsewhere."""
 
     def __init__(self, jobs: Sequence[PilotJob], console: Console) -> None:
         trainings = TextColumn("{task.fields[n_done]} of {task.fields[n_jobs]} trainings")
@@ -167,7 +167,7 @@ class RoundBar:
             ) from error
 
     def on_step(self, trial: int, step: int) -> None:
-        """A training has come so far; from the beginning again where its worker was lost."""
+        """A training has come to ``step``, which is lower again where its worker was lost."""
         self._steps[trial] = step
         self._progress.update(self._task, completed=sum(self._steps), n_done=self._n_done)
 
@@ -179,7 +179,7 @@ class RoundBar:
 
 @dataclass(slots=True)
 class Answers:
-    """Collects the evaluations of a few jobs; an executor's Handler."""
+    """Runs a few jobs and collects their evaluations, as the Handler of an executor's events."""
 
     bar: RoundBar
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
@@ -187,7 +187,7 @@ class Answers:
     _jobs: dict[int, Job] = field(default_factory=dict)
 
     def of(self, executor: Executor, jobs: Sequence[Job]) -> dict[int, Evaluation]:
-        """All of them, by the jobs' numbers."""
+        """Run all jobs and return their evaluations by the jobs' numbers."""
         self._jobs = {job.trial: job for job in jobs}
         self._waiting = list(jobs)
         while len(self.evaluations) < len(jobs):
@@ -221,7 +221,7 @@ class Answers:
         self.bar.on_end(trial)
 
 
-def _told(answer: Evaluation) -> str:
+def _result_words(answer: Evaluation) -> str:
     if answer.outcome is not Outcome.COMPLETE or answer.score is None:
         return f"{answer.outcome}: {answer.reason}"
     return f"Dice {answer.score:.4f} in {answer.seconds:.0f} s"
@@ -229,6 +229,6 @@ def _told(answer: Evaluation) -> str:
 
 def _why_failed(job: PilotJob, answer: Evaluation) -> str:
     return (
-        f"the pilot's trainings of the U-Net all failed, so a search would only burn time; the one with "
+        "the pilot's trainings of the U-Net all failed, so a search would only burn time; the one with "
         f"{job.description} ended as {answer.outcome}: {answer.reason}"
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,8 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
-from unetx_search.caution import measured_lines
-from unetx_search.reporter import Reporter
+from unetx_search.evidence_text import measured_lines
 from unetx_space.files import write_whole
 
 if TYPE_CHECKING:
@@ -29,17 +28,7 @@ if TYPE_CHECKING:
     from unetx_studies.ranking import Ranked
 
 WORKERS = "workers.json"
-"""In a study's folder: what the workers of the run in progress are doing."""
-
-
-class Display(Reporter, Protocol):
-    """A reporter that is open while the search runs."""
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the terminal as it was."""
+"""Name of the file in a study's folder that says what the workers of the run in progress are doing."""
 
 
 @dataclass(slots=True)
@@ -54,8 +43,8 @@ class WorkerState:
 
 
 @dataclass(slots=True)
-class Standing:
-    """The state of a search, as far as a person wants to know it."""
+class SearchProgress:
+    """The state of a search, as its display shows it."""
 
     study: str
     n_trials: int
@@ -66,12 +55,11 @@ class Standing:
     """The shrunken estimate of the best design's Dice."""
     best_trial: int | None = None
     workers: dict[int, WorkerState] = field(default_factory=dict)
-    outcomes: dict[Outcome, int] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
-    """How long each evaluation of this run took."""
+    """The duration of each evaluation of this run."""
 
     def eta_s(self) -> float | None:
-        """Seconds to the end at the pace so far; None before the first result of this run."""
+        """Estimate the seconds to the end, at the pace so far; None before the first result of this run."""
         if not self.seconds:
             return None
         pace = sum(self.seconds) / len(self.seconds)
@@ -91,7 +79,7 @@ class WorkersFile:
         self._next_s = clock()
 
     def write(self, workers: Mapping[int, WorkerState]) -> None:
-        """The workers as they are now; nothing happens when they were written just before."""
+        """Write the state of the workers, unless it was written less than a second ago."""
         if self._clock() < self._next_s:
             return
         self._next_s = self._clock() + 1.0
@@ -99,7 +87,7 @@ class WorkersFile:
 
     @staticmethod
     def read(path: Path) -> dict[int, WorkerState]:
-        """What was written last; nothing where nothing was, or it is damaged."""
+        """Read what was written last; empty where there is no file, or it is damaged."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             return {int(worker): WorkerState(**state) for worker, state in found.items()}
@@ -108,10 +96,10 @@ class WorkersFile:
 
 
 class LineReporter:
-    """One line on stderr per finished trial: for logs, pipes and batch systems."""
+    """Shows a search as one line per finished trial, for logs, pipes and batch systems."""
 
-    def __init__(self, standing: Standing, console: Console, workers_file: WorkersFile | None = None) -> None:
-        self.standing = standing
+    def __init__(self, progress: SearchProgress, console: Console, workers_file: WorkersFile | None = None) -> None:
+        self.progress = progress
         self._console = console
         self._workers_file = workers_file
         self._worker_of: dict[int, int] = {}
@@ -124,13 +112,13 @@ class LineReporter:
 
     def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None:
         self._worker_of[trial] = worker
-        self.standing.workers[worker] = WorkerState(device, trial, origin)
+        self.progress.workers[worker] = WorkerState(device, trial, origin)
 
     def trial_step(self, trial: int, step: int) -> None:
         if (state := self._state(trial)) is not None:
             state.step = step
         if self._workers_file is not None:
-            self._workers_file.write(self.standing.workers)
+            self._workers_file.write(self.progress.workers)
 
     def trial_rung(self, trial: int, point: CurvePoint) -> None:
         if (state := self._state(trial)) is not None:
@@ -138,13 +126,12 @@ class LineReporter:
 
     def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
         state = self._leave(trial)
-        standing = self.standing
-        standing.n_done += 1
-        standing.outcomes[evaluation.outcome] = standing.outcomes.get(evaluation.outcome, 0) + 1
-        standing.seconds.append(evaluation.seconds)
+        progress = self.progress
+        progress.n_done += 1
+        progress.seconds.append(evaluation.seconds)
         if best is not None:
-            standing.best, standing.best_trial = best.estimate, best.number
-        line = trial_line(trial, state.origin if state else "", evaluation, is_best, standing)
+            progress.best, progress.best_trial = best.estimate, best.number
+        line = trial_line(trial, state.origin if state else "", evaluation, is_best, progress)
         self._console.print(line, soft_wrap=True)
 
     def trial_lost(self, trial: int, reason: str) -> None:
@@ -159,24 +146,24 @@ class LineReporter:
         self._console.print("\n".join(measured_lines(evidence)), soft_wrap=True, markup=False, highlight=False)
 
     def _state(self, trial: int) -> WorkerState | None:
-        return self.standing.workers.get(self._worker_of.get(trial, -1))
+        return self.progress.workers.get(self._worker_of.get(trial, -1))
 
     def _leave(self, trial: int) -> WorkerState | None:
-        return self.standing.workers.pop(self._worker_of.pop(trial, -1), None)
+        return self.progress.workers.pop(self._worker_of.pop(trial, -1), None)
 
 
 class LiveReporter(LineReporter):
-    """The same lines above a panel, drawn anew twice a second: progress, best so far, time left, every worker."""
+    """Shows a search on a terminal: the lines of finished trials above a panel with progress and workers."""
 
     def __init__(
         self,
-        standing: Standing,
+        progress: SearchProgress,
         console: Console,
         workers_file: WorkersFile | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(standing, console, workers_file)
+        super().__init__(progress, console, workers_file)
         self._clock = clock
         self._begin = clock()
         self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=2, transient=True)
@@ -190,11 +177,11 @@ class LiveReporter(LineReporter):
         self._live.stop()
 
     def _panel(self) -> RenderableType:
-        return panel(self.standing, self._clock() - self._begin)
+        return panel(self.progress, self._clock() - self._begin)
 
 
-class Steps:
-    """Shows the few long steps of a work: a clock on a terminal; elsewhere a line for each, and one every so often."""
+class StageDisplay:
+    """Shows the few long steps of some work: a clock on a terminal, elsewhere lines for each step."""
 
     def __init__(self, console: Console, *, every_s: float = 15.0) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -217,7 +204,7 @@ class Steps:
         self._over.set()
 
     def begin(self, step: str) -> None:
-        """The next step begins, such as "tracing the network"."""
+        """Begin the next step, such as "tracing the network"."""
         self._step, self._began = step, time.monotonic()
         for task in self._clock.task_ids:
             self._clock.remove_task(task)
@@ -230,18 +217,23 @@ class Steps:
             say(self._console, f"{self._step}: {duration(time.monotonic() - self._began)} so far")
 
 
+def stderr_console(*, quiet: bool = False) -> Console:
+    """Return the console on which commands and the Python interface show logs and progress."""
+    return Console(stderr=True, highlight=False, quiet=quiet)
+
+
 def say(console: Console, words: str) -> None:
-    """A line as it is, however long, for it may be copied."""
+    """Print a line as it is, without wrapping it, as it may be copied."""
     console.print(words, markup=False, soft_wrap=True)
 
 
-def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, standing: Standing) -> Text:
-    """``[8/20] trial 7 complete Dice 0.8120 31 s random``, and the reason below where there is one.
+def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, progress: SearchProgress) -> Text:
+    """Return ``[8/20] trial 7 complete Dice 0.8120 31 s random``, and the reason below where there is one.
 
-    Of a pruned trial the step: its Dice is of a few cases only, and would look like a score.
+    A pruned trial has its last step in place of Dice, which is of a few cases only and would look like a score.
     """
-    done = f"[{standing.n_done}/{standing.n_trials}]"
-    width = 2 * len(str(standing.n_trials)) + 3
+    done = f"[{progress.n_done}/{progress.n_trials}]"
+    width = 2 * len(str(progress.n_trials)) + 3
     score = "" if evaluation.score is None else f"Dice {evaluation.score:.4f}"
     if evaluation.outcome is Outcome.PRUNED and evaluation.curve:
         score = f"step {evaluation.curve[-1].step}"
@@ -255,31 +247,31 @@ def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, s
     return line
 
 
-def panel(standing: Standing, elapsed_s: float) -> RenderableType:
-    """The live panel for a standing after ``elapsed_s`` seconds."""
+def panel(progress: SearchProgress, elapsed_s: float) -> RenderableType:
+    """Draw the live panel of a search after ``elapsed_s`` seconds."""
     head = Table.grid(padding=(0, 2), expand=False)
     best = (
-        f"best Dice {standing.best:.4f} (trial {standing.best_trial})" if standing.best is not None else "no best yet"
+        f"best Dice {progress.best:.4f} (trial {progress.best_trial})" if progress.best is not None else "no best yet"
     )
-    eta = standing.eta_s()
+    eta = progress.eta_s()
     left = f"about {duration(eta)} left" if eta is not None else "time left not known yet"
-    bar = ProgressBar(total=standing.n_trials, completed=standing.n_done, width=24)
+    bar = ProgressBar(total=progress.n_trials, completed=progress.n_done, width=24)
     head.add_row(
-        Text(standing.study, style="bold"), bar, f"{standing.n_done}/{standing.n_trials} trials", best,
+        Text(progress.study, style="bold"), bar, f"{progress.n_done}/{progress.n_trials} trials", best,
         f"{duration(elapsed_s)} so far", left,
     )  # fmt: skip
     workers = Table.grid(padding=(0, 2))
-    for _, state in sorted(standing.workers.items()):
+    for _, state in sorted(progress.workers.items()):
         score = f"Dice {state.score:.4f}" if state.score is not None else ""
-        bar = ProgressBar(total=standing.n_steps, completed=state.step, width=16)
+        bar = ProgressBar(total=progress.n_steps, completed=state.step, width=16)
         workers.add_row(
-            f"  {state.device}", f"trial {state.trial}", bar, f"{state.step}/{standing.n_steps}", score, state.origin
+            f"  {state.device}", f"trial {state.trial}", bar, f"{state.step}/{progress.n_steps}", score, state.origin
         )
     return Group(head, workers)
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    """Put seconds into words, such as ``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -290,7 +282,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def display(standing: Standing, console: Console, workers_file: WorkersFile | None = None) -> LineReporter:
-    """The live panel on a terminal, plain lines elsewhere."""
+def display(progress: SearchProgress, console: Console, workers_file: WorkersFile | None = None) -> LineReporter:
+    """Return the display of a search: a live panel on a terminal, plain lines elsewhere."""
     reporter = LiveReporter if console.is_terminal else LineReporter
-    return reporter(standing, console, workers_file)
+    return reporter(progress, console, workers_file)

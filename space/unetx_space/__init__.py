@@ -14,11 +14,11 @@ from unetx_space.design_space import (
     DesignSpace,
     SpaceName,
     adapted,
-    describe,
-    description,
     design_space,
     n_designs,
     narrowed,
+    space_facts,
+    space_text,
 )
 from unetx_space.documents import load, loads
 from unetx_space.errors import DocumentError, Interrupted, RequestError, UnetxError, command, unknown_name
@@ -45,9 +45,9 @@ __all__ = [
     "NO_ATTENTION", "PRESETS", "SPACES", "Architecture", "Attention", "Backbone", "Cost", "DecoderNode",
     "DesignSpace", "DocumentError", "Fault", "Genome", "Interrupted", "Preset", "Relation", "RequestError",
     "SpaceName", "StageRef", "UnetxError", "adapted", "build", "canonical", "command", "cost",
-    "decoder", "describe", "description", "design_space", "encoder", "faults", "isotropic_backbone", "key",
-    "load", "loads", "n_designs", "narrowed", "preset", "read_object", "relation", "training_memory",
-    "unknown_name", "write_whole", "written_whole",
+    "decoder", "design_space", "encoder", "faults", "isotropic_backbone", "key",
+    "load", "loads", "n_designs", "narrowed", "preset", "read_object", "relation", "space_facts",
+    "space_text", "training_memory", "unknown_name", "write_whole", "written_whole",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Architecture = backbone + genome at full size: the JSON document, and what can be built."""
+"""An architecture, which is a backbone with a genome at full size, and its JSON document."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What a search proposes, a file keeps and ``build`` makes real."""
+    """A network design at full size: what a search proposes, a file holds and ``build`` makes a network of."""
 
     backbone: Backbone
     genome: Genome
     score: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
-    """What it was worth, with the budget that said so; empty when it was never scored."""
+    """Its score with the budget it was trained with; empty when it was never scored."""
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
-    """Where it comes from: study, trial, task, versions."""
+    """Where it comes from: study, trial, task, versions; empty where that is not known."""
 
     @property
     def searched_patch(self) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""The fixed half of an architecture: what the genome is hung on.
+"""The fixed half of an architecture: encoder, block style and head.
 
 Frozen data without torch. Sizes are voxels per axis in the array's own order (``h w`` or ``d h w``).
 """
@@ -51,11 +51,11 @@ class Backbone:
     encoder_depth: int | tuple[int, ...] = 2
     """Convolutions of a plain stage, or blocks (of two) of a residual one: on every level, or for each."""
     decoder_depth: int | tuple[int, ...] = 2
-    """The same for decoder nodes, level 0 to L-2."""
+    """Convolutions of a plain decoder node, or blocks of a residual one: on every level, or for each from 0 to L-2."""
     conv_bias: bool = False
     """Biases in blocks, projections and transposed upsampling; nearly idle before a normalisation."""
     negative_slope: float = 0.01
-    """Of every LeakyReLU; 0 is ReLU."""
+    """Slope of every LeakyReLU below zero; 0 makes it a ReLU."""
     decoder_widths: tuple[int, ...] | None = None
     """Channels of the decoder nodes of levels 0 to L-2, where they are not the encoder's."""
     source_width: int | None = None
@@ -86,7 +86,7 @@ class Backbone:
 
     @property
     def rounds_up(self) -> bool:
-        """Reducing a map rounds its size up, as strided convolutions do, and not down, as pooling does."""
+        """Whether reducing a map rounds its size up, as strided convolutions do, and not down, as pooling does."""
         return self.downsampling == "strided-conv"
 
     def sizes(self, patch: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -122,7 +122,7 @@ class Backbone:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """From a document that has passed the schema."""
+        """The backbone in a document that has passed the schema."""
         return cls(**{name: _as_tuples(value) for name, value in data.items()})
 
 
@@ -143,7 +143,7 @@ def isotropic_backbone(
     base_width: int = 32,
     max_width: int | None = None,
 ) -> Backbone:
-    """Widths doubling from ``base_width`` up to ``max_width`` (nnU-Net's 512 in 2D, 320 in 3D), strides of 2."""
+    """A backbone with strides of 2 and widths doubling up to ``max_width`` (by default nnU-Net's: 512, in 3D 320)."""
     limit = max_width or (512 if dims == 2 else 320)
     return Backbone(
         dims=dims,

@@ -41,16 +41,12 @@ def without_idle_genes(node: DecoderNode) -> DecoderNode:
     return DecoderNode(
         node.ref,
         node.coarser,
-        tuple(sorted(sources, key=_place)),
+        tuple(sorted(sources)),
         node.attention,
         node.upsampler,
         node.fusion,
         node.alignment if has_finer else PLAIN_ALIGNMENT,
     )
-
-
-def _place(ref: StageRef) -> tuple[str, int, int]:
-    return ref.kind, ref.level, ref.column
 
 
 def _names(nodes: Mapping[StageRef, DecoderNode]) -> dict[StageRef, StageRef]:
@@ -62,16 +58,16 @@ def _names(nodes: Mapping[StageRef, DecoderNode]) -> dict[StageRef, StageRef]:
 
 def key(architecture: Architecture) -> str:
     """32 hexadecimal digits that two architectures share exactly when their canonical forms are equal."""
-    text = "\n".join((_backbone_text(architecture.backbone), *map(_text, canonical(architecture.genome).nodes)))
+    text = "\n".join((_backbone_text(architecture.backbone), *map(_node_text, canonical(architecture.genome).nodes)))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=64)
 def _backbone_text(backbone: Backbone) -> str:
-    """A search asks this of one backbone thousands of times."""
+    """The backbone's part of the text that a key digests; a search needs that of one backbone thousands of times."""
     return json.dumps(backbone.to_json(), sort_keys=True, separators=(",", ":"))
 
 
-def _text(node: DecoderNode) -> str:
+def _node_text(node: DecoderNode) -> str:
     stages = " ".join([str(ref) for ref in (node.ref, node.coarser, *node.sources)])
     return f"{stages} {node.attention} {node.upsampler} {node.fusion} {node.alignment}"

@@ -2,9 +2,9 @@
 
 Two decoders whose nodes differ by a permutation of the columns of a level are the same function. Their nodes are told
 apart by colour refinement: two nodes keep one colour as long as their genes and the colours around them agree. Where
-that leaves several nodes of one colour, each in turn is told apart by force, and the smallest outcome counts
-(McKay 1981, Practical graph isomorphism). This is exact; decoders of a search never need the second step, because their
-(level, length of the chain of coarser inputs) already names every node.
+that leaves a cell of several nodes with one colour, each of them is individualised in turn, and the smallest
+certificate counts (McKay 1981, Practical graph isomorphism). This is exact; decoders of a search never need the second
+step, because their (level, length of the chain of coarser inputs) already names every node.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def edges(node: DecoderNode) -> tuple[Edge, ...]:
 
 
 def _is_ordered(node: DecoderNode) -> bool:
-    """Whether the order of its sources is part of the function."""
+    """Whether the order of the node's sources is part of the function that it computes."""
     attention, concatenates = node.attention, not FUSIONS[node.fusion].equal_widths
     return concatenates and attention.placement == "fused" and ATTENTIONS[attention.type].orders_channels
 
@@ -45,23 +45,23 @@ def columns(nodes: Mapping[StageRef, DecoderNode]) -> dict[StageRef, StageRef]:
     """
     places = _places(nodes)
     if len(set(places.values())) == len(places):
-        names = _counted(sorted(places, key=places.__getitem__))
+        names = _numbered(sorted(places, key=places.__getitem__))
         if all(names[earlier].column < names[later].column for earlier, later in _order(nodes)):
             return names
     graph = _Graph(nodes)
-    return graph.names(graph.settled(graph.start(places)))
+    return graph.names(graph.canonical_colours(graph.initial_colours(places)))
 
 
 def _places(nodes: Mapping[StageRef, DecoderNode]) -> dict[StageRef, tuple[int, int]]:
-    """(level, length of the chain of coarser inputs) of each node."""
+    """Each node's (level, length of the chain of coarser inputs)."""
     chain: dict[StageRef, int] = {}
     for ref in sorted(nodes, key=lambda ref: -ref.level):
         chain[ref] = chain.get(nodes[ref].coarser, 0) + 1
     return {ref: (ref.level, length) for ref, length in chain.items()}
 
 
-def _counted(refs: Iterable[StageRef]) -> dict[StageRef, StageRef]:
-    """The nodes of each level counted in the given order."""
+def _numbered(refs: Iterable[StageRef]) -> dict[StageRef, StageRef]:
+    """New names for the nodes: the columns of each level numbered in the given order."""
     used: Counter[int] = Counter()
     names: dict[StageRef, StageRef] = {}
     for ref in refs:
@@ -94,30 +94,31 @@ class _Graph:
             for kind, source in read:
                 self.readers[source].append((kind, ref))
 
-    def start(self, places: Mapping[StageRef, tuple[int, int]]) -> Colours:
-        """Colours by place, genes and encoder stages read."""
+    def initial_colours(self, places: Mapping[StageRef, tuple[int, int]]) -> Colours:
+        """Colours that tell nodes apart by their places, their genes and the encoder stages that they read."""
         return _ranked({ref: (place, _genes(self.nodes[ref], self.edges[ref])) for ref, place in places.items()})
 
-    def settled(self, colours: Colours) -> Colours:
-        """A colour for each node, the same ones for every twin of this graph."""
-        return self._settled(self._refined(colours))[1]
+    def canonical_colours(self, colours: Colours) -> Colours:
+        """A colour of its own for each node, the same ones for every twin of this graph."""
+        return self._smallest_certificate(self._refined(colours))[1]
 
-    def _settled(self, colours: Colours) -> tuple[Any, Colours]:
-        cell = _first_cell(colours)
+    def _smallest_certificate(self, colours: Colours) -> tuple[Any, Colours]:
+        cell = _target_cell(colours)
         if not cell:
-            return self._form(colours), colours
-        choices = [self._refined(_told_apart(colours, ref)) for ref in self._distinct(cell)]
-        best = self._settled(choices[0])
-        first_form = self._first_form(choices[0]) if len(choices) > 1 else None
+            return self._certificate(colours), colours
+        choices = [self._refined(_individualised(colours, ref)) for ref in self._distinct(cell)]
+        best = self._smallest_certificate(choices[0])
+        first = self._first_certificate(choices[0]) if len(choices) > 1 else None
         for other in choices[1:]:
-            if self._first_form(other) != first_form:  # equal forms: an automorphism carries one choice to the other
-                best = min(best, self._settled(other), key=lambda found: found[0])
+            if self._first_certificate(other) != first:  # equal ones: an automorphism carries one choice to the other
+                best = min(best, self._smallest_certificate(other), key=lambda found: found[0])
         return best
 
-    def _first_form(self, colours: Colours) -> Any:
-        while cell := _first_cell(colours):
-            colours = self._refined(_told_apart(colours, cell[0]))
-        return self._form(colours)
+    def _first_certificate(self, colours: Colours) -> Any:
+        """The certificate where the first node of every cell is individualised."""
+        while cell := _target_cell(colours):
+            colours = self._refined(_individualised(colours, cell[0]))
+        return self._certificate(colours)
 
     def _distinct(self, cell: list[StageRef]) -> list[StageRef]:
         """One of the nodes with the same inputs and readers, for each such group: exchanging those changes nothing."""
@@ -140,7 +141,7 @@ class _Graph:
             for neighbours in (self.inputs[ref], self.readers[ref])
         )
 
-    def _form(self, colours: Colours) -> Any:
+    def _certificate(self, colours: Colours) -> Any:
         """The whole graph in terms of colours; comparable between its twins."""
         return sorted(
             (colour, _genes(self.nodes[ref], self.edges[ref]), self._around(ref, colours)[0])
@@ -157,7 +158,7 @@ class _Graph:
             ref = next(ref for ref in waiting if before[ref] <= ordered.keys())
             waiting.remove(ref)
             ordered[ref] = None
-        return _counted(ordered)
+        return _numbered(ordered)
 
 
 def _genes(node: DecoderNode, read: Iterable[Edge]) -> tuple[Any, ...]:
@@ -177,7 +178,7 @@ def _ranked(marks: Mapping[StageRef, Any]) -> Colours:
     return colours
 
 
-def _first_cell(colours: Colours) -> list[StageRef]:
+def _target_cell(colours: Colours) -> list[StageRef]:
     """The nodes of the smallest colour that several share; empty when all differ."""
     cells: dict[int, list[StageRef]] = {}
     for ref, colour in colours.items():
@@ -185,5 +186,5 @@ def _first_cell(colours: Colours) -> list[StageRef]:
     return next((cells[colour] for colour in sorted(cells) if len(cells[colour]) > 1), [])
 
 
-def _told_apart(colours: Colours, chosen: StageRef) -> Colours:
+def _individualised(colours: Colours, chosen: StageRef) -> Colours:
     return {ref: 2 * colour + (ref != chosen) for ref, colour in colours.items()}

@@ -20,7 +20,7 @@ from unetx_space.plan import BlockPlan, NodePlan, Plan, SourcePlan, make_plan
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one forward pass of one patch (batch 1)."""
+    """The parameters of a network, and the multiply-adds of its forward pass for one patch (batch 1)."""
 
     n_parameters: int
     conv_macs: int
@@ -30,7 +30,7 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """What a limit judges: all multiply-adds."""
+        """All multiply-adds, by which limits judge."""
         return self.conv_macs + self.other_macs
 
     def __add__(self, other: Cost) -> Cost:
@@ -50,12 +50,12 @@ def cost(architecture: Architecture, patch: tuple[int, ...]) -> Cost:
 
 
 def plan_cost(plan: Plan, patch: tuple[int, ...]) -> Cost:
-    """The same for a plan that was made already."""
+    """``cost`` from a plan that was made already."""
     return sum(part_costs(plan, patch).values(), FREE)
 
 
 def part_costs(plan: Plan, patch: tuple[int, ...]) -> dict[StageRef, Cost]:
-    """The same of every encoder stage and decoder node; the stem counts as part of E0, a head as part of its node."""
+    """The cost of every encoder stage and decoder node; the stem counts as part of E0, a head as part of its node."""
     backbone = plan.backbone
     sizes = backbone.sizes(patch)
     sites = tuple(map(prod, sizes))
@@ -93,7 +93,7 @@ def _operator(spec: Any, built: tuple[Any, ...], *sizes: Any) -> Cost:
 
 
 def _block_cost(block: BlockPlan, backbone: Backbone, sites: int, sites_before: int) -> Cost:
-    """From ``sites_before`` voxels to ``sites``."""
+    """The cost of a block that brings a map of ``sites_before`` voxels to ``sites``."""
     c_in, c_out, residual = block.c_in, block.c_out, block.kind != "plain"
     n_convs = 2 * block.depth if residual else block.depth
     weights = taps(3, backbone.dims) * (c_in + (n_convs - 1) * c_out) * c_out
@@ -126,8 +126,10 @@ def _node_costs(node: NodePlan, backbone: Backbone, sizes: tuple[tuple[int, ...]
 
 
 def _source_cost(source: SourcePlan, backbone: Backbone, sites: int, target: int) -> Cost:
-    """From ``sites`` voxels of the source to ``target`` voxels of the node, with the interpolation of a coarser source:
-    behind a 1x1 convolution, but in front of a 3^d one."""
+    """The cost of bringing ``sites`` voxels of a source to ``target`` voxels of its node.
+
+    A coarser source is interpolated behind a 1x1 convolution, but in front of a 3^d one.
+    """
     total, c_in, c_out, bias = FREE, source.c_aligned, source.c_out, backbone.conv_bias
     if source.alignment is not None:
         total += _operator(ALIGNMENTS[source.alignment], (source.c_in, source.factor), sites, target)

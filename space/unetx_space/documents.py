@@ -31,7 +31,7 @@ MAX_DEPTH = 16
 MAX_NODES = MAX_LEVELS * MAX_LEVELS
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-"""Also one that never ends."""
+"""A JSON string, also one that never ends."""
 _BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 

@@ -44,7 +44,7 @@ class StageRef:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The inverse of ``str``. Raises ValueError on anything else."""
+        """The reference that ``str`` gave. Raises ValueError for any other text."""
         match = _REF.fullmatch(text)
         if match is None or (match[1] == "E" and match[3]):
             raise ValueError(f"expected a stage such as 'E2', 'D1' or 'D0.3', got {text!r}")
@@ -53,12 +53,12 @@ class StageRef:
 
 
 def encoder(level: int) -> StageRef:
-    """``E{level}``."""
+    """The reference to the encoder stage of a level, ``E{level}``."""
     return StageRef("E", level)
 
 
 def decoder(level: int, column: int = 0) -> StageRef:
-    """``D{level}`` of a plain decoder, or ``D{level}.{column}``."""
+    """The reference to a decoder node: ``D{level}`` of a plain decoder, ``D{level}.{column}`` of a nested one."""
     return StageRef("D", level, column)
 
 
@@ -83,7 +83,7 @@ class Attention:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The inverse of ``str``. Raises ValueError on anything else."""
+        """The gene that ``str`` gave. Raises ValueError for any other text."""
         type_, _, place = text.partition("@")
         for placement in PLACEMENTS:
             if type_ and place == placement:
@@ -146,7 +146,7 @@ class DecoderNode:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """From a document that has passed the schema; see ``documents.py`` for strangers' ones."""
+        """The node in a document that has passed the schema; ``documents.py`` checks strangers' ones."""
         return cls(
             ref=StageRef.parse(data["node"]),
             coarser=StageRef.parse(data["coarser"]),
@@ -193,7 +193,7 @@ class Genome:
 def live_nodes(genome: Genome) -> tuple[DecoderNode, ...]:
     """The nodes on a path to the output, each after those it reads; the output comes last.
 
-    For a genome whose references exist and lead deeper or to earlier columns, as ``validity`` wants it.
+    Its references must exist and lead deeper or to earlier columns, as ``validity`` requires.
     """
     order: dict[StageRef, DecoderNode] = {}
 

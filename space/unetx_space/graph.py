@@ -10,17 +10,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from unetx_space.canonical import effective_nodes
-from unetx_space.canonical_columns import edges
+from unetx_space.canonical_columns import Edge, edges
 from unetx_space.genome import DecoderNode, Genome, StageRef, encoder
 
 if TYPE_CHECKING:
     import networkx as nx
 
-Neighbours = dict[StageRef, list[tuple[str, StageRef]]]
-
 
 def to_graph(genome: Genome) -> nx.DiGraph[str]:
-    """Stages as nodes named ``E2`` or ``D0.1``, an edge from each stage to those that read it.
+    """The graph of a genome: stages as nodes named ``E2`` or ``D0.1``, an edge from each to those that read it.
 
     Nodes have ``level`` and ``label`` (the stage, for a decoder node its level with its operators). Edges have a
     ``kind``: ``encoder`` between encoder stages, ``coarser`` into the upsampler, ``source`` into the fusion (with its
@@ -28,23 +26,17 @@ def to_graph(genome: Genome) -> nx.DiGraph[str]:
     """
     import networkx as nx
 
+    nodes = effective_nodes(genome)
+    deepest = max(ref.level for node in nodes.values() for ref in node.reads)
+    inputs: dict[StageRef, tuple[Edge, ...]] = {encoder(0): ()}
+    inputs |= {encoder(level): (("encoder", encoder(level - 1)),) for level in range(1, deepest + 1)}
+    inputs |= {ref: edges(node) for ref, node in nodes.items()}
     graph: nx.DiGraph[str] = nx.DiGraph()
-    inputs, labels = _inputs(genome)
-    for ref, label in labels.items():
-        graph.add_node(str(ref), level=ref.level, label=label)
+    for ref in inputs:
+        graph.add_node(str(ref), level=ref.level, label=_label(ref, nodes))
     for ref, read in inputs.items():
         graph.add_edges_from((str(source), str(ref), {"kind": kind}) for kind, source in read)
     return graph
-
-
-def _inputs(genome: Genome) -> tuple[Neighbours, dict[StageRef, str]]:
-    """What each living stage reads, every stage after those, and the labels of the stages."""
-    nodes = effective_nodes(genome)
-    deepest = max(ref.level for node in nodes.values() for ref in node.reads)
-    inputs: Neighbours = {encoder(0): []}
-    inputs |= {encoder(level): [("encoder", encoder(level - 1))] for level in range(1, deepest + 1)}
-    inputs |= {ref: list(edges(node)) for ref, node in nodes.items()}
-    return inputs, {ref: _label(ref, nodes) for ref in inputs}
 
 
 def _label(ref: StageRef, nodes: Mapping[StageRef, DecoderNode]) -> str:

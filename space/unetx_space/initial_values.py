@@ -25,11 +25,14 @@ _NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d, nn.BatchNorm2d, nn.BatchNorm3d, 
 
 
 @runtime_checkable
-class Starts(Protocol):
+class InitialisesItself(Protocol):
     """An operator with initial values of its own."""
 
-    def start(self) -> None:
-        """Set them, in place and without randomness, after the generic ones and under ``torch.no_grad``."""
+    def init_weights(self) -> None:
+        """Set its own initial values, in place and without randomness.
+
+        It is called after all parameters have their generic values, and under ``torch.no_grad``.
+        """
 
 
 def initialise(network: nn.Module, seed: int) -> None:
@@ -39,8 +42,8 @@ def initialise(network: nn.Module, seed: int) -> None:
         for path, module in modules:
             _fill(module, path, seed)
         for _, module in modules:
-            if isinstance(module, Starts):
-                module.start()
+            if isinstance(module, InitialisesItself):
+                module.init_weights()
 
 
 def _fill(module: nn.Module, path: str, seed: int) -> None:

@@ -27,7 +27,7 @@ BLOCK_MODULES: Mapping[EncoderBlock, Callable[..., nn.Module]] = {
     "residual": ResidualStage,
     "resnet-d": ResNetDStage,
 }
-"""(c_in, c_out, stride, style, depth, pool)"""
+"""The module of each kind of block, built with (c_in, c_out, stride, style, depth, pool)."""
 
 
 def module_of(spec: Spec) -> type[nn.Module]:
@@ -51,11 +51,11 @@ def build(architecture: Architecture, *, seed: int = 0) -> SkipUNet:
 
 
 def module_name(ref: StageRef) -> str:
-    """The stage as a part of parameter names, which allow no dot inside: ``D0.1`` is ``D0_1``."""
+    """The name of a stage in parameter names, which allow no dot inside: ``D0.1`` is ``D0_1``."""
     return str(ref).replace(".", "_")
 
 
-class DecoderNode(nn.Module):
+class DecoderModule(nn.Module):
     """Fuses the upsampled coarser input with the sources: ``[b, c_out, *size of its level]``."""
 
     def __init__(self, plan: NodePlan, backbone: Backbone) -> None:
@@ -101,7 +101,7 @@ class SkipUNet(nn.Module):
         backbone, style = architecture.backbone, _style(architecture.backbone)
         self.stem = nn.Identity() if plan.stem is None else _block(plan.stem, style)
         self.encoder = nn.ModuleDict({module_name(stage.ref): _block(stage.block, style) for stage in plan.encoder})
-        self.decoder = nn.ModuleDict({module_name(node.ref): DecoderNode(node, backbone) for node in plan.nodes})
+        self.decoder = nn.ModuleDict({module_name(node.ref): DecoderModule(node, backbone) for node in plan.nodes})
         self.head = _head(plan.nodes[-1], backbone)
         self.side_heads = nn.ModuleDict({module_name(node.ref): _head(node, backbone) for node in plan.side_heads})
 

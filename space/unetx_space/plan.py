@@ -1,4 +1,4 @@
-"""Architecture -> ordered build steps with every channel count and scale; no torch.
+"""The plan of a network: its build steps in order, with every channel count and scale; no torch.
 
 Whatever a dimension or a shape decides is decided here, so that the modules are built from plain numbers and the cost
 is arithmetic on them. Only what reaches the output is planned. An architecture with faults has no plan: ask
@@ -22,7 +22,7 @@ activation on the node's grid."""
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """The convolutions of an encoder stage or a decoder node."""
+    """The convolutions of an encoder stage or of a decoder node."""
 
     kind: EncoderBlock
     c_in: int
@@ -36,18 +36,18 @@ class BlockPlan:
 
     @property
     def is_strided(self) -> bool:
-        """A convolution reduces the map."""
+        """Whether a convolution, and no pooling, reduces the map."""
         return not self.pool and max(self.stride) > 1
 
     @property
     def has_shortcut_convolution(self) -> bool:
-        """The first residual block's shortcut is no plain identity or pooling; the later ones' always are."""
+        """Whether the first residual block has a convolution on its shortcut; the later ones never have."""
         return self.c_in != self.c_out or (self.kind == "residual" and self.is_strided)
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """An encoder stage."""
+    """The build step of an encoder stage."""
 
     ref: StageRef
     block: BlockPlan
@@ -55,7 +55,7 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class SourcePlan:
-    """How one source enters a decoder node."""
+    """The build step of one source of a decoder node: aligned, projected, reweighted by attention."""
 
     ref: StageRef
     relation: Relation
@@ -64,7 +64,7 @@ class SourcePlan:
     """Channels after alignment, before the projection."""
     c_out: int
     projection: Projection
-    """From ``c_aligned`` to ``c_out``."""
+    """How ``c_aligned`` channels become ``c_out``."""
     alignment: str | None
     """Name in ALIGNMENTS for a finer source, otherwise None."""
     factor: tuple[int, ...]
@@ -75,7 +75,7 @@ class SourcePlan:
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """A decoder node: upsample, align the sources, fuse, attend, convolve, attend."""
+    """The build step of a decoder node: upsample, align the sources, fuse, attend, convolve, attend."""
 
     ref: StageRef
     coarser: StageRef
@@ -94,17 +94,17 @@ class NodePlan:
     block_attention: str
 
     def attention_context(self, channels: int, norm: Norm = "instance") -> AttentionContext:
-        """What an attention operator on a map of ``channels`` finds in this node."""
+        """The plain numbers from which attention on a map of ``channels`` in this node is built and priced."""
         return AttentionContext(channels, self.stride, self.c_upsampled, self.c_coarser, norm)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps, each after the ones it reads."""
+    """All build steps of a network, each after those it reads."""
 
     backbone: Backbone
     stem: BlockPlan | None
-    """Before the first encoder stage."""
+    """The convolution before the first encoder stage; None where the backbone has none."""
     encoder: tuple[StagePlan, ...]
     nodes: tuple[NodePlan, ...]
     side_heads: tuple[NodePlan, ...]
@@ -118,21 +118,23 @@ class Plan:
 
 def make_plan(architecture: Architecture) -> Plan:
     """The plan of an architecture without faults."""
-    backbone, genome = architecture.backbone, architecture.genome
-    live, ones = live_nodes(genome), (1,) * backbone.dims
+    backbone, live = architecture.backbone, live_nodes(architecture.genome)
     nodes = tuple(_node_plan(node, backbone) for node in live)
-    deepest = max(ref.level for node in live for ref in node.reads)
-    has_stem, c_in, side_heads = backbone.encoder_block == "resnet-d", backbone.in_channels, nodes[:-1]
-    stem = BlockPlan("plain", c_in, backbone.widths[0], ones, depth=1) if has_stem else None
+    stem, c_in = None, backbone.in_channels
+    if backbone.encoder_block == "resnet-d":
+        stem = BlockPlan("plain", c_in, backbone.widths[0], (1,) * backbone.dims, depth=1)
+        c_in = stem.c_out
     stages = []
-    for level in range(deepest + 1):
-        c_before = backbone.widths[level - 1] if level else backbone.widths[0] if has_stem else c_in
-        stages.append(_stage_plan(backbone, level, c_before))
-    if not backbone.deep_supervision:
-        side_heads = ()
-    elif any(node.ref.level == 0 for node in side_heads):  # several columns, as in UNet++
-        side_heads = tuple(node for node in side_heads if node.ref.level == 0)
-    return Plan(backbone, stem, tuple(stages), nodes, side_heads)
+    for level in range(max(ref.level for node in live for ref in node.reads) + 1):
+        stages.append(_stage_plan(backbone, level, c_in))
+        c_in = backbone.widths[level]
+    return Plan(backbone, stem, tuple(stages), nodes, _side_heads(nodes, backbone))
+
+
+def _side_heads(nodes: tuple[NodePlan, ...], backbone: Backbone) -> tuple[NodePlan, ...]:
+    others = nodes[:-1] if backbone.deep_supervision else ()
+    of_level_0 = tuple(node for node in others if node.ref.level == 0)  # several columns, as in UNet++
+    return of_level_0 or others
 
 
 def _stage_plan(backbone: Backbone, level: int, c_in: int) -> StagePlan:

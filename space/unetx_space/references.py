@@ -20,7 +20,7 @@ Dims = Literal[2, 3]
 Widths = tuple[int, ...]
 
 VGG_WIDTHS: Widths = (64, 128, 256, 512, 1024)
-"""Of the original U-Net (arXiv:1505.04597, figure 1)."""
+"""Channels of the original U-Net by level (arXiv:1505.04597, figure 1)."""
 BASIC_WIDTHS: Widths = (32, 32, 64, 128, 256)
 
 
@@ -138,7 +138,8 @@ REFERENCES: Mapping[str, Callable[..., Architecture]] = {
     "AttU_Net": attention_unet_2018,
     "UNet 3+": unet_3_plus_2020,
 }
-"""By the name of the reference implementation; all take ``dims``, ``in_channels`` and ``out_channels``."""
+"""Published networks by the name of their reference implementation; each takes ``dims``, ``in_channels`` and
+``out_channels``."""
 
 LEFT_OUT: Mapping[str, str] = {
     "MONAI AttentionUnet": "merges by one convolution with PReLU and a normalisation of another kind than elsewhere",
@@ -150,4 +151,4 @@ LEFT_OUT: Mapping[str, str] = {
     "UCTransNet": "has position embeddings tied to one image size",
     "BiO-Net and BiX-Net": "run the decoder several times and feed it back into the encoder",
 }
-"""Networks that would need of the backbone what serves nothing else: (name, what it is)."""
+"""Networks that are left out by name, each with what it would need of the backbone that serves nothing else."""

@@ -1,8 +1,8 @@
-"""What a training step keeps between forward and backward pass, from the plan alone; no torch.
+"""What a training step saves between forward and backward pass, from the plan alone; no torch.
 
-Autograd keeps what a derivative reads: the input of a convolution or normalisation, both factors of a product, the
-result of an activation. A map that several of them read is kept once, one that none reads is not. So this walks the
-network as ``network.py`` runs it, with maps that know whether they are kept already; what an operator keeps of its own
+Autograd saves what a derivative reads: the input of a convolution or normalisation, both factors of a product, the
+result of an activation. A map that several of them read is saved once, one that none reads is not. So this walks the
+network as ``network.py`` runs it, with maps that know whether they are saved already; what an operator saves of its own
 making stands in its spec. Left out are values per channel (statistics, gates) and the loss.
 """
 
@@ -19,13 +19,13 @@ from unetx_space.plan import BlockPlan, NodePlan, Plan, SourcePlan, make_plan
 
 FLOAT32_BYTES = 4
 INDEX_VALUES = 2
-"""The place of a maximum is an int64."""
+"""Values that the index of a maximum takes up, as it is an int64."""
 
 Size = tuple[int, ...]
 
 
 def training_memory(architecture: Architecture, patch: Size, *, bytes_per_value: int = FLOAT32_BYTES) -> int:
-    """Bytes that autograd keeps for each patch of a batch, for an architecture without faults.
+    """Bytes that autograd saves for each patch of a batch, for an architecture without faults.
 
     Under autocast to bfloat16 a value takes 2 bytes. Beside this, training needs four values per parameter (weight,
     gradient and Adam's two moments), the loss, and what the largest operator works on.
@@ -34,14 +34,17 @@ def training_memory(architecture: Architecture, patch: Size, *, bytes_per_value:
 
 
 def plan_memory(plan: Plan, patch: Size, *, bytes_per_value: int = FLOAT32_BYTES) -> int:
-    """The same for a plan that was made already."""
+    """``training_memory`` from a plan that was made already."""
     return bytes_per_value * _Walk(plan, patch).n_values
 
 
 def part_memory(plan: Plan, patch: Size, *, bytes_per_value: int = FLOAT32_BYTES) -> dict[StageRef, int]:
-    """What each encoder stage and decoder node adds to it, as the network runs; a map that two read counts where the
-    first one keeps it, the stem as part of E0 and the head as part of the output's node."""
-    return {ref: bytes_per_value * n_values for ref, n_values in _Walk(plan, patch).added.items()}
+    """Bytes that each encoder stage and decoder node adds to ``training_memory``.
+
+    A map that two of them read counts where the first one saves it, the stem as part of E0 and the head as part of the
+    output's node.
+    """
+    return {ref: bytes_per_value * n_values for ref, n_values in _Walk(plan, patch).by_stage.items()}
 
 
 @dataclass(slots=True)
@@ -50,7 +53,7 @@ class _Map:
 
     channels: int
     size: Size
-    is_kept: bool = False
+    is_saved: bool = False
 
     @property
     def n_values(self) -> int:
@@ -58,12 +61,11 @@ class _Map:
 
 
 class _Walk:
-    """Goes through a plan once and counts."""
+    """Runs through a plan once and counts the values that are saved, in all and by stage."""
 
     def __init__(self, plan: Plan, patch: Size) -> None:
         self.n_values = 0
-        self.added: dict[StageRef, int] = {}
-        """By stage."""
+        self.by_stage: dict[StageRef, int] = {}
         self._backbone = plan.backbone
         self._sizes = plan.backbone.sizes(patch)
         self._maps: dict[StageRef, _Map] = {}
@@ -72,26 +74,26 @@ class _Walk:
             x = self._block(plan.stem, x, patch)
         for stage in plan.encoder:
             self._maps[stage.ref] = x = self._block(stage.block, x, self._sizes[stage.ref.level])
-            self._note(stage.ref)
+            self._count_for(stage.ref)
         for node in plan.nodes:
             self._maps[node.ref] = x = self._node(node)
-            self._note(node.ref)
-        self._keep(x)  # the head reads it
-        self._note(plan.output)
+            self._count_for(node.ref)
+        self._save(x)  # the head reads it
+        self._count_for(plan.output)
 
-    def _note(self, ref: StageRef) -> None:
-        """What was kept since the last note is this stage's."""
-        self.added[ref] = self.added.get(ref, 0) + self.n_values - sum(self.added.values())
+    def _count_for(self, ref: StageRef) -> None:
+        """Count for this stage what was saved since the last call."""
+        self.by_stage[ref] = self.by_stage.get(ref, 0) + self.n_values - sum(self.by_stage.values())
 
-    def _keep(self, x: _Map) -> None:
-        if not x.is_kept:
-            x.is_kept = True
+    def _save(self, x: _Map) -> None:
+        if not x.is_saved:
+            x.is_saved = True
             self.n_values += x.n_values
 
-    def _kept(self, channels: int, size: Size) -> _Map:
-        """A new map that is kept by whatever made it."""
+    def _saved(self, channels: int, size: Size) -> _Map:
+        """A new map that is saved by whatever made it."""
         made = _Map(channels, size)
-        self._keep(made)
+        self._save(made)
         return made
 
     def _node(self, node: NodePlan) -> _Map:
@@ -105,31 +107,31 @@ class _Walk:
     def _upsampled(self, node: NodePlan, x: _Map, size: Size) -> _Map:
         """Cropped to a view of itself, or padded to a new map, where it has not the node's size."""
         spec, channels = UPSAMPLERS[node.upsampler], node.c_upsampled
-        if spec.keeps_input:
-            self._keep(x)
-        self.n_values += spec.kept_values(x.channels, channels, node.stride, prod(x.size))
+        if spec.saves_input:
+            self._save(x)
+        self.n_values += spec.saved_values(x.channels, channels, node.stride, prod(x.size))
         up = _Map(channels, tuple(n * s for n, s in zip(x.size, node.stride, strict=True)))
         if self._backbone.normalise_upsampled:
             up = self._normalised(up)
         if all(have >= want for have, want in zip(up.size, size, strict=True)):
             return up
-        self._keep(up)
+        self._save(up)
         return _Map(channels, size)
 
     def _source(self, source: SourcePlan, node: NodePlan, gates: Mapping[Gate, _Map]) -> _Map:
         x, size = self._maps[source.ref], self._sizes[node.ref.level]
         if source.alignment is not None:
             spec = ALIGNMENTS[source.alignment]
-            if spec.keeps_input:
-                self._keep(x)
-            self.n_values += spec.kept_values(source.c_in, source.factor, prod(x.size), prod(size))
+            if spec.saves_input:
+                self._save(x)
+            self.n_values += spec.saved_values(source.c_in, source.factor, prod(x.size), prod(size))
             x = _Map(source.c_aligned, size)
         match source.projection:
             case "block":
-                self._keep(x if source.relation != "coarser" else _Map(x.channels, size))
+                self._save(x if source.relation != "coarser" else _Map(x.channels, size))
                 x = self._normalised(_Map(source.c_out, size))
             case "pointwise":
-                self._keep(x)
+                self._save(x)
                 x = _Map(source.c_out, size)
         return self._attended(source.attention, x, node, gates)
 
@@ -137,42 +139,42 @@ class _Walk:
         if len(maps) == 1:
             return maps[0]
         spec, size = FUSIONS[node.fusion], self._sizes[node.ref.level]
-        for x in maps if spec.keeps_input else []:
-            self._keep(x)
-        self.n_values += spec.kept_values(len(maps), node.c_fused, prod(size))
+        for x in maps if spec.saves_input else []:
+            self._save(x)
+        self.n_values += spec.saved_values(len(maps), node.c_fused, prod(size))
         return _Map(node.c_fused, size)
 
     def _attended(self, name: str, x: _Map, node: NodePlan, gates: Mapping[Gate, _Map]) -> _Map:
         spec = ATTENTIONS[name]
         if not spec.placements:
             return x
-        if spec.keeps_input:
-            self._keep(x)
-        if spec.gate is not None and spec.keeps_gate:
-            self._keep(gates[spec.gate])
+        if spec.saves_input:
+            self._save(x)
+        if spec.gate is not None and spec.saves_gate:
+            self._save(gates[spec.gate])
         at, size = node.attention_context(x.channels), self._sizes[node.ref.level]
-        self.n_values += spec.kept_values(at, size, gates["coarse"].size)
-        return self._kept(x.channels, size) if spec.keeps_output else _Map(x.channels, size)
+        self.n_values += spec.saved_values(at, size, gates["coarse"].size)
+        return self._saved(x.channels, size) if spec.saves_output else _Map(x.channels, size)
 
     def _block(self, block: BlockPlan, x: _Map, size: Size) -> _Map:
         if block.pool:
-            self._keep(x)
+            self._save(x)
             x = _Map(x.channels, size)
             self.n_values += INDEX_VALUES * x.n_values
         if block.kind != "plain" and block.has_shortcut_convolution:
             # A convolution of what comes in, or of its averages, and what its normalisation reads.
             is_pooled = block.kind == "resnet-d" and block.is_strided
-            self._keep(_Map(x.channels, size) if is_pooled else x)
-            self._keep(_Map(block.c_out, size))
+            self._save(_Map(x.channels, size) if is_pooled else x)
+            self._save(_Map(block.c_out, size))
         for _ in range(block.depth):
-            self._keep(x)
+            self._save(x)
             x = self._normalised(_Map(block.c_out, size))
             if block.kind != "plain":
-                self._keep(_Map(block.c_out, size))  # what the second normalisation reads
-                x = self._kept(block.c_out, size)  # the activation behind the sum
+                self._save(_Map(block.c_out, size))  # what the second normalisation reads
+                x = self._saved(block.c_out, size)  # the activation behind the sum
         return x
 
     def _normalised(self, x: _Map) -> _Map:
         """Normalisation and activation in place: what comes in and what comes out."""
-        self._keep(x)
-        return self._kept(x.channels, x.size)
+        self._save(x)
+        return self._saved(x.channels, x.size)

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 ARTIFACTS = "artifacts"
 """Folder of a study's artifacts, beside its database."""
 DRAWING = "architecture.svg"
+"""File name of the artifact that is a trial's drawing."""
 RESULT_HEAD = "### What came of it"
-"""Where the part of a trial's note begins that its end adds."""
+"""Heading of the part of a trial's note that is added when the trial ends."""
 FINALS_HEAD = "## Finals"
-"""Where the part of a study's note begins that finals write."""
+"""Heading of the part of a study's note that finals write."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +61,13 @@ def attach_result(trial: Trial, pictures: Mapping[str, str], words: str, study_f
 
 
 def _attached(trial: Trial, name: str, svg: str, study_folder: Path) -> str:
-    """The artifact of that file name, as an image in Markdown."""
+    """The artifact of that file name as an image in Markdown; it is uploaded where the trial does not have it."""
     found = next((meta.artifact_id for meta in get_all_artifact_meta(trial) if meta.filename == name), None)
     if found is None:
         folder = study_folder / ARTIFACTS
         folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory() as aside:
-            file = Path(aside) / name
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / name
             file.write_text(svg, encoding="utf-8")
             store = FileSystemArtifactStore(folder)
             found = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=trial)
@@ -75,18 +76,18 @@ def _attached(trial: Trial, name: str, svg: str, study_folder: Path) -> str:
 
 def remove_artifacts(url: str, study: str, name: str, study_folder: Path) -> None:
     """Remove the files of all trials' artifacts of that name; notes show words in their place."""
-    with _opened(url, study) as (kept, storage):
-        for trial in kept.get_trials(deepcopy=False):
+    with _opened(url, study) as (opened, storage):
+        for trial in opened.get_trials(deepcopy=False):
             for meta in get_all_artifact_meta(trial, storage=storage):
                 if meta.filename == name:
                     (study_folder / ARTIFACTS / meta.artifact_id).unlink(missing_ok=True)
 
 
 def note_finals(url: str, study: str, words: str) -> None:
-    """Put what finals came to at the end of a study's note, in the place of what earlier ones did."""
-    with _opened(url, study) as (kept, _):
-        before = get_note(kept).partition(FINALS_HEAD)[0].rstrip()
-        save_note(kept, f"{before}\n\n{FINALS_HEAD}\n\n{words}".lstrip())
+    """Put the results of finals at the end of a study's note, in the place of those of earlier ones."""
+    with _opened(url, study) as (opened, _):
+        before = get_note(opened).partition(FINALS_HEAD)[0].rstrip()
+        save_note(opened, f"{before}\n\n{FINALS_HEAD}\n\n{words}".lstrip())
 
 
 def show_plots(url: str, study: str, plots: Mapping[str, go.Figure]) -> None:
@@ -95,16 +96,16 @@ def show_plots(url: str, study: str, plots: Mapping[str, go.Figure]) -> None:
     A database that does not take them costs nothing but the figures; a warning says so.
     """
     try:
-        with _opened(url, study) as (kept, _):
+        with _opened(url, study) as (opened, _):
             for name, figure in plots.items():
-                save_plotly_graph_object(kept, figure, graph_object_id=name)
+                save_plotly_graph_object(opened, figure, graph_object_id=name)
     except (SQLAlchemyError, StorageInternalError, KeyError) as error:
         logger.warning("the dashboard's figures could not be written: %s", error)
 
 
 @contextmanager
 def _opened(url: str, study: str) -> Iterator[tuple[optuna.Study, RDBStorage]]:
-    """A study in Optuna's tables, on a connection of its own."""
+    """Open a study in Optuna's tables on a connection of its own."""
     storage = optuna_storage(url)
     try:
         yield optuna.load_study(study_name=study, storage=storage), storage

@@ -1,4 +1,4 @@
-"""A design that a trial is to evaluate, with where it came from; what a sampler hands over and a record keeps."""
+"""A design that a trial is to evaluate, with its origin: what a sampler hands over and a record holds."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class OriginKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a trial's design came from; its text is what people read."""
+    """Where a trial's design came from; ``str`` gives it for people."""
 
     kind: OriginKind
     preset: str = ""
     """The name of the preset that was given or is repeated; empty for all others."""
     is_adapted: bool = False
-    """The space is narrowed and does not hold the preset: the nearest choices there are take its place."""
+    """Whether the space does not hold the preset, as it is narrowed, and the nearest choices take its place."""
     trial: int | None = None
     """The first trial of a design that is repeated, or of a finalist in its search; None for all others."""
 
     @property
     def is_given(self) -> bool:
-        """The design is a preset's, on whatever seed; no sampler proposed it."""
+        """Whether the design is a preset's, on whatever seed, and no sampler proposed it."""
         return self.preset != ""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What ``dataclasses.asdict`` gave, after a trip through JSON."""
+        """The origin of which ``dataclasses.asdict`` gave these JSON values."""
         return cls(OriginKind(data["kind"]), data["preset"], data["is_adapted"], data.get("trial"))
 
     def __str__(self) -> str:
@@ -53,15 +53,15 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A design as it is handed to a trial; all of it is computed once."""
+    """A design as it is handed to a trial, with all that is computed of it once."""
 
     architecture: Architecture
-    """At full size, spelt canonically."""
+    """The design at full size, in its canonical spelling."""
     key: str
     cost: Cost
-    """Of one training patch at full size."""
+    """Its cost for one training patch at full size."""
     params: Mapping[str, Any]
-    """Every gene of the design space, by name."""
+    """The value of every gene of the design space, by name."""
     origin: Origin
     reason: str
     """Why it was chosen, for the decision log."""

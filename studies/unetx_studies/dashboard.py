@@ -19,8 +19,8 @@ from optuna.artifacts import FileSystemArtifactStore
 
 from unetx_space.errors import RequestError
 from unetx_studies.artifacts import ARTIFACTS
-from unetx_studies.loopback import check_loopback, loopback_only, refused
-from unetx_studies.notes import is_note, note_taker
+from unetx_studies.loopback import check_loopback, error_response, loopback_only
+from unetx_studies.notes import is_note, note_app
 from unetx_studies.store import check_study, find_location, open_store, optuna_storage
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class _QuietHandler(WSGIRequestHandler):
 
 
 def dashboard_app(study_folder: Path) -> WSGIApplication:
-    """The WSGI application for a study's folder, artifacts included where there are any.
+    """The dashboard of the study in a folder as a WSGI application, artifacts included where there are any.
 
     Raises RequestError when the folder holds no study.
     """
@@ -59,7 +59,7 @@ def dashboard_app(study_folder: Path) -> WSGIApplication:
         optuna_storage(url, read_only=True),
         artifact_store=FileSystemArtifactStore(artifacts) if artifacts.is_dir() else None,
     )
-    return loopback_only(_reading_or_notes(reader, note_taker(url)))
+    return loopback_only(_reading_or_notes(reader, note_app(url)))
 
 
 def _reading_or_notes(reader: WSGIApplication, notes: WSGIApplication) -> WSGIApplication:
@@ -70,13 +70,13 @@ def _reading_or_notes(reader: WSGIApplication, notes: WSGIApplication) -> WSGIAp
             return reader(environ, start_response)
         if is_note(environ):
             return notes(environ, start_response)
-        return refused(start_response, "403 Forbidden", REFUSAL)
+        return error_response(start_response, "403 Forbidden", REFUSAL)
 
     return guarded
 
 
 def dashboard_server(study_folder: Path, *, host: str = "127.0.0.1", port: int = 8080) -> WSGIServer:
-    """A server that listens already; ``serve_forever`` starts it. Port 0 takes a free one, see ``server_port``.
+    """A server of the dashboard that listens already; ``serve_forever`` starts it. Port 0 takes a free one.
 
     Raises RequestError when the folder holds no study, and for an address that cannot be had or is no loopback's.
     """

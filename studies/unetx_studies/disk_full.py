@@ -1,4 +1,4 @@
-"""A full disk, told as what it is: every part of the project that writes files wraps it here."""
+"""Recognises a full disk and says so: every part of the project that writes files uses this."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 from unetx_space.errors import UnetxError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The system's error numbers for a full disk and a full quota."""
 FULL_IN_SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
-"""The second: the index of the write-ahead log cannot grow."""
+"""SQLite's error codes; the second where the index of the write-ahead log cannot grow."""
 FULL_ON_SERVER = "53100"
-"""PostgreSQL's disk_full (appendix A of its manual)."""
+"""PostgreSQL's code of disk_full (appendix A of its manual)."""
 
 
 class StorageFull(UnetxError):
@@ -23,7 +24,7 @@ class StorageFull(UnetxError):
 
 @contextmanager
 def full_disk_explained(place: str | Path) -> Iterator[None]:
-    """An error that a full disk caused, however it is wrapped, becomes StorageFull; others fly on."""
+    """Raise an error that a full disk caused inside, however it is wrapped, as StorageFull; others are left alone."""
     try:
         yield
     except StorageFull:
@@ -38,7 +39,7 @@ def full_disk_explained(place: str | Path) -> Iterator[None]:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """The error, or one that it wraps or followed from, says that a disk or a quota is full."""
+    """Whether an error, or one that it wraps or followed from, says that a disk or a quota is full."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -31,9 +31,9 @@ class Lead:
     """How far the best design other than U-Net is above it, by the shrunken estimates."""
 
     trial: int
-    """The design's first."""
+    """The first trial of the design."""
     dice: float
-    """Below 0 where U-Net is the best."""
+    """The difference of Dice, below 0 where U-Net is the best."""
     low: float
     high: float
     """Bounds of the 95 % interval. Where no design has two seeds they rest on an assumption on the noise."""
@@ -43,32 +43,32 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was measured so far; None is what the evaluations do not tell yet."""
+    """What the evaluations of a study tell so far; a field is None where they do not tell it yet."""
 
     n_complete: int
     """Evaluations with a final score, on which all of this rests."""
     n_designs: int
-    """How many designs these are of."""
+    """Designs that these evaluations are of."""
     n_pruned: int
     """Evaluations that were stopped early: their final scores are missing, so they are left out."""
     seeds: SeedSpread | None
-    """How far another seed moves the score of a design. That two seeds give the very same score, as where nothing is
-    learned at all, measures nothing."""
+    """How far another seed moves the score of a design; None also where two seeds give the very same score, as where
+    nothing is learned at all."""
     design_deviation: float | None
-    """How far designs lie apart beyond that, those far below the others left out, as the net without skips is."""
+    """Standard deviation of the designs' true means, those far below the others left out, as the net without skips."""
     reliability: Reliability | None
-    """Of a single score, for the same designs."""
+    """The reliability of a single score, for the same designs."""
     lead: Lead | None
-    """Of the best design over U-Net."""
+    """The lead of the best design over U-Net."""
 
     @property
     def is_gain(self) -> bool | None:
-        """The lead is more than noise, as its interval is above 0; None where that cannot be told."""
+        """Whether the lead is more than noise, its interval being above 0; None where that cannot be told."""
         return None if self.lead is None or self.seeds is None else self.lead.low > 0.0
 
 
 def evidence(evaluations: Sequence[TrialRecord]) -> Evidence:
-    """What these evaluations of one study tell. All have its budget; those that run or failed tell nothing."""
+    """The evidence in the evaluations of a study, which all have its budget; those that run or failed tell nothing."""
     done = complete(evaluations)
     seeds = seed_spread(Scored(e.key, e.seed, e.score or 0.0) for e in done)
     if seeds is not None and seeds.deviation == 0.0:
@@ -87,7 +87,7 @@ def evidence(evaluations: Sequence[TrialRecord]) -> Evidence:
 
 
 def _lead(ranking: Ranking, reference: str | None) -> Lead | None:
-    """None where U-Net or any other design has no score."""
+    """The lead of the best design over the reference; None where one of the two has no score."""
     unet = ranking.get(reference)
     best = next((one for one in ranking.designs if one.key != reference), None)
     if ranking.shrinkage is None or unet is None or best is None:

@@ -1,4 +1,4 @@
-"""A WSGI application for the browser of this machine only, and the ways by which pages from elsewhere would get at it.
+"""Keeps a WSGI application to the browser of this machine, and pages from elsewhere away from it.
 
 Listening on the loopback keeps other machines out, but not the pages they put into the user's own browser. Such a page
 can point a name of its own at the loopback address (DNS rebinding), which shows in the Host header, or send requests
@@ -35,7 +35,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_loopback(host: str, port: int) -> None:
-    """Raises RequestError, with a tunnel as the way out, for a ``host`` that others can reach."""
+    """Check that only this machine can reach ``host``. Raises RequestError, with a tunnel as the way out, otherwise."""
     if not is_loopback(host):
         raise RequestError(
             f"--host is an address of the loopback, such as 127.0.0.1, got {host!r}: there is no password, and who can "
@@ -44,16 +44,16 @@ def check_loopback(host: str, port: int) -> None:
         )
 
 
-def answered(start_response: StartResponse, status: str, facts: Mapping[str, object]) -> Iterable[bytes]:
-    """An answer of our own, as JSON."""
+def json_response(start_response: StartResponse, status: str, facts: Mapping[str, object]) -> Iterable[bytes]:
+    """Start a response that is JSON; the body is returned, as WSGI wants it."""
     body = json.dumps(facts).encode()
     start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
 
-def refused(start_response: StartResponse, status: str, reason: str) -> Iterable[bytes]:
-    """The answer to a request that is not served."""
-    return answered(start_response, status, {"reason": reason})
+def error_response(start_response: StartResponse, status: str, reason: str) -> Iterable[bytes]:
+    """Start a response that says, as JSON, why a request is not served; the body is returned."""
+    return json_response(start_response, status, {"reason": reason})
 
 
 def loopback_only(app: WSGIApplication) -> WSGIApplication:
@@ -62,7 +62,7 @@ def loopback_only(app: WSGIApplication) -> WSGIApplication:
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "")
         if not _names_loopback(host):
-            return refused(
+            return error_response(
                 start_response,
                 "403 Forbidden",
                 f"this page is for localhost only, asked for was host {host!r}; from another machine use an SSH tunnel",
@@ -73,7 +73,7 @@ def loopback_only(app: WSGIApplication) -> WSGIApplication:
 
 
 def _names_loopback(header: str) -> bool:
-    """Of a Host header, whatever its port: a tunnel may have another."""
+    """Whether a Host header names this machine, whatever its port: a tunnel may have another."""
     match = _HOST_HEADER.fullmatch(header)
     return match is not None and is_loopback(match[1].strip("[]"))
 
@@ -85,8 +85,8 @@ def _with_headers(start_response: StartResponse) -> StartResponse:
     return started
 
 
-def foreign(environ: WSGIEnvironment) -> str:
-    """Why a request may come from a page that is not ours; empty when no browser can have sent it for one."""
+def cross_origin_reason(environ: WSGIEnvironment) -> str:
+    """Why a request may come from a page of another origin; empty when no browser can have sent it for one."""
     origin, host = environ.get("HTTP_ORIGIN"), environ.get("HTTP_HOST", "")
     if origin is not None and origin != f"http://{host}":
         return f"changes are taken from this page only, this one came from {origin}"

@@ -5,7 +5,7 @@ MODEL/architecture.json            the network as it was trained
 MODEL/weights-fold0.safetensors    one file per fold; its header says of which plan and architecture it is
 MODEL/training.json                options, versions, curves
 MODEL/scores.json                  scores on the test cases
-MODEL/verdict.json                 on a preset that was trained the same way, in MODEL/against-PRESET, if one was
+MODEL/verdict.json                 the comparison with a preset trained the same way, in MODEL/against-PRESET, if any
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = "unetx.model"
 VERSION = 1
-"""Raised when a model of before can no longer be read as it is."""
+"""Version of the format, raised when an earlier model can no longer be read as it is."""
 PLAN, ARCHITECTURE, TRAINING, SCORES = "plan.json", "architecture.json", "training.json", "scores.json"
 VERDICT = "verdict.json"
 _WEIGHTS = re.compile(r"weights-fold(\d+)\.safetensors")
@@ -41,7 +41,7 @@ _REMEDY = "train the model again, or copy its folder anew"
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with its plan and architecture; weights are read when asked for."""
+    """A trained model's folder with its plan and architecture, read; weights are read when they are needed."""
 
     path: Path
     plan: ModelPlan
@@ -49,7 +49,7 @@ class ModelFolder:
 
     @classmethod
     def write(cls, path: Path, plan: ModelPlan, architecture: Architecture) -> ModelFolder:
-        """Plan and architecture in a folder, to which weights are added."""
+        """Make a model's folder of a plan and an architecture; ``add_weights`` adds the folds."""
         path.mkdir(parents=True, exist_ok=True)
         architecture.save(path / ARCHITECTURE)
         write_json(path / PLAN, {"plan": plan.to_json()})
@@ -57,7 +57,7 @@ class ModelFolder:
 
     @classmethod
     def load(cls, path: Path) -> ModelFolder:
-        """Raises RequestError, which names the file, where it is none, damaged, or of a newer version."""
+        """Read a model's folder. Raises RequestError where it is none, and where a file is damaged or too new."""
         if not (path / PLAN).is_file():
             raise RequestError(f"{path}: is no trained model: it holds no {PLAN}; give the folder that train -o wrote")
         data = read_json(path / PLAN, {"plan": dict})
@@ -81,7 +81,7 @@ class ModelFolder:
 
     @property
     def folds(self) -> tuple[int, ...]:
-        """Those with weights, ascending."""
+        """Numbers of the folds that have weights, ascending."""
         names = (_WEIGHTS.fullmatch(file.name) for file in self.path.iterdir())
         return tuple(sorted(int(match[1]) for match in names if match))
 
@@ -139,18 +139,19 @@ class ModelFolder:
 
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:
-    """One of a model's JSON files."""
+    """Write one of a model's JSON files, with format and version."""
     write_whole(file, json.dumps({"format": FORMAT, "version": VERSION, **data}, indent=2) + "\n")
 
 
 def read_json(file: Path, fields: Mapping[str, type]) -> dict[str, Any]:
-    """What ``write_json`` wrote. Raises RequestError where it is damaged, something else, or of a newer version."""
+    """Read what ``write_json`` wrote. Raises RequestError where the file is damaged, something else or too new."""
     data = read_object(file, {}, _REMEDY)
     check_version(file, data.get("format"), data.get("version"))
     return read_object(file, fields, _REMEDY)
 
 
 def check_version(file: Path, form: object, version: object) -> None:
+    """Raises RequestError unless a file is of a model, and of a version that can be read."""
     if form != FORMAT or not str(version).isdecimal():
         raise RequestError(f"{file}: is not of a model of unetx-search (its format is {form!r}); {_REMEDY}")
     if int(str(version)) > VERSION:

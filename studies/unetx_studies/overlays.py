@@ -24,12 +24,12 @@ from unetx_studies.sheet.style import class_colour
 from unetx_studies.verdict import case_means
 
 HEIGHT = 220.0
-"""Of a picture, in pixels of the drawing."""
+"""Height of a picture, in pixels of the drawing."""
 GAP, LINE = 14.0, 17.0
 LEAST_WIDTH, CHARACTER_WIDTH = 190.0, 7.2
-"""For the words below a picture."""
+"""Width for the words below a picture, and of one of their characters."""
 FEW_CASES = 4
-"""The first that are scored: shown beside every trial."""
+"""Cases that are shown beside every trial: the first that are scored."""
 STYLE = (
     "text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;fill:#1b2333}"
     ".edge,.truth,.found{fill:none;vector-effect:non-scaling-stroke}.edge{stroke:#000;stroke-opacity:.55;"
@@ -39,7 +39,7 @@ INDEX = "index.json"
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """A zip of PNGs with an index."""
+    """Write predictions as a zip of PNGs with an index."""
     index = [{"case": one.case, **asdict(one.view)} for one in predictions]
     with written_whole(path, durable=False) as aside, zipfile.ZipFile(aside, "w") as file:
         file.writestr(INDEX, json.dumps(index))
@@ -48,7 +48,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def read_predictions(path: Path) -> dict[str, Prediction]:
-    """By case; empty where there is no such file, or it is damaged."""
+    """The predictions in a file, by case; empty where there is no such file, or it is damaged."""
     try:
         with zipfile.ZipFile(path) as file:
             index = json.loads(file.read(INDEX))
@@ -64,15 +64,15 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Overlay:
-    """A slice of a case, and what several networks found there."""
+    """A slice of a case with the predictions of several networks."""
 
     picture: Picture
-    found: tuple[Label, ...]
-    """``[h, w]`` each."""
+    predicted: tuple[Label, ...]
+    """The label map ``[h, w]`` of each network."""
 
     @property
     def width(self) -> float:
-        """In pixels of the drawing."""
+        """Width in pixels of the drawing."""
         return HEIGHT * min(max(self.picture.aspect, 1 / MAX_ASPECT), MAX_ASPECT)
 
     def image(self) -> str:
@@ -82,31 +82,33 @@ class Overlay:
         return f'<image {size} href="{data_uri(self.picture.panels[0])}"/>'
 
     def lines(self, number: int) -> str:
-        """The outlines of the reference and of what a network found, over a shade that white stands out on."""
+        """The outlines of the reference and of one network's prediction, over a shade that white stands out on."""
         rows, columns = self.picture.label.shape
         shade = f'<path class="shade" fill="#000" fill-opacity=".25" d="M0 0h{columns}v{rows}h-{columns}z"/>'
-        return "".join((shade, *_outlined(self.picture.label, "truth"), *_outlined(self.found[number], "found")))
+        return "".join((shade, *_outlined(self.picture.label, "truth"), *_outlined(self.predicted[number], "found")))
 
     def scaled(self, inner: str) -> str:
-        """What is in units of the image's pixels, in pixels of the drawing."""
+        """Put SVG that is in units of the image's pixels on the scale of the drawing."""
         rows, columns = self.picture.label.shape
         return f'<g transform="scale({self.width / columns:.5g} {HEIGHT / rows:.5g})">{inner}</g>'
 
 
 def overlays(task: Task, predictions: Sequence[Prediction], *, only_fullest: bool = False) -> list[Overlay]:
-    """Of one case as several networks predict it, slice by slice; ``only_fullest``: where the reference has most.
+    """The overlays of one case as several networks predict it, slice by slice.
+
+    ``only_fullest`` gives the one slice where the reference has most foreground.
 
     Raises OSError or ValueError where the case, or a prediction, is not what it was.
     """
     case, view = predictions[0].case, predictions[0].view
     image, truth = task.image(case), np.asarray(task.label(case))
-    found = [one.labels() for one in predictions]
+    predicted = [one.labels() for one in predictions]
     places = list(range(len(view.slices)))
     if view.axis is not None and not (view.axis < truth.ndim and view.slices[-1] < truth.shape[view.axis]):
         raise ValueError(f"case {case}: slices {view.slices} along axis {view.axis} of {truth.shape}")
     shown = reduced(view.of(truth))
-    if any(labels.shape != shown.shape for labels in found):
-        raise ValueError(f"case {case}: predictions of {[labels.shape for labels in found]} on {shown.shape}")
+    if any(labels.shape != shown.shape for labels in predicted):
+        raise ValueError(f"case {case}: predictions of {[labels.shape for labels in predicted]} on {shown.shape}")
     if only_fullest:
         foreground = ((shown > 0) & (shown != IGNORED)).reshape(len(places), -1).sum(axis=1)
         places = [int(foreground.argmax())]
@@ -116,7 +118,7 @@ def overlays(task: Task, predictions: Sequence[Prediction], *, only_fullest: boo
                 case, image, truth, task.label_spacing, task.channels,
                 slice_axis=view.axis, index=None if view.axis is None else view.slices[place],
             ),
-            tuple(labels[place] for labels in found),
+            tuple(labels[place] for labels in predicted),
         )
         for place in places
     ]  # fmt: skip
@@ -132,7 +134,7 @@ def _outlined(labels: Label, kind: str) -> Iterator[str]:
 
 
 def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """What each colour means: its words, and the colour."""
+    """The legend of overlays: words and colour of each entry."""
     named = [(f"prediction: {printable(name, 50)}", class_colour(value)) for value, name in enumerate(classes) if value]
     return [("reference, beneath the prediction", "#ffffff"), *named]
 
@@ -162,8 +164,8 @@ def _sheet(shown: Sequence[tuple[Overlay, float | None]], classes: Sequence[str]
             words = printable(overlay.picture.name, int(max(overlay.width, LEAST_WIDTH) / CHARACTER_WIDTH))
             inner = overlay.scaled(overlay.image() + overlay.lines(0))
             parts.append(f'<g transform="translate({x:.1f} {y:.1f})">{inner}</g>')
-            for line, told in enumerate((words, "" if dice is None else f"Dice {dice:.3f}"), start=1):
-                parts.append(f'<text x="{x:.1f}" y="{y + HEIGHT + line * LINE:.1f}">{escape(told)}</text>')
+            for line, text in enumerate((words, "" if dice is None else f"Dice {dice:.3f}"), start=1):
+                parts.append(f'<text x="{x:.1f}" y="{y + HEIGHT + line * LINE:.1f}">{escape(text)}</text>')
             x += max(overlay.width, LEAST_WIDTH) + GAP
         y += HEIGHT + 2 * LINE + GAP
     for words, colour in entries:

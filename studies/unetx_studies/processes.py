@@ -1,4 +1,4 @@
-"""Which process it is, and whether it still lives: a process id alone would name another process after a while.
+"""Identities of processes, and whether they still live: an id alone would name another process after a while.
 
 The kernel's boot id, the namespace of process ids and the time at which the process began make the id unique. Where
 the system does not tell them (it does on Linux), nothing is claimed: the answer is then UNKNOWN.
@@ -27,16 +27,16 @@ class Presence(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """A process among all processes of all machines since each was started."""
+    """What tells a process from all others, on whatever machine and since whenever."""
 
     host: str
     boot: str
     """The kernel's boot id; empty where the system has none."""
     namespace: str
-    """Of process ids: containers on one machine count from 1 each."""
+    """The namespace of process ids: containers on one machine count from 1 each."""
     pid: int
     began: int
-    """In hundredths of a second after boot."""
+    """When it began, in hundredths of a second after boot."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"

@@ -1,4 +1,4 @@
-"""How well cheap scores of designs foretell dear ones: whether they rank alike, and what is lost by choosing by them.
+"""How well cheap scores of designs predict expensive ones: whether they rank alike, what is lost by choosing by them.
 
 Numbers only. A *proxy* is what designs are ranked by, a *reference* what they are to be ranked by. Both come as tables
 ``[designs, seeds]``; a design with a missing score is to be left out before. High is good throughout.
@@ -24,7 +24,7 @@ TOP = 3
 """How many of the best designs a proxy should find."""
 N_DRAWS = 2000
 FEWEST_DESIGNS = 4
-"""Of which a rank correlation is told: with three there are six orders in all."""
+"""Designs from which on a rank correlation is given: of three there are six orders in all."""
 
 Draws = npt.NDArray[np.intp]
 """``[draws, designs]``: which designs each draw holds."""
@@ -40,7 +40,7 @@ class Bounded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What a proxy tells of the reference."""
+    """How well a proxy agrees with the reference on the same designs."""
 
     n_designs: int
     spearman: Bounded
@@ -59,26 +59,26 @@ class Ceiling:
     kendall: Bounded
 
 
-def drawn(n_designs: int, n_draws: int = N_DRAWS, seed: int = 0) -> Draws:
-    """Draws of as many designs as there are, with replacement."""
+def bootstrap_draws(n_designs: int, n_draws: int = N_DRAWS, seed: int = 0) -> Draws:
+    """Bootstrap samples: in each, as many designs as there are, drawn with replacement."""
     return np.random.default_rng(seed).integers(0, n_designs, (n_draws, n_designs))
 
 
 def agreement(proxy: Vector, reference: Vector, truth: Vector, draws: Draws | None = None) -> Agreement:
-    """Of one seed of the proxy, averaged over those of the table, with the references' means over their seeds.
+    """How one seed of the proxy agrees with the reference's mean over seeds, averaged over the proxy's seeds.
 
-    ``truth[designs]`` is the best estimate of what each design is worth, from which the regret is told.
+    ``truth[designs]`` is the best estimate of what each design is worth, from which the regret is computed.
     """
     expected = reference.mean(1)
-    draws = drawn(len(expected)) if draws is None else draws
+    draws = bootstrap_draws(len(expected)) if draws is None else draws
     both = [np.arange(len(expected))[None], draws]
     correlations = [[rank_correlations(column, expected, of) for column in proxy.T] for of in both]
-    told = [np.mean(seeds, axis=0) for seeds in correlations]  # [2, draws]
+    means = [np.mean(seeds, axis=0) for seeds in correlations]  # [2, draws]
     recalls = [np.mean([_recalls(column, expected, of) for column in proxy.T], axis=0) for of in both]
     return Agreement(
         len(expected),
-        _bounded(told[0][0], told[1][0]),
-        _bounded(told[0][1], told[1][1]),
+        _bounded(means[0][0], means[1][0]),
+        _bounded(means[0][1], means[1][1]),
         _bounded(*recalls),
         _bounded(*(_regrets(proxy, truth, of) for of in both)),
     )
@@ -86,7 +86,7 @@ def agreement(proxy: Vector, reference: Vector, truth: Vector, draws: Draws | No
 
 def excess_regret(proxy: Vector, other: Vector, truth: Vector, draws: Draws | None = None) -> Bounded:
     """How much more is lost by choosing by a proxy than by another one of the same designs."""
-    draws = drawn(len(truth)) if draws is None else draws
+    draws = bootstrap_draws(len(truth)) if draws is None else draws
     both = (np.arange(len(truth))[None], draws)
     return _bounded(*(_regrets(proxy, truth, of) - _regrets(other, truth, of) for of in both))
 
@@ -106,7 +106,7 @@ def rank_correlations(x: Vector, y: Vector, draws: Draws) -> Vector:
 
 
 def _recalls(proxy: Vector, expected: Vector, draws: Draws) -> Vector:
-    """``[draws]``"""
+    """The share of the best designs that the proxy finds: ``[draws]``."""
     k = min(TOP, draws.shape[1])
     best, found = (np.argsort(-values[draws], axis=1, kind="stable")[:, :k] for values in (expected, proxy))
     shared: Vector = (best[:, :, None] == found[:, None, :]).sum((1, 2)) / k
@@ -114,7 +114,7 @@ def _recalls(proxy: Vector, expected: Vector, draws: Draws) -> Vector:
 
 
 def _regrets(proxy: Vector, truth: Vector, draws: Draws) -> Vector:
-    """``[draws]``, averaged over the proxy's seeds."""
+    """What is lost by the proxy's first choice, averaged over its seeds: ``[draws]``."""
     worth = truth[draws]
     chosen = [np.take_along_axis(worth, column[draws].argmax(1)[:, None], 1)[:, 0] for column in proxy.T]
     lost: Vector = worth.max(1) - np.mean(chosen, axis=0)
@@ -122,7 +122,7 @@ def _regrets(proxy: Vector, truth: Vector, draws: Draws) -> Vector:
 
 
 def percentiles(values: Vector, low: float, high: float) -> tuple[float, float]:
-    """Of those that are numbers; NaN where none is."""
+    """Two percentiles of the values that are numbers; NaN where none is."""
     values = values[np.isfinite(values)]
     if not values.size:
         return np.nan, np.nan
@@ -139,23 +139,19 @@ def _bounded(value: Vector, draws: Vector) -> Bounded:
 
 
 def mean_squares(scores: Vector) -> tuple[float, float]:
-    """Between designs, and of the error, in the two-way layout without repeats: seeds' main effect is removed."""
+    """Mean squares of designs and of the error, in the two-way layout without repeats of ``scores[designs, seeds]``."""
     n, k = scores.shape
     residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
     between = k * ((scores.mean(1) - scores.mean()) ** 2).sum() / (n - 1)
     return float(between), float((residual**2).sum() / ((n - 1) * (k - 1)))
 
 
-def icc(scores: Vector) -> float:
-    """The reliability of a single score: ICC(3,1) = (MS_designs - MS_error) / (MS_designs + (k - 1) MS_error) of Shrout
-    and Fleiss (Psychological Bulletin 86(2), 420-428, 1979)."""
-    between, error = mean_squares(scores)
-    return float((between - error) / (between + (scores.shape[1] - 1) * error))
-
-
 def reliability(scores: Vector) -> Bounded:
-    """Of the designs' means over the seeds, no less than 0: ICC(3,k) = 1 - MS_error / MS_designs of Shrout and Fleiss,
-    with the interval that the F distribution gives it. NaN with one seed, and where all scores are equal."""
+    """The reliability of the designs' means over seeds, no less than 0, with the interval of the F distribution.
+
+    It is ICC(3,k) = 1 - MS_error / MS_designs of Shrout and Fleiss (Psychological Bulletin 86(2), 420-428, 1979), and
+    NaN with one seed, and where all scores are equal.
+    """
     n, k = scores.shape
     if k < 2 or n < 2:
         return Bounded(np.nan, np.nan, np.nan)
@@ -169,7 +165,7 @@ def reliability(scores: Vector) -> Bounded:
 
 
 def ceiling(reference: Vector) -> Ceiling:
-    """By the reliability of the designs' ranks, seed by seed, which a design far from the others does not decide.
+    """The ceiling by the reliability of the designs' ranks, seed by seed, which no single far design decides.
 
     The correlation of a mean with what it estimates is the root of its reliability (Lord and Novick, Statistical
     Theories of Mental Test Scores, 1968, chapter 3). For normal scores of correlation r, Spearman's rho is

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A design with what all its complete evaluations tell of its true mean."""
+    """A design with the estimate of its true mean from all its complete evaluations."""
 
     trials: tuple[TrialRecord, ...]
     """Its complete evaluations in order of their numbers, one a seed."""
@@ -31,12 +31,12 @@ class Ranked:
 
     @property
     def first(self) -> TrialRecord:
-        """The evaluation that is named for the design."""
+        """The first evaluation, which stands for the design."""
         return self.trials[0]
 
     @property
     def number(self) -> int:
-        """Of the first evaluation."""
+        """The number of the first evaluation, by which the design is named."""
         return self.first.number
 
     @property
@@ -45,7 +45,7 @@ class Ranked:
 
     @property
     def origin(self) -> Origin:
-        """Of the first evaluation."""
+        """The origin of the first evaluation."""
         return self.first.origin
 
     @property
@@ -55,13 +55,13 @@ class Ranked:
 
     @property
     def original_dice(self) -> float | None:
-        """The same on the cases' original voxels, where every evaluation told it."""
-        told = [trial.original_dice for trial in self.trials if trial.original_dice is not None]
-        return fmean(told) if len(told) == len(self.trials) else None
+        """The mean score on the cases' original voxels; None where an evaluation did not measure it."""
+        known = [trial.original_dice for trial in self.trials if trial.original_dice is not None]
+        return fmean(known) if len(known) == len(self.trials) else None
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """In order of the evaluations."""
+        """The seeds of the evaluations, in their order."""
         return tuple(trial.seed for trial in self.trials)
 
 
@@ -78,30 +78,30 @@ class Ranking:
         self._keys: set[str] = set()
         self._seeds: set[int] = set()
         self._highest: TrialRecord | None = None
-        """By score alone."""
+        """The trial with the highest score."""
         for trial in trials:
             self.add(trial)
 
     def add(self, trial: TrialRecord) -> None:
-        """One more trial, in whatever order they come."""
+        """Rank one more trial, in whatever order they come; one without a final score is passed over."""
         if is_complete(trial):
             self._trials[trial.number] = trial
             self._keys.add(trial.key)
             self._seeds.add(trial.seed)
             if self._highest is None or _place(trial) < _place(self._highest):
                 self._highest = trial
-            for known in ("shrinkage", "designs"):
-                self.__dict__.pop(known, None)
+            for cached in ("shrinkage", "designs"):
+                self.__dict__.pop(cached, None)
 
     def up_to(self, number: int | None) -> Ranking:
-        """The ranking of the trials of numbers up to this one; None: of all."""
+        """The ranking of the trials with numbers up to this one; of all trials for None."""
         if number is None or all(known <= number for known in self._trials):
             return self
         return Ranking(trial for trial in self._trials.values() if trial.number <= number)
 
     @cached_property
     def shrinkage(self) -> Shrinkage | None:
-        """The estimates together; None before a design has a score."""
+        """The estimates of all designs together; None before a design has a score."""
         return shrinkage(Scored(trial.key, trial.seed, trial.score or 0.0) for trial in complete(self._trials.values()))
 
     @cached_property
@@ -120,12 +120,12 @@ class Ranking:
 
     @property
     def best(self) -> Ranked | None:
-        """The first of them."""
+        """The best design; None before one has a score."""
         return next(iter(self.designs), None)
 
     @property
     def is_by_score(self) -> bool:
-        """All designs have the same one seed, so that estimates are in the order of scores; known at no cost."""
+        """Whether all designs share their one seed, so that estimates are in the order of scores; known at no cost."""
         return len(self._trials) == len(self._keys) and len(self._seeds) <= 1
 
     @property
@@ -144,17 +144,17 @@ def _place(trial: TrialRecord) -> tuple[float, int]:
 
 
 def is_complete(trial: TrialRecord) -> bool:
-    """It has a final score."""
+    """Whether a trial has a final score."""
     return trial.outcome is Outcome.COMPLETE and trial.score is not None and math.isfinite(trial.score)
 
 
 def complete(trials: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """Those that have a final score, in order of their numbers."""
+    """The trials that have a final score, in order of their numbers."""
     return tuple(sorted(filter(is_complete, trials), key=lambda trial: trial.number))
 
 
 def preset_key(trials: Iterable[TrialRecord], name: str) -> str | None:
-    """The design as which a preset was tried, adapted to a narrowed space or not; None before it was."""
+    """The key of the design as which a preset was tried, adapted to a narrowed space or not; None before it was."""
     return next((trial.key for trial in trials if trial.origin.preset == name), None)
 
 

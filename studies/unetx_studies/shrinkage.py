@@ -47,15 +47,16 @@ COMMON_SCALE = 0.3
 N_RELIABILITIES, N_COMMON = 24, 8
 """Nodes of the grid: quantiles of rho's prior, and kappa from 0.0016 to 26 in steps of four times."""
 PROBABILITY = 0.95
-"""With which the cheapest design has to be as good as the reference within the margin. In ``benchmarks/reseeding.py``
-2 % of those named are not, against 5 % with 0.8, for hardly more cost."""
+"""The probability with which the cheapest design has to be as good as the reference within the margin. In
+``benchmarks/reseeding.py`` 2 % of those named are not, against 5 % with 0.8, for hardly more cost."""
 APART = 2.5 * 1.4826
-"""Median absolute deviations, which times 1.4826 estimate a normal standard deviation."""
+"""Median absolute deviations below the median at which a design stands apart; 1.4826 of them estimate a normal standard
+deviation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is known of one design's true mean."""
+    """The estimate of one design's true mean."""
 
     design: str
     mean: float
@@ -70,17 +71,18 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Shrinkage:
-    """The designs by their shrunken estimates, and what the study says about its noise."""
+    """The shrunken estimates of a study's designs, with the reliability of its scores and its two deviations."""
 
     estimates: tuple[Estimate, ...]
     """The best first; of equals, the one that was given first."""
     reliability: float
-    """Of a single score, beyond what its seed gives to all designs: rho, the posterior mean."""
+    """The reliability of a single score, beyond what its seed gives to all designs: rho, the posterior mean."""
     reliability_bounds: tuple[float, float]
     """95 % of rho's posterior lie between, both ends nodes of the grid."""
     design_deviation: float
+    """Standard deviation of the designs' true means."""
     seed_deviation: float
-    """Of a design's score from seed to seed, beyond what a seed gives to all."""
+    """Standard deviation of a design's score from seed to seed, beyond what a seed gives to all."""
     _posterior: _Posterior
 
     def __getitem__(self, design: str) -> Estimate:
@@ -91,7 +93,7 @@ class Shrinkage:
         raise KeyError(design)
 
     def difference(self, design: str, other: str) -> tuple[float, float]:
-        """How far the first's true mean is above the other's: estimate and standard error."""
+        """How far the first design's true mean is above the other's: estimate and standard error."""
         index = self._posterior.index
         leads, errors = self._posterior.leads(index[other])
         return float(leads[index[design]]), float(errors[index[design]])
@@ -99,8 +101,10 @@ class Shrinkage:
     def cheapest(
         self, costs: Mapping[str, float], reference: str, margin: float, probability: float = PROBABILITY
     ) -> str | None:
-        """Of the designs that cost less than the reference and are, with this probability, not worse by more than the
-        margin, the one that costs least; None where there is none."""
+        """The cheapest design that is as good as the reference; None where no cheaper one is.
+
+        As good is one that is, with this probability, not worse by more than the margin.
+        """
         index = self._posterior.index
         leads, errors = self._posterior.leads(index[reference])
         is_good = leads + margin >= np.maximum(float(ndtri(probability)) * errors, 0.0)

@@ -1,4 +1,4 @@
-"""How far seeds move the scores of a design.
+"""The spread of a design's scores over seeds.
 
 Numbers only; where they come from is told in ``evidence.py``. The model is the one-way layout with random effects
 (Searle, Casella and McCulloch, Variance Components, Wiley 1992, chapter 3): k designs with n_i seeds each, N in all::
@@ -22,8 +22,10 @@ import numpy.typing as npt
 from scipy.special import chdtri
 
 CONFIDENCE = 0.95
+"""Of all intervals that people are shown."""
 MIN_DF = 3
-"""Below, the upper bound of the interval of s_e is more than four times the estimate (3.73 times with three)."""
+"""Degrees of freedom. Below, the upper bound of the interval of s_e is more than four times the estimate (with three it
+is 3.73 times)."""
 
 Vector = npt.NDArray[np.float64]
 
@@ -49,12 +51,12 @@ class SeedSpread:
 
     @property
     def is_vague(self) -> bool:
-        """It rests on too few repeats to be taken for more than its order of magnitude."""
+        """Whether it rests on too few repeats to be taken for more than its order of magnitude."""
         return self.degrees_of_freedom < MIN_DF
 
 
 def seed_spread(scores: Iterable[Scored]) -> SeedSpread | None:
-    """s_e, pooled within designs; None where no design has two seeds.
+    """The estimate of s_e, pooled within designs; None where no design has two seeds.
 
     s_e^2 = MSE = sum (y_ij - mean_i)^2 / (N - k), and (N - k) MSE / s_e^2 follows a chi-square distribution of N - k
     degrees of freedom, which gives the interval (Searle et al. 1992, chapter 3). With one pair of seeds it

@@ -23,12 +23,12 @@ from unetx_search import doctor
 from unetx_search.audit.recommendation import AuditFile, Recommendation
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.doctor import Findings, findings_json, findings_text, look
+from unetx_search.doctor import Findings, diagnose, findings_json, findings_text
 from unetx_search.executors.base import Executor, Handler
 from unetx_search.executors.inline import InlineExecutor
-from unetx_search.piloting import FOLDER
+from unetx_search.piloting import PILOTS
+from unetx_search.resolving import stored_pilot
 from unetx_search.run import search
-from unetx_search.settling import kept_pilot
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def n_calls(evaluator: FakeEvaluator) -> int:
 
 def seen(choices: DataChoices, evaluator: FakeEvaluator, **options: Any) -> Findings:
     quiet = Console(file=io.StringIO(), width=200)
-    return look(choices, console=quiet, evaluator=evaluator, probe=tuple, **{"pilot": True, **options})
+    return diagnose(choices, console=quiet, evaluator=evaluator, probe=tuple, **{"pilot": True, **options})
 
 
 def test_every_training_is_a_row_and_what_was_settled_has_its_reasons(
@@ -101,17 +101,17 @@ def test_a_search_finds_task_and_pilot_where_doctor_left_them(choices: DataChoic
     search(config, console=Console(quiet=True), evaluator=evaluator, probe=tuple)
     assert n_calls(evaluator) == n_trained + 1
     assert len(cache_entries(choices.cache_folder)) == 1
-    kept = json.loads((choices.out / "s" / "task.json").read_text(encoding="utf-8"))["choices"]
+    choices_of_study = json.loads((choices.out / "s" / "task.json").read_text(encoding="utf-8"))["choices"]
     shown = {choice.what.replace(" ", "_"): choice.sentence for choice in there(findings.data).choices}
-    assert {name: choice["reason"] for name, choice in kept.items()} == shown
-    assert kept["learning_rate"]["value"] in (1e-2, 3e-3)
+    assert {name: choice["reason"] for name, choice in choices_of_study.items()} == shown
+    assert choices_of_study["learning_rate"]["value"] in (1e-2, 3e-3)
 
 
 @pytest.mark.parametrize("steps", [77, None])
 def test_what_an_audit_recommends_is_told(choices: DataChoices, evaluator: FakeEvaluator, steps: int | None) -> None:
     before = seen(choices, evaluator)
     found = there(cached_task(choices.source(), choices.cache_folder, choices.task_options("cpu")))
-    pilot = there(kept_pilot(SearchConfig(data=choices.data, out=choices.out), found.task))
+    pilot = there(stored_pilot(SearchConfig(data=choices.data, out=choices.out), found.task))
     AuditFile.of(found.task, pilot.budget).write(Recommendation(steps, "these are enough"))
     findings = seen(choices, evaluator, pilot=False)
     assert before.data is not None
@@ -197,7 +197,7 @@ def test_an_interrupted_pilot_closes_its_workers_and_keeps_no_half_of_an_answer(
     assert "stopped in the pilot with 0 of 4 trainings of its round done" in err
     assert LeftAlone.n_closed == 1
     assert (
-        list(choices.out.rglob("*.tmp")) == list(choices.out.rglob("users/*")) == list(choices.out.rglob(FOLDER)) == []
+        list(choices.out.rglob("*.tmp")) == list(choices.out.rglob("users/*")) == list(choices.out.rglob(PILOTS)) == []
     )
     monkeypatch.setattr(doctor, "LocalExecutor", lambda _, task, *__, **___: InlineExecutor(evaluator, task))
     code, out, err = run(*words)

@@ -24,21 +24,21 @@ from unetx_search.data_choices import DataChoices
 from unetx_search.explain import parts
 from unetx_search.explain.parts import Work, gradient_steps, without_skips
 from unetx_search.preparing import case_groups
-from unetx_search.progress import Steps
+from unetx_search.progress import StageDisplay
 from unetx_search.run import search
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.canonical import key
 from unetx_space.presets import preset
 from unetx_space.validity import faults
-from unetx_studies.explanation import Explanation, Looked, Role, explained
+from unetx_studies.explanation import Explanation, Role, make_explanation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUIET = Console(file=io.StringIO(), width=200)
 
 
-class Recorded(Steps):
+class Recorded(StageDisplay):
     """Remembers which parts were worked on."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Explanation:
     u_net = Architecture(task.backbone(), preset("u-net").genome(5))
     look = work_on(u_net, task, budget, tmp_path_factory.mktemp("explain")).look(0)
     early, midway = gradient_steps(budget.steps)
-    return explained([look], early=early, midway=midway)
+    return make_explanation([look], early=early, midway=midway)
 
 
 def test_where_the_answer_is_only_in_the_top_skip_that_skip_alone_matters(planted: Explanation) -> None:
@@ -197,7 +197,7 @@ def test_lost_weights_are_trained_again(task: Task, tmp_path: Path) -> None:
 def test_another_budget_or_other_groups_are_other_parts(task: Task, tmp_path: Path) -> None:
     design = tiny_architecture(task)
     shorter = replace(TINY_BUDGET, steps=4, rungs=(2, 4))
-    looks: list[Looked] = [work_on(design, task, budget, tmp_path).look(0) for budget in (TINY_BUDGET, shorter)]
+    looks = [work_on(design, task, budget, tmp_path).look(0) for budget in (TINY_BUDGET, shorter)]
     looks.append(Work(design, task, shorter, {"validation0": "a"}, "cpu", 1, tmp_path, Recorded()).look(0))
     assert len(list(tmp_path.glob("parts-*"))) == 3
     assert looks[0].intact != looks[1].intact

@@ -21,8 +21,8 @@ from unetx_search.watching import BARS, screen, spark_line, watch
 from unetx_space.architecture import Architecture
 from unetx_space.errors import RequestError
 from unetx_space.presets import PRESETS
-from unetx_studies.neighbours import BEST
 from unetx_studies.store import open_store
+from unetx_studies.study_folders import BEST
 
 
 @pytest.fixture
@@ -142,5 +142,5 @@ def test_the_command_ends_with_how_the_study_stands(running: Bench, run: Run) ->
 def test_a_spark_line_spans_the_scores_and_is_not_flattened_by_one_far_below() -> None:
     assert spark_line([0.0, 0.5, 1.0], "abc") == "abc"
     assert spark_line([0.7, 0.7]) == BARS[-1] * 2
-    assert spark_line([0.1, 0.90, 0.91, 0.92, 0.93]) == "▁▅▆▇█", "the floor is 0.91 - 3 x (0.93 - 0.91)"
+    assert spark_line([0.1, 0.90, 0.91, 0.92, 0.93]) == "▁▁▃▆█", "0.1 is below 0.91 - 8 x 0.01"
     assert len(spark_line([float(n) for n in range(500)])) == 60

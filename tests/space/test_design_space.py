@@ -15,11 +15,11 @@ from unetx_space.design_space import (
     SPACES,
     DesignSpace,
     attention_genes,
-    describe,
-    description,
     design_space,
     n_designs,
     narrowed,
+    space_facts,
+    space_text,
 )
 from unetx_space.errors import RequestError
 from unetx_space.genome import Attention, DecoderNode, Genome, decoder, encoder
@@ -304,14 +304,14 @@ def test_an_unknown_space_is_refused_with_the_nearest_one() -> None:
 @pytest.mark.parametrize("name", list(SPACES))
 def test_the_description_names_every_gene_choice_and_the_count(name: str) -> None:
     space = design_space(name, 4)
-    text = describe(space)
+    text = space_text(space)
     assert max(map(len, text.splitlines())) <= 100
     words = set(text.replace(",", " ").split())
     assert set(space.genes) <= words
     assert {*space.upsamplers, *space.fusions, "se@source|fused|block", "attention-gate@source"} <= words
     assert f"{n_designs(space):,}" in text
     assert ("alignment" in words) == (name != "nested")
-    facts = description(space)
+    facts = space_facts(space)
     assert facts["n_designs"] == n_designs(space)
     assert facts["genes"]["D2.upsampler" if name != "nested" else "D2.1.upsampler"] == list(space.upsamplers)
 

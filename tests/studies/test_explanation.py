@@ -18,8 +18,16 @@ from unetx_evaluators.insight import GateStatistics, Replacement, SizeRecall, Sk
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.presets import no_skip, unet
-from unetx_studies.explanation import Change, Explanation, Looked, Role, explained, explanation_svg, explanation_text
-from unetx_studies.explanation.findings import role_of
+from unetx_studies.explanation import (
+    Change,
+    Explanation,
+    Role,
+    SeedObservations,
+    explanation_svg,
+    explanation_text,
+    make_explanation,
+)
+from unetx_studies.explanation.skips import role_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 U_NET = Architecture(isotropic_backbone(2, n_levels=3), unet(3))
@@ -46,9 +54,9 @@ def gradients(e0: float, head: float = 1.0) -> dict[int, tuple[StageGradient, ..
     return {step: tuple(StageGradient(name, norm) for name, norm in stages.items()) for step in (1, 2, 5, 6)}
 
 
-def looked(losses: Mapping[tuple[str, str], float], *, seed: int = 0, twin_e0: float = 0.02) -> Looked:
+def observed(losses: Mapping[tuple[str, str], float], *, seed: int = 0, twin_e0: float = 0.02) -> SeedObservations:
     """All three replacements of a skip cost the same."""
-    return Looked(
+    return SeedObservations(
         seed,
         INTACT,
         {
@@ -64,12 +72,12 @@ def looked(losses: Mapping[tuple[str, str], float], *, seed: int = 0, twin_e0: f
     )
 
 
-def found_in(*looks: Looked, groups: Mapping[str, str] | None = None) -> Explanation:
-    return explained(looks, early=(1, 2), midway=(5, 6), groups=groups)
+def found_in(*looks: SeedObservations, groups: Mapping[str, str] | None = None) -> Explanation:
+    return make_explanation(looks, early=(1, 2), midway=(5, 6), groups=groups)
 
 
 def test_a_change_and_its_interval_are_those_of_the_paired_t_test_of_scipy() -> None:
-    skip = found_in(looked({TOP: 0.2})).skips[0]
+    skip = found_in(observed({TOP: 0.2})).skips[0]
     change = skip.dice[Replacement.MEAN]
     expected = stats.ttest_1samp(NOISE - 0.2, 0).confidence_interval(0.95)
     assert change is not None
@@ -82,14 +90,14 @@ def test_a_change_and_its_interval_are_those_of_the_paired_t_test_of_scipy() -> 
 
 def test_cases_of_a_group_count_as_one_in_intervals() -> None:
     by_two = {case: case[:4] + str(number // 2) for number, case in enumerate(CASES)}
-    change = found_in(looked({TOP: 0.2}), groups=by_two).skips[0].dice[Replacement.MEAN]
+    change = found_in(observed({TOP: 0.2}), groups=by_two).skips[0].dice[Replacement.MEAN]
     expected = stats.ttest_1samp(NOISE.reshape(4, 2).mean(1) - 0.2, 0).confidence_interval(0.95)
     assert change is not None
     assert (change.low, change.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_a_class_that_appears_where_there_is_none_is_a_loss_and_one_that_nobody_shows_is_nothing() -> None:
-    look = looked({TOP: 0.0})
+    look = observed({TOP: 0.0})
     nowhere: list[float | None] = [0.5, None, None]
     after: list[float | None] = [0.5, 0.0, None]
     ways = dict.fromkeys(Replacement, measured(after))
@@ -116,7 +124,7 @@ def test_a_role_needs_the_whole_interval(low: float | None, high: float | None, 
 
 
 def test_skips_are_told_in_words_the_one_that_matters_most_first() -> None:
-    found = found_in(looked({DEEP: 0.0, TOP: 0.2}))
+    found = found_in(observed({DEEP: 0.0, TOP: 0.2}))
     assert [skip.role for skip in found.skips] == [Role.SPARE, Role.DECISIVE]
     text = explanation_text(U_NET, found)
     assert "E0 to D0: decisive: Dice falls by 0.200" in text
@@ -130,7 +138,7 @@ def test_skips_are_told_in_words_the_one_that_matters_most_first() -> None:
 
 def test_classes_are_told_apart_where_there_are_several() -> None:
     """One class loses 0.4 in every case, the other nothing, and the mean over both half of it."""
-    look = looked({TOP: 0.0})
+    look = observed({TOP: 0.0})
 
     def both(vessel: float) -> NetworkScores:
         scores = (CaseScore(c, name, {"dice": d}) for c in CASES for name, d in (("organ", 0.9), ("vessel", vessel)))
@@ -148,7 +156,7 @@ def test_classes_are_told_apart_where_there_are_several() -> None:
 
 
 def test_a_skip_that_may_say_the_same_of_every_image_is_told_as_that() -> None:
-    look = looked({TOP: 0.0})
+    look = observed({TOP: 0.0})
     ways = {**look.without[TOP], Replacement.ZERO: measured([0.6 + float(noise) for noise in NOISE])}
     found = found_in(replace(look, without={TOP: ways}))
     assert found.skips[0].says.startswith("a constant would do")
@@ -156,7 +164,7 @@ def test_a_skip_that_may_say_the_same_of_every_image_is_told_as_that() -> None:
 
 def test_a_gradient_is_compared_as_a_share_of_the_heads_step_by_step() -> None:
     """0.2 / 1 against 0.02 / 0.5 is five times, in every step, and so surely."""
-    found = found_in(looked({TOP: 0.0}))
+    found = found_in(observed({TOP: 0.0}))
     first = found.stages[0]
     assert first.stage == "E0"
     assert first.early.share == pytest.approx(0.2)
@@ -169,7 +177,7 @@ def test_a_gradient_is_compared_as_a_share_of_the_heads_step_by_step() -> None:
 
 
 def test_a_gradient_that_is_not_known_in_a_step_leaves_the_step_out() -> None:
-    look = looked({TOP: 0.0})
+    look = observed({TOP: 0.0})
     broken = {**look.gradients, 5: (StageGradient("E0", None), StageGradient("head", 1.0))}
     stage = found_in(replace(look, gradients=broken)).stages[0]
     assert (there(stage.midway.factor).n_cases, stage.early.factor and stage.early.factor.n_cases) == (1, 2)
@@ -180,16 +188,16 @@ def test_a_gradient_that_is_not_known_in_a_step_leaves_the_step_out() -> None:
 def test_cases_are_told_by_how_much_of_a_class_they_show() -> None:
     """Of 0, 10, ... 70 voxels the case without any has no size, and 10..30, 40..50 and 60..70 are the thirds."""
     dices = [0.9, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8]
-    found = found_in(replace(looked({TOP: 0.0}), intact=measured(dices)))
+    found = found_in(replace(observed({TOP: 0.0}), intact=measured(dices)))
     told = [(one.size, one.n_cases, one.max_voxels) for one in found.volumes]
     assert told == [("small", 3, 30), ("medium", 2, 50), ("large", 2, 70)]
     assert [one.dice for one in found.volumes] == pytest.approx([0.2, 0.5, 0.75])
     same = {case: {"vessel": 7} for case in CASES}
-    assert [one.n_cases for one in found_in(replace(looked({TOP: 0.0}), volumes=same)).volumes] == [8, 0, 0]
+    assert [one.n_cases for one in found_in(replace(observed({TOP: 0.0}), volumes=same)).volumes] == [8, 0, 0]
 
 
 def test_seeds_are_pooled_and_told() -> None:
-    found = found_in(*(looked({TOP: 0.1}, seed=seed, twin_e0=0.02 * 4**seed) for seed in (0, 1)))
+    found = found_in(*(observed({TOP: 0.1}, seed=seed, twin_e0=0.02 * 4**seed) for seed in (0, 1)))
     assert found.seeds == (0, 1)
     factor = there(found.stages[0].early.factor)
     assert factor.mean == pytest.approx(math.sqrt(5 * 1.25))
@@ -198,7 +206,7 @@ def test_seeds_are_pooled_and_told() -> None:
 
 
 def test_what_cannot_be_concluded_is_said() -> None:
-    look = looked({TOP: 0.1})
+    look = observed({TOP: 0.1})
     found = found_in(look, groups=dict.fromkeys(CASES, "p"))
     change = there(found.skips[0].dice[Replacement.MEAN])
     assert (change.low, change.high) == (None, None)
@@ -211,7 +219,7 @@ def test_what_cannot_be_concluded_is_said() -> None:
 
 
 def test_a_design_without_skips_has_no_twin_and_says_so() -> None:
-    look = replace(looked({}), twin_scores=(), twin_gradients=None)
+    look = replace(observed({}), twin_scores=(), twin_gradients=None)
     found = found_in(look)
     assert (found.twin_dice, found.all_skips, found.skips) == (None, None, ())
     assert any("no skips" in said for said in found.limits)
@@ -221,13 +229,13 @@ def test_a_design_without_skips_has_no_twin_and_says_so() -> None:
 
 
 def test_an_explanation_is_json() -> None:
-    told = json.loads(json.dumps(asdict(found_in(looked({TOP: 0.2}))), allow_nan=False))
+    told = json.loads(json.dumps(asdict(found_in(observed({TOP: 0.2}))), allow_nan=False))
     assert told["skips"][0]["dice"]["mean"]["mean"] == pytest.approx(-0.2, abs=0.001)
     assert told["skips"][0]["role"] == "decisive"
 
 
 def test_the_drawing_has_every_loss_at_its_source_and_every_gradient_in_its_box() -> None:
-    root = ET.fromstring(explanation_svg(U_NET, found_in(looked({TOP: 0.2, DEEP: 0.0}))))
+    root = ET.fromstring(explanation_svg(U_NET, found_in(observed({TOP: 0.2, DEEP: 0.0}))))
     words = [element.text for element in root.iter(f"{SVG}text")]
     assert {"E0 −0.200", "E1 +0.000", "gradient ×5"} <= set(words)
     widths = {

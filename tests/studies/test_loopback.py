@@ -9,7 +9,7 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
-from unetx_studies.loopback import HEADERS, foreign, is_loopback, loopback_only
+from unetx_studies.loopback import HEADERS, cross_origin_reason, is_loopback, loopback_only
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -83,7 +83,7 @@ JSON = {"HTTP_HOST": "localhost:8080", "CONTENT_TYPE": "application/json"}
     ],
 )
 def test_changes_from_the_page_itself_are_not_foreign(more: dict[str, str]) -> None:
-    assert foreign({**JSON, **more}) == ""
+    assert cross_origin_reason({**JSON, **more}) == ""
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_changes_from_the_page_itself_are_not_foreign(more: dict[str, str]) -> N
     ],
 )
 def test_changes_that_a_page_from_elsewhere_could_send_are_foreign(more: dict[str, str]) -> None:
-    assert foreign({**JSON, **more})
+    assert cross_origin_reason({**JSON, **more})
 
 
 def test_names_of_the_loopback() -> None:

@@ -25,7 +25,7 @@ from unetx_space.backbone import isotropic_backbone
 from unetx_space.errors import DocumentError
 from unetx_space.genome import Genome
 from unetx_space.presets import no_skip, unet
-from unetx_studies.job_states import finished, lost, taken
+from unetx_studies.job_states import finished, started, worker_lost
 from unetx_studies.processes import this_process
 from unetx_studies.ranking import Ranking
 from unetx_studies.store import Records, Stage, Store, TrialRecord, open_store, study_url
@@ -78,8 +78,8 @@ def test_a_trial_comes_back_as_it_was_written_at_every_stage(records: Records) -
     asked = begin(records, 0, optuna_notes={"completed_rung_0": 0.25}, origin=preset("u-net", is_adapted=True))
     assert records.trial(0) == asked
     assert (asked.stage, asked.is_finished) == (Stage.ASKED, False)
-    running = taken(asked, 1, "GPU 1: x", this_process(), NOON)
-    running = taken(lost(running, "was killed by SIGKILL"), 2, "GPU 2: x", this_process(), NOON)
+    running = started(asked, 1, "GPU 1: x", this_process(), NOON)
+    running = started(worker_lost(running, "was killed by SIGKILL"), 2, "GPU 2: x", this_process(), NOON)
     running = replace(running, pruned_at=20)
     records.update(running, EVALUATION.curve[0])
     assert records.trial(0) == running
@@ -191,7 +191,7 @@ def test_everything_can_be_written_again(store: Store, records: Records) -> None
 
     trial = replace(ASKED, origin=repeated())
     twice(lambda: records.begin(trial, UNET))
-    twice(lambda: records.update(taken(trial, 0, "CPU 0", this_process(), NOON), EVALUATION.curve[0]))
+    twice(lambda: records.update(started(trial, 0, "CPU 0", this_process(), NOON), EVALUATION.curve[0]))
     twice(lambda: records.finish(end(trial, EVALUATION), EVALUATION))
     assert len(records.trials()) == 1
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from unetx_search.converters import Json
 from unetx_search.data_choices import DataChoices
 
 
@@ -17,9 +18,9 @@ def explain(
     steps: int | None = None,
     validation_cases: int | None = None,
     gpus: Literal["all"] | int = "all",
-    json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json: Json = False,
 ) -> None:
-    """Tell what each skip of a design does: trained on a dataset, then with one skip replaced after the other.
+    """Tell what each skip of a design or a trained model does: one after the other is replaced, and cases scored again.
 
     For each skip the change of Dice with an interval, its likeness to what the decoder has, and its gate; for each
     stage the gradient beside that of a twin without skips; targets by size, and edges. Killed or stopped, the same
@@ -28,11 +29,11 @@ def explain(
     Parameters
     ----------
     what
-        A study's folder such as runs/NAME (its best design), runs/NAME:TRIAL, an architecture file, or a preset.
-        A study knows its data; others need --data.
+        A study's folder such as runs/NAME (its best design), runs/NAME:TRIAL, an architecture file, a preset, or a
+        trained model's folder. A study knows its data; others need --data.
     folder
-        Where explain.json, explain.svg and the finished parts go. By default explain/trial-N in the study's folder, or
-        explain/NAME below --out.
+        Where explain.json, explain.svg and the finished parts go. By default explain/trial-N in the study's folder,
+        explain/fold-N in the model's, or explain/NAME below --out.
     seeds
         Trainings of the design and of its twin; three or more also tell how far other trainings differ.
     steps
@@ -44,16 +45,14 @@ def explain(
     json
         Print explain.json instead.
     """
-    from rich.console import Console
-
     from unetx_search.explain.explaining import explain
+    from unetx_search.progress import stderr_console
     from unetx_studies.explanation import explanation_text
 
-    console = Console(stderr=True, highlight=False)
     done = explain(
         what,
         choices,
-        console=console,
+        console=stderr_console(),
         folder=folder,
         seeds=seeds,
         steps=steps,

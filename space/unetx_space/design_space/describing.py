@@ -1,4 +1,4 @@
-"""A design space in words: what ``show --space`` prints."""
+"""A design space in words and as facts: what ``show --space`` prints."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from unetx_space.design_space.space import DesignSpace
 from unetx_space.genome import Attention
 
 
-def description(space: DesignSpace) -> dict[str, Any]:
-    """The facts of ``describe`` for machines."""
+def space_facts(space: DesignSpace) -> dict[str, Any]:
+    """The name, levels, number of designs and genes of a space, as JSON values."""
     return {
         "space": space.name,
         "n_levels": space.n_levels,
@@ -21,7 +21,7 @@ def description(space: DesignSpace) -> dict[str, Any]:
     }
 
 
-def describe(space: DesignSpace, *, width: int = 100) -> str:
+def space_text(space: DesignSpace, *, width: int = 100) -> str:
     """The genes of every node, the choices of every kind of gene, and the exact number of distinct designs."""
     spec, number = SPACES[space.name], n_designs(space)
     about = f" (about {number:.1e})" if number >= 10**6 else ""

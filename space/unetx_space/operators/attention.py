@@ -1,8 +1,8 @@
 """Attention: modules that reweight a map and keep its shape.
 
 Every class takes ``x[b,c,*size]`` of any size and any number of channels, and starts near the identity, or its
-docstring says why not: a gate that starts at one half would halve a skip before anything was learnt. ``start()`` sets
-those values after the generic ones. Attention that reads a second map stands in ``gated_attention.py``.
+docstring says why not: a gate that starts at one half would halve a skip before anything was learnt. ``init_weights``
+sets those values after the generic ones. Attention that reads a second map stands in ``gated_attention.py``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class SqueezeExcite(nn.Module):
         self.squeeze = nn.Linear(at.channels, hidden)
         self.excite = nn.Linear(hidden, at.channels)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         open_gate(self.excite, self.start_logit)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class CBAM(nn.Module):
         self.excite = nn.Linear(hidden, at.channels)
         self.spatial = conv(at.dims, 2, 1, CBAM_KERNEL)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         open_gate(self.excite, OPEN_LOGIT / 2)  # counted twice: for the average and for the maximum
         open_gate(self.spatial)
 
@@ -110,7 +110,7 @@ class ECA(nn.Module):
         kernel = eca_kernel(at.channels)
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         self.conv.weight.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class SCSE(nn.Module):
         self.channel = SqueezeExcite(at, reduction=SCSE_REDUCTION)
         self.spatial = conv(at.dims, at.channels, 1, 1)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         open_gate(self.spatial)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class SCSEAdd(nn.Module):
         self.channel = SqueezeExcite(at, start_logit=0.0)
         self.spatial = conv(at.dims, at.channels, 1, 1)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         open_gate(self.spatial, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class CoordinateAttention(nn.Module):
         self.norm = NORMS[at.norm](width, at.dims)
         self.excite = nn.ModuleList([conv(at.dims, width, at.channels, 1) for _ in range(at.dims)])
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         for layer in self.excite:
             open_gate(layer)  # type: ignore[arg-type]
 

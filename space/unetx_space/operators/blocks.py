@@ -29,8 +29,9 @@ def group_count(channels: int) -> int:
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
-    """torch's, in the memory layout of its input: torch answers channels first, and every layer behind pays for it.
+    """torch's instance normalisation of pictures, in the memory layout of its input.
 
+    torch's own answers channels first, and every layer behind pays for it.
     On one thread a training step of a U-Net of base width 8 takes 0.81 to 0.95 of the time
     (``benchmarks/results/instance_norm-1thread.txt``).
     """
@@ -40,7 +41,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
-    """The same for volumes."""
+    """torch's instance normalisation of volumes, in the memory layout of its input as ``InstanceNorm2d``."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _laid_out_as(x, super().forward(x), torch.channels_last_3d)
@@ -63,7 +64,7 @@ NORMS: Mapping[Norm, Callable[[int, int], nn.Module]] = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What all blocks of a network share."""
+    """The choices that all blocks of a network share: normalisation, biases, slope of the activation."""
 
     norm: Norm = "instance"
     conv_bias: bool = False
@@ -119,7 +120,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = _shortcut(c_in, c_out, stride, style, pool_shortcut)
         self.slope = style.negative_slope
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         self.norm2.get_parameter("weight").zero_()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ class ResidualStage(nn.Sequential):
 
 
 class ResNetDStage(ResidualStage):
-    """The same with pooled shortcuts."""
+    """``depth`` residual blocks with pooled shortcuts, of which the first reduces the map (ResNet-D)."""
 
     pool_shortcut = True
 

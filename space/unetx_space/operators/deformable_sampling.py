@@ -1,6 +1,6 @@
-"""The sum over taps of a deformable upsampler, read where its moves say: the one question, answered in two ways.
+"""The sum over the taps of a deformable upsampler, each read where its moves say, computed in two ways.
 
-``grid_sampled`` asks torch's grid sampler, which CUDA runs fast and every exporter knows. On a CPU torch's sampler
+``grid_sampled`` uses torch's grid sampler, which CUDA runs fast and every exporter knows. On a CPU torch's sampler
 walks a map channel by channel, so there ``bag_sampled`` reads whole rows of channels. Both give the same sum.
 
 Letters: ``b`` batch, ``c'`` channels out, ``d`` axes, ``coarse`` and ``fine`` sizes, n fine voxels of a batch.
@@ -62,9 +62,8 @@ def grid_sampled(values: Tensor, moves: Tensor, stride: tuple[int, ...]) -> Tens
     axes = [_centres(n, s, values) for n, s in zip(values.shape[3:], stride, strict=True)]
     centres = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # [d, *fine]
     edge = torch.arange(-1, 2, device=values.device, dtype=centres.dtype)
-    lie = torch.stack(torch.meshgrid(*[edge] * len(stride), indexing="ij")).flatten(
-        1
-    )  # [d, taps], as ``shifts`` has it
+    # [d, taps]: what ``shifts`` gives, as a tensor
+    shift = torch.stack(torch.meshgrid(*[edge] * len(stride), indexing="ij")).flatten(1)
     n_taps, together = 3 ** len(stride), 1
     if values.device.type != "cpu":
         together = max(1, _TOGETHER // (values[:, 0].numel() * prod(stride)))
@@ -72,11 +71,11 @@ def grid_sampled(values: Tensor, moves: Tensor, stride: tuple[int, ...]) -> Tens
     for t in range(0, n_taps, together):
         taps = slice(t, t + together)
         # so that training keeps no fine-grid map of any of 3^d taps
-        total = total + recomputed(_read_taps, values[:, taps], moves[:, taps], centres, lie[:, taps])
+        total = total + recomputed(_read_taps, values[:, taps], moves[:, taps], centres, shift[:, taps])
     return total
 
 
-def _read_taps(values: Tensor, moves: Tensor, centres: Tensor, lie: Tensor) -> Tensor:
+def _read_taps(values: Tensor, moves: Tensor, centres: Tensor, shift: Tensor) -> Tensor:
     """The sum over some taps: ``values[b, t, c', *coarse]`` read at centre + shift + offset and modulated."""
     dims, dtype, fine = len(centres), centres.dtype, centres.shape[1:]
     b, n_taps, c = values.shape[:3]
@@ -84,7 +83,7 @@ def _read_taps(values: Tensor, moves: Tensor, centres: Tensor, lie: Tensor) -> T
     offsets = refined.reshape(b, n_taps, dims + 1, *fine)
     positions = [
         # grid_sample's own unit without corner alignment, which, unlike the one with it, also holds for a single voxel
-        (2 * (centres[axis] + lie[axis].view(-1, *[1] * dims) + offsets[:, :, axis]) + 1) / values.shape[3 + axis] - 1
+        (2 * (centres[axis] + shift[axis].view(-1, *[1] * dims) + offsets[:, :, axis]) + 1) / values.shape[3 + axis] - 1
         for axis in reversed(range(dims))  # it wants the last axis first
     ]
     at = torch.stack(positions, -1).flatten(0, 1)

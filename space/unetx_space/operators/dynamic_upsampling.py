@@ -59,7 +59,7 @@ class CARAFE(nn.Module):
         self.compressor = conv(dims, c_in, width, 1)
         self.encoder = conv(dims, width, self.edge**dims * prod(stride), CARAFE_ENCODER_EDGE)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         _nearly_silent(self.encoder)
 
     def kernels(self, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class DySample(nn.Module):
         self.projection = conv(dims, c_in, c_out, 1)
         self.offset = conv(dims, c_in, dims * self.groups * prod(stride), 1)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         _nearly_silent(self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class DeformableUpsampling(nn.Module):
         self.taps = conv(dims, c_in, c_out, EDGE)
         self.moves = conv(dims, c_in, taps(EDGE, dims) * (dims + 1), EDGE)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         self.moves.weight.zero_()
 
     def forward(self, x: Tensor) -> Tensor:

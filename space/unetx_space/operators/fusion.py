@@ -57,7 +57,7 @@ class BiFPN(nn.Module):
         super().__init__()
         self.weights = nn.Parameter(torch.empty(n_inputs)) if n_inputs > 1 else None
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         if self.weights is not None:
             self.weights.fill_(1)
 
@@ -81,7 +81,7 @@ class Gated(nn.Module):
         # One-dimensional, over the voxels in a row: so it serves 2D and 3D alike.
         self.gate = nn.Conv1d(n_inputs * channels, n_inputs - 1, 1) if n_inputs > 1 else None
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         if self.gate is not None:
             self.gate.weight.zero_()
 

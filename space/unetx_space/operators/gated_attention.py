@@ -42,7 +42,7 @@ class AttentionGate(nn.Module):
         self.psi = conv(dims, width, 1, 1)
         self.norm_psi = norm(1, dims)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         for name, value in (("weight", OPEN_SCALE), ("bias", OPEN_LOGIT)):
             self.norm_psi.get_parameter(name).fill_(value)
 
@@ -75,7 +75,7 @@ class GridAttentionGate(nn.Module):
         self.combine = conv(dims, channels, channels, 1)
         self.norm_combine = norm(channels, dims)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         open_gate(self.psi)
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class ChannelCrossAttention(nn.Module):
         self.from_x = nn.Linear(at.channels, at.channels)
         self.from_gate = nn.Linear(at.c_upsampled, at.channels)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         open_gate(self.from_x)
         open_gate(self.from_gate)
 

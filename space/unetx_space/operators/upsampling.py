@@ -118,7 +118,7 @@ class OverlappingTransposedUpsampling(nn.Module):
         super().__init__()
         self.transposed = transposed_conv(c_in, c_out, stride, kernel=overlapping_kernel(stride), bias=bias)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         # The generic start counts one coarse voxel for each fine one, as if there was no overlap.
         self.transposed.weight.mul_(sqrt(prod(self.transposed.stride) / prod(self.transposed.kernel_size)))
 
@@ -138,7 +138,7 @@ class PixelShuffleUpsampling(nn.Module):
         self.stride = stride
         self.conv = conv(len(stride), c_in, c_out * prod(stride), EDGE)
 
-    def start(self) -> None:
+    def init_weights(self) -> None:
         weight = self.conv.weight
         cells = weight.view(-1, prod(self.stride), *weight.shape[1:])  # [c_out, voxels of a cell, c_in, *3]
         cells.copy_(cells[:, :1].clone().expand_as(cells))

@@ -1,4 +1,4 @@
-"""What both drawings say in words about an architecture and its nodes."""
+"""What the drawings, in SVG and in the terminal, say in words about an architecture and its nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def operator_words(node: DecoderNode) -> tuple[str, str, str]:
 
 
 def title(architecture: Architecture) -> str:
-    """Where it comes from and its shape, on one line."""
+    """The title of an architecture: where it comes from, its dimensions and levels."""
     backbone, name = architecture.backbone, "architecture"
     preset, study, trial = (architecture.provenance.get(field) for field in ("preset", "study", "trial"))
     if isinstance(preset, str):
@@ -32,14 +32,14 @@ def title(architecture: Architecture) -> str:
 
 
 def captions(architecture: Architecture) -> tuple[str, str]:
-    """What it is worth and costs, as far as it is known; and the fixed half."""
+    """Two lines on an architecture: its score and costs as far as they are known, and its backbone."""
     backbone, score = architecture.backbone, architecture.score.get("dice")
     patch = architecture.searched_patch
     costs = cost(architecture, patch or (2**backbone.n_levels,) * backbone.dims)
     worth = [f"Dice {score:.4f}"] if isinstance(score, float) else []
-    worth.append(f"{short(costs.n_parameters)} parameters")
+    worth.append(f"{short_number(costs.n_parameters)} parameters")
     if patch:
-        worth.append(f"{short(costs.macs)} multiply-adds on {by(patch)}")
+        worth.append(f"{short_number(costs.macs)} multiply-adds on {size_text(patch)}")
     return (
         " · ".join(worth),
         f"{counted(backbone.in_channels, 'channel')} in, {counted(backbone.out_channels, 'class', 'classes')} out · "
@@ -48,8 +48,8 @@ def captions(architecture: Architecture) -> tuple[str, str]:
     )
 
 
-def short(number: int) -> str:
-    """``4.58 G``"""
+def short_number(number: int) -> str:
+    """A number in three digits with a unit of thousands, such as ``4.58 G``."""
     for unit, name in ((10**12, " T"), (10**9, " G"), (10**6, " M"), (10**3, " k")):
         if number >= unit:
             return f"{number / unit:.3g}{name}" if number < 1000 * unit else f"{number // unit:,}{name}"
@@ -57,12 +57,12 @@ def short(number: int) -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """``1 channel``, ``2 channels``"""
+    """A number with its noun, such as ``1 channel`` and ``2 channels``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def by(numbers: Iterable[int]) -> str:
-    """``2×2×1``"""
+def size_text(numbers: Iterable[int]) -> str:
+    """A size or a stride, such as ``2×2×1``."""
     return "×".join(map(str, numbers))
 
 

@@ -1,8 +1,8 @@
-"""An architecture as a plotly figure: whoever points at a part is told its parameters, multiply-adds and memory."""
+"""An architecture as a plotly figure, which shows a part's parameters, multiply-adds and memory on pointing at it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import plotly.graph_objects as go
@@ -11,20 +11,30 @@ from unetx_space import Architecture, StageRef
 from unetx_space.cost import Cost, part_costs
 from unetx_space.plan import make_plan
 from unetx_space.training_memory import part_memory
-from unetx_studies.drawing.captions import by, operator_words, short
+from unetx_studies.drawing.captions import operator_words, short_number, size_text
 from unetx_studies.drawing.layout import Box, Point, Wire, make_layout
 from unetx_studies.drawing.svg import COLOURS, wire_words
 
 N_POINTS = 24
-"""Of a curve."""
+"""Points by which a curve is drawn."""
 DASHES = {"finer": "dash", "coarser": "dot"}
 HEIGHT_PX = 640
 
 
-def to_figure(architecture: Architecture, patch: Sequence[int]) -> go.Figure:
-    """The drawing of an architecture without faults; costs are those of one patch."""
-    layout, plan = make_layout(architecture), make_plan(architecture)
-    costs, memory = part_costs(plan, tuple(patch)), part_memory(plan, tuple(patch))
+PartCosts = Mapping[StageRef, tuple[Cost, int]]
+"""The cost of each part of an architecture, and the bytes that training keeps of it."""
+
+
+def costs_by_part(architecture: Architecture, patch: Sequence[int]) -> PartCosts:
+    """Return what each part of an architecture without faults costs for one patch."""
+    plan = make_plan(architecture)
+    memory = part_memory(plan, tuple(patch))
+    return {ref: (cost, memory[ref]) for ref, cost in part_costs(plan, tuple(patch)).items()}
+
+
+def to_figure(architecture: Architecture, costs: PartCosts) -> go.Figure:
+    """Draw an architecture without faults as a figure that shows the costs of the part that is pointed at."""
+    layout = make_layout(architecture)
     figure = go.Figure()
     for wire in sorted(layout.wires, key=lambda wire: wire.is_source):
         x, y = zip(*_points(wire), strict=True)
@@ -34,7 +44,7 @@ def to_figure(architecture: Architecture, patch: Sequence[int]) -> go.Figure:
         )  # fmt: skip
     for box in layout.boxes.values():
         x, y = zip(*_corners(box), strict=True)
-        words = _words(architecture, box.ref, costs[box.ref], memory[box.ref])
+        words = _words(architecture, box.ref, *costs[box.ref])
         is_encoder = box.ref.kind == "E"
         figure.add_scatter(
             x=x, y=y, mode="lines", fill="toself", hoveron="fills", hoverinfo="text", text=words, showlegend=False,
@@ -53,18 +63,16 @@ def to_figure(architecture: Architecture, patch: Sequence[int]) -> go.Figure:
     return figure
 
 
-def part_rows(architecture: Architecture, patch: Sequence[int]) -> list[tuple[str, str, str, str]]:
-    """Every part with its parameters, multiply-adds and memory, as words."""
-    plan = make_plan(architecture)
-    costs, memory = part_costs(plan, tuple(patch)), part_memory(plan, tuple(patch))
+def part_rows(costs: PartCosts) -> list[tuple[str, str, str, str]]:
+    """Return a table's rows: every part with its parameters, multiply-adds and memory."""
     return [
-        (str(ref), short(one.n_parameters), short(one.macs), f"{memory[ref] / 2**20:.3g} MiB")
-        for ref, one in costs.items()
+        (str(ref), short_number(cost.n_parameters), short_number(cost.macs), f"{memory / 2**20:.3g} MiB")
+        for ref, (cost, memory) in costs.items()
     ]
 
 
 def _points(wire: Wire) -> Iterator[Point]:
-    """Along the wire."""
+    """Points along a wire."""
     if wire.is_corner:
         (x0, y0), (x1, y1) = wire.start, wire.end
         yield from (wire.start, (x0, y1) if wire.kind == "down" else (x1, y0), wire.end)
@@ -85,13 +93,13 @@ def _corners(box: Box) -> list[Point]:
 
 def _words(architecture: Architecture, ref: StageRef, costs: Cost, memory: int) -> str:
     backbone = architecture.backbone
-    lines = [f"<b>{ref}</b>: {backbone.widths[ref.level]} channels at 1/{by(backbone.factor(0, ref.level))}"]
+    lines = [f"<b>{ref}</b>: {backbone.widths[ref.level]} channels at 1/{size_text(backbone.factor(0, ref.level))}"]
     if ref.kind == "D":
         node = architecture.genome[ref]
         words = (f"upsampling of {node.coarser}: {node.upsampler}", *operator_words(node))
         lines += [f"reads {', '.join(map(str, node.sources)) or 'no source'}", *filter(None, words)]
     lines += [
-        f"{short(costs.n_parameters)} parameters", f"{short(costs.macs)} multiply-adds",
+        f"{short_number(costs.n_parameters)} parameters", f"{short_number(costs.macs)} multiply-adds",
         f"{memory / 2**20:.3g} MiB kept for training",
     ]  # fmt: skip
     return "<br>".join(lines)

@@ -1,1 +1,1 @@
-"""The report of a study: numbers, figures and the page, each apart."""
+"""The report of a study in parts: numbers, figures, pictures of cases, and the page that holds them."""

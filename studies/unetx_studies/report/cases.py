@@ -1,4 +1,4 @@
-"""Cases on a report's page: what each of a few networks found, side by side over the image, slice by slice."""
+"""Cases on a report's page: predictions of a few networks, side by side over the image, slice by slice."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from unetx_evaluators.tasks.task import IGNORED
 from unetx_studies.overlays import HEIGHT, Overlay, legend
 
 _numbers = count()
-"""So that no two images of a page have one name."""
+"""Numbers of the images of a page, of which no two may have one name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownCase:
-    """A case with what is said of it."""
+    """A case on the page: its title, its slices with the predictions of some networks, and their captions."""
 
     title: str
     captions: Sequence[str]
-    """Of each network."""
+    """The caption below the picture of each network."""
     slices: Sequence[Overlay]
 
     @property
     def first(self) -> int:
-        """The slice that is shown before another is asked for: where the reference has most."""
+        """Index of the slice that is shown at first: where the reference has most foreground."""
         sizes = [int(((one.picture.label > 0) & (one.picture.label != IGNORED)).sum()) for one in self.slices]
         return int(np.argmax(sizes))
 
     def only_first(self) -> ShownCase:
+        """The same case with that slice alone."""
         return ShownCase(self.title, self.captions, [self.slices[self.first]])
 
 
 def cases_html(cases: Sequence[ShownCase], classes: Sequence[str]) -> str:
-    """All of them, and what the colours mean; nothing where there are none."""
+    """The HTML of cases below the legend of their colours; empty where there are none."""
     if not cases:
         return ""
     swatches = "".join(

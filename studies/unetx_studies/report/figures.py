@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from statistics import median
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
+
+from unetx_studies.report.numbers import lowest_shown
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 
 DESIGN, REFERENCE, QUIET, LUCKY = "#0072b2", "#d55e00", "#8a94a6", "#e69f00"
 LINES = (DESIGN, "#009e73", "#cc79a7", "#56b4e9", LUCKY)
-"""Of several designs beside the reference: the palette of Okabe and Ito without what white paper swallows."""
+"""Colours of several designs beside the reference: the palette of Okabe and Ito without what white paper swallows."""
 REACH = 1.96
 """Standard errors to either side of an estimate: 95 %."""
 MOST_RANKED, MOST_CURVES = 20, 6
-FAR = 8.0
-"""Median absolute deviations below the median, from which on a point would press all others together."""
+Row = tuple[str, float, float, float]
+"""A row of a forest plot: its label, a mean, and the bounds of its 95 % interval."""
 
 
 def ranking_figure(designs: Sequence[Ranked], names: Mapping[str, str], reference: str | None) -> go.Figure:
@@ -98,9 +99,9 @@ def progress_figure(points: Sequence[Progress]) -> go.Figure:
         x=trials, y=[one.best_dice for one in points], mode="lines", name="highest single score",
         line={"color": LUCKY, "shape": "hv", "dash": "dash"},
     )  # fmt: skip
-    told = [one for one in points if one.best_estimate is not None]
+    known = [one for one in points if one.best_estimate is not None]
     figure.add_scatter(
-        x=[one.trial for one in told], y=[one.best_estimate for one in told], mode="lines", name="best estimate",
+        x=[one.trial for one in known], y=[one.best_estimate for one in known], mode="lines", name="best estimate",
         line={"color": DESIGN, "shape": "hv"},
     )  # fmt: skip
     figure.update_yaxes(range=_range([one.dice for one in points]))
@@ -109,22 +110,9 @@ def progress_figure(points: Sequence[Progress]) -> go.Figure:
 
 def effects_figure(effects: Sequence[Effect]) -> go.Figure:
     """What goes with each choice, with 95 %; filled where it stands after correction for all choices."""
-    figure = _figure("difference of Dice, with 95 %", "")
-    labels = [f"{one.question}: {one.choice} ({one.n_designs})" for one in effects]
-    figure.add_scatter(
-        x=[one.difference for one in effects], y=labels, mode="markers",
-        error_x={
-            "type": "data", "thickness": 1.5,
-            "array": [one.high - one.difference for one in effects],
-            "arrayminus": [one.difference - one.low for one in effects],
-        },
-        marker={"color": DESIGN, "size": 9,
-                "symbol": ["circle" if one.p_value < 0.05 else "circle-open" for one in effects]},
-        showlegend=False, hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
-    )  # fmt: skip
-    figure.add_vline(x=0.0, line={"color": QUIET, "width": 1})
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_layout(height=120 + 26 * len(effects))
+    rows = [(f"{one.question}: {one.choice} ({one.n_designs})", one.difference, one.low, one.high) for one in effects]
+    figure = _forest_plot("difference of Dice, with 95 %", rows)
+    figure.update_traces(marker_symbol=["circle" if one.p_value < 0.05 else "circle-open" for one in effects])
     return figure
 
 
@@ -141,7 +129,7 @@ def curves_figure(curves: Mapping[str, Sequence[CurvePoint]]) -> go.Figure:
 
 
 def gradients_figure(norms: Mapping[str, Mapping[str, float]]) -> go.Figure:
-    """By design and stage, from the input to the output."""
+    """Norms of gradients by design and stage, the stages from the input to the output."""
     figure = _figure("stage", "gradient")
     for name, by_stage in norms.items():
         colour, symbol = (REFERENCE, "star") if name == "U-Net" else (DESIGN, "circle")
@@ -154,22 +142,9 @@ def gradients_figure(norms: Mapping[str, Mapping[str, float]]) -> go.Figure:
     return figure
 
 
-def changes_figure(changes: Sequence[tuple[str, float, float, float]]) -> go.Figure:
-    """Of Dice, by name, with low and high."""
-    figure = _figure("change of Dice, with 95 %", "")
-    figure.add_vline(x=0.0, line={"color": QUIET, "width": 1})
-    figure.add_scatter(
-        x=[mean for _, mean, _, _ in changes], y=[name for name, *_ in changes], mode="markers",
-        error_x={
-            "type": "data", "thickness": 1.5,
-            "array": [high - mean for _, mean, _, high in changes],
-            "arrayminus": [mean - low for _, mean, low, _ in changes],
-        },
-        marker={"color": DESIGN, "size": 9}, showlegend=False, hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
-    )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_layout(height=120 + 26 * len(changes))
-    return figure
+def changes_figure(changes: Sequence[Row]) -> go.Figure:
+    """Changes of Dice as a forest plot."""
+    return _forest_plot("change of Dice, with 95 %", changes)
 
 
 def skip_map_figure(skips: Mapping[tuple[str, str], Frequency]) -> go.Figure:
@@ -192,30 +167,34 @@ def _by_level(ref: str) -> tuple[bool, list[int]]:
     return ref[0] != "E", [int(part) for part in ref[1:].split(".")]
 
 
-def verdict_figure(rows: Sequence[tuple[str, float, float, float]], margin: float) -> go.Figure:
-    """Differences to U-Net on test cases, name, mean, low, high, beside the margin."""
-    figure = _figure("difference of Dice, with 95 %", "")
+def verdict_figure(rows: Sequence[Row], margin: float) -> go.Figure:
+    """Differences to U-Net on test cases as a forest plot, over the margin within which a difference is none."""
+    figure = _forest_plot("difference of Dice, with 95 %", rows)
     figure.add_vrect(x0=-margin, x1=margin, fillcolor=QUIET, opacity=0.2, line_width=0)
-    figure.add_vline(x=0.0, line={"color": QUIET, "width": 1})
-    figure.add_scatter(
-        x=[mean for _, mean, _, _ in rows], y=[name for name, *_ in rows], mode="markers",
-        error_x={"type": "data", "array": [high - mean for _, mean, _, high in rows], "thickness": 1.5},
-        marker={"color": DESIGN, "size": 9}, showlegend=False,
-        hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
-    )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", type="category")
     figure.update_layout(height=140 + 30 * len(rows))
     return figure
 
 
-def lowest_shown(values: Sequence[float]) -> float:
-    """Below it lie the few values that would press all others together, as the net without skips."""
-    middle = median(values)
-    return middle - FAR * max(median(abs(value - middle) for value in values), 1e-4)
+def _forest_plot(title: str, rows: Sequence[Row]) -> go.Figure:
+    """Means with their intervals, one below the other, beside the line of no difference."""
+    figure = _figure(title, "")
+    figure.add_vline(x=0.0, line={"color": QUIET, "width": 1})
+    figure.add_scatter(
+        x=[mean for _, mean, _, _ in rows], y=[label for label, *_ in rows], mode="markers",
+        error_x={
+            "type": "data", "thickness": 1.5,
+            "array": [high - mean for _, mean, _, high in rows],
+            "arrayminus": [mean - low for _, mean, low, _ in rows],
+        },
+        marker={"color": DESIGN, "size": 9}, showlegend=False, hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_layout(height=120 + 26 * len(rows))
+    return figure
 
 
 def _range(values: Sequence[float]) -> tuple[float, float] | None:
-    """What an axis shows: all but the few that lie far below the others, as the net without skips; None for nothing."""
+    """The range of an axis: all values but the few far below the others, as of the net without skips; None for none."""
     if not values:
         return None
     low = lowest_shown(values)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
-"""Heads and rows; all of it text."""
+"""Heads and rows of a table, all of it text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Section:
     cases: Sequence[ShownCase] = ()
     table: Table | None = None
     is_folded: bool = False
-    """The table is shown when it is asked for."""
+    """Whether the table is shown only when it is unfolded."""
 
     @property
     def is_empty(self) -> bool:
@@ -41,29 +41,30 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """All that a reader sees, from the top."""
+    """What a report's page shows, from the top."""
 
     title: str
     sentence: str
-    """Of the verdict, or of what can be told apart."""
+    """The sentence of the verdict, or on what the study can tell apart."""
     facts: Sequence[tuple[str, str]] = ()
-    """The few numbers beside it: what, how much."""
+    """The few numbers beside the sentence, each with its name first."""
     worst: Sequence[ShownCase] = ()
     """The case on which the winner does worst; empty where it cannot be shown."""
     classes: Sequence[str] = ()
-    """Names by label value."""
+    """Names of the classes by label value."""
     drawings: Mapping[str, str] = field(default_factory=dict)
-    """The winner beside U-Net."""
+    """SVG documents by their captions: the winner beside U-Net."""
     differences: Sequence[str] = ()
     """What the winner has and U-Net has not, and the other way round, in words."""
     limits: Sequence[str] = ()
+    """What the study cannot say, a sentence each."""
     sections: Sequence[Section] = ()
     thumbnails: Mapping[str, str] = field(default_factory=dict)
     """SVG documents by the keys of designs, shown where a figure's point is pointed at."""
 
 
 def page_html(page: Page) -> str:
-    """The whole document."""
+    """The page as an HTML document."""
     figures: list[dict[str, Any]] = []
     body = "\n".join(_section(section, figures, page.classes) for section in page.sections if not section.is_empty)
     data = json.dumps({"figures": figures, "thumbnails": {key: _inline(svg) for key, svg in page.thumbnails.items()}})

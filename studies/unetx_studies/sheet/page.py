@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from unetx_studies.drawing.captions import counted
 from unetx_studies.sheet.curves import curve_class, curves_svg, sample_svg
 from unetx_studies.sheet.facts import (
     PARTS,
@@ -25,7 +26,7 @@ STRIP_WIDTH, STRIP_HEIGHT = 260, 22
 
 
 def sheet_html(facts: DatasetFacts, pictures: Sequence[Picture] = (), *, why_no_pictures: str = "") -> str:
-    """The whole page. Where there are no pictures, ``why_no_pictures`` stands in their place."""
+    """The picture sheet as an HTML document; ``why_no_pictures`` stands in their place where there are none."""
     sections = (
         _findings("Problems", "no search starts before these are mended", facts.problems, "problem"),
         _findings("Warnings", "a search can start", facts.warnings, "warning"),
@@ -53,9 +54,9 @@ def _header(facts: DatasetFacts) -> str:
     verdict = f"{n} problem{'s' if n != 1 else ''}" if n else "fit for a search"
     told = [
         f"{facts.dims}D",
-        _counted(len(facts.channels), "channel"),
-        _counted(len(facts.classes) - 1, "class", "classes"),
-        _counted(len(facts.cases), "case"),
+        counted(len(facts.channels), "channel"),
+        counted(len(facts.classes) - 1, "class", "classes"),
+        counted(len(facts.cases), "case"),
     ]
     if facts.n_bytes:
         told.append(f"{size_words(facts.n_bytes)} on disk")
@@ -65,10 +66,6 @@ def _header(facts: DatasetFacts) -> str:
         f'<header><h1>{escape(facts.name)} <span class="verdict {"bad" if n else "good"}">{verdict}</span></h1>'
         f"<p>{' · '.join(told)}</p><p class='muted'>{escape(facts.source)}</p></header>"
     )
-
-
-def _counted(n: int, noun: str, plural: str = "") -> str:
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def _findings(title: str, note: str, findings: Sequence[str], kind: str) -> str:
@@ -86,7 +83,7 @@ def _gallery(facts: DatasetFacts, pictures: Sequence[Picture], why_not: str) -> 
     if not pictures:
         return _section("Cases", why_not, "") if why_not else ""
     note = (
-        f"{_counted(len(pictures), 'training case')} drawn by lot, as a network gets them; every channel from its "
+        f"{counted(len(pictures), 'training case')} drawn by lot, as a network gets them; every channel from its "
         "0.5th to its 99.5th percentile. Click a class to hide its outline."
     )
     keys = [f'<label class="k{i}"><input type="checkbox" id="show{i}" checked>{_swatch(i)}{escape(name)}</label>'
@@ -108,7 +105,7 @@ def _classes(facts: DatasetFacts) -> str:
     largest = max((size.share for size in facts.class_sizes), default=0.0) or 1.0
     rows = [_class_row(index, size, largest, n_train) for index, size in enumerate(facts.class_sizes, start=1)]
     background = 1 - sum(size.share for size in facts.class_sizes)
-    note = f"of the {_counted(n_train, 'training case')}; the background takes {_percent(background)} of the voxels"
+    note = f"of the {counted(n_train, 'training case')}; the background takes {_percent(background)} of the voxels"
     return _section("Classes", note, _table(("class", "share of voxels", "", "cases that show it", ""), rows, "bars"))
 
 
@@ -179,8 +176,8 @@ def _grids(facts: DatasetFacts) -> str:
     heads = ("axis", "fewest voxels", "median", "most", "finest mm", "median", "coarsest")
     n_shapes, n_spacings = (len({getattr(case, name) for case in training}) for name in ("shape", "spacing"))
     note = (
-        f"of the training cases as stored: {_counted(n_shapes, 'different shape')}, "
-        f"{_counted(n_spacings, 'different spacing')}"
+        f"of the training cases as stored: {counted(n_shapes, 'different shape')}, "
+        f"{counted(n_spacings, 'different spacing')}"
     )
     return _section("Shapes and spacings", note, _table(heads, rows, "numbers"))
 
@@ -226,12 +223,12 @@ def _parts(facts: DatasetFacts) -> Iterator[str]:
         names = facts.names(part)
         listed = ", ".join(escape(name) for name in sorted(names))
         yield (
-            f'<details><summary>{part}: {_counted(len(names), "case")}</summary><p class="names">{listed}</p></details>'
+            f'<details><summary>{part}: {counted(len(names), "case")}</summary><p class="names">{listed}</p></details>'
         )
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
-    """Cells hold HTML already."""
+    """A table whose cells hold HTML already."""
     head = "".join(f"<th>{name}</th>" for name in heads)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

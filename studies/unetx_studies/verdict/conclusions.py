@@ -1,4 +1,4 @@
-"""What finals let conclude, in one sentence, and what they cannot."""
+"""The verdict on finals: what their scores let conclude, in one sentence, and what they cannot show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unetx_studies.verdict.paired_tests import holm, sign_flip, signed_rank, sma
 from unetx_studies.verdict.selection import best_of
 
 MARGIN = 0.005
-"""A smaller difference of Dice is none in practice."""
+"""Difference of Dice below which two designs are the same in practice."""
 EQUIVALENCE = 0.9
 """Two one-sided tests at 5 % are one interval of 90 % (Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics
 15(6), 657-680, 1987)."""
@@ -21,7 +21,7 @@ EQUIVALENCE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One design against one baseline, all numbers design less baseline."""
+    """The comparison of a design with a baseline; all numbers are the design's less the baseline's."""
 
     design: str
     baseline: str
@@ -30,13 +30,13 @@ class Comparison:
     high: float
     """Bounds of the 95 % interval for this comparison alone."""
     p_value: float
-    """Two-sided, over seeds and groups, together with all other comparisons (Holm)."""
+    """The two-sided p-value over seeds and groups, corrected for all comparisons (Holm)."""
     p_sign_flip: float
-    """Of the groups' mean differences, these trainings taken as given; Holm."""
+    """The p-value of the groups' mean differences by sign flips, these trainings taken as given; corrected (Holm)."""
     p_signed_rank: float
-    """The same by Wilcoxon's ranks; Holm."""
+    """The p-value of the groups' mean differences by Wilcoxon's ranks; corrected (Holm)."""
     p_seeds: float
-    """Of the signs of the seeds' mean differences alone, these cases taken as given. No correction."""
+    """The p-value of the seeds' mean differences by sign flips, these cases taken as given; not corrected."""
     better: float | None
     """The probability of being better by more than the margin; None where the noise is unknown."""
 
@@ -49,7 +49,7 @@ class Chosen:
     reference: str
     n_rivals: int
     difference: Difference
-    """To the reference, corrected for choosing."""
+    """The difference to the reference, corrected for choosing."""
     better: float | None
     """The probability of being better by more than the margin; None where the noise is unknown."""
 
@@ -67,20 +67,20 @@ class Cheapest:
 
     design: str
     cost: float
-    """In units of the reference's."""
+    """The cost in units of the reference's."""
     low: float
     """Lower bound of the one-sided 95 % interval of its difference, for this design alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All that finals let conclude."""
+    """All conclusions from finals."""
 
     comparisons: tuple[Comparison, ...]
     chosen: Chosen | None
     cheapest: Cheapest | None
     conclusion: str
-    """One sentence."""
+    """The conclusion in one sentence."""
     limits: tuple[str, ...]
     """What these finals cannot say, a sentence each."""
 
@@ -95,8 +95,9 @@ def verdict(
     asked: int | None = None,
     out: Collection[str] = (),
 ) -> Verdict:
-    """Candidates against baselines, of which the first is the reference, on scores that have not chosen the candidates.
+    """The verdict on candidates against baselines, of which the first is the reference.
 
+    The scores must not be those that chose the candidates.
     With costs, the cheapest design is named among candidates and baselines. ``asked`` is how many candidates there
     should have been; those that are ``out`` were given up early as hopeless, and can win only where all were.
     """
@@ -164,7 +165,7 @@ def _cheapest(
 
 
 def conclusion(chosen: Chosen | None, margin: float, cost: float | None = None) -> str:
-    """One sentence. ``cost`` is the design's in units of the reference's."""
+    """The conclusion in one sentence. ``cost`` is the design's in units of the reference's."""
     if chosen is None:
         return "No conclusion: no design and baseline have scores on a common seed and case."
     name, other = chosen.design, chosen.reference

@@ -34,7 +34,7 @@ class Scores:
     designs: tuple[str, ...]
     seeds: tuple[int, ...]
     groups: tuple[str, ...]
-    """Of each case; all different where every case is of another patient."""
+    """The group of each case; all different where every case is of another patient."""
     values: Vector
     """[design, seed, case]; NaN where there is no score."""
 
@@ -46,21 +46,21 @@ class Scores:
             )
 
     def mean(self, design: str) -> float:
-        """Over all of the design's seeds and cases."""
+        """The mean score of a design over all its seeds and cases."""
         return float(np.nanmean(self.values[self.designs.index(design)]))
 
-    def apart(self, design: str, other: str) -> tuple[Vector, list[str]]:
-        """The first less the other, [seed, case] on the seeds and cases that both have, and the cases' groups."""
+    def paired(self, design: str, other: str) -> tuple[Vector, list[str]]:
+        """The differences of two designs, [seed, case] on the seeds and cases that both have, and the cases' groups."""
         first, second = (self.values[self.designs.index(name)] for name in (design, other))
-        apart = first - second
-        apart = apart[~np.isnan(apart).all(axis=1)]
-        has_all = ~np.isnan(apart).any(axis=0) if len(apart) else np.zeros(apart.shape[1], bool)
+        values = first - second
+        values = values[~np.isnan(values).all(axis=1)]
+        has_all = ~np.isnan(values).any(axis=0) if len(values) else np.zeros(values.shape[1], bool)
         groups = [group for group, has in zip(self.groups, has_all, strict=True) if has]
-        return apart[:, has_all], groups
+        return values[:, has_all], groups
 
     def difference(self, design: str, other: str) -> Difference:
         """How far the first design is above the other, on the seeds and cases that both have."""
-        return difference(*self.apart(design, other))
+        return difference(*self.paired(design, other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Difference:
         return self.mean - reach, self.mean + reach
 
     def probability_above(self, bound: float) -> float | None:
-        """That the true difference is above the bound, with nothing known beforehand; None where noise is unknown.
+        """The probability that the true difference is above the bound; None where the noise is unknown.
 
         It is one minus the one-sided p-value of "not above the bound", and the posterior probability under the prior
         that is flat in the difference and in the logarithms of the variances.
@@ -100,27 +100,27 @@ class Difference:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of "no difference"; 1 where the noise is unknown."""
+        """The two-sided p-value of "no difference"; 1 where the noise is unknown."""
         above = self.probability_above(0.0)
         return 1.0 if above is None else 2.0 * min(above, 1.0 - above)
 
 
 @dataclass(frozen=True, slots=True)
 class MeanSquares:
-    """The two-way layout of seeds and groups, of any number of tables at once."""
+    """The mean squares of the two-way layout of seeds and groups, of any number of tables at once."""
 
     mean: Vector
     seeds: Vector
     groups: Vector
     rest: Vector
-    """Mean squares; 0 for what has one level only."""
+    """Like those of seeds and groups a mean square, which is 0 for what has one level only."""
     n_seeds: int
     n_groups: int
     df_groups: float
-    """Of the mean square of groups: their number less one, and fewer where few groups hold most cases."""
+    """Degrees of freedom of the groups: their number less one, and fewer where few groups hold most cases."""
 
     def variance(self) -> tuple[Vector, Vector]:
-        """Of the mean, and Satterthwaite's degrees of freedom.
+        """The variance of the mean, and Satterthwaite's degrees of freedom.
 
         (seeds + groups - rest) / (S G) estimates the variance without bias. Where the rest happens to be larger than
         one of the others, the larger of them is the estimate, with its own degrees of freedom.
@@ -136,7 +136,7 @@ class MeanSquares:
 
 
 def mean_squares(values: Vector, groups: Sequence[object]) -> MeanSquares:
-    """Of tables [..., seed, case]. Every case weighs alike, so that a group weighs by its cases.
+    """The mean squares of tables [..., seed, case]. Every case weighs alike, so that a group weighs by its cases.
 
     What a group adds to the sum of all is one observation of a seed, as in Taylor's linearisation of a ratio (Cochran,
     Sampling Techniques, Wiley 1977, chapter 6); its square is divided by one less its share of the cases (Bell and
@@ -163,7 +163,7 @@ def mean_squares(values: Vector, groups: Sequence[object]) -> MeanSquares:
 
 
 def difference(values: Vector, groups: Sequence[str]) -> Difference:
-    """Of one table of differences, seeds by cases, without a hole.
+    """The mean difference, with its uncertainty, of one table of differences, [seed, case] without a hole.
 
     With one seed the interval is about other cases and this very training, with one group about other trainings and
     this very patient: ``conclusions.py`` says so.

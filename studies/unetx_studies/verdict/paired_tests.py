@@ -1,4 +1,4 @@
-"""Tests that no noise model enters: of the signs of differences, and of their ranks."""
+"""Tests of paired differences without a model of the noise: of their signs, and of their ranks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ N_RESAMPLES = 9_999
 
 
 def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
-    """The two-sided p-value of "the differences are as likely of either sign", for their mean (Fisher, The Design of
-    Experiments, 1935, chapter 3). All 2^n signs where they are at most 9,999, else as many random ones."""
+    """The two-sided p-value of "the differences are as likely of either sign", for their mean.
+
+    It takes all 2^n signs where they are at most 9,999, else as many random ones (Fisher, The Design of Experiments,
+    1935, chapter 3).
+    """
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2 or not values.any():
         return 1.0

@@ -15,7 +15,7 @@ from unetx_studies.verdict.differences import mean_squares
 
 POWER = 0.8
 MAX_SEEDS, MAX_GROUPS = 100, 10_000
-"""More are not proposed."""
+"""The most seeds and groups that are proposed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +23,18 @@ class Noise:
     """Standard deviations of what moves the difference of two designs."""
 
     groups: float
-    """From patient to patient, whatever the seed: the mean of a group's cases."""
+    """Deviation from patient to patient, whatever the seed, of the mean of a group's cases."""
     seeds: float
-    """From seed to seed, whatever the patient: sqrt(2) times the seeds' deviation of a design's mean score."""
+    """Deviation from seed to seed, whatever the patient: sqrt(2) times that of one design's mean score."""
     rest: float
-    """Of one group's mean on one seed, beyond both."""
+    """Deviation of one group's mean on one seed, beyond both."""
 
     def standard_error(self, n_seeds: float, n_groups: float) -> float:
-        """Of the mean difference."""
+        """The standard error of the mean difference."""
         return math.sqrt(self.groups**2 / n_groups + self.seeds**2 / n_seeds + self.rest**2 / (n_groups * n_seeds))
 
     def degrees_of_freedom(self, n_seeds: int, n_groups: int) -> float:
-        """Satterthwaite's, from the expected mean squares."""
+        """Satterthwaite's degrees of freedom, from the expected mean squares."""
         rest = self.rest**2
         seeds, groups = rest + n_groups * self.seeds**2, rest + n_seeds * self.groups**2
         df_seeds, df_groups = max(n_seeds - 1, 1e-9), max(n_groups - 1, 1e-9)
@@ -43,11 +43,11 @@ class Noise:
 
 
 def noise(tables: Iterable[tuple[Vector, Sequence[str]]], seed_deviation: float = 0.0) -> Noise | None:
-    """The noise of differences, from tables of differences [seed, case] with the cases' groups; None without a table of
-    two groups. Mean squares are averaged over the tables, and their expectations solved for the components.
+    """The noise of differences, from tables [seed, case] of them with the cases' groups; None without two groups.
 
-    Tables of one seed tell nothing of the seeds; then ``seed_deviation`` does, that of one design's mean score as the
-    study has estimated it, and what their groups vary by counts as the groups' own, which is a little too much.
+    Mean squares are averaged over the tables, and their expectations solved for the components. Tables of one seed tell
+    nothing of the seeds; then ``seed_deviation`` does, that of one design's mean score as the study has estimated it,
+    and what their groups vary by counts as the groups' own, which is a little too much.
     """
     parts: list[tuple[float, float, float]] = []
     for values, groups in tables:
@@ -65,11 +65,11 @@ def noise(tables: Iterable[tuple[Vector, Sequence[str]]], seed_deviation: float 
 def detectable(
     noise: Noise, n_seeds: int, n_groups: int, power: float = POWER, confidence: float = CONFIDENCE
 ) -> float:
-    """The smallest true difference that an interval of this confidence excludes 0 for with this probability; infinite
-    with one seed or one group, as nothing then says how far others would be.
+    """The smallest true difference for which an interval of this confidence excludes 0 with this probability.
 
-    It solves P(T > t) = power for the non-central t distribution (Cohen, Statistical Power Analysis for the Behavioral
-    Sciences, 2nd ed., 1988) with the standard error and the degrees of freedom that the noise lets expect.
+    It is infinite with one seed or one group, as nothing then says how far others would be. Otherwise it solves
+    P(T > t) = power for the non-central t distribution (Cohen, Statistical Power Analysis for the Behavioral Sciences,
+    2nd ed., 1988) with the standard error and the degrees of freedom that the noise lets expect.
     """
     if n_seeds < 2 or n_groups < 2:
         return math.inf
@@ -85,7 +85,7 @@ def detectable(
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What the planned finals could show, and what would show a target."""
+    """The power of planned finals: the difference they could show, and the seeds or groups that would show a target."""
 
     detectable: float
     target: float
@@ -94,11 +94,11 @@ class Outlook:
     groups_needed: int | None
     """Groups that would show it with the planned seeds; None where no number of groups would."""
     floor: float
-    """What these groups could show with any number of seeds."""
+    """The difference that these groups could show with any number of seeds."""
 
 
 def outlook(noise: Noise, n_seeds: int, n_groups: int, target: float) -> Outlook:
-    """For a design with these seeds, on cases of so many groups."""
+    """The outlook for designs trained with so many seeds, on cases of so many groups."""
 
     def fewest(reaches: int, most: int, seeds_vary: bool) -> int | None:
         def shows(n: int) -> bool:
@@ -122,7 +122,7 @@ def outlook(noise: Noise, n_seeds: int, n_groups: int, target: float) -> Outlook
 
 
 def outlook_lines(found: Outlook, n_seeds: int, n_groups: int, of: str = "cases") -> list[str]:
-    """The same in words; ``of`` names what the groups are: cases, or patients."""
+    """An outlook in sentences; ``of`` names what the groups are: cases, or patients."""
     if math.isinf(found.detectable):
         missing = [what for n, what in ((n_seeds, "seed"), (n_groups, of.removesuffix("s"))) if n < 2]
         return [

@@ -1,4 +1,4 @@
-"""What the best of several is worth when the same scores chose it."""
+"""The difference of the best of several designs, corrected for the same scores having chosen it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ N_FOLDS = 5
 
 
 def best_of(differences: Vector, groups: Sequence[str]) -> tuple[int, Difference]:
-    """Which design has the highest mean of [design, seed, case], and its difference: cross-fitted, and as uncertain as
-    its own, or as that of all on average where that is more, since choosing may have favoured a small error.
+    """Which design of [design, seed, case] has the highest mean, and its difference, corrected for choosing it.
 
-    Of one design it is the plain difference. In ``benchmarks/verdict.py`` the interval of the best of three or ten
-    holds the truth in 95 to 98 % of studies, no matter how far they lie apart; the zoom correction (Zrnic and
-    Fithian, A Flexible Defense Against the Winner's Curse, arXiv 2411.18569, 2024), which is valid for any
-    dependence, in 97 to 100 %, with a fifth to two fifths more width.
+    The mean is cross-fitted. Its uncertainty is the design's own, or that of all designs on average where that is more,
+    since choosing may have favoured a small error. Of one design it is the plain difference. In
+    ``benchmarks/verdict.py`` the interval of the best of three or ten holds the truth in 95 to 98 % of studies, no
+    matter how far they lie apart; the zoom correction (Zrnic and Fithian, A Flexible Defense Against the Winner's
+    Curse, arXiv 2411.18569, 2024), which is valid for any dependence, in 97 to 100 %, with a fifth to two fifths more
+    width.
     """
     squares = mean_squares(differences, groups)
     variances, df = squares.variance()

@@ -1,4 +1,4 @@
-"""From the scores of trainings to the table that a verdict compares."""
+"""Makes the table of scores that a verdict compares from the scores of trainings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def case_means(scores: Sequence[CaseScore], metric: str = OBJECTIVE) -> dict[str, float]:
-    """The mean over classes of each case, classes left out that neither truth nor prediction shows."""
+    """The mean of a metric over the classes of each case, without those that neither reference nor prediction shows."""
     values: dict[str, list[float]] = {}
     for one in scores:
         value = one.values.get(metric)
@@ -28,7 +28,7 @@ def case_means(scores: Sequence[CaseScore], metric: str = OBJECTIVE) -> dict[str
 def scores_table(
     trainings: Mapping[tuple[str, int], Sequence[CaseScore]], groups: Mapping[str, str], metric: str = OBJECTIVE
 ) -> Scores:
-    """The scores of trainings, by design and seed; a case without a group is one of its own."""
+    """The table of the scores of trainings, given by design and seed; a case without a group is one of its own."""
     found = {place: case_means(scores, metric) for place, scores in trainings.items()}
     designs = tuple(dict.fromkeys(design for design, _ in found))
     seeds = tuple(sorted({seed for _, seed in found}))

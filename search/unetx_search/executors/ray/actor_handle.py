@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from unetx_search.executors.messages import ConnectionLost, Hello, Order, Report, Unfit
 from unetx_search.executors.worker_handle import WorkerHandle
-from unetx_search.executors.worker_holder import LOOK_EVERY_S, Start, WorkerHolder
+from unetx_search.executors.worker_holder import LOOK_EVERY_S, WorkerHolder, WorkerSpec
 from unetx_space.errors import UnetxError
 
 RESOLUTION = 10_000
@@ -25,22 +25,22 @@ RESOLUTION = 10_000
 
 
 class WorkerOnRay(WorkerHandle):
-    """The handle of a worker on a cluster. The constructor asks Ray for its actor, which comes when there is room."""
+    """The handle of a worker on a Ray cluster. The constructor asks for an actor, which Ray starts where it can."""
 
-    def __init__(self, start: Start) -> None:
-        share = RESOLUTION // start.workers_per_gpu / RESOLUTION
-        needs = {"num_cpus": 0, "num_gpus": share} if start.slot.device == "cuda" else {"num_cpus": 1, "num_gpus": 0}
+    def __init__(self, spec: WorkerSpec) -> None:
+        share = RESOLUTION // spec.workers_per_gpu / RESOLUTION
+        needs = {"num_cpus": 0, "num_gpus": share} if spec.slot.device == "cuda" else {"num_cpus": 1, "num_gpus": 0}
         options = {**needs, "max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
-        self._start = start
-        self._actor = ray.remote(WorkerHolder).options(**options).remote(start)
+        self._spec = spec
+        self._actor = ray.remote(WorkerHolder).options(**options).remote(spec)
         self._stream = self._actor.reports.options(num_returns="streaming").remote()
         self._requests: list[Any] = []
-        """Those of which it is not known whether they have arrived."""
+        """Requests of which it is not known whether they have arrived."""
         self._is_up = False
 
     @property
     def sources(self) -> list[Any]:
-        """What Ray can wait for: the next report, or news of a request."""
+        """The references that Ray can wait for: the next report, and the requests under way."""
         return [self._stream, *self._requests]
 
     def send(self, order: Order) -> None:
@@ -62,11 +62,11 @@ class WorkerOnRay(WorkerHandle):
             report: Report = ray.get(next(self._stream))
             if isinstance(report, Hello):
                 self._is_up = True
-                self._start.files.confirm(self._start.slot.index, report.label)
+                self._spec.files.confirm(self._spec.slot.index, report.label)
         except RayTaskError:
             raise  # a bug of ours
         except RayError as error:
-            return ConnectionLost(_account(error))
+            return ConnectionLost(_error_text(error))
         except StopIteration:
             return ConnectionLost("its stream of reports ended")
         except UnetxError as error:
@@ -94,7 +94,7 @@ class WorkerOnRay(WorkerHandle):
 
 
 def wait_for_reports(workers: Sequence[WorkerOnRay], timeout_s: float) -> None:
-    """Wait until one of the workers has something to tell."""
+    """Wait until one of the workers has a report, at most ``timeout_s`` seconds."""
     sources = [source for worker in workers for source in worker.sources]
     if sources:
         ray.wait(sources, num_returns=1, timeout=timeout_s)
@@ -102,7 +102,7 @@ def wait_for_reports(workers: Sequence[WorkerOnRay], timeout_s: float) -> None:
         time.sleep(min(timeout_s, LOOK_EVERY_S))
 
 
-def _account(error: RayError) -> str:
+def _error_text(error: RayError) -> str:
     """Ray's account of a death in one line, without colours, the names of our own class and its guesses."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
     own = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "name:", "The actor died unexpectedly")

@@ -40,7 +40,7 @@ def _steps_macs(channels: int, factor: Stride, sites: int, target: int) -> int:
     return taps(STEP_EDGE, len(factor)) * channels * channels * total
 
 
-def _steps_kept(channels: int, factor: Stride, sites: int, target: int) -> int:
+def _steps_saved(channels: int, factor: Stride, sites: int, target: int) -> int:
     """Before and after the activation of every step but the last; the map made whole, where a cell was cut off."""
     total = 0
     whole = target * prod(factor)
@@ -74,7 +74,7 @@ ALIGNMENTS: Mapping[str, AlignmentSpec] = by_name(
         equation=r"$y(p) = \max_q x(f p + q)$ over the voxels $q$ of a cell",
         paper="Huang et al. 2020, UNet 3+, arXiv:2004.08790",
         other_macs=lambda channels, factor, sites, target: channels * sites,
-        kept_values=lambda channels, factor, sites, target: _INDEX * channels * target,
+        saved_values=lambda channels, factor, sites, target: _INDEX * channels * target,
     ),
     AlignmentSpec(
         name="average",
@@ -94,7 +94,7 @@ ALIGNMENTS: Mapping[str, AlignmentSpec] = by_name(
         paper="Wang et al. 2020, HRNet, arXiv:1908.07919",
         n_parameters=lambda channels, factor: len(stride_steps(factor)) * taps(STEP_EDGE, len(factor)) * channels**2,
         conv_macs=_steps_macs,
-        kept_values=_steps_kept,
+        saved_values=_steps_saved,
     ),
     AlignmentSpec(
         name="space-to-depth",

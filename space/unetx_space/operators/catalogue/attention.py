@@ -56,7 +56,7 @@ def _grid_macs(at: AttentionContext, size: Size, coarse: Size) -> int:
     return prod(coarse) * c * (prod(at.stride) * c + at.c_coarse + 1) + 2 * prod(size) * c * c
 
 
-def _grid_kept(at: AttentionContext, size: Size, coarse: Size) -> int:
+def _grid_saved(at: AttentionContext, size: Size, coarse: Size) -> int:
     """The compared maps, their gate before and after upsampling, and both convolutions' inputs and outputs; the map
     made whole, where a cell is cut off."""
     cells = tuple(n * s for n, s in zip(coarse, at.stride, strict=True))
@@ -64,7 +64,7 @@ def _grid_kept(at: AttentionContext, size: Size, coarse: Size) -> int:
     return prod(coarse) * (at.channels + 1) + prod(size) * (4 * at.channels + 1) + padded * at.channels
 
 
-def _coordinate_kept(at: AttentionContext, size: Size, coarse: Size) -> int:
+def _coordinate_saved(at: AttentionContext, size: Size, coarse: Size) -> int:
     """Of every line its averages, three hidden maps and its gate; the map after each axis but the last."""
     lines = sum(size) * (2 * at.channels + 3 * token_width(at.channels))
     return lines + (at.dims - 1) * at.channels * prod(size)
@@ -80,7 +80,7 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         title="No attention",
         note="The map as it is.",
         equation="$y = x$",
-        keeps_input=False,
+        saves_input=False,
         placements=(),
     ),
     AttentionSpec(
@@ -111,7 +111,7 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
             2 * _se_macs(at.channels, SE_REDUCTION) + 2 * taps(CBAM_KERNEL, at.dims) * prod(size)
         ),
         other_macs=lambda at, size, coarse: 6 * at.channels * prod(size),
-        kept_values=lambda at, size, coarse: (at.channels + 4) * prod(size),
+        saved_values=lambda at, size, coarse: (at.channels + 4) * prod(size),
     ),
     AttentionSpec(
         name="eca",
@@ -137,7 +137,7 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         n_parameters=lambda at: _se_parameters(at.channels, SCSE_REDUCTION) + at.channels + 1,
         conv_macs=lambda at, size, coarse: _se_macs(at.channels, SCSE_REDUCTION) + at.channels * prod(size),
         other_macs=lambda at, size, coarse: 4 * at.channels * prod(size),
-        kept_values=lambda at, size, coarse: (2 * at.channels + 1) * prod(size),
+        saved_values=lambda at, size, coarse: (2 * at.channels + 1) * prod(size),
     ),
     AttentionSpec(
         name="scse-add",
@@ -149,7 +149,7 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         n_parameters=lambda at: _se_parameters(at.channels, SE_REDUCTION) + at.channels + 1,
         conv_macs=lambda at, size, coarse: _se_macs(at.channels, SE_REDUCTION) + at.channels * prod(size),
         other_macs=lambda at, size, coarse: 4 * at.channels * prod(size),
-        kept_values=lambda at, size, coarse: prod(size),
+        saved_values=lambda at, size, coarse: prod(size),
     ),
     AttentionSpec(
         name="attention-gate",
@@ -165,8 +165,8 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         n_parameters=lambda at: gate_width(at.channels) * (at.c_upsampled + at.channels + 7) + 3,
         conv_macs=lambda at, size, coarse: prod(size) * gate_width(at.channels) * (at.c_upsampled + at.channels + 1),
         other_macs=lambda at, size, coarse: (gate_width(at.channels) + at.channels) * prod(size),
-        kept_values=lambda at, size, coarse: (3 * gate_width(at.channels) + 2) * prod(size),
-        keeps_gate=True,
+        saved_values=lambda at, size, coarse: (3 * gate_width(at.channels) + 2) * prod(size),
+        saves_gate=True,
     ),
     AttentionSpec(
         name="attention-gate-grid",
@@ -185,9 +185,9 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         n_parameters=_grid_parameters,
         conv_macs=_grid_macs,
         other_macs=lambda at, size, coarse: prod(coarse) * at.channels + prod(size) * (at.channels + (1 << at.dims)),
-        kept_values=_grid_kept,
-        keeps_output=True,
-        keeps_gate=True,
+        saved_values=_grid_saved,
+        saves_output=True,
+        saves_gate=True,
     ),
     AttentionSpec(
         name="coordinate",
@@ -202,7 +202,7 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         ),
         conv_macs=lambda at, size, coarse: 2 * at.channels * token_width(at.channels) * sum(size),
         other_macs=lambda at, size, coarse: 2 * at.dims * at.channels * prod(size),
-        kept_values=_coordinate_kept,
+        saved_values=_coordinate_saved,
     ),
     AttentionSpec(
         name="simam",
@@ -212,7 +212,7 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         equation=r"$y = x \cdot \sigma((x - \bar x)^2 / (4 (s^2 + \lambda)) + 1/2)$ with variance $s^2$ per channel",
         paper="Yang et al. 2021, PMLR 139:11863",
         other_macs=lambda at, size, coarse: 4 * at.channels * prod(size),
-        kept_values=lambda at, size, coarse: 3 * at.channels * prod(size),
+        saved_values=lambda at, size, coarse: 3 * at.channels * prod(size),
     ),
     AttentionSpec(
         name="cca",
@@ -226,6 +226,6 @@ ATTENTIONS: Mapping[str, AttentionSpec] = by_name(
         n_parameters=lambda at: (at.channels + at.c_upsampled + 2) * at.channels,
         conv_macs=lambda at, size, coarse: (at.channels + at.c_upsampled) * at.channels,
         other_macs=lambda at, size, coarse: (2 * at.channels + at.c_upsampled) * prod(size),
-        keeps_output=True,
+        saves_output=True,
     ),
 )

@@ -28,7 +28,7 @@ FUSIONS: Mapping[str, FusionSpec] = by_name(
         paper="Ronneberger et al. 2015, arXiv:1505.04597",
         equal_widths=False,
         out_channels=sum,
-        keeps_input=False,
+        saves_input=False,
     ),
     FusionSpec(
         name="sum",
@@ -39,7 +39,7 @@ FUSIONS: Mapping[str, FusionSpec] = by_name(
         equation=r"$y = x_1 + \ldots + x_n + u$",
         paper="Chaurasia and Culurciello 2017, LinkNet, arXiv:1707.03718",
         other_macs=lambda n_inputs, channels, sites: (n_inputs - 1) * channels * sites,
-        keeps_input=False,
+        saves_input=False,
     ),
     FusionSpec(
         name="mean",
@@ -49,7 +49,7 @@ FUSIONS: Mapping[str, FusionSpec] = by_name(
         equation=r"$y = (x_1 + \ldots + x_n + u) / (n + 1)$",
         paper="Wang et al. 2021, BiX-NAS, arXiv:2106.14033",
         other_macs=_weighted,
-        keeps_input=False,
+        saves_input=False,
     ),
     FusionSpec(
         name="bifpn",
@@ -73,6 +73,6 @@ FUSIONS: Mapping[str, FusionSpec] = by_name(
         n_parameters=lambda n_inputs, channels: (n_inputs - 1) * (n_inputs * channels + 1),
         conv_macs=lambda n_inputs, channels, sites: (n_inputs - 1) * n_inputs * channels * sites,
         other_macs=_weighted,
-        kept_values=lambda n_inputs, channels, sites: n_inputs * sites,
+        saved_values=lambda n_inputs, channels, sites: n_inputs * sites,
     ),
 )

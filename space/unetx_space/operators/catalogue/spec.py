@@ -20,8 +20,8 @@ Stride = tuple[int, ...]
 """Finer voxels per coarser one along each axis."""
 
 
-def nothing(*numbers: object) -> int:
-    """The formula of what an operator does not have."""
+def zero(*numbers: object) -> int:
+    """The formula of an operator that has none of what is counted, whatever the numbers."""
     return 0
 
 
@@ -42,10 +42,10 @@ class Spec:
     paper: str = ""
     by_default: bool = False
     """A search may choose it without being asked to."""
-    keeps_input: bool = True
-    """Training keeps what it reads until the backward pass."""
-    keeps_output: bool = False
-    """Training keeps what it gives, whatever comes behind."""
+    saves_input: bool = True
+    """Training saves what it reads until the backward pass."""
+    saves_output: bool = False
+    """Training saves what it gives, whatever comes behind."""
     decision: tuple[str, float] | None = None
     """The layer by which it decides from the map how the map is read, and the logit at which that decision is frozen
     where a network is made linear (synaptic flow); None when it decides nothing, or is passed by there."""
@@ -81,15 +81,15 @@ class AttentionSpec(Spec):
     """Reweights a map; shape unchanged. Its class is built with an AttentionContext and called with ``x[b,c,*size]``,
     and with its gate where it reads one."""
 
-    n_parameters: Callable[[AttentionContext], int] = nothing
+    n_parameters: Callable[[AttentionContext], int] = zero
     """(context); a normalisation of any kind has a scale and a shift per channel"""
-    conv_macs: Callable[[AttentionContext, Size, Size], int] = nothing
+    conv_macs: Callable[[AttentionContext, Size, Size], int] = zero
     """(context, size of the map, size of the coarser input)"""
-    other_macs: Callable[[AttentionContext, Size, Size], int] = nothing
+    other_macs: Callable[[AttentionContext, Size, Size], int] = zero
     """(context, size of the map, size of the coarser input)"""
-    kept_values: Callable[[AttentionContext, Size, Size], int] = nothing
-    """(context, size of the map, size of the coarser input): what training keeps beside input, gate and output"""
-    keeps_gate: bool = False
+    saved_values: Callable[[AttentionContext, Size, Size], int] = zero
+    """(context, size of the map, size of the coarser input): what training saves beside input, gate and output"""
+    saves_gate: bool = False
     gate: Gate | None = None
     """The map it reads beside the one it reweights; known only where sources enter, hence placement ``source``."""
     placements: tuple[Placement, ...] = PLACEMENTS
@@ -105,14 +105,14 @@ class UpsamplerSpec(Spec):
     """Brings ``c_in`` channels on ``sites`` coarse voxels to ``c_out`` on ``sites * prod(stride)`` fine ones. Its class
     is built with ``(c_in, c_out, stride)``, and with ``bias=`` where that is optional."""
 
-    n_parameters: Callable[[int, int, Stride], int] = nothing
+    n_parameters: Callable[[int, int, Stride], int] = zero
     """(c_in, c_out, stride)"""
-    conv_macs: Callable[[int, int, Stride, int], int] = nothing
+    conv_macs: Callable[[int, int, Stride, int], int] = zero
     """(c_in, c_out, stride, sites)"""
-    other_macs: Callable[[int, int, Stride, int], int] = nothing
+    other_macs: Callable[[int, int, Stride, int], int] = zero
     """(c_in, c_out, stride, sites)"""
-    kept_values: Callable[[int, int, Stride, int], int] = nothing
-    """(c_in, c_out, stride, sites): what training keeps beside input and output"""
+    saved_values: Callable[[int, int, Stride, int], int] = zero
+    """(c_in, c_out, stride, sites): what training saves beside input and output"""
     optional_bias: bool = False
     """Built without a bias, hence with ``c_out`` fewer parameters, where the backbone's convolutions have none."""
 
@@ -126,14 +126,14 @@ class FusionSpec(Spec):
     """Every source must have the node's width, so that one of another width is projected first."""
     out_channels: Callable[[tuple[int, ...]], int] = lambda channels: channels[0]
     """(channels of each input)"""
-    n_parameters: Callable[[int, int], int] = nothing
+    n_parameters: Callable[[int, int], int] = zero
     """(n_inputs, out_channels)"""
-    conv_macs: Callable[[int, int, int], int] = nothing
+    conv_macs: Callable[[int, int, int], int] = zero
     """(n_inputs, out_channels, sites)"""
-    other_macs: Callable[[int, int, int], int] = nothing
+    other_macs: Callable[[int, int, int], int] = zero
     """(n_inputs, out_channels, sites)"""
-    kept_values: Callable[[int, int, int], int] = nothing
-    """(n_inputs, out_channels, sites): what training keeps beside inputs and output"""
+    saved_values: Callable[[int, int, int], int] = zero
+    """(n_inputs, out_channels, sites): what training saves beside inputs and output"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,14 +146,14 @@ class AlignmentSpec(Spec):
 
     out_channels: Callable[[int, Stride], int] = lambda channels, factor: channels
     """(channels, factor)"""
-    n_parameters: Callable[[int, Stride], int] = nothing
+    n_parameters: Callable[[int, Stride], int] = zero
     """(channels, factor)"""
-    conv_macs: Callable[[int, Stride, int, int], int] = nothing
+    conv_macs: Callable[[int, Stride, int, int], int] = zero
     """(channels, factor, sites, target)"""
-    other_macs: Callable[[int, Stride, int, int], int] = nothing
+    other_macs: Callable[[int, Stride, int, int], int] = zero
     """(channels, factor, sites, target)"""
-    kept_values: Callable[[int, Stride, int, int], int] = nothing
-    """(channels, factor, sites, target): what training keeps beside input and output"""
+    saved_values: Callable[[int, Stride, int, int], int] = zero
+    """(channels, factor, sites, target): what training saves beside input and output"""
 
 
 SpecT = TypeVar("SpecT", bound=Spec)

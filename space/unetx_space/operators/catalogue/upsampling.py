@@ -104,10 +104,10 @@ def _gated(upsampler: UpsamplerSpec, attention: str, *, module: str, note: str) 
             upsampler.other_macs(c_in, c_out, stride, sites)
             + gate.other_macs(at(c_in, c_out, stride), (sites * prod(stride),), (sites,))
         ),
-        kept_values=lambda c_in, c_out, stride, sites: (
-            upsampler.kept_values(c_in, c_out, stride, sites)
+        saved_values=lambda c_in, c_out, stride, sites: (
+            upsampler.saved_values(c_in, c_out, stride, sites)
             + sites * prod(stride) * c_out  # what the gate reads
-            + gate.kept_values(at(c_in, c_out, stride), (sites * prod(stride),), (sites,))
+            + gate.saved_values(at(c_in, c_out, stride), (sites * prod(stride),), (sites,))
         ),
     )
 
@@ -168,8 +168,8 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = by_name(
         paper="Odena et al. 2016, Deconvolution and checkerboard artifacts, doi:10.23915/distill.00003",
         n_parameters=lambda c_in, c_out, stride: (_taps(stride) * c_in + 1) * c_out,
         conv_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * _taps(stride) * c_in * c_out,
-        kept_values=lambda c_in, c_out, stride, sites: sites * prod(stride) * c_in,
-        keeps_input=False,
+        saved_values=lambda c_in, c_out, stride, sites: sites * prod(stride) * c_in,
+        saves_input=False,
     ),
     UpsamplerSpec(
         name="linear-conv",
@@ -182,8 +182,8 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = by_name(
         n_parameters=lambda c_in, c_out, stride: (_taps(stride) * c_in + 1) * c_out,
         conv_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * _taps(stride) * c_in * c_out,
         other_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * (c_in << len(stride)),
-        kept_values=lambda c_in, c_out, stride, sites: sites * prod(stride) * c_in,
-        keeps_input=False,
+        saved_values=lambda c_in, c_out, stride, sites: sites * prod(stride) * c_in,
+        saves_input=False,
     ),
     _TRANSPOSED,
     UpsamplerSpec(
@@ -224,7 +224,7 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = by_name(
         n_parameters=_carafe_parameters,
         conv_macs=_carafe_macs,
         # the compressed and the projected map, and the predicted weights: averages are computed again
-        kept_values=lambda c_in, c_out, stride, sites: (
+        saved_values=lambda c_in, c_out, stride, sites: (
             sites * (carafe_width(c_in, len(stride)) + c_out + _carafe_predicted(stride))
         ),
     ),
@@ -241,7 +241,7 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = by_name(
         conv_macs=lambda c_in, c_out, stride, sites: sites * c_in * (c_out + _dysample_offsets(c_out, stride)),
         other_macs=lambda c_in, c_out, stride, sites: sites * prod(stride) * (c_out << len(stride)),
         # the projected map and a place for every fine voxel and group
-        kept_values=lambda c_in, c_out, stride, sites: sites * (c_out + _dysample_offsets(c_out, stride)),
+        saved_values=lambda c_in, c_out, stride, sites: sites * (c_out + _dysample_offsets(c_out, stride)),
     ),
     UpsamplerSpec(
         name="deformable",
@@ -261,6 +261,6 @@ UPSAMPLERS: Mapping[str, UpsamplerSpec] = by_name(
         ),
         other_macs=_deformable_sampling,
         # for each tap a map, offsets and modulation on the coarse grid: what is on the fine one is computed again
-        kept_values=lambda c_in, c_out, stride, sites: sites * _taps(stride) * (c_out + len(stride) + 1),
+        saved_values=lambda c_in, c_out, stride, sites: sites * _taps(stride) * (c_out + len(stride) + 1),
     ),
 )

@@ -1,4 +1,4 @@
-"""What a report tells of how designs work: gradients by stage, redundant skips, and what each skip is worth."""
+"""A report's sections on how designs work: gradients by stage, redundant skips, and what each skip is worth."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from unetx_studies.report import figures
 from unetx_studies.report.page import Section
 
 if TYPE_CHECKING:
-    from unetx_search.reported_study import ReportedStudy
+    from unetx_search.report.study import ReportedStudy
 
 
 def insight_sections(study: ReportedStudy) -> list[Section]:
-    """As far as it was noted in training, and found by ``unetx-search explain``."""
+    """Return the sections on the best design and U-Net, as far as training or ``explain`` noted something."""
     told = {
         study.name(one): study.insights[one.number]
         for one in (study.best, study.unet)
@@ -23,7 +23,7 @@ def insight_sections(study: ReportedStudy) -> list[Section]:
 
 
 def _gradients(told: Mapping[str, Mapping[str, Any]]) -> Section:
-    """At the last step at which they were noted."""
+    """The section on gradients, at the last step at which they were noted."""
     norms: dict[str, dict[str, float]] = {}
     rows: list[Sequence[str]] = []
     for name, insight in told.items():
@@ -51,7 +51,7 @@ def _redundancy(told: Mapping[str, Mapping[str, Any]]) -> Section:
 
 
 def _importance(name: str, found: Mapping[str, Any]) -> Section:
-    """From an ``explain.json``."""
+    """The section on the findings of an ``explain.json``."""
     skips = found["skips"]
     changes = list(_changes(skips))
     rows = [(skip["node"], skip["source"], skip["role"], skip["says"]) for skip in skips]
