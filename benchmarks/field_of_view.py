@@ -82,7 +82,7 @@ def _plans(
 
 
 def _ceiling(source: Source, facts: Mapping[str, CaseFacts], preparation: Preparation) -> list[float]:
-    """By foreground class."""
+    """Dice by foreground class."""
     found: list[list[float]] = [[] for _ in source.classes[1:]]
     names = source.case_names
     for name in names[:: max(1, len(names) // N_CASES)]:

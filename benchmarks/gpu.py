@@ -62,13 +62,13 @@ def would_do() -> None:
 
 
 def measured(file: Path) -> list[Row]:
-    """What is known with this torch."""
+    """The figures that were measured with this version of torch."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     return [row for row in rows if row["torch"] == torch.__version__]
 
 
 def measure(bench: Bench, file: Path, ends_s: float) -> bool:
-    """Write down what is missing; False where the time was over before all was, or the device failed."""
+    """Measure and write the missing figures; return False where time was over before, or the device failed."""
     done = {(row["part"], row["name"]) for row in measured(file)}
     for part, items in PARTS.items():
         for name, call in items(bench):
@@ -89,7 +89,7 @@ def measure(bench: Bench, file: Path, ends_s: float) -> bool:
 
 
 def outcome(call: Callable[[], Row], bench: Bench) -> tuple[Row, bool]:
-    """What was measured, or why it could not be; and whether this process can still use its device."""
+    """The figure, or the reason why it failed; and whether this process can still use its device."""
     try:
         return call(), True
     except Exception as error:  # noqa: BLE001  whatever it is, the other items are to be measured
@@ -107,7 +107,7 @@ def told(found: Row) -> str:
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
-    """The ratios that are aimed at, as far as they are known."""
+    """The target ratios, as far as they are measured."""
     sound = [row for row in rows if "trouble" not in row or not row["trouble"]]
     for row in sound:
         if row["part"] == "bare_loop":

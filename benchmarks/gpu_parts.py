@@ -72,13 +72,13 @@ DIMS: tuple[Dims, ...] = (2, 3)
 
 @dataclass
 class Bench:
-    """Where it is measured, and how large."""
+    """The device of a measurement, and its size."""
 
     device: DeviceProfile
     folder: Path
-    """For data."""
+    """Folder for data."""
     is_try_out: bool = False
-    """As small as it can be."""
+    """Whether everything is as small as possible."""
 
     @property
     def on_cuda(self) -> bool:
@@ -123,7 +123,7 @@ class Bench:
         return with_safe_precision(self.device, design.backbone.sizes(self.patch(design.backbone.dims)))
 
     def ms(self, run: Callable[[int], object], first: int = 1) -> float:
-        """Of a step, once it is warm; queued as a training queues them."""
+        """Milliseconds of a step after warm-up, with steps queued as in a training."""
         for step in range(first, first + WARM_UPS):
             run(step)
         self.wait()
@@ -148,7 +148,7 @@ class Bench:
 
 
 def operators(bench: Bench) -> Iterator[Item]:
-    """Every operator: rounds replayed as a graph against eager ones."""
+    """Every operator: iterations replayed as a graph against eager ones."""
     kinds: Mapping[str, Mapping[str, Any]] = {
         "attention": ATTENTIONS,
         "upsampler": UPSAMPLERS,
@@ -191,7 +191,7 @@ def graph_against_eager(bench: Bench, design: Architecture) -> Mapping[str, Any]
 
 
 def bare_loop(bench: Bench) -> Iterator[Item]:
-    """A round beside a bare loop captured as a graph: one batch that lies ready, forward, loss, backward, AdamW."""
+    """An iteration beside a bare loop captured as a graph: a resident batch, forward, loss, backward, AdamW."""
     for dims in DIMS:
         yield f"{dims}D", partial(beside_a_bare_loop, bench, dims)
 
@@ -327,7 +327,8 @@ def together(bench: Bench, n_workers: int, *, through_mps: bool) -> Mapping[str,
 
 
 def faults(bench: Bench) -> Iterator[Item]:
-    """A forced assertion on the device, and a lack of memory: what an evaluation makes of it, each in its process."""
+    """The outcome of evaluations with a failed assertion on the device, and with too little memory, each in a
+    process."""
     yield "out of memory", partial(alone, out_of_memory, bench)
     if bench.on_cuda:
         yield "device assert", partial(alone, device_assert, bench)

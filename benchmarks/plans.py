@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _surveyed(source: Source) -> tuple[Source, list[CaseFacts]]:
-    """All cases, and on the way what reading and surveying take."""
+    """Survey all cases, and measure reading and survey."""
     reading, surveying, facts = 0.0, 0.0, []
     for name in source.case_names:
         start = process_time()
@@ -177,7 +177,7 @@ def _in_a_new_process(architecture: Architecture, patch: tuple[int, ...], n_step
 
 
 def _trained(architecture: Architecture, patch: tuple[int, ...], n_steps: int) -> tuple[float, float]:
-    """Fastest step in CPU seconds, and what the steps took in GiB."""
+    """CPU seconds of the fastest step, and memory of the steps in GiB."""
     dims, n_classes = len(patch), architecture.backbone.out_channels
     profile = device.with_safe_precision(device.profile("cpu"), architecture.backbone.sizes(patch))
     with device.torch_settings(profile, 1):

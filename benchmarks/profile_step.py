@@ -52,7 +52,7 @@ SHAPES: Mapping[int, tuple[tuple[int, ...], tuple[int, ...], int]] = {
 
 
 def task_on(folder: Path, dims: int) -> Task:
-    """Noise with two classes in it: what it shows does not matter for the time."""
+    """A task of noise with two classes, since content does not matter for the time."""
     patch, size, n_levels = SHAPES[dims]
     names = tuple(f"case{number}" for number in range(8))
     rng = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def least_ms(parts: Mapping[str, Callable[[], object]], device: torch.device) ->
 
 
 def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
-    """One table."""
+    """Print one table."""
     recipe = Recipe()
     backbone = task.backbone().scaled(budget.width_factor)
     architecture = Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels))

@@ -81,7 +81,7 @@ def prepared(what: str, n_workers: int) -> dict[str, float]:
 
 
 def peak_mib() -> float:
-    """Of this process since it began; what getrusage says would include the parent it was forked from."""
+    """Peak memory of this process; that of getrusage would include the parent from which it was forked."""
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return float(next(line.split()[1] for line in status if line.startswith("VmHWM:"))) / 1024
 

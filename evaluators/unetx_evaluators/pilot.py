@@ -290,9 +290,11 @@ class _RunningPilot:
         return [runs[job.budget, job.spacing, job.seed] for job in all_jobs]
 
 
-def _why(chosen: str, values: Sequence[float], tried: Sequence[str]) -> str:
+def _why(chosen: str, values: Sequence[float], candidates: Sequence[str]) -> str:
     return (
-        f"{chosen}: set by the user" if len(values) == 1 else f"{chosen}: the best of {', '.join(tried)} in the pilot"
+        f"{chosen}: set by the user"
+        if len(values) == 1
+        else f"{chosen}: the best of {', '.join(candidates)} in the pilot"
     )
 
 

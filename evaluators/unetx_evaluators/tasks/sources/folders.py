@@ -88,18 +88,18 @@ def _listing(parts: Sequence[Part], folder: Path, reading: ReadingOptions, probl
     """The images and masks of every part, distinguished by their names where both share a folder."""
     files = {part: _image_files(part.images, folder, problems, is_flat=not part.is_shared) for part in parts}
     stems = [stem_of(file) for part, several in files.items() if part.is_shared for file in several]
-    told = mask_affix(stems) if reading.mask_suffix is None else Affix(suffix=reading.mask_ending or "")
+    affix = mask_affix(stems) if reading.mask_suffix is None else Affix(suffix=reading.mask_ending or "")
     suffix, listing = Affix(suffix=reading.image_ending or ""), []
     for part, images in files.items():
         if part.is_shared:
             by_stem = {stem_of(file): file for file in images}
-            masks = [MaskFile(file, stem) for stem, file in by_stem.items() if told and _is_mask(stem, told, by_stem)]
-            if told is None and reading.several_masks is not None:
+            masks = [MaskFile(file, stem) for stem, file in by_stem.items() if affix and _is_mask(stem, affix, by_stem)]
+            if affix is None and reading.several_masks is not None:
                 masks = [MaskFile(file, stem) for stem, file in by_stem.items() if extends_another(stem, by_stem)]
         else:
             masks = _mask_files(part.masks, folder, problems)
             if reading.mask_suffix:
-                masks = [one for one in masks if told and _is_mask(one.stem, told, ())]
+                masks = [one for one in masks if affix and _is_mask(one.stem, affix, ())]
         taken = {mask.file for mask in masks}
         images = [file for file in images if file not in taken and suffix.key(stem_of(file)) is not None]
         listing.append(_PartFiles(part, tuple(images), tuple(masks)))
@@ -110,18 +110,18 @@ def _listing(parts: Sequence[Part], folder: Path, reading: ReadingOptions, probl
 def _check_suffixes(listing: Sequence[_PartFiles], reading: ReadingOptions) -> None:
     """Raise DataError where no name has the suffix that the user states."""
     first = listing[0].part
-    for what, said, place, found in (
+    for kind, suffix, folder, files in (
         ("mask", reading.mask_suffix, first.masks, [mask for one in listing for mask in one.masks]),
         ("image", reading.image_suffix, first.images, [image for one in listing for image in one.images]),
     ):
-        if said and not found:
-            there = listed([file.name for file in files_of(place)], "image file")
-            raise DataError(f"{place}: no {what}'s name ends in --{what}-suffix {said}; there are {there}")
+        if suffix and not files:
+            there = listed([file.name for file in files_of(folder)], "image file")
+            raise DataError(f"{folder}: no {kind}'s name ends in --{kind}-suffix {suffix}; there are {there}")
 
 
-def _is_mask(stem: str, told: Affix, images: Sequence[str] | dict[str, Path]) -> bool:
-    further = told.numbered_key(stem)
-    return told.key(stem) is not None or (further is not None and (not images or f"{further}{told.suffix}" in images))
+def _is_mask(stem: str, affix: Affix, images: Sequence[str] | dict[str, Path]) -> bool:
+    further = affix.numbered_key(stem)
+    return affix.key(stem) is not None or (further is not None and (not images or f"{further}{affix.suffix}" in images))
 
 
 def _naming(listing: Sequence[_PartFiles], reading: ReadingOptions) -> Naming:
@@ -131,8 +131,8 @@ def _naming(listing: Sequence[_PartFiles], reading: ReadingOptions) -> Naming:
     shared = [
         stem_of(file) for one in listing if one.part.is_shared for file in (*one.images, *(m.file for m in one.masks))
     ]
-    told = mask_affix(shared) if reading.mask_suffix is None else Affix(suffix=reading.mask_ending or "")
-    naming = detect_naming(stems if reading.image_suffix is None else keys, told)
+    affix = mask_affix(shared) if reading.mask_suffix is None else Affix(suffix=reading.mask_ending or "")
+    naming = detect_naming(stems if reading.image_suffix is None else keys, affix)
     return naming if reading.image_suffix is None else replace(naming, images=images)
 
 

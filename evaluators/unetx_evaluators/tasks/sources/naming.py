@@ -105,12 +105,12 @@ def detect_naming(parts: Sequence[tuple[Sequence[str], Sequence[str]]], masks: A
     image_stems = [stem for images, _ in parts for stem in images]
     mask_stems = [stem for _, several in parts for stem in several]
     known = mask_affix(mask_stems) if masks is None else masks
-    told = [(known,)] if known else []
-    candidates = [*([Naming()] if masks is None else []), *(Naming(PLAIN, one) for one in told)]
+    by_affix = [(known,)] if known else []
+    candidates = [*([Naming()] if masks is None else []), *(Naming(PLAIN, one) for one in by_affix)]
     if masks is None and (common := _common_suffix(mask_stems)):
         candidates.append(Naming(PLAIN, (Affix(suffix=common),)))
     for images in _image_affixes(image_stems):  # images that end in a word of their own: only beside masks that do so
-        candidates += [Naming(images, one) for one in told]
+        candidates += [Naming(images, one) for one in by_affix]
     return max(candidates, key=lambda naming: _n_pairs(naming, parts)) if candidates else Naming()
 
 
