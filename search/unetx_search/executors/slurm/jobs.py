@@ -155,7 +155,7 @@ class SlurmJobs:
     def drop(self, task: JobTask) -> str:
         """Give up a task with all others of its job, end the job, and say what its log says."""
         for one in [one for one in self._tasks if one.job == task.job]:
-            self._tasks.remove_entry(one)
+            self._tasks.remove(one)
             if one.connection is not None:
                 one.connection.close()
         self._commands.submit(self._queue.cancel, [task.job])
