@@ -113,7 +113,7 @@ class Bench:
         made.to(memory_format=layout)  # type: ignore[call-overload]  # not in torch's stubs
         return made
 
-    def rounds(self, trained: SkipUNet, n_steps: int) -> tuple[Iteration, LossLog]:
+    def iteration(self, trained: SkipUNet, n_steps: int) -> tuple[Iteration, LossLog]:
         losses, dims = LossLog(n_steps, self.device.device), trained.architecture.backbone.dims
         step = EagerStep(trained, Recipe(), self.precise(trained.architecture))
         return Iteration(step, self.stream(dims), WeightAverage(trained, 0), losses), losses
@@ -181,8 +181,8 @@ def with_operator(bench: Bench, dims: Dims, kind: str, name: str) -> Architectur
 
 def graph_against_eager(bench: Bench, design: Architecture) -> Mapping[str, Any]:
     n_steps = WARM_UPS + bench.n_steps
-    eager, eager_losses = bench.rounds(bench.network(design), n_steps)
-    other, losses = bench.rounds(bench.network(design), n_steps)
+    eager, eager_losses = bench.iteration(bench.network(design), n_steps)
+    other, losses = bench.iteration(bench.network(design), n_steps)
     chosen = capture_if_possible(other, 1)
     eager_ms, ms = bench.ms(eager), bench.ms(chosen.run)
     pairs = list(zip(eager_losses.values.tolist(), losses.values.tolist(), strict=True))[:WARM_UPS]
@@ -222,7 +222,7 @@ def beside_a_bare_loop(bench: Bench, dims: Dims) -> Mapping[str, Any]:
         with torch.cuda.graph(graph):
             step()
         bare = graph.replay
-    ours = capture_if_possible(bench.rounds(bench.network(bench.design(dims)), WARM_UPS + bench.n_steps)[0], 1)
+    ours = capture_if_possible(bench.iteration(bench.network(bench.design(dims)), WARM_UPS + bench.n_steps)[0], 1)
     ms, bare_ms = bench.ms(ours.run), bench.ms(lambda _: bare())
     return {"ms": ms, "bare_ms": bare_ms, "ratio": ms / bare_ms, "steps": ours.mode}
 
@@ -243,7 +243,7 @@ def new_design(bench: Bench, design: Architecture, *, tuned: bool) -> Mapping[st
     torch.backends.cudnn.benchmark = tuned
     try:
         began = bench.clock()
-        chosen = capture_if_possible(bench.rounds(bench.network(design), 1 + WARM_UPS + bench.n_steps)[0], 1)
+        chosen = capture_if_possible(bench.iteration(bench.network(design), 1 + WARM_UPS + bench.n_steps)[0], 1)
         chosen.run(1)
         new_s = bench.clock() - began
         return {"new_s": new_s, "ms": bench.ms(chosen.run, first=2), "steps": chosen.mode}
@@ -264,7 +264,7 @@ def laid_out(
 ) -> Mapping[str, Any]:
     trained = bench.network(bench.design(dims), layout)
     with patch.object(training_step, "memory_format", lambda dims, device: layout), computed(trained):
-        chosen = capture_if_possible(bench.rounds(trained, WARM_UPS + bench.n_steps)[0], 1)
+        chosen = capture_if_possible(bench.iteration(trained, WARM_UPS + bench.n_steps)[0], 1)
         return {"ms": bench.ms(chosen.run), "steps": chosen.mode}
 
 

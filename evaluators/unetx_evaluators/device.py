@@ -142,6 +142,11 @@ def memory_format(dims: int, device: torch.device) -> torch.memory_format:
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
+def in_memory_format(maps: torch.Tensor) -> torch.Tensor:
+    """The maps ``[b, c, *size]`` in the memory format of networks on their device."""
+    return maps.contiguous(memory_format=memory_format(maps.ndim - 2, maps.device))
+
+
 @contextmanager
 def torch_settings(device: DeviceProfile, n_threads: int, n_steps: int = 0) -> Iterator[None]:
     """Inside, torch uses ``n_threads`` CPU threads and, on CUDA, TF32, and benchmarks cuDNN's algorithms if that pays

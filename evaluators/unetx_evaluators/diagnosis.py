@@ -14,7 +14,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.insight import SkipSimilarity, StageGradient
 from unetx_evaluators.training.batches import Batch
 from unetx_space.network import SkipUNet
@@ -86,8 +86,7 @@ def skip_similarities(
     with _inference(network):
         for batch in batches:
             with _fused_maps(module for _, module in nodes) as fused, device.autocast():
-                layout = memory_format(batch.images.ndim - 2, batch.images.device)
-                network(batch.images.contiguous(memory_format=layout))
+                network(in_memory_format(batch.images))
             triples = (_hsic_triples(maps, seed) for maps in fused)
             for term, triple in zip(terms.values(), chain.from_iterable(triples), strict=True):
                 term.append(triple)

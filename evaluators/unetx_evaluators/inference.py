@@ -16,7 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
 
 Corner = tuple[int, ...]
@@ -58,9 +58,8 @@ def predict_logits(
     remaining = all_windows()
     while windows := list(itertools.islice(remaining, size)):
         batch = torch.stack([total.window(corner).reshape(-1, *patch) for total, corner in windows])
-        batch = batch.to(device.device).contiguous(memory_format=memory_format(len(patch), device.device))
         with device.autocast():
-            logits = network(batch).float()
+            logits = network(in_memory_format(batch.to(device.device))).float()
         for (total, corner), window_logits in zip(windows, logits, strict=True):
             total.add(corner, window_logits)
         while unfinished and unfinished[0].n_missing == 0:

@@ -213,14 +213,8 @@ class _RunningPilot:
                     run.job.budget.recipe for run in sorted(runs, key=lambda run: -run.comparable_score)[:n_kept]
                 ]
         chosen = recipes[0]
-        self._reasons["learning_rate"] = _why(
-            f"{chosen.learning_rate:g}", limits.learning_rates, [f"{rate:g}" for rate in limits.learning_rates]
-        )
-        self._reasons["background_weight"] = _why(
-            f"{chosen.background_weight:g}",
-            limits.background_weights,
-            [f"{weight:g}" for weight in limits.background_weights],
-        )
+        self._reasons["learning_rate"] = _why(chosen.learning_rate, limits.learning_rates)
+        self._reasons["background_weight"] = _why(chosen.background_weight, limits.background_weights)
         return chosen
 
     def _best_spacing(self, recipe: Recipe, steps: int) -> Generator[list[PilotJob], list[Evaluation], Spacing | None]:
@@ -290,12 +284,10 @@ class _RunningPilot:
         return [runs[job.budget, job.spacing, job.seed] for job in all_jobs]
 
 
-def _why(chosen: str, values: Sequence[float], candidates: Sequence[str]) -> str:
-    return (
-        f"{chosen}: set by the user"
-        if len(values) == 1
-        else f"{chosen}: the best of {', '.join(candidates)} in the pilot"
-    )
+def _why(chosen: float, candidates: Sequence[float]) -> str:
+    if len(candidates) == 1:
+        return f"{chosen:g}: set by the user"
+    return f"{chosen:g}: the best of {', '.join(f'{value:g}' for value in candidates)} in the pilot"
 
 
 def _dice(score: float | None) -> str:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.insight import ZeroCost
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.dry_run import LOSS_SCALE
@@ -80,7 +80,7 @@ def _loss_features(
     network.train().requires_grad_()
     rectified = RectifiedMaps(images.ndim)
     with rectified, device.autocast():
-        logits = network(images.contiguous(memory_format=memory_format(images.ndim - 2, images.device)))
+        logits = network(in_memory_format(images))
     fisher = record_fisher(rectified.maps)
     scale = LOSS_SCALE if device.needs_loss_scaling else 1.0
     weights = counted_weights(network)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.inference import BATCH_VOXELS, gaussian_weight, window_starts
 from unetx_evaluators.label_maps import SLAB_VALUES, interpolated, neighbours
 from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
@@ -76,8 +76,7 @@ def _windows(
     n = max(1, BATCH_VOXELS[device.device.type] // math.prod(patch))
     while some := list(itertools.islice(corners, n)):
         batch = torch.stack([crop(padded, corner, window).reshape(-1, *patch) for corner in some])
-        batch = batch.to(device.device).contiguous(memory_format=memory_format(len(patch), device.device))
-        for corner, logits in zip(some, logits_of(batch), strict=True):
+        for corner, logits in zip(some, logits_of(in_memory_format(batch.to(device.device))), strict=True):
             yield corner, logits.view(-1, *window)
 
 

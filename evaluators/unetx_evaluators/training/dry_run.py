@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.device import DeviceProfile, PeakMemory, memory_format
+from unetx_evaluators.device import DeviceProfile, PeakMemory, in_memory_format
 from unetx_evaluators.host_memory import MIB
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.loss import dice_ce_loss
@@ -124,7 +124,7 @@ def _batch(backbone: Backbone, patch: tuple[int, ...], device: torch.device) -> 
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH_SIZE, backbone.in_channels, *patch, generator=generator).to(device)
     labels = torch.randint(backbone.out_channels, (BATCH_SIZE, *patch), generator=generator, dtype=torch.uint8)
-    return Batch(images.contiguous(memory_format=memory_format(backbone.dims, device)), labels.to(device))
+    return Batch(in_memory_format(images), labels.to(device))
 
 
 def _failing(names: Iterable[str], sound: Sequence[Tensor | None]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.data_parallel import sum_gradients, summed_over_ranks
 from unetx_evaluators.training.loss import heads_loss
@@ -56,8 +56,7 @@ class EagerStep:
         Until the next call the parameters' ``grad`` holds the clipped gradients of the update.
         """
         self._learning_rate.fill_(learning_rate)
-        layout = memory_format(batch.images.ndim - 2, batch.images.device)
-        return self.run(batch.images.contiguous(memory_format=layout), batch.labels)
+        return self.run(in_memory_format(batch.images), batch.labels)
 
     def run(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do a step at the current learning rate without synchronising; ``images`` have the network's memory format."""

@@ -1,4 +1,4 @@
-"""The rounds of a training: device-made batches, nothing that waits or copies, and when a CUDA graph takes over."""
+"""The iterations of a training: device-made batches, nothing that waits or copies, and when a CUDA graph takes over."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Trained:
     """A network and what trains it."""
 
     network: SkipUNet
-    round: Iteration
+    iteration: Iteration
     losses: LossLog
     average: WeightAverage
 
@@ -87,11 +87,11 @@ def training(
 
 
 @pytest.mark.parametrize(("recipe", "dims"), [(Recipe(), 3), (ALL_CHANGES, 2)])
-def test_rounds_with_batches_made_on_the_device_train_to_the_same_bits(recipe: Recipe, dims: Literal[2, 3]) -> None:
+def test_iterations_with_batches_made_on_the_device_train_to_the_same_bits(recipe: Recipe, dims: Literal[2, 3]) -> None:
     made, handed = (training(network(dims=dims), CPU, recipe, on_host=on_host, dims=dims) for on_host in (False, True))
     for step in range(1, 5):
-        made.round(step)
-        handed.round(step)
+        made.iteration(step)
+        handed.iteration(step)
     assert made.losses.check(4) == handed.losses.check(4)
     check_same_bits(weights(made.network), weights(handed.network))
     check_same_bits(made.average.state_dict(), handed.average.state_dict())
@@ -117,17 +117,17 @@ def test_patches_that_are_warped_are_put_together_by_the_host() -> None:
 
 
 @pytest.mark.parametrize("device", [CPU, FLOAT16])
-def test_a_round_reads_nothing_of_its_device_and_all_rounds_do_the_same(device: DeviceProfile) -> None:
+def test_an_iteration_reads_nothing_of_its_device_and_all_iterations_do_the_same(device: DeviceProfile) -> None:
     """From the batch to the loss's entry in the log: so it can be captured once, and replays can be queued."""
     trained, counts = training(network(), device), []
-    trained.round(1)  # makes the optimiser's moments
+    trained.iteration(1)  # makes the optimiser's moments
     for step in range(2, 6):
-        trained.round.feed.prepare(step)
+        trained.iteration.feed.prepare(step)
         with NothingIsRead() as watch:
-            trained.round.run()
+            trained.iteration.run()
         counts.append(watch.counts)
     assert counts[0] == counts[1] == counts[2] == counts[3]
-    assert trained.round.counter.tolist() == [5]
+    assert trained.iteration.counter.tolist() == [5]
     assert all(loss > 0 for loss in trained.losses.check(5))
 
 
@@ -143,16 +143,16 @@ def test_a_batch_is_made_with_nothing_of_the_host(dims: int) -> None:
 
 @pytest.mark.parametrize("device", [CPU, replace(CPU, autocast_dtype=torch.bfloat16), FLOAT16])
 def test_no_graph_is_captured_on_a_cpu(device: DeviceProfile) -> None:
-    eager = training(network(), device).round
+    eager = training(network(), device).iteration
     chosen = capture_if_possible(eager, 1, capture=lambda eager, step: pytest.fail("captured"))
     assert chosen == ChosenIteration(eager)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None])
-def test_a_graph_takes_the_place_of_the_round_where_it_can(dtype: torch.dtype | None) -> None:
+def test_a_graph_takes_the_place_of_the_iteration_where_it_can(dtype: torch.dtype | None) -> None:
     def replay(step: int) -> None: ...
 
-    eager = training(network(), CPU).round
+    eager = training(network(), CPU).iteration
     eager.eager.device = DeviceProfile(torch.device("cuda"), dtype)
     assert capture_if_possible(eager, 1, capture=lambda eager, step: replay) == ChosenIteration(replay, "graph")
 
@@ -164,7 +164,7 @@ def test_a_graph_takes_the_place_of_the_round_where_it_can(dtype: torch.dtype | 
         torch.OutOfMemoryError("CUDA out of memory"),
     ],
 )
-def test_a_round_that_cannot_be_captured_stays_eager_and_says_why(
+def test_an_iteration_that_cannot_be_captured_stays_eager_and_says_why(
     error: RuntimeError, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released: list[torch.device] = []
@@ -175,7 +175,7 @@ def test_a_round_that_cannot_be_captured_stays_eager_and_says_why(
         raise error
 
     trained = network()
-    eager = training(trained, CPU).round
+    eager = training(trained, CPU).iteration
     eager.eager.device = DeviceProfile(torch.device("cuda"), torch.bfloat16)
     with caplog.at_level(logging.INFO):
         monkeypatch.setattr(DeviceProfile, "autocast", lambda self: torch.autocast("cpu", enabled=False))
@@ -207,10 +207,10 @@ class FakeGraph:
 
 @dataclass
 class FakeCuda:
-    """As much of CUDA as the capture of a round needs, computing on the CPU; as in torch, what is captured changes
+    """As much of CUDA as the capture of an iteration needs, computing on the CPU; as in torch, what is captured changes
     nothing, and the end of a capture whose body raised raises, too (torch.cuda.graph.__exit__ of torch 2.13)."""
 
-    round: Iteration
+    iteration: Iteration
     captures: int = 0
     modes: list[str] = field(default_factory=lambda: ["default"])
 
@@ -232,7 +232,7 @@ class FakeCuda:
     @contextmanager
     def graph(self, graph: FakeGraph, stream: object) -> Iterator[None]:
         self.captures += 1
-        undo, graph.body = self.round.snapshot(), self.round.run
+        undo, graph.body = self.iteration.snapshot(), self.iteration.run
         try:
             yield
         except RuntimeError as error:
@@ -243,28 +243,28 @@ class FakeCuda:
 
 def on_fake_cuda(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeCuda, ChosenIteration]:
     """What is chosen where the device passes for a GPU, and computes as it is."""
-    cuda, own = FakeCuda(trained.round), trained.round.eager.device
+    cuda, own = FakeCuda(trained.iteration), trained.iteration.eager.device
     in_its_precision = own.autocast
     cuda.take_over(monkeypatch)
     monkeypatch.setattr(DeviceProfile, "autocast", lambda self: in_its_precision())
-    trained.round.eager.device = DeviceProfile(torch.device("cuda"), own.autocast_dtype)
-    chosen = capture_if_possible(trained.round, 1)
-    trained.round.eager.device = own
+    trained.iteration.eager.device = DeviceProfile(torch.device("cuda"), own.autocast_dtype)
+    chosen = capture_if_possible(trained.iteration, 1)
+    trained.iteration.eager.device = own
     return cuda, chosen
 
 
 @pytest.mark.parametrize("on_host", [False, True])
 @pytest.mark.parametrize("device", [CPU, FLOAT16])
-def test_replays_train_to_the_same_bits_as_eager_rounds(
+def test_replays_train_to_the_same_bits_as_eager_iterations(
     device: DeviceProfile, on_host: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is left of the rounds before the capture: not in the counter, the losses nor the averages."""
+    """Nothing is left of the iterations before the capture: not in the counter, the losses nor the averages."""
     graphed, eager = (training(network(), device, on_host=on_host) for _ in range(2))
     cuda, chosen = on_fake_cuda(graphed, monkeypatch)
     assert (type(chosen.run), chosen.mode, cuda.captures) == (GraphedIteration, "graph", 1)
     for step in range(1, 6):
         chosen.run(step)
-        eager.round(step)
+        eager.iteration(step)
     assert graphed.losses.check(5) == eager.losses.check(5)
     check_same_bits(weights(graphed.network), weights(eager.network))
     check_same_bits(graphed.average.state_dict(), eager.average.state_dict())
@@ -276,7 +276,7 @@ def test_a_graph_knows_the_noise_that_is_drawn_in_it(monkeypatch: pytest.MonkeyP
     made, handed = training(network(), CPU), training(network(), CPU, on_host=True)
     on_fake_cuda(made, monkeypatch)
     on_fake_cuda(handed, monkeypatch)
-    assert registered == [made.round.feed.noise]
+    assert registered == [made.iteration.feed.noise]
 
 
 def breaking_at(forward: int) -> SkipUNet:
@@ -296,18 +296,18 @@ def breaking_at(forward: int) -> SkipUNet:
     [(4, 0, False), (5, 1, True)],  # three to warm up, one that is watched, one that is captured
 )
 @pytest.mark.parametrize("device", [CPU, FLOAT16])
-def test_a_round_that_breaks_in_its_capture_spends_the_process_and_one_that_was_found_before_does_not(
+def test_an_iteration_that_breaks_in_its_capture_spends_the_process_and_one_that_was_found_before_does_not(
     device: DeviceProfile, forward: int, captures: int, needs_new_process: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Either way the training goes on as if nothing had been tried."""
     broken, eager = training(breaking_at(forward), device), training(network(), device)
     cuda, chosen = on_fake_cuda(broken, monkeypatch)
-    assert (chosen.run, chosen.needs_new_process) == (broken.round, needs_new_process)
+    assert (chosen.run, chosen.needs_new_process) == (broken.iteration, needs_new_process)
     assert chosen.mode == "eager: called a synchronizing CUDA operation", "the cause, not what follows from it"
     assert (cuda.captures, cuda.modes) == (captures, ["default", "error", "default"])
     for step in range(1, 3):
         chosen.run(step)
-        eager.round(step)
+        eager.iteration(step)
     assert broken.losses.check(2) == eager.losses.check(2)
     check_same_bits(weights(broken.network), weights(eager.network))
 
@@ -316,7 +316,7 @@ def test_a_bug_in_a_capture_flies_out() -> None:
     def capture(eager: Iteration, step: int) -> Callable[[int], None]:
         raise TypeError("a bug")
 
-    eager = training(network(), CPU).round
+    eager = training(network(), CPU).iteration
     eager.eager.device = DeviceProfile(torch.device("cuda"), torch.bfloat16)
     with pytest.raises(TypeError, match="a bug"):
         capture_if_possible(eager, 1, capture=capture)
@@ -342,14 +342,14 @@ def test_losses_are_told_once_and_go_on_where_they_were() -> None:
 @pytest.mark.parametrize("name", ["u-net", "attention-u-net", "no-skip"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, None])
 @pytest.mark.parametrize("on_host", [False, True])
-def test_a_graph_trains_as_the_eager_round_does(name: str, dtype: torch.dtype | None, on_host: bool) -> None:
+def test_a_graph_trains_as_the_eager_iteration_does(name: str, dtype: torch.dtype | None, on_host: bool) -> None:
     cuda = replace(profile("cuda"), autocast_dtype=dtype)
     nets = [network(name).to(cuda.device, memory_format=torch.channels_last) for _ in range(2)]  # type: ignore[call-overload]
     eager, graphed = (training(net, cuda, on_host=on_host) for net in nets)
-    chosen = capture_if_possible(graphed.round, 1)
+    chosen = capture_if_possible(graphed.iteration, 1)
     assert isinstance(chosen.run, GraphedIteration), chosen.mode
     for step in range(1, N_STEPS + 1):
-        eager.round(step)
+        eager.iteration(step)
         chosen.run(step)
     told = graphed.losses.check(N_STEPS)
     assert told == pytest.approx(eager.losses.check(N_STEPS), rel=2e-2), "bfloat16, and algorithms chosen anew"
@@ -358,13 +358,13 @@ def test_a_graph_trains_as_the_eager_round_does(name: str, dtype: torch.dtype | 
 
 @pytest.mark.gpu
 @NEEDS_CUDA
-def test_a_round_that_waits_for_the_device_is_not_captured_and_trains_on() -> None:
+def test_an_iteration_that_waits_for_the_device_is_not_captured_and_trains_on() -> None:
     cuda = profile("cuda")
     trained = network().to(cuda.device)
     trained.head.register_forward_hook(lambda module, inputs, output: output * float(output.mean().item() > -1e9))
     waiting = training(trained, cuda)
-    chosen = capture_if_possible(waiting.round, 1)
-    assert chosen.run is waiting.round
+    chosen = capture_if_possible(waiting.iteration, 1)
+    assert chosen.run is waiting.iteration
     assert not chosen.needs_new_process, "it was found before the capture"
     for step in range(1, N_STEPS + 1):
         chosen.run(step)
