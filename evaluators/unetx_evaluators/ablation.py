@@ -98,7 +98,7 @@ def beside(image: Tensor, donor: Tensor) -> Tensor:
 
 
 def choose_donors(names: Sequence[str], groups: Mapping[str, str], seed: int) -> list[int] | None:
-    """For every case the index of a random case of another group (patient, say); None where one has no such case."""
+    """The index of a random case of another group (patient, say) for every case; None where one has no such case."""
     rng, chosen = np.random.default_rng(seed), []
     for name in names:
         others = [number for number, other in enumerate(names) if groups.get(other, other) != groups.get(name, name)]

@@ -80,9 +80,9 @@ class FakeEvaluator:
     """Largest distance from the noiseless score."""
     seconds_per_step: float = 0.0
     acts_by_seed: Mapping[int, InjectedFault | Outcome] = field(default_factory=dict)
-    """By seed, a fault to inject into evaluations under it, or the outcome to return at once."""
+    """The fault to inject, or the outcome to return at once, by seed of the evaluation."""
     acts_by_call: Mapping[int, InjectedFault | Outcome] = field(default_factory=dict)
-    """The same by number of the evaluation, counted from 0 over all processes; needs ``calls_folder``."""
+    """The fault or outcome by number of the evaluation, counted from 0 over all processes; needs ``calls_folder``."""
     act_after_step: int = 0
     """Training step after which the fault or outcome comes; 0 is before the first step."""
     calls_folder: Path | None = None

@@ -41,7 +41,7 @@ def resident_peak_mib() -> float | None:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """From lines such as ``name: 12 kB`` or ``name 12``."""
+    """The numbers by name in lines such as ``name: 12 kB`` or ``name 12``."""
     fields = (line.replace(":", " ").split() for line in _text(path).splitlines())
     return {field[0]: int(field[1]) for field in fields if len(field) > 1 and field[1].isdigit()}
 

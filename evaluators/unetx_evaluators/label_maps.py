@@ -65,7 +65,7 @@ def interpolated(values: Tensor, axis: int, below: Tensor, above: Tensor, share:
 
 
 def neighbours(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of ``m`` voxels over the extent of ``n``, the two around its centre, and the weight of the second."""
+    """The two of ``n`` voxels around the centre of each of ``m`` over the same extent, and the weight of the second."""
     at = ((torch.arange(m, dtype=torch.float64) + 0.5) * n / m - 0.5).clamp(0, n - 1)
     below = at.floor().long()
     return below, (below + 1).clamp_max(n - 1), (at - below).float()

@@ -183,7 +183,7 @@ _DECIDING: Mapping[type[nn.Module], tuple[str, float]] = {
     for spec in family.values()
     if spec.decision is not None
 }
-"""By type of operator, the layer whose output decides how maps are read, and the logit at which it is frozen."""
+"""The layer whose output decides how maps are read, and the logit at which it is frozen, by type of operator."""
 
 
 class _Transparent(nn.Module):

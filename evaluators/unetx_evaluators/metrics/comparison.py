@@ -34,7 +34,7 @@ class CaseComparison:
     truth: LabelMap
     prediction: LabelMap
     spacing: tuple[float, ...]
-    """mm per voxel and axis."""
+    """The mm per voxel and axis."""
     tolerance_mm: float
     """Largest distance that counts as none in the surface Dice, in mm."""
     n_classes: int
@@ -51,7 +51,7 @@ class CaseComparison:
 
     @cached_property
     def boxes(self) -> list[tuple[slice, ...] | None]:
-        """For each foreground class the smallest box that holds it in both maps; None where neither shows it."""
+        """The smallest box of each foreground class that holds it in both maps; None where neither shows it."""
         of_truth, of_prediction = (find_objects(labels, self.n_classes - 1) for labels in (self.truth, self.prediction))
         return [
             tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(t, p, strict=True))

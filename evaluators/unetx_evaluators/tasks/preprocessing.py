@@ -85,7 +85,7 @@ class Preparation:
 
     @property
     def network_spacing(self) -> tuple[float, ...]:
-        """mm per voxel and axis of the network's input."""
+        """The mm per voxel and axis of the network's input."""
         return tuple(mm for axis, mm in enumerate(self.spacing) if axis != self.slice_axis)
 
     @property
@@ -95,7 +95,7 @@ class Preparation:
 
     @property
     def slice_spacing(self) -> float | None:
-        """mm between slices; None where the network sees whole images."""
+        """The mm between slices; None where the network sees whole images."""
         return None if self.slice_axis is None else self.spacing[self.slice_axis]
 
     @classmethod
