@@ -22,7 +22,7 @@ from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.diagnosis import skip_similarities
 from unetx_evaluators.evaluation import NetworkScores
 from unetx_evaluators.gates import gate_statistics
-from unetx_evaluators.inference import predict_logits
+from unetx_evaluators.inference import run_hooks
 from unetx_evaluators.insight import GateStatistics, Replacement, SkipSimilarity
 from unetx_evaluators.scoring import Scorer
 from unetx_evaluators.tasks.task import Task
@@ -200,12 +200,6 @@ def channel_means(network: SkipUNet, cases: Sequence[Case], task: Task, device: 
     def hook(skip: Skip) -> Callable[[nn.Module, object, Tensor], Tensor]:
         return lambda module, args, output: add(skip, output)
 
-    handles = [skip.module(network).register_forward_hook(hook(skip)) for skip in skips]
-    network.eval()
-    try:
-        for _ in predict_logits(network, (case.image for case in cases), task.patch, device, overlap=0.0):
-            pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [skip.module(network).register_forward_hook(hook(skip)) for skip in skips]
+    run_hooks(hooks, network, (case.image for case in cases), task.patch, device)
     return {skip: total / counts[skip] for skip, total in totals.items()}

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.inference import predict_logits
+from unetx_evaluators.inference import run_hooks
 from unetx_evaluators.insight import GateStatistics
 from unetx_space.genome import NO_ATTENTION
 from unetx_space.network import SkipUNet, module_name
@@ -38,7 +39,7 @@ class _Gate:
     n_closed: int = 0
     n_open: int = 0
 
-    def register_hook(self) -> torch.utils.hooks.RemovableHandle:
+    def register_hook(self) -> RemovableHandle:
         """Add every factor of later forward passes to the sums, until the handle is removed."""
         decision = ATTENTIONS[self.type].decision
         if decision is not None:
@@ -71,15 +72,8 @@ def gate_statistics(
 ) -> tuple[GateStatistics, ...]:
     """Statistics of every attention gate, in the order of the nodes, over the windows of ``images[c, *spatial]``."""
     gates = list(_gates(network))
-    handles = [gate.register_hook() for gate in gates]
-    network.eval()
-    try:
-        if gates:
-            for _ in predict_logits(network, images, patch, device, overlap=0.0):
-                pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    if gates:
+        run_hooks([gate.register_hook() for gate in gates], network, images, patch, device)
     return tuple(gate.statistics() for gate in gates)
 
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
@@ -64,6 +65,23 @@ def predict_logits(
             total.add(corner, window_logits)
         while unfinished and unfinished[0].n_missing == 0:
             yield unfinished.popleft().logits()
+
+
+def run_hooks(
+    hooks: Iterable[RemovableHandle],
+    network: nn.Module,
+    images: Iterable[Tensor],
+    patch: tuple[int, ...],
+    device: DeviceProfile,
+) -> None:
+    """Run the network with its ``hooks`` over the windows of ``images``, in evaluation mode, and remove the hooks."""
+    network.eval()
+    try:
+        for _ in predict_logits(network, images, patch, device, overlap=0.0):
+            pass
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class _LogitSum:
