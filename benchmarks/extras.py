@@ -37,7 +37,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("steps", step.EagerStep, "__call__"),
     ("batches", batches.BatchStream, "batch"),
     ("rungs", scoring.Scorer, "rung_scores"),
-    ("final", scoring.Scorer, "everything"),
+    ("final", scoring.Scorer, "all_scores"),
     ("metrics", scoring, "case_scores"),
     ("original", scoring, "resampled_label_map"),
     ("dry run", dry_run, "dry_run"),

@@ -38,7 +38,6 @@ from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import Task, TaskOptions, open_source, prepare
 from unetx_evaluators.tasks.sources.files import FileSource
 from unetx_evaluators.training import memory_demand, trainer
-from unetx_evaluators.training import step as training_step
 from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Case, ResidentCases
@@ -263,7 +262,7 @@ def laid_out(
     bench: Bench, dims: Dims, layout: torch.memory_format, computed: Computed = nullcontext
 ) -> Mapping[str, Any]:
     trained = bench.network(bench.design(dims), layout)
-    with patch.object(training_step, "memory_format", lambda dims, device: layout), computed(trained):
+    with patch("unetx_evaluators.device.memory_format", lambda dims, device: layout), computed(trained):
         chosen = capture_if_possible(bench.iteration(trained, WARM_UPS + bench.n_steps)[0], 1)
         return {"ms": bench.ms(chosen.run), "steps": chosen.mode}
 

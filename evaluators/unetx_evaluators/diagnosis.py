@@ -64,7 +64,7 @@ def _finite(value: float) -> float | None:
 
 MAX_ROWS = 4096
 """Largest number of voxels of a batch that are compared."""
-FEWEST_ROWS = 4
+MIN_ROWS = 4
 """Number of voxels that the unbiased estimate needs."""
 
 
@@ -136,13 +136,13 @@ def _hsic_triples(maps: Sequence[Tensor], seed: int) -> list[Tensor]:
 
 def linear_hsic(x: Tensor, y: Tensor) -> Tensor:
     """Unbiased Hilbert-Schmidt independence criterion of ``x[n, c]`` and ``y[n, c']`` with linear kernels (Song et al.
-    2012, JMLR 13:1393), NaN for fewer than FEWEST_ROWS rows.
+    2012, JMLR 13:1393), NaN for fewer than MIN_ROWS rows.
 
     Without the n x n kernels: once the columns are centred, which the criterion does not notice, a row of K without its
     diagonal sums to -K_ii, so that only the diagonals and ||X^T Y||_F^2 = tr(K L) remain.
     """
     n = len(x)
-    if n < FEWEST_ROWS:
+    if n < MIN_ROWS:
         return x.new_tensor(torch.nan)
     x, y = _centred(x), _centred(y)
     a, b = x.square().sum(1), y.square().sum(1)  # the diagonals

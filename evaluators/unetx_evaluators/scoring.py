@@ -30,7 +30,7 @@ from unetx_evaluators.metrics import (
 )
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.cases import Case
-from unetx_evaluators.views import MOST_CASES, Prediction, slice_axis, view_of
+from unetx_evaluators.views import MAX_CASES, Prediction, slice_axis, view_of
 
 OVERLAP = 0.25
 """Overlap of sliding windows during a search, with half the work of the usual 0.5."""
@@ -77,7 +77,7 @@ class Scorer:
                 restored = None if case.original is None else resampled_label_map(case.original.shape, logits, labels)
                 maps = case.label.cpu().numpy(), labels.cpu().numpy()
                 measuring.append(executor.submit(self._measured, case, *maps, restored))
-                if predictions is not None and len(packing) < MOST_CASES:
+                if predictions is not None and len(packing) < MAX_CASES:
                     view = view_of(maps[0], slice_axis(self.task))
                     packing.append(executor.submit(Prediction.of, case.name, view, maps[1]))
         scores, targets = zip(*(future.result() for future in measuring), strict=True)

@@ -15,9 +15,9 @@ from unetx_evaluators.tasks.task import IGNORED, Label, Task
 
 MAX_SIDE = 384
 """Largest edge in pixels; larger pictures are reduced, or a sheet of microscope slides could not be opened."""
-MOST_SLICES = 12
+MAX_SLICES = 12
 """Largest number of slices that are shown of a volume."""
-MOST_CASES = 200
+MAX_CASES = 200
 """Largest number of cases whose predictions an evaluation returns."""
 MARGIN = 1 / 8
 """Slices shown on either side of those with foreground, as a share of these, for predictions beside it."""
@@ -51,7 +51,7 @@ def slice_axis(task: Task) -> int | None:
 
 
 def view_of(truth: Label, axis: int | None) -> View:
-    """A view of at most MOST_SLICES slices, spread over those with foreground and a margin, or over all without any."""
+    """A view of at most MAX_SLICES slices, spread over those with foreground and a margin, or over all without any."""
     if axis is None:
         return View(None, (0,))
     rest = tuple(other for other in range(truth.ndim) if other != axis)
@@ -59,7 +59,7 @@ def view_of(truth: Label, axis: int | None) -> View:
     first, last = (int(shown[0]), int(shown[-1])) if len(shown) else (0, truth.shape[axis] - 1)
     margin = round(MARGIN * (last - first)) + 1
     first, last = max(0, first - margin), min(truth.shape[axis] - 1, last + margin)
-    places = np.linspace(first, last, min(MOST_SLICES, last - first + 1)).round()
+    places = np.linspace(first, last, min(MAX_SLICES, last - first + 1)).round()
     return View(axis, tuple(int(place) for place in np.unique(places)))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unetx_evaluators.tasks.task import IGNORED, Task
-from unetx_evaluators.views import MAX_SIDE, MOST_SLICES, Prediction, View, reduced, slice_axis, view_of
+from unetx_evaluators.views import MAX_SIDE, MAX_SLICES, Prediction, View, reduced, slice_axis, view_of
 
 
 def volume(*filled: int, n: int = 100, value: int = 1) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -22,7 +22,7 @@ def test_slices_lie_evenly_over_those_with_foreground_and_a_few_beside() -> None
     few = view_of(volume(10, 11, 12), 1)
     assert few.slices == (9, 10, 11, 12, 13)
     many = view_of(volume(*range(20, 70)), 1).slices
-    assert len(many) == MOST_SLICES
+    assert len(many) == MAX_SLICES
     assert (many[0], many[-1]) == (20 - 7, 69 + 7), "an eighth of 49 is 6, and one more"
     assert max(np.diff(many)) - min(np.diff(many)) <= 1
     assert view_of(volume(0, 99), 1).slices[0] == 0

@@ -4,10 +4,10 @@ A patch that time and memory keep small shows large objects in parts only, and a
 learns it badly; with coarser voxels the same patch covers more. nnU-Net has its low-resolution configuration for that,
 beside the full one (Isensee et al., Nature Methods 18, 203-211, 2021). A search has one configuration, chosen so:
 
-- where the patch covers less than ``LEAST_VIEW`` of the median image, voxels become coarser until it covers
+- where the patch covers less than ``MIN_FIELD_OF_VIEW`` of the median image, voxels become coarser until it covers
   ``FIELD_OF_VIEW``, as far as the thickness of the classes' typical and finest structures allows;
 - as in nnU-Net, the finest axes become coarser first, until they meet the next finest, and then together;
-- where that thickness leaves the patch less than ``LEAST_VIEW``, voxels stay as they are.
+- where that thickness leaves the patch less than ``MIN_FIELD_OF_VIEW``, voxels stay as they are.
 
 Where coarser voxels are allowed at all, both sizes are the preparation's ``alternatives``, and a pilot can try them.
 It can also try voxels with which the patch covers ``FIELD_OF_VIEW`` where the typical structures do not allow that, as
@@ -31,7 +31,7 @@ from unetx_evaluators.tasks.sizing import MIN_SIZE
 FIELD_OF_VIEW = 0.75
 """Share of the median image's voxels that a patch covers where voxels are coarsened. On two development sets Dice on
 the original voxels rose up to about this share (benchmarks/results/proxies.txt)."""
-LEAST_VIEW = 0.25
+MIN_FIELD_OF_VIEW = 0.25
 """Share below which the rules coarsen voxels by themselves; nnU-Net's bound for its low-resolution configuration."""
 FINEST_VOXELS = 2.0
 """Smallest number of voxels across the finest structures of a class; with fewer they break into pieces."""
@@ -62,7 +62,7 @@ def with_field_of_view(
     now = view.share(coarser) or before
     is_worth_trying = coarser >= WORTH_TRYING * view.finest
     spacings = [preparation.spacing, view.spacing(coarser)]
-    if is_worth_trying and before < LEAST_VIEW <= now:
+    if is_worth_trying and before < MIN_FIELD_OF_VIEW <= now:
         coarsest = view.coarsened(coarsest_voxel(fingerprint, classes, typical_voxels=FINEST_VOXELS).mm)
         if now < FIELD_OF_VIEW and coarsest >= WORTH_TRYING * coarser:
             spacings.insert(0, view.spacing(coarsest))
@@ -169,11 +169,11 @@ def _why(before: Preparation, chosen: Preparation, share_before: float, share_no
             f"{in_mm(chosen.spacing)}: coarser than {in_mm(before.spacing)} ({why}), where {shows}; with these voxels "
             f"it shows {_percent(share_now)}{limit}"
         )
-    if share_before >= LEAST_VIEW:
+    if share_before >= MIN_FIELD_OF_VIEW:
         return before.reasons["spacing"]
     return (
-        f"{before.reasons['spacing']}; {shows}, less than the {_percent(LEAST_VIEW)} wanted, but voxels coarse enough "
-        f"for that would {harm}"
+        f"{before.reasons['spacing']}; {shows}, less than the {_percent(MIN_FIELD_OF_VIEW)} wanted, but voxels coarse "
+        f"enough for that would {harm}"
     )
 
 

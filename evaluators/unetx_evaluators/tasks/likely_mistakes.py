@@ -9,9 +9,9 @@ from unetx_evaluators.tasks.fingerprint import CaseFacts
 from unetx_evaluators.tasks.preprocessing import in_mm
 from unetx_evaluators.tasks.sources.base import listed
 
-FAR = 5.0
+SUSPICIOUS_SPACING_FACTOR = 5.0
 """Factor to the median spacing along an axis, either way, from which on a spacing is suspicious."""
-MOST = 0.8
+MAX_FOREGROUND_SHARE = 0.8
 """Share of foreground voxels above which masks may be inverted."""
 
 _NOT_MEANT = frozenset(("ignore", "ignored", "void", "dontcare", "unlabeled", "unlabelled", "unannotated", "unknown"))
@@ -50,7 +50,10 @@ def _far_spacings(facts: Mapping[str, CaseFacts]) -> Iterator[str]:
         name: max((own / mm for own, mm in zip(case.spacing, usual, strict=True)), key=_apart)
         for name, case in facts.items()
     }
-    far = sorted((name for name, factor in factors.items() if _apart(factor) >= FAR), key=lambda n: -_apart(factors[n]))
+    far = sorted(
+        (name for name, factor in factors.items() if _apart(factor) >= SUSPICIOUS_SPACING_FACTOR),
+        key=lambda n: -_apart(factors[n]),
+    )
     if far:
         first, factor = far[0], factors[far[0]]
         words = f"{factor:.4g} times" if factor > 1 else f"1/{1 / factor:.4g} of"
@@ -69,7 +72,7 @@ def _apart(factor: float) -> float:
 def _mostly_foreground(facts: Mapping[str, CaseFacts]) -> Iterator[str]:
     n_foreground = sum(sum(case.class_voxels[1:]) for case in facts.values())
     n_voxels = sum(sum(case.class_voxels) for case in facts.values())
-    if n_voxels and n_foreground > MOST * n_voxels:
+    if n_voxels and n_foreground > MAX_FOREGROUND_SHARE * n_voxels:
         yield (
             f"{n_foreground / n_voxels:.1%} of all voxels are foreground; are the masks inverted? Then invert them, or "
             "name their values the other way round (for images with masks: --labels background=255,NAME=0, say)"

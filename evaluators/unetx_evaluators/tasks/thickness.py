@@ -26,7 +26,7 @@ MAX_VOXELS = 2**21
 holds the most of the class. A distance transform of so many takes 0.4 s of one core. Thin structures are as thin in a
 part, and those too thick for it allow coarser voxels than are ever needed."""
 
-FAR = 1e6
+SLICE_DISTANCE = 1e6
 """Distance between slices, in longest voxel edges, by which no voxel is nearest to one of another slice."""
 
 Mask = npt.NDArray[np.bool_]
@@ -69,7 +69,7 @@ def _of_mask(mask: Mask, spacing: tuple[float, ...], slice_axis: int | None) -> 
     mask = _fullest_part(mask)
     sampling, neighbours = list(spacing), np.ones((3,) * mask.ndim, np.bool_)
     if slice_axis is not None:
-        sampling[slice_axis] = FAR * max(spacing)
+        sampling[slice_axis] = SLICE_DISTANCE * max(spacing)
         neighbours.swapaxes(0, slice_axis)[[0, 2]] = False
     components = ndimage.label(mask, neighbours)[0][mask] - 1
     distance = ndimage.distance_transform_edt(mask, sampling=sampling)[mask]

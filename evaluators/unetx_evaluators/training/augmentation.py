@@ -19,7 +19,7 @@ from unetx_evaluators.training.recipe import Recipe
 
 GAMMA_SHARE = 0.3
 """Share of the samples whose gamma is changed, as in nnU-Net."""
-LEAST_SPREAD = 1e-6
+MIN_SPREAD = 1e-6
 """Smallest range of intensities to divide by, for patches that have only one."""
 
 
@@ -92,9 +92,9 @@ def _bent(images: Tensor, powers: Tensor) -> Tensor:
     """Gamma correction of every channel, which keeps its mean and standard deviation."""
     spatial = tuple(range(2, images.ndim))
     low, high = images.amin(spatial, keepdim=True), images.amax(spatial, keepdim=True)
-    spread = (high - low).clamp_min(LEAST_SPREAD)
+    spread = (high - low).clamp_min(MIN_SPREAD)
     bent = ((images - low) / spread) ** powers.view(-1, *[1] * (images.ndim - 1))
-    scale = images.std(spatial, keepdim=True) / bent.std(spatial, keepdim=True).clamp_min(LEAST_SPREAD)
+    scale = images.std(spatial, keepdim=True) / bent.std(spatial, keepdim=True).clamp_min(MIN_SPREAD)
     return (bent - bent.mean(spatial, keepdim=True)) * scale + images.mean(spatial, keepdim=True)
 
 

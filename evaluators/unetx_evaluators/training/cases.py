@@ -22,7 +22,7 @@ MAX_VOXELS_PER_CLASS = 10_000
 """Largest number of foreground voxels kept per case and class for sampling, as in nnU-Net."""
 EARLY_SHARE = 3
 """One validation case in so many is scored at early rungs."""
-FEWEST_EARLY = 4
+MIN_EARLY_CASES = 4
 """Smallest number of validation cases that are scored at early rungs, where there are so many."""
 
 
@@ -154,7 +154,7 @@ def early_cases(cases: Sequence[Case]) -> tuple[Case, ...]:
 
     They are the same for all evaluations of a study, so that pruning compares like with like.
     """
-    every = min(EARLY_SHARE, max(1, len(cases) // FEWEST_EARLY))
+    every = min(EARLY_SHARE, max(1, len(cases) // MIN_EARLY_CASES))
     chosen = set(range(0, len(cases), every))
     if every > 1:
         by_case = [case.foreground_classes() for case in cases]

@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unetx_evaluators.tasks.field_of_view import FIELD_OF_VIEW, LEAST_VIEW, STEP, TYPICAL_VOXELS, with_field_of_view
+from unetx_evaluators.tasks.field_of_view import (
+    FIELD_OF_VIEW,
+    MIN_FIELD_OF_VIEW,
+    STEP,
+    TYPICAL_VOXELS,
+    with_field_of_view,
+)
 from unetx_evaluators.tasks.fingerprint import Fingerprint, Intensities
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.planning import NetworkPlan, plan
@@ -208,7 +214,7 @@ def test_no_voxel_is_coarsened_beyond_what_a_class_allows(
     chosen, made = _planned(shape, mm, Thickness(typical, finest), seconds=15.0)
     allowed = min(typical / 5, finest / 2)
     assert all(now == was or was < now <= allowed for now, was in zip(chosen.spacing, mm, strict=True))
-    assert made.share >= LEAST_VIEW or chosen.spacing == mm
+    assert made.share >= MIN_FIELD_OF_VIEW or chosen.spacing == mm
     for tried in chosen.alternatives:
         assert all(now == was or was < now <= finest / 2 for now, was in zip(tried, mm, strict=True))
     assert not chosen.alternatives or chosen.alternatives[-1] == chosen.spacing

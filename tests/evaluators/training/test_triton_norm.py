@@ -31,7 +31,7 @@ ROUNDING = [(torch.bfloat16, 2.0**-7), (torch.float16, 2.0**-11)]
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small that small maps have several of them in each part, several parts, and groups of channels."""
     monkeypatch.setattr(triton_norm, "TILE", 32)
-    monkeypatch.setattr(triton_norm, "MOST_CHANNELS", 4)
+    monkeypatch.setattr(triton_norm, "MAX_CHANNELS", 4)
     monkeypatch.setattr(triton_norm, "PROGRAMS", 12)
 
 
@@ -140,4 +140,4 @@ def test_programs_share_each_map_without_gaps(shape: tuple[int, ...], last: bool
     assert (groups - 1) * channels < c <= groups * channels
     assert part % voxels == 0
     assert channels * voxels <= triton_norm.TILE
-    assert parts <= triton_norm.MOST_PARTS
+    assert parts <= triton_norm.MAX_PARTS

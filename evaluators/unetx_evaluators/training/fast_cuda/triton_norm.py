@@ -19,9 +19,9 @@ from unetx_evaluators.training.fast_cuda import triton_kernels as kernels
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE = 2048
 """Number of values in a tile: 16 for each of a program's 128 threads."""
-MOST_CHANNELS = 32
+MAX_CHANNELS = 32
 """Largest number of channels in a channels-last tile: more would not make reads from memory longer."""
-MOST_PARTS = 64
+MAX_PARTS = 64
 PROGRAMS = 512
 """Number of programs that keep a large GPU busy; an estimate, not measured."""
 OPTIONS = {"enable_fp_fusion": True}
@@ -45,7 +45,7 @@ class _NormAct(torch.autograd.Function):
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # Triton launches on the current one
             kernels.statistics[walk.grid](x, means, squares, *walk.arguments, **OPTIONS)
             kernels.normalised[walk.grid](
-                x, weight, bias, means, squares, y, mean, rstd, eps, slope, *walk.arguments, MOST_PARTS, **OPTIONS
+                x, weight, bias, means, squares, y, mean, rstd, eps, slope, *walk.arguments, MAX_PARTS, **OPTIONS
             )
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.slope, ctx.layout = slope, layout
@@ -61,7 +61,7 @@ class _NormAct(torch.autograd.Function):
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             given = (x, dy, weight, bias, mean, rstd, *sums)
             kernels.gradient_sums[walk.grid](*given, ctx.slope, *walk.arguments, **OPTIONS)
-            kernels.gradient[walk.grid](*given, dx, ctx.slope, *walk.arguments, MOST_PARTS, **OPTIONS)
+            kernels.gradient[walk.grid](*given, dx, ctx.slope, *walk.arguments, MAX_PARTS, **OPTIONS)
         dbias, dweight = sums.sum((1, 2))
         return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), None, None
 
@@ -94,10 +94,10 @@ class _Walk:
             strides, voxels = (n, 1), min(_power_of_2(n), TILE)
             channels = min(_power_of_2(c), TILE // voxels)
         else:
-            strides, channels = (1, c), min(_power_of_2(c), MOST_CHANNELS)
+            strides, channels = (1, c), min(_power_of_2(c), MAX_CHANNELS)
             voxels = TILE // channels
         groups = math.ceil(c / channels)
-        wanted = min(max(1, PROGRAMS // (b * groups)), MOST_PARTS)
+        wanted = min(max(1, PROGRAMS // (b * groups)), MAX_PARTS)
         part = math.ceil(math.ceil(n / wanted) / voxels) * voxels
         parts = math.ceil(n / part)
         return cls((parts, groups, b), (b, parts, c), (*strides, c, n, part, parts, channels, voxels))
