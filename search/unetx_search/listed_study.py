@@ -26,7 +26,7 @@ from unetx_studies.store import (
     check_writable,
     heartbeats,
     new_run,
-    settle_location,
+    resolve_location,
     utc_now,
 )
 
@@ -65,7 +65,7 @@ class ListedStudy:
         self, proposals_of: Callable[[Records], Proposals], engine: Engine, evaluator: Evaluator, console: Console
     ) -> bool:
         """Train what is proposed and not recorded yet. Returns whether the user or the time limit ended it early."""
-        location = settle_location(self.config.folder, self.name, self.database)
+        location = resolve_location(self.config.folder, self.name, self.database)
         check_writable(location)
         announce_location(location, self.name, console)
         run = new_run(location.study or self.name, n_trials=self.n_trials)

@@ -44,7 +44,7 @@ from unetx_studies.store import (
     heartbeats,
     new_run,
     open_store,
-    settle_location,
+    resolve_location,
     utc_now,
 )
 
@@ -137,7 +137,7 @@ def search(
         if evaluator is None:
             preflight(slots, console)
         check_request(config, config.folder / SETTINGS)
-        location = settle_location(config.folder, config.study_name, config.storage)
+        location = resolve_location(config.folder, config.study_name, config.storage)
         check_writable(location)
         announce_location(location, config.study_name, console)
         began_at = utc_now()

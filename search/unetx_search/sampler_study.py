@@ -14,7 +14,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from unetx_studies.candidate import OriginKind
-from unetx_studies.store import constraints_in_optuna, end_in_optuna
+from unetx_studies.store import optuna_constraints, optuna_state_and_value
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -102,9 +102,9 @@ class SamplerStudy:
     def end(self, trial: TrialRecord) -> None:
         """Record the result of a trial."""
         running = self._running.pop(trial.number)
-        for name, violation in constraints_in_optuna(trial).items():
+        for name, violation in optuna_constraints(trial).items():
             running.set_constraint(name, violation)
-        state, value = end_in_optuna(trial, self._frozen(trial.number).intermediate_values)
+        state, value = optuna_state_and_value(trial, self._frozen(trial.number).intermediate_values)
         self._storage.set_trial_state_values(self._id_of(trial.number), state, None if value is None else [value])
 
     def restore(self, trial: TrialRecord, scores: Mapping[int, float]) -> None:

@@ -95,7 +95,7 @@ def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetim
     with open_store(location.url, create=False, read_only=True) as store:
         name = _name(location, store)
         run = Lease(store, name).runs()[-1]
-        is_running = run.lives(now)
+        is_running = run.is_alive(now)
         return Status(
             study=name,
             folder=folder,

@@ -21,8 +21,8 @@ from unetx_studies.store import (
     StudyLocation,
     held_lease,
     is_begun,
-    keep_location,
     open_store,
+    save_location,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def claimed(location: StudyLocation, run: RunRecord, console: Console) -> Iterat
         ):
             claim = Claim(store, lease, location)
             if location.is_new:
-                keep_location(location)
+                save_location(location)
             if lease.died is not None:
                 died = f"continuing after {lease.died.process}, which died: its last heartbeat {lease.died.seen_at:%c}"
                 console.print(died)

@@ -1,1 +1,1 @@
-"""What we remember and show: records, drawings, export."""
+"""What is recorded of studies, concluded from them, shown and exported."""

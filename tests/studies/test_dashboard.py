@@ -19,14 +19,14 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from unetx_space.errors import RequestError
 from unetx_studies.dashboard import dashboard_server, serve
-from unetx_studies.store import StudyLocation, keep_location, open_store, optuna_storage
+from unetx_studies.store import StudyLocation, open_store, optuna_storage, save_location
 
 
 @pytest.fixture
 def study(tmp_path: Path, server_url: str | None, url: str) -> Iterator[optuna.Study]:
     """A study whose writer stays open."""
     if server_url is not None:
-        keep_location(StudyLocation(tmp_path, url, "demo", "its id"))
+        save_location(StudyLocation(tmp_path, url, "demo", "its id"))
     with open_store(url, create=True):
         yield optuna.create_study(storage=optuna_storage(url), study_name="demo", direction="maximize")
 

@@ -1,4 +1,4 @@
-"""An architecture as a picture: SVG, and text for a terminal. No torch, and nothing is built."""
+"""Drawings of an architecture, as SVG and as text for a terminal, without torch and without building it."""
 
 from unetx_studies.drawing.difference import differences, side_by_side, to_svgs
 from unetx_studies.drawing.svg import Numbers, to_svg, to_thumbnail

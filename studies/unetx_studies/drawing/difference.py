@@ -1,4 +1,4 @@
-"""What one design has and another has not: in words, and marked in two drawings side by side."""
+"""The differences of two designs, in words and marked in two drawings side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GAP = 20.0
 
 
 def differences(one: Architecture, other: Architecture) -> list[str]:
-    """What is otherwise in ``one`` than in ``other``, a sentence for each node; empty where nothing is."""
+    """The differences of one design from another, a sentence for each node; empty where there are none."""
     words = []
     for name in (field.name for field in fields(one.backbone)):
         mine, theirs = getattr(one.backbone, name), getattr(other.backbone, name)
@@ -27,13 +27,13 @@ def differences(one: Architecture, other: Architecture) -> list[str]:
             words.append(f"{ref} is there.")
         elif ref not in nodes:
             words.append(f"{ref} is not there.")
-        elif told := "; ".join(_of_node(nodes[ref], others[ref])):
-            words.append(f"{ref} {told}.")
+        elif changes := "; ".join(_node_differences(nodes[ref], others[ref])):
+            words.append(f"{ref} {changes}.")
     return words
 
 
 def to_svgs(one: Architecture, other: Architecture) -> tuple[str, str]:
-    """Both drawings, each with what the other has not marked."""
+    """The drawings of two designs; in each, what the other design does not have is marked."""
     return to_svg(one, marks=_marks(one, other)), to_svg(other, marks=_marks(other, one))
 
 
@@ -63,7 +63,7 @@ def _operators(node: DecoderNode) -> tuple[str, ...]:
     return (node.upsampler, *operator_words(node))
 
 
-def _of_node(mine: DecoderNode, theirs: DecoderNode) -> Iterator[str]:
+def _node_differences(mine: DecoderNode, theirs: DecoderNode) -> Iterator[str]:
     more = [str(source) for source in mine.sources if source not in theirs.sources]
     fewer = [str(source) for source in theirs.sources if source not in mine.sources]
     if more:

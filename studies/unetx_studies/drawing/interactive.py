@@ -1,4 +1,4 @@
-"""An architecture as a plotly figure: whoever points at a part is told its parameters, multiply-adds and memory."""
+"""An architecture as a plotly figure, which shows a part's parameters, multiply-adds and memory on pointing at it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unetx_studies.drawing.layout import Box, Point, Wire, make_layout
 from unetx_studies.drawing.svg import COLOURS, wire_words
 
 N_POINTS = 24
-"""Of a curve."""
+"""Points by which a curve is drawn."""
 DASHES = {"finer": "dash", "coarser": "dot"}
 HEIGHT_PX = 640
 
@@ -72,7 +72,7 @@ def part_rows(costs: PartCosts) -> list[tuple[str, str, str, str]]:
 
 
 def _points(wire: Wire) -> Iterator[Point]:
-    """Along the wire."""
+    """Points along a wire."""
     if wire.is_corner:
         (x0, y0), (x1, y1) = wire.start, wire.end
         yield from (wire.start, (x0, y1) if wire.kind == "down" else (x1, y0), wire.end)

@@ -1,4 +1,4 @@
-"""Where everything in the picture lies: boxes for stages, wires for what reads what. Geometry only, in pixels.
+"""The layout of a drawing: boxes for stages, wires for what they read. Geometry only, in pixels.
 
 A plain decoder is drawn as a U: encoder stages down the left, decoder nodes up the right, the bottleneck between them
 at the bottom, and cross-level sources as curves through the middle. A nested one is drawn as in UNet++
@@ -27,28 +27,29 @@ NESTED_WIDTH = 164.0
 ENCODER_HEIGHT = 48.0
 DECODER_HEIGHT = 82.0
 LABEL_PITCH = 11.0
-"""Between two incoming wires on the left or right of a box, so that their labels do not touch."""
+"""Space between two incoming wires on the left or right of a box, so that their labels do not touch."""
 WIDE_LABEL_PITCH = 27.0
-"""Likewise on its top or bottom."""
+"""Space between two incoming wires on the top or bottom of a box."""
 BARE_PITCH = 7.0
-"""Between two outgoing wires, which have no labels."""
+"""Space between two outgoing wires, which have no labels."""
 GAP = 36.0
-"""Between rows."""
+"""Space between rows."""
 LABEL_WIDTH = 34.0
-"""Left of a node's words, for the names of the sources that enter there."""
+"""Space left of a node's words, for the names of the sources that enter there."""
 NUMBER_WIDTH = 44.0
-"""Added where a number stands beside each name; beneath it, NUMBER_PITCH, where wires enter from above or below."""
+"""More space there, for a number beside each name."""
 NUMBER_PITCH = 10.0
+"""Space for a number beneath a name, where wires enter from above or below."""
 NOTE_HEIGHT = 20.0
 NOTE_CHARACTERS = 16
-"""Of one more line in every box."""
+"""Height and most characters of one more line in every box."""
 CHARACTER_WIDTH = 6.8
-"""Of a node's words, at most."""
+"""Widest character of a node's words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A stage: centre and size."""
+    """The box of a stage, by its centre and its size."""
 
     ref: StageRef
     x: float
@@ -65,7 +66,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """What one stage reads of another: ``down`` the encoder, ``up`` the decoder, or as a source by its relation."""
+    """The curve from a stage to one that reads it: ``down`` the encoder, ``up`` the decoder, or by their relation."""
 
     source: StageRef
     target: StageRef
@@ -83,20 +84,20 @@ class Wire:
 
     @property
     def is_corner(self) -> bool:
-        """One of the two lower corners of the U."""
+        """Whether it is one of the two lower corners of the U."""
         return not self.is_source and (self.enters == "left" or self.leaves == "right")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A whole picture without its captions."""
+    """The boxes and wires of a drawing."""
 
     boxes: Mapping[StageRef, Box]
     wires: tuple[Wire, ...]
     is_nested: bool
 
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom of all boxes and wires."""
+        """The left, top, right and bottom end of all boxes and wires."""
         points = [p for wire in self.wires for p in (wire.start, wire.control1, wire.control2, wire.end)]
         points += [box.port(side) for box in self.boxes.values() for side in OUTWARD]
         xs, ys = zip(*points, strict=True)
@@ -122,8 +123,10 @@ class _Link:
 
 
 def make_layout(architecture: Architecture, *, with_numbers: bool = False) -> Layout:
-    """The layout of an architecture without faults; ``with_numbers`` leaves room for one at every name of a source and
-    for a line more in every box."""
+    """The layout of an architecture without faults.
+
+    ``with_numbers`` leaves room for a number at every name of a source and for one more line in every box.
+    """
     nodes, n_levels = architecture.genome.nodes, architecture.backbone.n_levels
     columns = sorted({node.ref.column for node in nodes})
     if any(columns):
@@ -228,17 +231,17 @@ Shifts = Mapping[_End, float]
 
 
 def _reach(shifts: Shifts, at_end: bool | None = None) -> float:
-    """The farthest that any end lies from its middle."""
+    """The farthest that any end lies from the middle of its side."""
     return max((abs(shift) for (_, _, end), shift in shifts.items() if at_end in (None, end)), default=0.0)
 
 
 def label_width(with_numbers: bool) -> float:
-    """What a box has left of its words."""
+    """Space in a box left of its words."""
     return LABEL_WIDTH + (NUMBER_WIDTH if with_numbers else 0)
 
 
 def _words_width(nodes: Iterable[DecoderNode], with_numbers: bool) -> float:
-    """So wide that no node's words leave its box, nor meet the names at its right side."""
+    """The width at which no node's words leave its box, nor meet the names at its right side."""
     beside = label_width(with_numbers)
     widest, note = 0.0, NOTE_CHARACTERS if with_numbers else 0
     for node in nodes:

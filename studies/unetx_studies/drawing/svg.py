@@ -1,4 +1,4 @@
-"""An architecture as one self-contained SVG: it brings its own light ground, so it reads on any page."""
+"""The drawing of an architecture as one self-contained SVG, with a light ground of its own for any page."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ LEGEND_STEP = 215.0
 MIN_WIDTH = 3 * LEGEND_STEP + 110
 MARK, ATTENDING = "#ffe08a", "#ece5fb"
 LINE = 15.0
-"""Between lines of notes below the legend."""
+"""Space between lines of notes below the legend."""
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What is written into a drawing: short, for there is room for seven characters at a source and 16 in a box."""
+    """Numbers in a drawing: short, for there is room for seven characters at a source and 16 in a box."""
 
     sources: Mapping[tuple[StageRef, StageRef], str]
-    """Beside the name of a source, by source and node."""
+    """The text beside the name of a source, by source and node."""
     widths: Mapping[tuple[StageRef, StageRef], float]
-    """Of the wires, in pixels."""
+    """Widths of the wires in pixels, by source and node."""
     stages: Mapping[StageRef, str]
-    """The last line of a box."""
+    """The last line of a stage's box."""
     worth: str
-    """In the place of what the design was worth and costs."""
+    """The line that takes the place of the design's score and costs."""
     notes: tuple[str, ...] = ()
     """What the numbers mean: lines below the legend, at most 110 characters each."""
 
@@ -60,10 +60,10 @@ NO_NUMBERS = Numbers({}, {}, {}, "")
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What stands out in a drawing."""
+    """The parts that stand out in a drawing."""
 
     sources: frozenset[tuple[StageRef, StageRef]] = frozenset()
-    """Wires, by source and node."""
+    """Marked wires, by source and node."""
     nodes: frozenset[StageRef] = frozenset()
     note: str = ""
     """What the marks mean: a line below the legend."""
@@ -118,7 +118,7 @@ def to_svg(architecture: Architecture, numbers: Numbers = NO_NUMBERS, marks: Mar
 
 
 def to_thumbnail(architecture: Architecture) -> str:
-    """The same to be seen at a third of its size: stages by name, wires, and in violet the nodes with attention."""
+    """A drawing to be seen at a third of its size: stages by name, wires, and in violet the nodes with attention."""
     layout = make_layout(architecture)
     left, top, right, bottom = layout.bounds()
     x, y, width, height = left - MARGIN, top - MARGIN, right - left + 2 * MARGIN, bottom - top + 2 * MARGIN
@@ -192,7 +192,7 @@ def _wire(wire: Wire, architecture: Architecture, numbers: Numbers, is_marked: b
 
 
 def wire_words(wire: Wire, architecture: Architecture) -> str:
-    """What is read by what, and how."""
+    """A wire in words: the stage that is read, the one that reads it, and how."""
     if wire.kind == "down":
         return f"{wire.source} to {wire.target}, stride {size_text(architecture.backbone.strides[wire.target.level])}"
     node = architecture.genome[wire.target]
@@ -275,7 +275,7 @@ def _port_label(wire: Wire, number: str) -> Iterator[str]:
 
 
 def _ends(architecture: Architecture, layout: Layout) -> Iterator[str]:
-    """Where the image comes in and the classes come out."""
+    """The arrows by which the image comes in and the classes come out."""
     backbone = architecture.backbone
     first = next(box for ref, box in layout.boxes.items() if str(ref) == "E0")
     last = layout.boxes[architecture.genome.output.ref]

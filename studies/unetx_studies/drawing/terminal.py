@@ -1,4 +1,4 @@
-"""An architecture as text for a terminal: the U with its wires, then a table of its nodes."""
+"""The drawing of an architecture as text for a terminal: the U with its wires, then a table of its nodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def to_text(architecture: Architecture, *, width: int = 100, ascii: bool = False
 
 
 def _u(architecture: Architecture, width: int) -> list[str]:
-    """Two lines per level: what the encoder stage gives, and what the decoder node takes; none where it cannot be."""
+    """The U in two lines per level, the encoder stage's and the decoder node's; none where it cannot be drawn."""
     backbone, genome = architecture.backbone, architecture.genome
     bottom = backbone.n_levels - 1
     end = FIRST_TRACK + TRACK * backbone.n_levels + 4
@@ -136,7 +136,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def _listed(
     nodes: Sequence[DecoderNode], before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], width: int
 ) -> list[str]:
-    """The same with each node's sources on lines of their own below it."""
+    """The table with each node's sources on lines of their own below it."""
     heads = _columns([[*b, *a] for b, a in zip(before, after, strict=True)])
     lines = heads[:1]
     for node, head in zip(nodes, heads[1:], strict=True):

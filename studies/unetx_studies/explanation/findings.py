@@ -155,7 +155,12 @@ def _limits(seeds: Sequence[SeedObservations], groups: Mapping[str, str], skips:
     said = ["A role is one in these trained networks: a design that is trained without the skip may do as well."]
     if not skips:
         said = ["The design has no skips, so that there is nothing to take away and no twin to compare with."]
-    if len(seeds) == 1:
+    if not seeds[0].gradients:
+        said.append(
+            "A trained model has no twin without skips, and its gradients are gone: explain its architecture.json for "
+            "these."
+        )
+    elif len(seeds) == 1:
         said.append("One training: intervals are about other cases, not about other trainings; --seeds 3 tells those.")
     if n_groups == 1:
         said.append("All validation cases are of one group: there are no intervals over cases, and no shuffling.")

@@ -1,4 +1,4 @@
-"""An explanation for people: text for a terminal, and the numbers drawn on the U."""
+"""An explanation in words and as a drawing: text for a terminal, and numbers on the U."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LINE = 120
 THIN, THICK, THICK_FROM = 1.0, 6.0, 0.2
 """Widths of wires in pixels, and the loss of Dice from which on one is as thick as it gets."""
 NOTEWORTHY = 1.5
-"""A gradient is told in words where it is surely so many times more or less than without skips."""
+"""A sentence is given to a gradient that is surely so many times more or less than without skips."""
 
 
 def explanation_text(architecture: Architecture, found: Explanation) -> str:
-    """Which skips matter, which are redundant, where gradients are weak, how sizes and edges fare."""
+    """The explanation as text: which skips matter or are redundant, where gradients are weak, how sizes fare."""
     blocks = ["\n".join([title(architecture), fill(worth(found), LINE)])]
     if found.skips:
         blocks += [_skips(found), _by_class(found), _sentences(skip_sentences(found))]
@@ -38,16 +38,16 @@ def explanation_text(architecture: Architecture, found: Explanation) -> str:
 
 
 def worth(found: Explanation) -> str:
-    """The design's score and that of its twin, in one line."""
+    """The score of the design and that of its twin without skips, in one line."""
     seeds = f"{len(found.seeds)} seeds" if len(found.seeds) > 1 else f"seed {found.seeds[0]}"
     told = f"Dice {found.dice:.4f} ({seeds})"
     if found.twin_dice is None or found.all_skips is None:
-        return f"{told} · no skips"
+        return told if found.skips else f"{told} · no skips"
     return f"{told} · {found.twin_dice:.4f} without skips: together they are worth {_interval(found.all_skips)}"
 
 
 def skip_sentences(found: Explanation) -> list[str]:
-    """One for each skip, what matters most first."""
+    """A sentence for each skip, the one that matters most first."""
 
     def loss(skip: SkipEffect) -> float:
         mean = skip.dice[Replacement.MEAN]
@@ -57,7 +57,7 @@ def skip_sentences(found: Explanation) -> list[str]:
 
 
 def gradient_sentences(found: Explanation) -> list[str]:
-    """Where skips surely change what gradient arrives, and where it would be weakest without them."""
+    """Sentences on the stages at which skips surely change the gradient that arrives."""
     said = []
     for when in ("early", "midway"):
         flows: list[tuple[str, Flow]] = [(stage.stage, getattr(stage, when)) for stage in found.stages]
@@ -114,7 +114,7 @@ def _skips(found: Explanation) -> str:
 
 
 def _by_class(found: Explanation) -> str:
-    """Where there are several: which class loses what."""
+    """The table of changes by class; empty where there is but one class."""
     classes = list(found.skips[0].by_class)
     rows = [
         [f"{skip.source} to {skip.node}", *(_interval(skip.by_class[name]) for name in classes)] for skip in found.skips
@@ -123,7 +123,7 @@ def _by_class(found: Explanation) -> str:
 
 
 def _gates(found: Explanation) -> str:
-    """How open they are: those of skips, then those behind fusions and blocks."""
+    """The table of how open gates are: those of skips, then those behind fusions and blocks."""
     gates = [(f"{skip.source} to {skip.node}", skip.gate) for skip in found.skips if skip.gate]
     gates += [(f"{gate.node}, {gate.at}", gate) for gate in found.gates]
     rows = [
@@ -157,7 +157,7 @@ def _gradients(found: Explanation) -> str:
 
 
 def _sizes(found: Explanation) -> str:
-    """Targets by size, and beside them cases by how much of the class they show."""
+    """The table of targets by size, and beside them of cases by how much of the class they show."""
     rows = [
         (
             one.class_name,

@@ -26,7 +26,7 @@ _IGNORES = re.compile(r"\s*# type: ignore(\[[^\]]*\])?")
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The parts of a file."""
+    """The two parts of a bundled file, as text."""
 
     imports: str
     definitions: str
@@ -42,7 +42,7 @@ class _Module:
     ends: dict[str, int] = field(default_factory=dict)
     """Last line of each definition, the docstring below a constant included."""
     imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    """Module and the name in it; None for a whole module."""
+    """Module of each imported name, and its name there; None for a whole module."""
 
     def owns(self, name: str) -> bool:
         """Whether a statement that defines several names goes by this one."""
@@ -78,19 +78,19 @@ def bundle(roots: Iterable[Callable[..., object]]) -> Bundle:
 
 @dataclass(slots=True)
 class _Reached:
-    """What was found on the way from name to name."""
+    """The names that were reached so far, going from each to those that it needs."""
 
     packages: set[str]
-    """Whose source is taken."""
+    """Packages whose source is taken."""
     found: dict[str, str] = field(default_factory=dict)
-    """Module by name."""
+    """The module of each name whose definition is taken."""
     outside: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    """What is imported, by the name it goes by."""
+    """Module and original name of each name that is imported."""
     needs: dict[str, set[str]] = field(default_factory=dict)
-    """The modules that come before a module."""
+    """The modules that come before each module."""
 
     def reach(self, module_name: str, name: str) -> str | None:
-        """Take a name and all that it needs; the module that defines it, None where it is imported."""
+        """Take a name and all that it needs, and return the module that defines it; None where it is imported."""
         module = _module(module_name)
         if name not in module.statements:
             return self._follow(module, name)
@@ -169,7 +169,7 @@ def _imported(statement: ast.stmt) -> Iterator[tuple[str, tuple[str, str | None]
 
 
 def _import_lines(outside: dict[str, tuple[str, str | None]]) -> str:
-    """As isort orders them: Python's own, then torch; whole modules first."""
+    """The import statements in isort's order: Python's own, then torch; whole modules first."""
     blocks = []
     for of_torch in (False, True):
         here = {name: pair for name, pair in outside.items() if (pair[0].partition(".")[0] == ALLOWED) == of_torch}
@@ -188,5 +188,5 @@ def _import_lines(outside: dict[str, tuple[str, str | None]]) -> str:
 
 
 def _as_isort(name: str) -> tuple[int, str]:
-    """Constants, then classes, then the rest."""
+    """A key that sorts names as isort does: constants, then classes, then the rest."""
     return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2), name

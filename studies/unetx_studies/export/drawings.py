@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def write_json(model: Model, path: Path) -> None:
-    """The document that ``unetx_space.load`` reads."""
+    """Write the document that ``unetx_space.load`` reads."""
     path.write_text(model.architecture.dumps(), encoding="utf-8")
 
 
 def write_svg(model: Model, path: Path) -> None:
-    """The drawing."""
+    """Write the drawing as SVG."""
     path.write_text(to_svg(model.architecture), encoding="utf-8")
 
 
 def write_dot(model: Model, path: Path) -> None:
-    """The graph for Graphviz: a row for every level, what a stage reads as arrows."""
+    """Write the graph for Graphviz: a row for every level, what a stage reads as arrows."""
     graph = to_graph(model.architecture.genome)
     lines = ["digraph architecture {", "  rankdir=TB;", "  node [shape=box];"]
     lines += [f'  "{name}" [label="{data["label"]}"];' for name, data in graph.nodes(data=True)]
@@ -35,7 +35,7 @@ def write_dot(model: Model, path: Path) -> None:
 
 
 def write_graphml(model: Model, path: Path) -> None:
-    """The graph as networkx, yEd, Gephi and igraph read it."""
+    """Write the graph as GraphML, which networkx, yEd, Gephi and igraph read."""
     import networkx as nx
 
     nx.write_graphml_xml(to_graph(model.architecture.genome), path)

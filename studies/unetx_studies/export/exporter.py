@@ -1,4 +1,4 @@
-"""Export: write aside, run what was written beside torch, and only then put it in its place."""
+"""Exports an architecture: writes aside, compares what was written with torch, and only then puts it in its place."""
 
 from __future__ import annotations
 
@@ -16,30 +16,28 @@ import torch
 from unetx_space import Architecture, RequestError, UnetxError, unknown_name, written_whole
 from unetx_studies.export import runner
 from unetx_studies.export.formats import FORMATS, Format
-from unetx_studies.export.model import Model
+from unetx_studies.export.model import DOCUMENT, Model
 
 TOLERANCE = 1e-5
 """Largest difference between torch's logits and those of what was written, as a share of the largest beyond 1."""
 ROUNDINGS = 10.0
-"""So many times torch's own rounding is allowed, where that is more: normalising a few voxels enlarges it."""
-DOCUMENT = "architecture.json"
-"""Every folder that is written holds it; no other folder is ever replaced."""
+"""Multiple of torch's own rounding that is allowed, where that is more: normalising a few voxels enlarges it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written."""
+    """What was exported, and how well it agrees with torch."""
 
     path: Path
     format: str
     runner: Path | None = None
-    """The script beside it that applies it to images."""
+    """The script beside it that applies it to images, where the format has one."""
     patch: tuple[int, ...] | None = None
     """Spatial size of the input or of the windows, where it is made for one; the batch size is free."""
     multiples: tuple[int | None, ...] = ()
-    """Along every axis of such an input what its size may be a multiple of; None where only the patch's will do."""
+    """What the size of such an input may be a multiple of, along every axis; None where only the patch's will do."""
     max_difference: float | None = None
-    """Between its logits and torch's on a random image, as a share of the largest beyond 1; None without a network."""
+    """Difference of its logits from torch's on a random image, as a share of the largest beyond 1; None without."""
 
 
 def export(
@@ -106,7 +104,7 @@ def _format_name(name: str | None, target: Path) -> str:
 
 
 def _check_place(path: Path, is_folder: bool, force: bool) -> None:
-    """Raises RequestError unless ``path`` may be written."""
+    """Check that ``path`` may be written. Raises RequestError otherwise."""
     if not path.parent.is_dir():
         raise RequestError(f"there is no folder {path.parent} to write {path.name} into; make it first")
     if not path.exists() and not path.is_symlink():
@@ -141,14 +139,14 @@ def _written_folder(path: Path) -> Iterator[Path]:
 
 
 def _check_contents(path: Path, new: Path) -> None:
-    """Raises RequestError where a folder that is to be replaced holds more than an export writes."""
+    """Check that a folder to be replaced holds no more than an export writes. Raises RequestError otherwise."""
     kept = {entry.name for entry in path.iterdir()} - {entry.name for entry in new.iterdir()} - {"__pycache__"}
     if kept:
         raise RequestError(f"{path} also holds {', '.join(sorted(kept))}; move that, or choose another name")
 
 
 def _difference(chosen: Format, path: Path, model: Model) -> float:
-    """Between the logits of what was written and torch's. Raises UnetxError where it is more than rounding."""
+    """The difference of the written network's logits from torch's. Raises UnetxError where it is more than rounding."""
     assert chosen.run is not None
     model.tell("running what was written, and torch beside it")
     image, network = model.image(), model.network

@@ -1,4 +1,4 @@
-"""The formats that an architecture can leave in, each as a function that writes it and one that runs the result."""
+"""The formats in which an architecture is exported, each with functions that write it and run the result."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from unetx_studies.export.model import Model
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way out."""
+    """A format in which an architecture is exported."""
 
     suffix: str
-    """Of its files; empty for a folder."""
+    """The ending of its files; empty for a folder."""
     title: str
     write: Callable[[Model, Path], None]
     run: Callable[[Path, Tensor, Model], Tensor] | None = None
     """(what was written, ``image[b, c, *size]``, model) -> ``logits[b, k, *size]``, on the CPU; None where it holds no
     network."""
     packages: tuple[str, ...] = ()
-    """What it needs beyond the installation's own, all in the extra ``export``."""
+    """Packages that it needs beyond the installation's own, all in the extra ``export``."""
     has_patch: bool = False
-    """It is made for images, or windows, of one size."""
+    """Whether it is made for images, or windows, of one size."""
     has_runner: bool = False
-    """A script is written beside that applies it to images."""
+    """Whether a script is written beside it that applies it to images."""
 
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")

@@ -1,4 +1,4 @@
-"""What leaves: an architecture with its network, whose weights may have been trained."""
+"""What is exported: an architecture with its network, whose weights may have been trained."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from unetx_space import Architecture, RequestError, build, faults, key
 from unetx_space.network import SkipUNet
 from unetx_studies.export.weights import check_stamp, load_weights, stamp_of
 
+DOCUMENT = "architecture.json"
+"""The document's name in every folder that is exported; no other folder is ever replaced."""
 LEAST = 2
-"""Voxels of the deepest map along an axis whose size is left open: torch takes a one for a constant."""
+"""Fewest voxels of the deepest map along an axis whose size is left open: torch takes a one for a constant."""
 
 
 @dataclass
 class Model:
-    """An architecture on its way out. What a format does not ask for is not made."""
+    """An architecture to export, with what formats need of it, each made when a format first reads it."""
 
     architecture: Architecture
     seed: int
-    """Of the initial values, where there are no weights."""
+    """The seed of the initial values, where there are no weights."""
     weights: Path | None
-    """safetensors"""
+    """A safetensors file; None for initial values."""
     wanted_patch: tuple[int, ...] | None
-    """Where the user gave one."""
+    """The patch that the user gave, if any."""
     tell: Callable[[str], None]
-    """Is called with what is being done."""
+    """Called with words on what is being done."""
 
     @cached_property
     def network(self) -> SkipUNet:
-        """In evaluation mode. Raises RequestError for weights that do not fit."""
+        """The network in evaluation mode. Raises RequestError for weights that do not fit."""
         self.tell("building the network")
         network = build(self.architecture, seed=self.seed)
         if self.weights is not None:
@@ -47,7 +49,7 @@ class Model:
 
     @cached_property
     def patch(self) -> tuple[int, ...]:
-        """Spatial size of an input, that of the search unless the user gave one. Raises RequestError without either."""
+        """Spatial size of an input: the user's, or that of the search. Raises RequestError without either."""
         patch = self.wanted_patch or self.architecture.searched_patch
         if patch is None:
             raise RequestError(
@@ -61,7 +63,7 @@ class Model:
 
     @cached_property
     def multiples(self) -> tuple[int | None, ...]:
-        """Along every axis of an image what its size may be a multiple of; None where it is the patch's.
+        """What the size of an image may be a multiple of, along every axis; None where it must be the patch's.
 
         An axis is open where the patch is such a multiple: there nothing is padded or cropped on the way up, which a
         graph could do for one size only.
@@ -85,7 +87,7 @@ class Model:
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """The network traced for the patch."""
+        """The network as a program that torch has traced for the patch."""
         network = self.network
         self.tell("tracing it, operation by operation")
         with torch.no_grad():  # a batch of two, as torch takes a one for a constant

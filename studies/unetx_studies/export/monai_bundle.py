@@ -19,7 +19,7 @@ from torch import Tensor
 from unetx_space import RequestError
 from unetx_studies.drawing.captions import printable
 from unetx_studies.export import torch_file, traced
-from unetx_studies.export.model import Model
+from unetx_studies.export.model import DOCUMENT, Model
 
 LICENSE = """Code and configuration of this bundle are licensed under the Apache License, Version 2.0
 (http://www.apache.org/licenses/LICENSE-2.0), on an "AS IS" basis, without warranties or conditions of any kind.
@@ -52,7 +52,7 @@ _KEYS = {"keys": "image"}
 
 
 def write(model: Model, folder: Path) -> None:
-    """The whole bundle. Raises RequestError where MONAI has no transform for what the images need."""
+    """Write the whole bundle. Raises RequestError where MONAI has no transform for what the images need."""
     try:
         inference = _inference(model)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -64,7 +64,7 @@ def write(model: Model, folder: Path) -> None:
         (folder / name).mkdir()
     texts = {
         "LICENSE": LICENSE,
-        "architecture.json": model.architecture.dumps(),
+        DOCUMENT: model.architecture.dumps(),
         "configs/metadata.json": json.dumps(_metadata(model), indent=4) + "\n",
         "configs/inference.json": json.dumps(inference, indent=4) + "\n",
         "configs/logging.conf": _LOGGING,
@@ -80,8 +80,8 @@ def write(model: Model, folder: Path) -> None:
 
 
 def run(folder: Path, image: Tensor, model: Model) -> Tensor:
-    """What its three networks answer to one image, one behind the other."""
-    network = torch_file.imported(folder / "scripts/network.py").load(folder / "models/model.pt")
+    """The logits of the bundle's three networks for one image, one behind the other along the batch."""
+    network = torch_file.import_file(folder / "scripts/network.py").load(folder / "models/model.pt")
     with torch.no_grad():
         answers = [network(image)]
     answers.append(traced.run_pt2(folder / "models/model.pt2", image, model))
@@ -90,7 +90,7 @@ def run(folder: Path, image: Tensor, model: Model) -> Tensor:
 
 
 def _metadata(model: Model) -> dict[str, Any]:
-    """What MONAI's schema asks of every bundle."""
+    """The metadata that MONAI's schema requires of every bundle."""
     backbone, task = model.architecture.backbone, _task(model)
     shape = {"spatial_shape": list(model.patch), "dtype": "float32", "value_range": [], "is_patch_data": True}
     channels = _names(task.get("channels"), backbone.in_channels, "channel")
@@ -119,7 +119,7 @@ def _metadata(model: Model) -> dict[str, Any]:
 
 
 def _names(names: Any, n: int, otherwise: str) -> dict[str, str]:
-    """By number, those of the task where it has as many."""
+    """Names by number: those of the task where it has as many, else numbered ones."""
     known = names if isinstance(names, list) and len(names) == n else [f"{otherwise} {i}" for i in range(n)]
     return {str(i): _plain(name) for i, name in enumerate(known)}
 
@@ -185,7 +185,7 @@ def _inference(model: Model) -> dict[str, Any]:
 
 
 def _preprocessing(model: Model) -> list[dict[str, Any]]:
-    """As the cases of the search were prepared: turned, cropped to what is not zero, normalised, resampled."""
+    """MONAI's transforms that prepare an image as the search did: turned, cropped, normalised, resampled."""
     task, is_planar = _task(model), model.architecture.backbone.dims == 2
     turned: dict[str, Any] = {"_target_": "Orientationd", **_KEYS, "axcodes": "RAS", "labels": None}
     if is_planar:  # MONAI reads a picture as [c, w, h]
@@ -204,7 +204,7 @@ def _preprocessing(model: Model) -> list[dict[str, Any]]:
 
 
 def _postprocessing(suffix: str) -> list[dict[str, Any]]:
-    """Logits back on the grid of the image, then the class of every voxel as a file."""
+    """MONAI's transforms that bring logits back to the image's grid and write the class of every voxel."""
     return [
         {
             "_target_": "Invertd",

@@ -17,18 +17,18 @@ from torch import Tensor
 from unetx_space import key
 from unetx_space.plan import NodePlan, Plan, make_plan
 from unetx_studies.export import nnunet_plans, torch_file
-from unetx_studies.export.model import Model
+from unetx_studies.export.model import DOCUMENT, Model
 
 CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
-"""nnU-Net's, by dimension."""
+"""nnU-Net's names for its configurations, by dimension."""
 
 
 def write(model: Model, folder: Path) -> None:
-    """The folder."""
+    """Write the folder: plans, the network's class, a script that completes nnU-Net's plans, trained weights if any."""
     architecture, name = model.architecture, module_name(model)
     plan = with_heads(make_plan(architecture))
     texts = {
-        "architecture.json": architecture.dumps(),
+        DOCUMENT: architecture.dumps(),
         f"{name}.py": torch_file.torch_file(architecture, plan=plan, tail=_class(plan)),
         "plans.json": json.dumps(_plans(model, plan), indent=4) + "\n",
         "add_to_plans.py": Path(nnunet_plans.__file__).read_text(encoding="utf-8"),
@@ -42,7 +42,7 @@ def write(model: Model, folder: Path) -> None:
 
 
 def run(folder: Path, image: Tensor, model: Model) -> Tensor:
-    """What the class that nnU-Net makes answers, with its axes in their own order."""
+    """The logits of the class that nnU-Net makes, with its axes in their own order."""
     network = _network(folder, model).eval()
     with torch.no_grad():
         return network(image)  # type: ignore[no-any-return]
@@ -50,7 +50,7 @@ def run(folder: Path, image: Tensor, model: Model) -> Tensor:
 
 def _network(folder: Path, model: Model) -> torch.nn.Module:
     backbone = model.architecture.backbone
-    module = torch_file.imported(folder / f"{module_name(model)}.py")
+    module = torch_file.import_file(folder / f"{module_name(model)}.py")
     axes = list(range(backbone.dims))
     network: torch.nn.Module = module.NnUNet(
         backbone.in_channels, backbone.out_channels, strides=[], axes=axes, deep_supervision=False
@@ -60,7 +60,7 @@ def _network(folder: Path, model: Model) -> torch.nn.Module:
 
 
 def module_name(model: Model) -> str:
-    """Of the Python file, and of the plans: one for every design, so that several can be tried on one dataset."""
+    """The name of the Python file and of the plans, one for every design, so that several can be tried on a dataset."""
     return f"unetx_{key(model.architecture)[:8]}"
 
 
@@ -71,7 +71,7 @@ def with_heads(plan: Plan) -> Plan:
 
 
 def _plans(model: Model, plan: Plan) -> dict[str, object]:
-    """What is to come into nnU-Net's plans. ``strides`` lead from head to head, and to the deepest level."""
+    """What is added to nnU-Net's plans. ``strides`` lead from head to head, and to the deepest level."""
     backbone = plan.backbone
     levels = [0, *(node.ref.level for node in reversed(plan.side_heads)), plan.encoder[-1].ref.level]
     strides = [[1] * backbone.dims]

@@ -53,7 +53,7 @@ def axes_of(plans: dict[str, Any], dims: int) -> list[int]:
 
 
 def main() -> None:
-    """What the command line says."""
+    """Run the script with the options of its command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("plans", type=Path, help="nnUNetPlans.json in the dataset's folder of nnUNet_preprocessed")
     source: Path = parser.parse_args().plans

@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 
 Array = Any
-"""numpy's"""
+"""An array of numpy."""
 Network = Callable[[Array], Array]
-"""``image[1, c, *patch] -> logits[1, k, *patch]``"""
+"""A network as a function: ``image[1, c, *patch] -> logits[1, k, *patch]``."""
 SIGMA_SHARE = 0.125
 """Standard deviation of a window's weight, as a share of its edge."""
 LEAST_WEIGHT = 1e-3
-"""In the corners of a window, above the rounding of the sums."""
+"""Weight in the corners of a window, at least, above the rounding of the sums."""
 SCHEMES = ("case", "range", "rgb", "none")
-"""Normalisation of an image by itself, by 255, or not at all."""
+"""Normalisations that need nothing of the training: of an image by itself, by 255, or none."""
 
 
 class Model:
@@ -68,7 +68,7 @@ class Model:
         return result
 
     def logits(self, image: Array, overlap: float) -> Array:
-        """Of a whole prepared image ``[c, *size]``, window by window: ``[k, *size]``."""
+        """The logits ``[k, *size]`` of a whole prepared image ``[c, *size]``, window by window."""
         missing = [max(0, p - n) for n, p in zip(image.shape[1:], self.patch, strict=True)]
         padded = np.pad(image, [(0, 0), *((n // 2, n - n // 2) for n in missing)])
         weight, total, weights = gaussian(self.patch), None, np.zeros(padded.shape[1:], np.float32)
@@ -136,7 +136,7 @@ def _normalised(values: Array, how: dict[str, Any], inside: Array) -> Array:
 
 
 def resampled(image: Array, size: Sequence[int]) -> Array:
-    """``image[c, *]`` by linear interpolation between voxel centres: ``[c, *size]``."""
+    """``image[c, *]`` brought to ``[c, *size]`` by linear interpolation between voxel centres."""
     for axis, m in enumerate(size, 1):
         n = image.shape[axis]
         if n == m:
@@ -168,7 +168,7 @@ def gaussian(patch: Sequence[int]) -> Array:
 
 
 def read(path: Path) -> tuple[Array, tuple[float, ...], Callable[[Array, Path], None]]:
-    """``image[c, *size]``, mm per voxel and axis, and what writes a map of classes ``[*size]`` of its kind."""
+    """Read ``image[c, *size]`` and its mm per voxel; with them comes what writes classes ``[*size]`` as such a file."""
     if path.name.endswith((".nii", ".nii.gz")):
         return _read_nifti(path)
     if path.suffix == ".npy":
@@ -182,7 +182,7 @@ def read(path: Path) -> tuple[Array, tuple[float, ...], Callable[[Array, Path], 
 
 
 def _read_nifti(path: Path) -> tuple[Array, tuple[float, ...], Callable[[Array, Path], None]]:
-    """In the orientation of training: axis 0 to the right, 1 to the front, 2 to the head."""
+    """Read a volume in the orientation of training: axis 0 to the right, 1 to the front, 2 to the head."""
     import nibabel as nib
     from nibabel.orientations import io_orientation, ornt_transform
 
@@ -199,7 +199,7 @@ def _read_nifti(path: Path) -> tuple[Array, tuple[float, ...], Callable[[Array, 
 
 
 def main() -> None:
-    """What the command line says."""
+    """Run the script with the options of its command line."""
     here = Path(__file__)
     beside = [here.with_name(here.stem.removesuffix("_run") + suffix) for suffix in (".onnx", ".pt2")]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])

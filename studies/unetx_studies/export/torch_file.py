@@ -54,20 +54,20 @@ def torch_file(architecture: Architecture, *, plan: Plan | None = None, tail: st
 
 
 def write(model: Model, path: Path) -> None:
-    """The file; it holds no weights."""
+    """Write the Python file, which holds no weights."""
     path.write_text(torch_file(model.architecture), encoding="utf-8")
 
 
 def run(path: Path, image: Tensor, model: Model) -> Tensor:
-    """What the network in a file answers, with the model's weights."""
-    network = imported(path).Network()
+    """The logits of the network in a file for an image, with the model's weights."""
+    network = import_file(path).Network()
     network.load_state_dict(model.network.state_dict())
     with torch.no_grad():
         return network.eval()(image)  # type: ignore[no-any-return]
 
 
-def imported(path: Path) -> ModuleType:
-    """A file that was just written, as a module."""
+def import_file(path: Path) -> ModuleType:
+    """Import a Python file that was just written."""
     loader = SourceFileLoader(f"unetx_written_{path.stem}", str(path))
     module = ModuleType(loader.name)
     sys.modules[loader.name] = module  # where its dataclasses look themselves up
@@ -79,7 +79,7 @@ def imported(path: Path) -> ModuleType:
 
 
 def operators(plan: Plan) -> Iterator[Spec]:
-    """The operators that a network is made of, each once for every place."""
+    """The specs of a network's operators, each once for every place that it has."""
     for node in plan.nodes:
         yield UPSAMPLERS[node.upsampler]
         if node.sources:
@@ -91,11 +91,11 @@ def operators(plan: Plan) -> Iterator[Spec]:
 
 @dataclass(slots=True)
 class _Writer:
-    """Writes what is of this design alone, and remembers what it has named, which is to be bundled."""
+    """Writes the classes of this design alone, and remembers what they name, which is to be bundled."""
 
     backbone: Backbone
     has_all_heads: bool
-    """The network has ``forward_all`` for deep supervision."""
+    """Whether the network has ``forward_all`` for deep supervision."""
     roots: dict[Callable[..., object], None] = field(default_factory=dict)
 
     @property
@@ -103,7 +103,7 @@ class _Writer:
         return Style(self.backbone.norm, self.backbone.conv_bias, self.backbone.negative_slope)
 
     def uses(self, *needed: Callable[..., object]) -> str:
-        """The name of the first, all of which the file needs then."""
+        """The name of the first of some definitions, all of which are bundled."""
         self.roots.update(dict.fromkeys(needed))
         return needed[0].__name__
 
@@ -280,12 +280,12 @@ def _modules(parts: dict[str, str]) -> str:
 
 
 def _variable(ref: StageRef) -> str:
-    """What the output of a stage is called in the code: ``e1``, ``d0_2``."""
+    """The variable that holds the output of a stage in the code: ``e1``, ``d0_2``."""
     return module_name(ref).lower()
 
 
 def _summary(plan: NodePlan) -> str:
-    """A node in a sentence."""
+    """A sentence on a node."""
     sources = ", ".join(f"{source.ref}" for source in plan.sources)
     joined = f", joined with {sources} by {plan.fusion}" if sources else ""
     places = {
@@ -298,7 +298,7 @@ def _summary(plan: NodePlan) -> str:
 
 
 def _shapes(backbone: Backbone) -> tuple[str, str]:
-    """Of an image and of its logits: ``[b, 1, h, w]``."""
+    """The shapes of an image and of its logits, such as ``[b, 1, h, w]``."""
     size = ", ".join("dhw"[-backbone.dims :])
     return f"[b, {backbone.in_channels}, {size}]", f"[b, {backbone.out_channels}, {size}]"
 
@@ -338,7 +338,7 @@ def _document(architecture: Architecture) -> str:
 
 
 def _escaped(text: str) -> str:
-    """For a docstring: what a stranger's document holds must not end it."""
+    """Text as it stands in a docstring, which nothing in a stranger's document can end."""
     return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
 
 

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 INPUT, OUTPUT = "image", "logits"
-DOCUMENT = "unetx.architecture"
-"""Under this name every exported file carries its architecture's JSON document."""
-PATCH = "unetx.patch"
-"""Under this name it carries the size of a window, such as ``96x96x48``."""
+DOCUMENT_KEY = "unetx.architecture"
+"""The metadata of an exported file that holds its architecture's JSON document."""
+PATCH_KEY = "unetx.patch"
+"""The metadata that holds the size of a window, such as ``96x96x48``."""
 OPSET = 20
 """The first ONNX opset whose GridSample reads volumes."""
 WITHOUT_BIAS = 2
@@ -38,9 +38,9 @@ MAX_ONNX_BYTES = 2_000_000_000
 """A protocol buffer holds less than 2 GiB."""
 
 
-def _notes(model: Model) -> dict[str, str]:
-    """What a file tells about itself."""
-    return {DOCUMENT: model.architecture.dumps(), PATCH: "x".join(map(str, model.patch))}
+def _metadata(model: Model) -> dict[str, str]:
+    """The metadata that a file carries."""
+    return {DOCUMENT_KEY: model.architecture.dumps(), PATCH_KEY: "x".join(map(str, model.patch))}
 
 
 def _traced(model: Model) -> ExportedProgram:
@@ -50,14 +50,14 @@ def _traced(model: Model) -> ExportedProgram:
 
 
 def write_pt2(model: Model, path: Path) -> None:
-    """A ``.pt2`` file."""
+    """Write the network as a ``.pt2`` file, a program of ``torch.export``."""
     program = _traced(model)
     with path.open("wb") as file:  # given a path, torch would insist on its ending
-        torch.export.save(program, file, extra_files=_notes(model))
+        torch.export.save(program, file, extra_files=_metadata(model))
 
 
 def run_pt2(path: Path, image: Tensor, model: Model) -> Tensor:
-    """What the program in a file answers."""
+    """The logits of the program in a file for an image."""
     with path.open("rb") as file:
         program = torch.export.load(file)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def run_pt2(path: Path, image: Tensor, model: Model) -> Tensor:
 
 
 def write_onnx(model: Model, path: Path) -> None:
-    """An ``.onnx`` file. Raises RequestError where the weights are too large for one."""
+    """Write the network as an ``.onnx`` file. Raises RequestError where its weights are too large for one."""
     program = _traced(model)
     n_bytes = sum(tensor.nbytes for tensor in program.state_dict.values())
     if n_bytes > MAX_ONNX_BYTES:
@@ -83,12 +83,12 @@ def write_onnx(model: Model, path: Path) -> None:
         )
         assert exported is not None
         _simplify(exported.model)
-    exported.model.metadata_props.update(_notes(model))
+    exported.model.metadata_props.update(_metadata(model))
     exported.save(path)
 
 
 def _simplify(graph_model: ir.Model) -> None:
-    """What does not depend on the image is computed now, and what nobody reads goes.
+    """Compute now what does not depend on the image, and remove what nobody reads.
 
     torch would also look for patterns to rewrite, which takes three quarters of the whole export where deformable
     upsampling makes ten thousand nodes, and finds little that ONNX Runtime does not find when it loads the file. One of
@@ -109,7 +109,7 @@ def _simplify(graph_model: ir.Model) -> None:
 
 
 def run_onnx(path: Path, image: Tensor, model: Model) -> Tensor:
-    """What ONNX Runtime answers for a file."""
+    """The logits that ONNX Runtime computes by a file for an image."""
     import onnxruntime  # an extra
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
@@ -118,7 +118,7 @@ def run_onnx(path: Path, image: Tensor, model: Model) -> Tensor:
 
 @contextmanager
 def _quiet(*loggers: str) -> Iterator[None]:
-    """Without the exporter's own warnings; they are about packages and idioms that do not concern the user."""
+    """Suppress the exporter's own warnings, about packages and idioms that do not concern the user."""
     levels = {name: logging.getLogger(name).level for name in loggers}
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unetx_space import RequestError, unknown_name
 
 STAMP = "unetx.model"
-"""The entry of a header that tells of which model the numbers are, with their digest."""
+"""Key of the header's entry that names the model to which the numbers belong, with their digest."""
 REMEDY = "train the model again, or copy its folder anew"
 
 
@@ -37,7 +37,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def stamp_of(path: Path) -> dict[str, Any]:
-    """What the header of a readable file tells of its model; nothing where it is no model's."""
+    """The stamp in the header of a readable file; empty where the file is no trained model's."""
     with safe_open(path, "pt") as opened:
         text = (opened.metadata() or {}).get(STAMP, "{}")
     try:
@@ -47,7 +47,7 @@ def stamp_of(path: Path) -> dict[str, Any]:
 
 
 def check_stamp(path: Path, stamp: Mapping[str, Any], tensors: Mapping[str, Tensor], wanted: Mapping[str, str]) -> None:
-    """Raises RequestError, which names the file, unless it is of the model that is ``wanted`` and undamaged."""
+    """Check that a file is undamaged and of the model that is ``wanted``. Raises RequestError, naming it, otherwise."""
     for what, value in wanted.items():
         if stamp.get(what) != value:
             raise RequestError(f"{path}: was trained with another {what} than the one beside it; {REMEDY}")

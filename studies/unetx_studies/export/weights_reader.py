@@ -1,4 +1,4 @@
-"""Weights from a file with torch alone: the part of a written network that reads them. Bundled, so it needs no more."""
+"""Reads weights with torch alone: the part of a written network that does so, bundled with it as it stands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-"""Numbers of a safetensors file by its words for them."""
+"""Types of numbers by their names in a safetensors file."""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A dataset as one page to look at before anything is trained."""
+"""The picture sheet: a dataset as one page, to look at before anything is trained."""
 
 from unetx_studies.sheet.facts import PARTS as PARTS
 from unetx_studies.sheet.facts import CaseGrid as CaseGrid

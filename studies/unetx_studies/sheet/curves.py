@@ -14,17 +14,17 @@ from unetx_studies.sheet.facts import PilotFacts, Training
 
 WIDTH, HEIGHT = 720.0, 320.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 34.0, 26.0, 40.0
-"""CSS pixels of the drawing, and of what lies around its axes."""
+"""Size of the drawing, and of the margins around its axes, in CSS pixels."""
 APART = 13.0
-"""Pixels from one line's number to the next, at least."""
+"""Fewest pixels from one line's number to the next."""
 MOST_TICKS = 6
 N_LOOKS = 4
-"""Ways in which lines look."""
+"""How many kinds of lines there are, by colour and dash."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """From numbers to pixels, and the round numbers between."""
+    """An axis from ``low`` to ``high``, drawn between two pixels, with round numbers as ticks."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ class _Axis:
 
 
 def curves_svg(pilot: PilotFacts) -> str:
-    """The drawing; empty where no training reached a rung."""
+    """The learning curves of a pilot as SVG; empty where no training reached a rung."""
     drawn = [(number, one) for number, one in enumerate(pilot.trainings, start=1) if _points(one)]
     if not drawn:
         return ""
@@ -53,13 +53,13 @@ def curves_svg(pilot: PilotFacts) -> str:
 
 
 def curve_class(pilot: PilotFacts, training: Training) -> int:
-    """The look of a training's line: trainings of one recipe share it."""
+    """The number of the look of a training's line, which trainings of one recipe share."""
     recipes = dict.fromkeys((one.learning_rate, one.background_weight) for one in pilot.trainings)
     return list(recipes).index((training.learning_rate, training.background_weight)) % N_LOOKS
 
 
 def sample_svg(look: int) -> str:
-    """A piece of line of that look, for a table."""
+    """A piece of a line of that look as SVG, for a table."""
     return (
         f'<svg class="sample" width="30" height="4" aria-hidden="true"><path class="curve c{look}" d="M0 2H30"/></svg>'
     )

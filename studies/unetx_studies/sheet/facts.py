@@ -1,4 +1,4 @@
-"""What is told about a dataset, on a page, in a terminal and as JSON: plain numbers and words, no arrays."""
+"""The facts about a dataset for its page, a terminal and JSON: plain numbers and words, no arrays."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class CaseGrid:
-    """A case's grid as it is stored, and the part it belongs to."""
+    """The grid of a case as it is stored, and the part of the split to which the case belongs."""
 
     name: str
     shape: tuple[int, ...]
-    """Voxels per axis; empty, as the spacing is, where nothing was learnt for other problems."""
+    """Voxels per axis; empty, as the spacing is, where problems kept the case from being read."""
     spacing: tuple[float, ...]
     """mm per voxel and axis."""
     part: Part | None
@@ -30,9 +30,9 @@ class ClassSize:
 
     name: str
     share: float
-    """Part of all labelled voxels, 0 to 1."""
+    """Its share of all labelled voxels, 0 to 1."""
     n_cases: int
-    """Training cases that show it."""
+    """Number of training cases that show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,18 @@ class Intensities:
     high: float
     """The 99.5th percentile."""
     lowest: float
-    """Of the whole images, background included."""
+    """The lowest value of the whole images, background included."""
     highest: float
+    """The highest value of the whole images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Something that was decided about the task, with its reason."""
+    """A decision about the task, with its reason."""
 
     what: str
     value: str
-    """Empty where the reason tells it too."""
+    """What was decided; empty where the reason says it."""
     reason: str
 
     @property
@@ -76,36 +77,36 @@ class Training:
     learning_rate: float
     background_weight: float
     voxels: str
-    """Their size, such as ``1x1x2 mm``; empty where that was not in question."""
+    """The size of voxels, such as ``1x1x2 mm``; empty where that was not in question."""
     outcome: str
     """``complete``, or how it ended otherwise."""
     dice: float | None
-    """On the original voxels."""
+    """The Dice on the original voxels."""
     seconds: float
     curve: tuple[tuple[int, float], ...] = ()
     """Steps and Dice at every rung, on the prepared voxels, and before the last on a part of the cases."""
 
     @property
     def result(self) -> str:
-        """The score of one that was completed, the outcome of any other."""
+        """The score of a completed training, the outcome of any other, in words."""
         return f"{self.dice:.4f}" if self.outcome == "complete" and self.dice is not None else self.outcome
 
 
 @dataclass(frozen=True, slots=True)
 class PilotFacts:
-    """What a dataset's pilot has trained and settled."""
+    """The trainings of a dataset's pilot, and what they settled."""
 
     trainings: tuple[Training, ...]
-    """In their order."""
+    """The trainings in their order."""
     settled: tuple[Choice, ...]
     still_gaining: float | None = None
     """Dice that the last doubling of the steps gained, where time ended the growth."""
     was_kept: bool = False
-    """Found in the cache, where an earlier run had left it."""
+    """Whether it was found in the cache, where an earlier run had left it."""
 
     @property
     def origin(self) -> str:
-        """A sentence on where it comes from."""
+        """Words on where the pilot comes from, an earlier run or this one."""
         return (
             "kept in the cache from an earlier run, so it was not run again"
             if self.was_kept
@@ -123,7 +124,7 @@ class PilotFacts:
         )
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Heads and rows, one a training; voxel sizes where they were in question."""
+        """The heads of a table and its rows, one for each training; voxel sizes where they were in question."""
         has_voxels = any(training.voxels for training in self.trainings)
         voxels = ("voxels",) if has_voxels else ()
         heads = ("no.", "round", "steps", "learning rate", "background weight", *voxels, "Dice", "seconds")
@@ -149,29 +150,29 @@ class DatasetFacts:
 
     name: str
     source: str
-    """Layout and place, for people."""
+    """Layout and place of the files, in words."""
     n_bytes: int
     """Size of its files."""
     dims: int
-    """Of the task, not of the files: 2 for slices of volumes."""
+    """Dimensions of the task, not of the files: 2 for slices of volumes."""
     channels: tuple[str, ...]
     classes: tuple[str, ...]
     """``classes[0]`` is the background."""
     cases: tuple[CaseGrid, ...]
     class_sizes: tuple[ClassSize, ...] = ()
-    """Of the classes after the background, in their order."""
+    """Sizes of the classes after the background, in their order."""
     intensities: tuple[Intensities, ...] = ()
     choices: tuple[Choice, ...] = ()
     problems: tuple[str, ...] = ()
     """Why no search can start: file, reason and remedy each."""
     warnings: tuple[str, ...] = ()
     cache_bytes: int | None = None
-    """What the prepared arrays would take; None where it cannot be told."""
+    """Bytes that the prepared arrays would take; None where that cannot be known."""
     pilot: PilotFacts | None = None
-    """None where none was asked and the cache has none."""
+    """The dataset's pilot; None where none was asked for and the cache has none."""
 
     def names(self, part: Part) -> tuple[str, ...]:
-        """The cases of a part."""
+        """The names of the cases of a part."""
         return tuple(case.name for case in self.cases if case.part == part)
 
     @property
@@ -181,17 +182,17 @@ class DatasetFacts:
 
 
 def axis_ranges(rows: Sequence[Sequence[float]]) -> Iterator[tuple[float, float, float]]:
-    """Smallest, median and largest for each axis."""
+    """The smallest, the median and the largest number of each axis."""
     for axis in zip(*rows, strict=True):
         yield min(axis), median(axis), max(axis)
 
 
 def size_words(n_bytes: int) -> str:
-    """``3.1 MiB``."""
+    """A size in words, such as ``3.1 MiB``."""
     power = next((power for power in range(3) if n_bytes < 1024 ** (power + 1)), 3)
     return f"{n_bytes} bytes" if power == 0 else f"{n_bytes / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
 def number_words(number: float) -> str:
-    """Four digits are enough to look at; numbers of more stay whole up to nine."""
+    """A number in four digits, which are enough to look at; one of up to nine digits before the point stays whole."""
     return f"{number:.0f}" if 1e3 <= abs(number) < 1e9 else f"{number:.4g}"

@@ -26,7 +26,7 @@ STRIP_WIDTH, STRIP_HEIGHT = 260, 22
 
 
 def sheet_html(facts: DatasetFacts, pictures: Sequence[Picture] = (), *, why_no_pictures: str = "") -> str:
-    """The whole page. Where there are no pictures, ``why_no_pictures`` stands in their place."""
+    """The picture sheet as an HTML document; ``why_no_pictures`` stands in their place where there are none."""
     sections = (
         _findings("Problems", "no search starts before these are mended", facts.problems, "problem"),
         _findings("Warnings", "a search can start", facts.warnings, "warning"),
@@ -228,7 +228,7 @@ def _parts(facts: DatasetFacts) -> Iterator[str]:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str) -> str:
-    """Cells hold HTML already."""
+    """A table whose cells hold HTML already."""
     head = "".join(f"<th>{name}</th>" for name in heads)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -20,9 +20,9 @@ from unetx_evaluators.tasks.task import IGNORED, Image, Label
 from unetx_evaluators.views import MAX_SIDE, View, reduced, reduced_size
 
 MAX_PANELS = 4
-"""Channels shown side by side, at most."""
+"""Most channels that are shown side by side."""
 HEIGHT = 220
-"""Of a panel on the page, in CSS pixels."""
+"""Height of a panel on the page, in CSS pixels."""
 MAX_ASPECT = 4.0
 MOST_PNG_BYTES = 24_000
 RGB = ("red", "green", "blue")
@@ -32,16 +32,16 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """What is shown of a case."""
+    """A case as it is shown: the pixels of one slice, the label on it, and words."""
 
     name: str
     note: str
     panels: tuple[Pixels, ...]
     """``[h, w]`` grey or ``[h, w, 3]`` colour; one for each channel, or one for all three of a photograph."""
     captions: tuple[str, ...]
-    """What each panel shows; empty words where there is one only."""
+    """The channel that each panel shows; an empty text where there is but one panel."""
     label: Label
-    """``[h, w]``"""
+    """The label of the slice, ``[h, w]``."""
     aspect: float
     """Width over height in mm."""
 
@@ -55,7 +55,7 @@ def make_picture(
     name: str, image: Image, label: Label, spacing: Sequence[float], channels: Sequence[str], *,
     slice_axis: int | None, index: int | None = None,
 ) -> Picture:  # fmt: skip
-    """The picture of a case: ``[c, *spatial]`` and ``[*spatial]``, ``spacing`` in mm along every axis of the label.
+    """The picture of a case from ``image[c, *size]``, ``label[*size]``, ``spacing`` in mm along each axis of the label.
 
     Of a volume the slice ``index`` along ``slice_axis`` is shown, by default that with most foreground; None where
     there is nothing to slice.
@@ -83,7 +83,7 @@ def fullest_slice(label: Label, axis: int) -> int:
 
 
 def _reduced(image: Image, label: Label) -> tuple[Image, Label]:
-    """At most ``MAX_SIDE`` pixels a side: means of the image, single voxels of the label."""
+    """The slice with at most ``MAX_SIDE`` pixels a side: means of the image, single voxels of the label."""
     from PIL import Image as pillow  # noqa: N813 - a module named like its class
 
     if max(label.shape) <= MAX_SIDE:
@@ -106,7 +106,7 @@ def _panels(image: Image, channels: Sequence[str]) -> tuple[tuple[Pixels, ...], 
 
 
 def _stretched(values: npt.NDArray[Any]) -> Pixels:
-    """Black to white from the 0.5th to the 99.5th percentile; a constant picture is mid-grey."""
+    """Grey values from black at the 0.5th percentile to white at the 99.5th; a constant picture is mid-grey."""
     low, high = np.percentile(values, (0.5, 99.5))
     if low == high:
         low, high = float(values.min()), float(values.max())
@@ -127,7 +127,7 @@ def outline(mask: npt.NDArray[np.bool_]) -> str:
 
 
 def _runs(edges: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int, int]]:
-    """Line, start and length of every run of edges."""
+    """The line, start and length of every run of edges."""
     steps = np.diff(np.pad(edges.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     lines, starts = np.nonzero(steps == 1)
     ends = np.nonzero(steps == -1)[1]
@@ -135,7 +135,7 @@ def _runs(edges: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int, int]]:
 
 
 def figure_html(picture: Picture) -> str:
-    """A figure with one SVG for each panel; outlines carry the class ``k{class}``."""
+    """The picture as an HTML figure with one SVG for each panel; outlines carry the CSS class ``k{label value}``."""
     aspect = min(max(picture.aspect, 1 / MAX_ASPECT), MAX_ASPECT)
     rows, columns = picture.label.shape
     lines = "".join(_outlines(picture.label))
@@ -161,7 +161,7 @@ def _outlines(label: Label) -> Iterator[str]:
 
 
 def data_uri(pixels: Pixels) -> str:
-    """The picture as a PNG, or as a JPEG where that would be long."""
+    """A data URI of the pixels, as a PNG, or as a JPEG where that would be long."""
     from PIL import Image as pillow  # noqa: N813
 
     picture, stream = pillow.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()

@@ -1,4 +1,4 @@
-"""A few predicted cases in one PNG: a slice each, with the outlines of what was found."""
+"""A preview of a few predicted cases in one PNG: a slice of each, with the outlines of its classes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MARGIN = 6
 CAPTION = 14
 """Pixels below a picture for its name."""
 COLOURS = ((230, 60, 40), (40, 160, 240), (250, 200, 40), (60, 200, 90), (200, 90, 230), (250, 140, 40))
-"""Of the classes, in turn."""
+"""Colours of the classes, in turn."""
 
 
 def preview_png(pictures: Sequence[Picture]) -> bytes:
-    """As many columns as rows, or one more."""
+    """The pictures side by side as a PNG, in as many columns as rows or one more."""
     from PIL import Image as pillow  # noqa: N813 - a module named like its class
     from PIL import ImageDraw
 
@@ -45,7 +45,7 @@ def preview_png(pictures: Sequence[Picture]) -> bytes:
 
 
 def outlined(panel: Pixels, label: Label, grown: int) -> Pixels:
-    """``[h, w, 3]``, each pixel shown as ``grown`` by ``grown``, with the classes' edges in colours."""
+    """A panel with the edges of its classes in colours, ``[h, w, 3]``, each pixel ``grown`` times as long and wide."""
     colour = panel if panel.ndim == 3 else np.repeat(panel[..., None], 3, axis=-1)
     colour, large = (np.repeat(np.repeat(of, grown, 0), grown, 1) for of in (colour, label))
     inner = np.ones(large.shape, bool)

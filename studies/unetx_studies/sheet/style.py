@@ -11,12 +11,12 @@ DASHES = ("", "5 3", "1.5 3")
 
 
 def page_style() -> str:
-    """What every sheet looks like, light and dark."""
+    """The style sheet that every picture sheet has, for light and for dark."""
     return files("unetx_studies.sheet").joinpath("sheet.css").read_text(encoding="utf-8")
 
 
 def class_colour(index: int) -> str:
-    """Of the class with that label value; the background, 0, has none."""
+    """The colour of the class with that label value; the background, 0, has none."""
     return COLOURS[(index - 1) % len(COLOURS)]
 
 

@@ -31,7 +31,7 @@ heartbeat."""
 HEARTBEAT = timedelta(seconds=15)
 
 _held: set[str] = set()
-"""Runs of this very process that have their lease; of another process its presence tells."""
+"""Ids of the runs of this very process that hold a lease; whether a run of another one does is told by its process."""
 
 
 class LeaseLost(UnetxError):
@@ -39,26 +39,26 @@ class LeaseLost(UnetxError):
 
 
 def utc_now() -> datetime:
-    """The clock of everything that is not tested for its times."""
+    """The present instant, with its zone."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run of the command on a study."""
+    """One run of the command on a study, as it is recorded."""
 
     id: str
     study: str
     process: ProcessIdentity
     n_trials: int
-    """The total it is to reach."""
+    """The total number of trials that it is to reach."""
     started_at: datetime
     seen_at: datetime
     """Its last heartbeat."""
     ended_at: datetime | None = None
     ending: str = ""
 
-    def lives(self, now: datetime) -> bool:
+    def is_alive(self, now: datetime) -> bool:
         """Whether it is still at work, as far as can be told from here."""
         if self.ended_at is not None:
             return False
@@ -73,7 +73,7 @@ def new_run(study: str, *, n_trials: int, clock: Callable[[], datetime] = utc_no
 
 
 def upsert(connection: Connection, table: Table) -> PostgresInsert | SqliteInsert:
-    """An insert that can say what to do where the row is there already."""
+    """An insert into a table that can say what to do where the row is there already, for either kind of database."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
@@ -85,7 +85,7 @@ class Lease:
         self._study = study
 
     def claim(self, run: RunRecord, study_id: str = "") -> RunRecord | None:
-        """Take the lease for ``run``; the run from which it was taken over, when that died without a word.
+        """Take the lease for ``run``, and return the run from which it was taken over, when that had died.
 
         Raises RequestError when another run is at work, naming it, and when the database has a study of this name that
         is known by another id than ``study_id``.
@@ -112,7 +112,7 @@ class Lease:
             if before is not None:
                 if before.id == run.id:  # claimed before, by a transaction whose success was not heard of
                     return None
-                _refuse_occupied(before, run.process, run.started_at)
+                _refuse_if_occupied(before, run.process, run.started_at)
                 died = {"ended_at": run.started_at, "ending": "died"}
                 connection.execute(update(RUNS).where(RUNS.c.id == before.id).values(died))
             connection.execute(insert(RUNS).values({name: getattr(run, name) for name in RUNS.c.keys()}))  # noqa: SIM118
@@ -121,7 +121,7 @@ class Lease:
             return before
 
     def renew(self, connection: Connection, run: RunRecord, now: datetime) -> None:
-        """A heartbeat, as a part of a transaction. Raises LeaseLost when the study is another run's by now.
+        """Record a heartbeat as a part of a transaction. Raises LeaseLost when the study is another run's by now.
 
         The lease stays locked until the transaction ends: nobody can take it over between this and what is written
         with it.
@@ -155,15 +155,15 @@ class Lease:
 
     @staticmethod
     def studies(store: Store) -> tuple[str, ...]:
-        """Names of the studies that the command was run on, whether a trial has begun or not."""
+        """The names of the studies that the command was run on, whether a trial has begun or not."""
         with store.reading() as connection:
             return tuple(connection.scalars(select(STUDIES.c.name).order_by(STUDIES.c.name)))
 
     def check_free(self, now: datetime) -> None:
-        """Raises RequestError, naming the other run, when one is at work; nothing is written."""
+        """Check, without writing, that no run is at work. Raises RequestError, naming the run, where one is."""
         holder = self.holder()
         if holder is not None:
-            _refuse_occupied(holder, this_process(), now)
+            _refuse_if_occupied(holder, this_process(), now)
 
     def holder(self) -> RunRecord | None:
         """The run that has the lease, dead or alive; None when the last one ended in order."""
@@ -182,9 +182,9 @@ class Lease:
             return tuple(RunRecord(**row) for row in connection.execute(query).mappings())
 
 
-def _refuse_occupied(other: RunRecord, mine: ProcessIdentity, now: datetime) -> None:
+def _refuse_if_occupied(other: RunRecord, mine: ProcessIdentity, now: datetime) -> None:
     is_abandoned = other.process == mine and other.id not in _held
-    if not other.lives(now) or is_abandoned:
+    if not other.is_alive(now) or is_abandoned:
         return
     since = f"{other.started_at:%Y-%m-%d %H:%M} UTC"
     if presence(other.process) is Presence.UNKNOWN:
@@ -213,11 +213,11 @@ class HeldLease:
         self._lease = lease
 
     def is_due(self) -> bool:
-        """It is time for a heartbeat."""
+        """Whether it is time for a heartbeat."""
         return self.clock() - self.renewed_at >= HEARTBEAT
 
     def renew(self, connection: Connection) -> None:
-        """A heartbeat, as a part of a transaction. Raises LeaseLost."""
+        """Record a heartbeat as a part of a transaction. Raises LeaseLost."""
         now = self.clock()
         self._lease.renew(connection, self.run, now)
         self.renewed_at = now
@@ -251,7 +251,7 @@ def held_lease(
 def heartbeats(
     url: str, run: RunRecord, *, clock: Callable[[], datetime] = utc_now, every: timedelta = HEARTBEAT
 ) -> Iterator[None]:
-    """Renew the lease from a thread while this one is busy with what takes long and writes nothing, as reading data.
+    """Renew the lease from a thread while the caller is busy with what takes long and writes nothing, as reading data.
 
     A lease that was lost meanwhile shows at the next write.
     """

@@ -1,4 +1,4 @@
-"""The doors to a study's database: where it lies, our own tables in it, and Optuna's storage beside them."""
+"""Opens a study's database: our own tables in it, and Optuna's storage beside them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ class Store:
     A server that has gone away is waited for as long as ``patience`` says, wherever nothing was begun yet.
     """
 
-    def __init__(self, engine: Engine, read_only: bool, patience: Patience) -> None:
+    def __init__(self, engine: Engine, patience: Patience) -> None:
         self.engine = engine
-        self.read_only = read_only
         self.patience = patience
         self._n_breaks = 0
-        """Connections that broke while they were in use."""
+        """The number of connections that broke while they were in use."""
         event.listen(engine, "handle_error", self._note_break)
 
     def _note_break(self, context: ExceptionContext) -> None:
@@ -40,17 +39,17 @@ class Store:
 
     @property
     def url(self) -> str:
-        """What opens the same database again; with its password, so not for people's eyes."""
+        """The URL that opens the same database again, with its password, so not for people's eyes."""
         return self.engine.url.render_as_string(hide_password=False)
 
     @property
     def is_on_server(self) -> bool:
-        """The database may go away and come back while it is used."""
+        """Whether a server keeps the database, which may go away and come back while it is used."""
         return is_server(self.engine.url)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that works when it is given.
+        """A connection to read with, which works when it is given.
 
         Raises ServerGone when the server stays away, ConnectionLost when the connection breaks inside.
         """
@@ -73,7 +72,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction: committed as a whole at the end, or rolled back as a whole by an exception.
+        """A connection to write with in one transaction, committed at the end or rolled back by an exception.
 
         Raises StorageFull when the disk is, and what ``reading`` raises.
         """
@@ -84,7 +83,7 @@ class Store:
 
     @contextmanager
     def making_tables(self) -> Iterator[None]:
-        """Inside, no other process makes or changes tables of a server; for Optuna's own, which it makes unguarded."""
+        """Keep other processes from making tables on a server meanwhile; Optuna makes its own without such a lock."""
         with self.reading() as connection, connection.begin():
             if self.is_on_server:
                 server.lock_tables(connection)
@@ -132,11 +131,11 @@ def open_store(url: str, *, create: bool, read_only: bool = False, patience: Pat
     except RequestError:
         engine.dispose()
         raise
-    return Store(engine, read_only, patience or Patience())
+    return Store(engine, patience or Patience())
 
 
 def _begin_alone(connection: Connection) -> None:
-    """Whoever else opens the database at the same moment waits until the tables stand."""
+    """Begin the transaction that makes tables; others who open the database at that moment wait until they stand."""
     if is_server(connection.engine.url):
         server.lock_tables(connection)
     else:

@@ -1,4 +1,4 @@
-"""Optuna's tables as a mirror of our records, in the same database, for optuna-dashboard and ``optuna.load_study``.
+"""A mirror of our records in Optuna's tables of the same database, for optuna-dashboard and ``optuna.load_study``.
 
 They are written through Optuna's public interface alone, after our records, and never read for a search. A write that
 fails costs no result: the mirror is behind then, and is compared with the records and mended a while later, at the end,
@@ -35,24 +35,24 @@ MARK = "unetx:mirror"
 VIOLATED = {"trainable": 1.0}
 """Optuna's constraints of a trial whose design is at fault."""
 MEND_AFTER_S = 60.0
-"""So long after a failure the mirror is mended, at the next event."""
+"""Seconds after a failure from which on the mirror is mended, at the next event."""
 KEPT = "kept"
 """Name of the attribute under which notes and artifacts lie while a mirrored study is rebuilt."""
-OF_A_TRIAL = re.compile(r"dashboard:(?P<kind>artifacts:)?(?P<id>\d+):(?P<rest>.*)")
-"""What optuna-dashboard keeps about a trial in its study's attributes, under the trial's id."""
+TRIAL_ATTRIBUTE = re.compile(r"dashboard:(?P<kind>artifacts:)?(?P<id>\d+):(?P<rest>.*)")
+"""Names of a study's attributes under which optuna-dashboard keeps what belongs to a trial, by the trial's id."""
 
 GENE = re.compile(r"(D\d+(?:\.\d+)?)\.(\D.*)")
-"""The name of a gene: a decoder node, and a source or what kind of operator."""
+"""The name of a gene: a decoder node, and a source or a kind of operator."""
 
 T = TypeVar("T")
 Scores = Mapping[int, float]
-"""By the step at which they were reached."""
+"""Scores by the step at which they were reached."""
 
 logger = logging.getLogger(__name__)
 
 
-def end_in_optuna(trial: TrialRecord, scores: Scores) -> tuple[TrialState, float | None]:
-    """Optuna's state and value of a trial: RUNNING without a result, and of a pruned one the last score."""
+def optuna_state_and_value(trial: TrialRecord, scores: Scores) -> tuple[TrialState, float | None]:
+    """Optuna's state and value of a trial: RUNNING without a result; a pruned trial has its last score."""
     if trial.outcome is None:
         return TrialState.RUNNING, None
     if trial.outcome is Outcome.COMPLETE and trial.score is not None and not math.isnan(trial.score):
@@ -63,13 +63,13 @@ def end_in_optuna(trial: TrialRecord, scores: Scores) -> tuple[TrialState, float
     return TrialState.PRUNED, None if math.isnan(last) else last
 
 
-def constraints_in_optuna(trial: TrialRecord) -> Mapping[str, float]:
-    """Above 0 where the design itself is at fault, so that samplers learn from it."""
+def optuna_constraints(trial: TrialRecord) -> Mapping[str, float]:
+    """Optuna's constraints of a trial: above 0 where the design itself is at fault, so that samplers learn from it."""
     return VIOLATED if trial.outcome is not None and trial.outcome.violates else {}
 
 
 class OptunaMirror:
-    """Optuna's tables of the study of ``records``; to be used from one thread, as a context manager.
+    """The mirror of one study's ``records`` in Optuna's tables; a context manager, to be used from one thread.
 
     ``attach`` adds to a trial what a dashboard shows beside it, when it begins and once more before it ends.
     """
@@ -87,15 +87,15 @@ class OptunaMirror:
         self._store = store
         self._name = study
         self._records = records
-        self._distributions = _shown(distributions)
+        self._distributions = _with_readable_names(distributions)
         self._attach = attach
         self._clock_s = clock_s
         self._storage: RDBStorage | None = None
         self._study_id = -1
-        self._shown: dict[int, tuple[int, dict[int, float]]] = {}
-        """Of each trial that has been written, by number: Optuna's id, and the scores at rungs."""
+        self._written: dict[int, tuple[int, dict[int, float]]] = {}
+        """Optuna's id and the scores at rungs of each trial that has been written, by number."""
         self._behind_since_s: float | None = None
-        self._was_told = False
+        self._has_warned = False
 
     def __enter__(self) -> Self:
         """Mends what is amiss. Raises RequestError where somebody else's study of this name is in Optuna's tables."""
@@ -130,8 +130,8 @@ class OptunaMirror:
             raise
         except Exception as error:  # noqa: BLE001 (whatever it is, the records stand, and the mirror is mended later)
             self._behind_since_s = self._clock_s()
-            if not self._was_told:
-                self._was_told = True
+            if not self._has_warned:
+                self._has_warned = True
                 logger.warning("Optuna's tables could not be written, and are mended later: %s", error)
 
     def _opened(self) -> RDBStorage:
@@ -144,30 +144,30 @@ class OptunaMirror:
 
     def _show(self, trial: TrialRecord, scores: Scores, architecture: Architecture | None = None) -> None:
         storage = self._opened()
-        state, final = end_in_optuna(trial, scores)
-        if trial.number not in self._shown:
+        state, final = optuna_state_and_value(trial, scores)
+        if trial.number not in self._written:
             self._append(trial, {})
             if not state.is_finished():
                 self._attach_to(trial, architecture)
-        trial_id, shown = self._shown[trial.number]
+        trial_id, written = self._written[trial.number]
         for step, score in scores.items():
-            if not _is_same(shown.get(step), score):
+            if not _is_same(written.get(step), score):
                 storage.set_trial_intermediate_value(trial_id, step, score)
-                shown[step] = score
+                written[step] = score
         if state.is_finished():
             self._attach_to(trial, architecture)
-            for name, value in _troubles(trial).items():
+            for name, value in _failure_attributes(trial).items():
                 storage.set_trial_user_attr(trial_id, name, value)
-            violated = create_trial(state=TrialState.RUNNING, constraints=dict(constraints_in_optuna(trial)))
+            violated = create_trial(state=TrialState.RUNNING, constraints=dict(optuna_constraints(trial)))
             for name, value in violated.system_attrs.items():
                 storage.set_trial_system_attr(trial_id, name, value)
             storage.set_trial_state_values(trial_id, state, None if final is None else [final])
 
     def _append(self, trial: TrialRecord, system_attrs: Mapping[str, Any]) -> None:
-        """The next trial of the mirrored study, as it was when it was asked."""
+        """Add the next trial to the mirrored study, as it was when it was asked."""
         template = create_trial(
             state=TrialState.RUNNING,
-            params=_shown(trial.params),
+            params=_with_readable_names(trial.params),
             distributions=self._distributions,
             user_attrs={
                 "origin": str(trial.origin),
@@ -179,13 +179,13 @@ class OptunaMirror:
             system_attrs=dict(system_attrs),
         )
         template.datetime_start = trial.asked_at.astimezone().replace(tzinfo=None)  # Optuna knows local times only
-        self._shown[trial.number] = self._opened().create_new_trial(self._study_id, template), {}
+        self._written[trial.number] = self._opened().create_new_trial(self._study_id, template), {}
 
     def _attach_to(self, trial: TrialRecord, architecture: Architecture | None) -> None:
         if self._attach is not None:
             study = optuna.load_study(study_name=self._name, storage=self._opened(), sampler=RandomSampler())
-            shown = architecture or self._records.architecture(trial.key)
-            self._attach(Trial(study, self._shown[trial.number][0]), trial, shown)
+            found = architecture or self._records.architecture(trial.key)
+            self._attach(Trial(study, self._written[trial.number][0]), trial, found)
 
     # The whole study.
 
@@ -201,7 +201,7 @@ class OptunaMirror:
             self._rebuild(trials, found, spare)
             found = []
         else:
-            self._shown = {t.number: (self._id_of(t.number), dict(t.intermediate_values)) for t in found}
+            self._written = {t.number: (self._id_of(t.number), dict(t.intermediate_values)) for t in found}
         for trial in found:
             if not trial.state.is_finished():
                 self._attach_to(trials[trial.number], None)
@@ -232,7 +232,7 @@ class OptunaMirror:
         return found
 
     def _rebuild(self, trials: Sequence[TrialRecord], found: Sequence[FrozenTrial], spare: str) -> None:
-        """The mirrored study anew, with what people have added to the old one.
+        """Make the mirrored study anew, with what people have added to the old one.
 
         That lies in a spare study meanwhile, so that nothing of it is lost when the process ends in between.
         """
@@ -243,15 +243,15 @@ class OptunaMirror:
             spare_id = storage.create_new_study([StudyDirection.MAXIMIZE], spare)
         kept = storage.get_study_user_attrs(spare_id).get(KEPT)
         if kept is None:
-            kept = self._added(found)
+            kept = self._user_additions(found)
             storage.set_study_user_attr(spare_id, KEPT, kept)
         storage.delete_study(self._study_id)
         self._open_study()
-        self._shown = {}
+        self._written = {}
         for trial in trials:
             self._records.heartbeat()
             self._append(trial, kept["artifacts"].get(str(trial.number), {}))
-        ids = {str(old): self._shown[number][0] for number, old in kept["ids"] if number in self._shown}
+        ids = {str(old): self._written[number][0] for number, old in kept["ids"] if number in self._written}
 
         def moved(words: str) -> str:
             """The same words, with the study and the trials under their new ids in the paths of artifacts."""
@@ -261,7 +261,7 @@ class OptunaMirror:
             return words.replace(f"/artifacts/{kept['study_id']}/", "/artifacts/#/").replace("#", str(self._study_id))
 
         for name, value in kept["study"].items():
-            of_trial = OF_A_TRIAL.fullmatch(name)
+            of_trial = TRIAL_ATTRIBUTE.fullmatch(name)
             if of_trial is not None:
                 if of_trial["id"] not in ids:
                     continue
@@ -269,7 +269,7 @@ class OptunaMirror:
             storage.set_study_system_attr(self._study_id, name, moved(value) if isinstance(value, str) else value)
         storage.delete_study(spare_id)
 
-    def _added(self, found: Sequence[FrozenTrial]) -> dict[str, Any]:
+    def _user_additions(self, found: Sequence[FrozenTrial]) -> dict[str, Any]:
         """Notes and artifacts of the study and its trials, with the ids under which they are kept now."""
         n_of = Counter(trial.number for trial in found)
         unique = [trial for trial in found if n_of[trial.number] == 1]
@@ -284,18 +284,18 @@ class OptunaMirror:
         }
 
 
-def _shown(by_gene: Mapping[str, T]) -> dict[str, T]:
-    """The same under names that read well among Optuna's parameters: ``D1.E3`` is ``D1 reads E3``."""
+def _with_readable_names(by_gene: Mapping[str, T]) -> dict[str, T]:
+    """Values of genes under names that read well among Optuna's parameters: ``D1.E3`` is ``D1 reads E3``."""
     return {GENE.sub(lambda m: f"{m[1]} {'reads ' if m[2][0] in 'DE' else ''}{m[2]}", name): value
             for name, value in by_gene.items()}  # fmt: skip
 
 
-def _troubles(trial: TrialRecord) -> dict[str, str]:
-    """What went wrong with a trial, for who looks at it in a dashboard."""
+def _failure_attributes(trial: TrialRecord) -> dict[str, str]:
+    """What went wrong with a trial, for whoever looks at it in a dashboard."""
     if trial.outcome is None or not (trial.outcome.failed or trial.outcome.violates):
         return {}
-    troubles = {"outcome": str(trial.outcome), "reason": trial.reason, "traceback": trial.traceback}
-    return {name: words for name, words in troubles.items() if words}
+    attributes = {"outcome": str(trial.outcome), "reason": trial.reason, "traceback": trial.traceback}
+    return {name: words for name, words in attributes.items() if words}
 
 
 def _can_become(found: Sequence[FrozenTrial], trials: Sequence[TrialRecord], scores: Mapping[int, Scores]) -> bool:
@@ -304,7 +304,7 @@ def _can_become(found: Sequence[FrozenTrial], trials: Sequence[TrialRecord], sco
         return False
     return all(
         one.number == trial.number
-        and one.params == _shown(trial.params)
+        and one.params == _with_readable_names(trial.params)
         and one.intermediate_values.keys() <= scores[trial.number].keys()
         and (one.state is TrialState.RUNNING or _has_ended_as(one, trial, scores[trial.number]))
         for one, trial in zip(found, trials, strict=False)
@@ -313,8 +313,8 @@ def _can_become(found: Sequence[FrozenTrial], trials: Sequence[TrialRecord], sco
 
 def _has_ended_as(found: FrozenTrial, trial: TrialRecord, scores: Scores) -> bool:
     return (
-        (found.state, found.value) == end_in_optuna(trial, scores)
-        and found.constraints == constraints_in_optuna(trial)
+        (found.state, found.value) == optuna_state_and_value(trial, scores)
+        and found.constraints == optuna_constraints(trial)
         and all(_is_same(found.intermediate_values.get(step), score) for step, score in scores.items())
     )
 

@@ -1,4 +1,4 @@
-"""Trials as they are kept: written by the coordinator alone, read by everyone.
+"""The records of trials: written by the coordinator alone, read by everyone.
 
 Every event of a trial is one transaction that writes its row as it then is, and whatever belongs to it. Writing the
 same again changes nothing, so that a connection which broke is answered by doing it again. A reader sees a result
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Stage(StrEnum):
-    """Where a trial is in its life."""
+    """The stage of its life that a trial is in."""
 
     ASKED = "asked"  # recorded; no worker has it
     RUNNING = "running"  # a worker has it
@@ -40,18 +40,18 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """A trial: what was asked, how far it has come and what came out."""
+    """The record of a trial: what was asked, how far it has come and what came out."""
 
     number: int
     key: str
-    """Of its design."""
+    """The key of its design."""
     params: Mapping[str, Any]
     """The design's genes by name."""
     origin: Origin
     why: str
     """Why its design was chosen."""
     n_parameters: int
-    """Of the design at full size."""
+    """Parameters of the design at full size."""
     macs: int
     """Multiply-adds of the design at full size for one training patch."""
     seed: int
@@ -70,9 +70,9 @@ class TrialRecord:
     worker: int | None = None
     device: str = ""
     process: ProcessIdentity | None = None
-    """The worker's, from its start on; None when no worker has it."""
+    """The process of its worker, from the worker's start on; None when no worker has it."""
     started_at: datetime | None = None
-    """When its worker began."""
+    """When its worker began it."""
 
     outcome: Outcome | None = None
     """None while there is no result."""
@@ -92,7 +92,7 @@ class TrialRecord:
 
     @property
     def stage(self) -> Stage:
-        """Where it is in its life."""
+        """The stage of its life that it is in."""
         if self.is_finished:
             return Stage.FINISHED
         return Stage.ASKED if self.process is None else Stage.RUNNING
@@ -115,7 +115,7 @@ class Records:
 
     @staticmethod
     def studies(store: Store) -> tuple[str, ...]:
-        """Names of the studies that have begun a trial."""
+        """The names of the studies that have begun a trial."""
         with store.reading() as connection:
             return tuple(connection.scalars(select(TRIALS.c.study).distinct().order_by(TRIALS.c.study)))
 
@@ -131,7 +131,7 @@ class Records:
         self._store.patience.hurry()
 
     def begin(self, trial: TrialRecord, architecture: Architecture) -> None:
-        """A trial and its design, score and provenance left out. Raises ValueError when the key is another design's."""
+        """Record a trial that was asked, with its design. Raises ValueError when its key is another design's."""
         document = Architecture(architecture.backbone, architecture.genome).dumps()
 
         def begin(connection: Connection) -> None:
@@ -145,7 +145,7 @@ class Records:
         self._write(begin)
 
     def update(self, trial: TrialRecord, point: CurvePoint | None = None) -> None:
-        """How far a trial has come, and what is known at a rung. Raises ValueError when it has finished already."""
+        """Record how far a trial has come, with a point of its curve. Raises ValueError when it has finished."""
 
         def update(connection: Connection) -> None:
             if self._save(connection, trial, {}) and point is not None:
@@ -154,7 +154,7 @@ class Records:
         self._write(update)
 
     def finish(self, trial: TrialRecord, evaluation: Evaluation) -> None:
-        """The end of a trial, with its cases, its curve and what else the evaluation told.
+        """Record the end of a trial, with the scores of its cases, its curve and the insight of its evaluation.
 
         Raises ValueError when it has finished otherwise already: a result is never overwritten.
         """
@@ -164,9 +164,9 @@ class Records:
                 return  # it stands as a whole, and only the answer was lost
             self._save_curve(connection, trial, evaluation.curve)
             scores = [
-                self._of(trial, case_name=score.case, class_name=score.class_name, metric=metric, value=_or_null(value))
-                for score in evaluation.case_scores
-                for metric, value in score.values.items()
+                self._row(trial, case_name=one.case, class_name=one.class_name, metric=metric, value=_or_null(value))
+                for one in evaluation.case_scores
+                for metric, value in one.values.items()
             ]
             if scores:
                 connection.execute(insert(SCORES), scores)
@@ -174,7 +174,7 @@ class Records:
         self._write(finish)
 
     def _write(self, change: Callable[[Connection], T]) -> T:
-        """One transaction, made again when the connection breaks; with it the lease is renewed where that is due."""
+        """Write in one transaction, again when the connection breaks, and renew the lease in it where that is due."""
 
         def once() -> T:
             with self._store.writing() as connection:
@@ -185,7 +185,7 @@ class Records:
         return retry(once)
 
     def _save(self, connection: Connection, trial: TrialRecord, more: Mapping[str, Any]) -> bool:
-        """Whether the row was written; not so where it stands already as finished with this very result."""
+        """Write a trial's row; False where it stands already as finished with this very result."""
         facts = {one.name: getattr(trial, one.name) for one in fields(TrialRecord)} | {"score": _or_null(trial.score)}
         changed = {name: value for name, value in (*facts.items(), *more.items()) if name != "number"}
         row = upsert(connection, TRIALS).values(study=self._study, **facts, **more)
@@ -202,38 +202,38 @@ class Records:
     def _save_curve(self, connection: Connection, trial: TrialRecord, curve: Sequence[CurvePoint]) -> None:
         for point in curve:
             facts = {"score": _or_null(point.score), "loss": _or_null(point.loss), "seconds": point.seconds}
-            row = upsert(connection, CURVES).values(self._of(trial, step=point.step, **facts))
+            row = upsert(connection, CURVES).values(self._row(trial, step=point.step, **facts))
             connection.execute(row.on_conflict_do_update(index_elements=["study", "number", "step"], set_=facts))
 
-    def _of(self, trial: TrialRecord, **facts: Any) -> dict[str, Any]:
+    def _row(self, trial: TrialRecord, **facts: Any) -> dict[str, Any]:
         return {"study": self._study, "number": trial.number, **facts}
 
     # Reading.
 
     def trial(self, number: int) -> TrialRecord | None:
-        """A trial, or None when it was never asked."""
+        """The record of a trial; None when it was never asked."""
         return next(iter(self._read(self._of_study(*_COLUMNS, number=number), _trial)), None)
 
     def trials(self, *, finished_only: bool = False) -> tuple[TrialRecord, ...]:
-        """Every trial in order, unfinished ones included unless told otherwise."""
+        """The records of all trials in order, or of the finished ones alone."""
         query = self._of_study(*_COLUMNS).order_by(TRIALS.c.number)
         return self._read(query.where(TRIALS.c.outcome.is_not(None)) if finished_only else query, _trial)
 
     def architecture(self, key: str) -> Architecture:
-        """The design of a key. Raises LookupError."""
+        """The design with a key. Raises LookupError where there is none."""
         query = select(ARCHITECTURES.c.document).where(ARCHITECTURES.c.key == key)
         for document in self._read(query, lambda row: row["document"]):
             return loads(document)
         raise LookupError(f"no architecture has the key {key!r}")
 
     def architectures(self) -> dict[str, Architecture]:
-        """Every design of the study by its key."""
+        """All designs of the study, by key."""
         mine = select(TRIALS.c.key).where(TRIALS.c.study == self._study)
         query = select(ARCHITECTURES).where(ARCHITECTURES.c.key.in_(mine))
         return dict(self._read(query, lambda row: (row["key"], loads(row["document"]))))
 
     def case_scores(self, number: int) -> tuple[CaseScore, ...]:
-        """Per case and class, in order of their names; empty while there are none."""
+        """The scores of a trial's cases by class, in order of their names; empty while there are none."""
         query = select(SCORES).where(SCORES.c.study == self._study, SCORES.c.number == number)
         found: dict[tuple[str, str], dict[str, float | None]] = {}
         for row in self._read(query.order_by(SCORES.c.case_name, SCORES.c.class_name), dict):
@@ -241,16 +241,16 @@ class Records:
         return tuple(CaseScore(case, class_name, values) for (case, class_name), values in found.items())
 
     def insight(self, number: int) -> Mapping[str, Any] | None:
-        """What the trial's evaluation told beside its scores, as ``Insight.to_json`` gives it; None before its end."""
+        """The insight of a trial's evaluation, as ``Insight.to_json`` gives it; None before the trial's end."""
         found = self._read(self._of_study(TRIALS.c.insight, number=number), lambda row: row["insight"])
         return next(iter(found), None)
 
     def curve(self, number: int) -> tuple[CurvePoint, ...]:
-        """The rungs that a trial has reached, ascending."""
+        """The learning curve of a trial: the rungs that it has reached, ascending."""
         return self.curves(number).get(number, ())
 
     def curves(self, number: int | None = None) -> Mapping[int, tuple[CurvePoint, ...]]:
-        """The same of every trial that has reached one, or of one alone, by number."""
+        """The learning curves of all trials that have reached a rung, or of one alone, by number."""
         query = select(CURVES).where(CURVES.c.study == self._study).order_by(CURVES.c.number, CURVES.c.step)
         found: dict[int, tuple[CurvePoint, ...]] = {}
         for row in self._read(query if number is None else query.where(CURVES.c.number == number), dict):
@@ -263,7 +263,7 @@ class Records:
         return query if number is None else query.where(TRIALS.c.number == number)
 
     def _read(self, query: Select[Any], make: Callable[[Mapping[str, Any]], T]) -> tuple[T, ...]:
-        """What is made of each row; asked again when the connection breaks."""
+        """What ``make`` gives for each row of a query, which is sent again when the connection breaks."""
 
         def once() -> tuple[T, ...]:
             with self._store.reading() as connection:

@@ -1,4 +1,4 @@
-"""What a writer does while its server is away: it waits, but not for ever, and says so."""
+"""Waits for a database server that is away, though not for ever, and repeats what a broken connection interrupted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ T = TypeVar("T")
 
 LOOK_EVERY_S = 0.5
 MAX_TRIES = 12
-"""Of what a broken connection may interrupt."""
+"""How often a change is tried that a broken connection interrupts."""
 HURRY_S = 5.0
+"""Seconds to wait for a server, at most, once the user wants to end."""
 
 
 class ServerGone(UnetxError):
@@ -40,7 +41,7 @@ class Patience:
         self.seconds = min(self.seconds, HURRY_S)
 
     def connect(self, connect: Callable[[], T], place: str) -> T:
-        """What ``connect`` gives as soon as the server at ``place`` answers. Raises ServerGone."""
+        """A connection, as soon as the server at ``place`` answers. Raises ServerGone when it does not in time."""
         began = time.monotonic()
         try:
             return connect()
@@ -64,7 +65,7 @@ class Patience:
 
 
 def retry(change: Callable[[], T]) -> T:
-    """What ``change`` gives, called again when the connection broke in it; for what may be done any number of times.
+    """Call ``change``, which may be done any number of times, again when the connection broke in it.
 
     Raises ConnectionLost when that does not help.
     """

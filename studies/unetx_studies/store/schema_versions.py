@@ -1,4 +1,4 @@
-"""The version of our tables in a database: made whole where they are missing, brought up to date where they are old."""
+"""Checks our tables in a database by their version: makes missing ones, and brings old ones up to date."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unetx_studies.store.tables import METADATA
 
 VERSION_TABLE = "unetx_version"
 REVISIONS = "unetx_studies:store/migrations"
-"""Where alembic finds them: package and folder."""
+"""Package and folder in which alembic finds the revisions of our tables."""
 
 
 class NoStudy(RequestError):
@@ -22,10 +22,10 @@ class NoStudy(RequestError):
 
 
 def check_schema(connection: Connection, *, create: bool, read_only: bool) -> None:
-    """Our tables are there and of today's version afterwards.
+    """Make sure that our tables are there and of today's version.
 
-    Those that are missing are made where ``create`` says so, those of an older release are brought up to date, unless
-    only to read. Raises NoStudy, and RequestError for tables that cannot be read.
+    Missing ones are made where ``create`` says so, those of an older release are brought up to date unless they are
+    only to be read. Raises NoStudy where they are missing, RequestError for tables that cannot be read.
     """
     shown = without_secrets(connection.engine.url)
     config = Config(attributes={"connection": connection})

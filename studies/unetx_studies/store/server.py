@@ -17,9 +17,9 @@ from unetx_space.errors import RequestError
 
 DRIVER = "postgresql+psycopg"
 NAMES = frozenset({"postgresql", "postgres", DRIVER})
-"""How a URL may begin; all mean psycopg, version 3."""
+"""Schemes of a PostgreSQL URL; all mean psycopg, version 3."""
 SECRETS = ("password", "sslpassword")
-"""Options of a URL that are nobody's business."""
+"""Options of a URL that are never shown or kept."""
 EXAMPLE = "postgresql://USER@HOST/DATABASE"
 
 CONNECT_WITHIN_S = 10
@@ -29,8 +29,8 @@ for hours."""
 ALWAYS_SYNCHRONOUS = """
     select set_config(name, 'on', false) from pg_settings where name = 'synchronous_commit' and setting = 'off'
 """
-MAKING_TABLES = 0x756E657478
-"""Of the advisory lock that whoever makes or changes tables holds ("unetx")."""
+TABLES_LOCK = 0x756E657478
+"""Key of the advisory lock ("unetx") that whoever makes or changes tables holds."""
 
 
 def parse_url(words: str) -> URL:
@@ -88,8 +88,9 @@ def engine_options(url: URL, *, read_only: bool) -> dict[str, Any]:
 
 
 def make_reliable(engine: Engine) -> None:
-    """On its connections the server, too, notices soon that this client has gone; and what it has confirmed outlives
-    its crash, also where that is not its habit.
+    """Let the server notice soon that this client has gone, and make all it confirms outlive a crash of the server.
+
+    Both are settings of each connection that the engine makes from now on.
     """
     statements = [f"select set_config('tcp_{name}', '{value}', false)" for name, value in KEEPALIVE.items()]
     statements.append(ALWAYS_SYNCHRONOUS)
@@ -105,8 +106,8 @@ def make_reliable(engine: Engine) -> None:
 
 
 def lock_tables(connection: Connection) -> None:
-    """Nobody else makes or changes tables until the transaction ends."""
-    connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": MAKING_TABLES})
+    """Keep others from making or changing tables until the transaction ends."""
+    connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": TABLES_LOCK})
 
 
 def refusal(url: URL, error: DBAPIError) -> str:
@@ -122,5 +123,5 @@ def refusal(url: URL, error: DBAPIError) -> str:
 
 
 def reason(error: DBAPIError) -> str:
-    """What the driver says, without line breaks."""
+    """The driver's own words about an error, on one line."""
     return " ".join(str(error.orig).split())

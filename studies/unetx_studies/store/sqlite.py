@@ -37,8 +37,8 @@ Such a file is never opened by anything but SQLite again: closing any descriptor
 process has on it (POSIX), and then another process takes itself for the last one and deletes the log that is in use
 (https://sqlite.org/howtocorrupt.html, section 2.2).
 """
-_looking = threading.Lock()
-"""Held while a file is open otherwise; no connection to it can have been made before."""
+_modes_lock = threading.Lock()
+"""Held while a file is open by other means than SQLite; no connection to it can have been made before."""
 
 
 def engine_options(path: Path, *, read_only: bool) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
 
 
 def set_journal_mode(connection: sqlite3.Connection, mode: str) -> None:
-    """SQLite does not wait here, although a timeout is set, while another connection switches the mode."""
+    """Set the journal mode, waiting while another connection does: SQLite itself would not, for all its timeout."""
     until_s = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -80,7 +80,7 @@ def set_journal_mode(connection: sqlite3.Connection, mode: str) -> None:
 
 
 def _remember(path: Path, mode: str) -> None:
-    with _looking:
+    with _modes_lock:
         _modes[_identity(path)] = mode
 
 
@@ -106,7 +106,7 @@ def _connect(path: Path, mode: str, *, immutable: bool = False) -> sqlite3.Conne
 
 
 def _is_wal(path: Path) -> bool:
-    with _looking:
+    with _modes_lock:
         if not path.exists():
             return False
         identity = _identity(path)
@@ -120,7 +120,10 @@ def _is_wal(path: Path) -> bool:
 
 
 def journal_mode(path: Path, mounts: Path = MOUNTS) -> str:
-    """WAL; on a network filesystem, whose clients share no memory, a rollback journal (DELETE) and a warning."""
+    """The journal mode for a file: a write-ahead log (WAL), on a network filesystem a rollback journal (DELETE).
+
+    The clients of such a filesystem share no memory, which WAL needs; a warning says what that costs.
+    """
     filesystem = filesystem_of(path, mounts)
     if filesystem not in NETWORK_FILESYSTEMS:
         return "WAL"
@@ -133,7 +136,7 @@ def journal_mode(path: Path, mounts: Path = MOUNTS) -> str:
 
 
 def filesystem_of(path: Path, mounts: Path = MOUNTS) -> str:
-    """Type of the filesystem that holds ``path``; empty where the system does not say (it says so on Linux)."""
+    """The type of the filesystem that holds ``path``; empty where the system does not say (it says so on Linux)."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -159,10 +162,10 @@ def database_path(url: URL) -> Path:
 
 
 def check_file(path: Path) -> None:
-    """Raises RequestError when ``path`` exists and is no SQLite database."""
+    """Check that ``path`` is a SQLite database, or is not there. Raises RequestError otherwise."""
     if path.is_dir():
         raise RequestError(f"expected a database file, {path} is a folder; name the file in it, such as study.db")
-    with _looking:
+    with _modes_lock:
         if not path.exists() or _identity(path) in _modes:
             return
         try:

@@ -31,17 +31,17 @@ _RESTORE = (
 
 @dataclass(frozen=True, slots=True)
 class StudyLocation:
-    """Where a study is kept."""
+    """The place of a study: its folder, and the database that holds its records."""
 
     folder: Path
     url: str = field(repr=False)
-    """What opens the database; it may hold a password, so not for people's eyes."""
+    """The URL that opens the database; it may hold a password, so not for people's eyes."""
     study: str | None = None
     """Its name in the database, which the folder's may differ from; None where only the file can tell."""
     id: str = ""
-    """Of a study on a server."""
+    """The id of a study on a server; empty for one in a file."""
     is_new: bool = False
-    """The folder does not name it yet."""
+    """Whether the folder does not name it yet."""
 
     @property
     def is_on_server(self) -> bool:
@@ -49,12 +49,12 @@ class StudyLocation:
 
     @property
     def shown(self) -> str:
-        """For people: the file, or the URL without its password."""
+        """The location as people may see it: the file, or the URL without its password."""
         return without_secrets(parse_url(self.url)) if self.is_on_server else str(self.folder / DATABASE)
 
 
 def find_location(folder: Path) -> StudyLocation:
-    """Where the study in ``folder`` is kept. Raises RequestError when what the folder says about it is damaged."""
+    """The location of the study in ``folder``. Raises RequestError when what the folder says about it is damaged."""
     path = folder / STORAGE
     if not path.exists():
         return StudyLocation(folder, study_url(folder))
@@ -62,8 +62,8 @@ def find_location(folder: Path) -> StudyLocation:
     return StudyLocation(folder, _server_url(kept["url"]), kept["study"], kept["id"])
 
 
-def settle_location(folder: Path, study: str, storage: str | None) -> StudyLocation:
-    """Where a search keeps its study: as its folder says, or else on the server at ``storage``, or else in a file.
+def resolve_location(folder: Path, study: str, storage: str | None) -> StudyLocation:
+    """The location of a search's study: as its folder says, or else on the server at ``storage``, or else in a file.
 
     A folder has one study, which goes on under the name that it began with when the folder is called otherwise now;
     ``study`` names a new one. Raises RequestError when the folder says another thing than the request, and when its
@@ -82,7 +82,7 @@ def settle_location(folder: Path, study: str, storage: str | None) -> StudyLocat
 
 
 def check_writable(location: StudyLocation) -> None:
-    """Raises RequestError when the folder or its file cannot be written, as far as the system tells beforehand."""
+    """Check, as far as that can be known beforehand, that folder and file can be written. Raises RequestError."""
     paths = [location.folder] if location.is_on_server else [location.folder, location.folder / DATABASE]
     closed = [str(path) for path in paths if path.exists() and not os.access(path, os.W_OK)]
     if closed:
@@ -92,8 +92,8 @@ def check_writable(location: StudyLocation) -> None:
         )
 
 
-def keep_location(location: StudyLocation) -> None:
-    """Note in the folder on which server its study is; nothing is noted of a file, which lies there."""
+def save_location(location: StudyLocation) -> None:
+    """Write into the folder on which server its study is; a study in a file needs no such word."""
     if location.is_on_server:
         location.folder.mkdir(parents=True, exist_ok=True)
         facts = {"url": location.shown, "study": location.study, "id": location.id}

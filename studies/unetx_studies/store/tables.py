@@ -35,7 +35,7 @@ from unetx_studies.processes import ProcessIdentity
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An instant, kept in UTC without its zone and read back with it. A naive time is refused with ValueError."""
+    """A column of instants, kept in UTC without a zone and read back with it. Raises ValueError for a naive time."""
 
     impl = DateTime
     cache_ok = True
@@ -52,8 +52,9 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Words(TypeDecorator[str]):
-    """Text of any origin, such as a worker's last words; what a database could not keep (NUL, half a surrogate pair) is
-    kept as its escape.
+    """A column of text of any origin, such as a worker's last words.
+
+    What a database could not keep (NUL, half a surrogate pair) is kept as its escape.
     """
 
     impl = Text
@@ -66,7 +67,7 @@ class Words(TypeDecorator[str]):
 
 
 class Document(TypeDecorator[Any]):
-    """A frozen dataclass, kept as JSON; ``read`` makes it again from that."""
+    """A column of frozen dataclasses, kept as JSON; ``read`` makes them again from that."""
 
     impl = JSON
     cache_ok = True
@@ -98,7 +99,7 @@ METADATA = MetaData(
         "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     }
 )
-"""All of our tables; constraints have names, so that a migration can speak of them."""
+"""All of our tables; their constraints have names, so that a migration can refer to them."""
 
 
 RUNS = Table(

@@ -19,7 +19,7 @@ from sampled_architectures import KINDS, Kind, sampled
 from unetx_space import PRESETS, Architecture, RequestError, build, isotropic_backbone, loads
 from unetx_space.operators.catalogue import ATTENTIONS, UPSAMPLERS
 from unetx_space.references import REFERENCES
-from unetx_studies.export.torch_file import imported, torch_file
+from unetx_studies.export.torch_file import import_file, torch_file
 
 Dims = Literal[2, 3]
 ODD: dict[int, tuple[int, ...]] = {2: (37, 26), 3: (19, 17, 21)}
@@ -28,7 +28,7 @@ ODD: dict[int, tuple[int, ...]] = {2: (37, 26), 3: (19, 17, 21)}
 def written(architecture: Architecture, folder: Path) -> ModuleType:
     path = folder / "net.py"
     path.write_text(torch_file(architecture), encoding="utf-8")
-    return imported(path)
+    return import_file(path)
 
 
 def preset_of(name: str, dims: Dims) -> Architecture:
