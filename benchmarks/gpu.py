@@ -28,7 +28,7 @@ from gpu_parts import Bench, Item
 
 from unetx_evaluators.device import check_alive, first_line, profile, tuned
 from unetx_evaluators.evaluation import DeviceFailed
-from unetx_search.executors.slots import MOST_THREADS
+from unetx_search.executors.slots import MAX_THREADS
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: Mapping[str, Callable[[Bench], Iterator[Item]]] = {
@@ -135,7 +135,7 @@ def main() -> int:
     device = profile("cpu" if asked.try_out else "cuda")
     name = "try-out" if asked.try_out else re.sub(r"\W+", "-", device.name.lower())
     file = asked.results / f"gpu-{name}.jsonl"
-    with tempfile.TemporaryDirectory() as folder, tuned(device, 1 if asked.try_out else MOST_THREADS):
+    with tempfile.TemporaryDirectory() as folder, tuned(device, 1 if asked.try_out else MAX_THREADS):
         whole = measure(Bench(device, Path(folder), asked.try_out), file, time.monotonic() + 60 * asked.minutes)
     if asked.try_out:
         print("none of these figures means anything: all is as small as it can be, and on the CPU")

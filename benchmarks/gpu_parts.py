@@ -50,7 +50,7 @@ from unetx_evaluators.training.step import EagerStep
 from unetx_search.executors.engines import proxy_evaluator
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import make_slots
-from unetx_search.sharing.measurement import Workbench
+from unetx_search.sharing.measurement import ThroughputBenchmark
 from unetx_search.sharing.mps import served
 from unetx_space import network
 from unetx_space.architecture import Architecture
@@ -322,7 +322,7 @@ def together(bench: Bench, n_workers: int, *, through_mps: bool) -> Mapping[str,
     slots = make_slots(1 if bench.on_cuda else 0, workers_per_gpu=n_workers, cpu_workers=n_workers)
     serve = served if through_mps else nullcontext
     with LocalExecutor(proxy_evaluator(slots), task, slots, needs_mps=through_mps, serve=serve) as executor:
-        sample = Workbench(executor, architecture(task, "u-net"), budget, None, lambda: None).sample()
+        sample = ThroughputBenchmark(executor, architecture(task, "u-net"), budget, None, lambda: None).sample()
     return {"n_workers": n_workers, "evaluations_per_min": sample.evaluations_per_min, "trouble": sample.trouble}
 
 

@@ -1,4 +1,4 @@
-"""The door to the command line: from its first instant on, Ctrl-C and SIGTERM end the process in words.
+"""The console script: from its first instant on, Ctrl-C and SIGTERM end the process with a message.
 
 Nothing is imported before the signals have their handlers, because the imports take a noticeable part of a second.
 """
@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the command line and exit with its code."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in the background of a shell script
             signal.signal(number, _interrupt)

@@ -10,18 +10,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
-from rich.console import Console
 
 from unetx_evaluators.tasks.sources.arrays import ArraySource, Pair
+from unetx_search.architectures import architecture_text, named_architecture
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
 from unetx_search.finals.config import FinalsConfig
-from unetx_search.finals.report import Results, kept_conclusion
+from unetx_search.finals.report import Results, read_conclusion
 from unetx_search.models.predict_choices import PredictChoices
 from unetx_search.models.train_choices import TrainChoices
 from unetx_search.preparing import prepared_task
+from unetx_search.progress import stderr_console
 from unetx_search.status import read_status, status_text
-from unetx_search.summary import architecture_text, named_architecture
 from unetx_space import PRESETS, key
 from unetx_space.errors import RequestError
 from unetx_studies.drawing import to_svg
@@ -55,22 +55,22 @@ class Design:
 
     @property
     def key(self) -> str:
-        """Equal designs have equal keys."""
+        """The design's key; equal designs have equal keys."""
         return key(self.architecture)
 
     @property
     def score(self) -> Mapping[str, Any]:
-        """What is known of its worth; empty where it was never trained."""
+        """The scores in its document; empty where it was never trained."""
         return self.architecture.score
 
     def build(self, *, seed: int = 0) -> SkipUNet:
-        """The network at full width: ``[b, c, *size] -> [b, k, *size]``, initial values by the seed."""
+        """Build the network at full width, ``[b, c, *size] -> [b, k, *size]``, with initial values by the seed."""
         from unetx_space.network import build
 
         return build(self.architecture, seed=seed)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
+        """Write the design's document as JSON."""
         self.architecture.save(Path(path))
 
     def __str__(self) -> str:
@@ -83,38 +83,39 @@ class Design:
 
 
 def load(name: str | Path, *, levels: int = 5) -> Design:
-    """The design in a file such as ``runs/NAME/best.json``, or of a preset's name, on so many levels. Raises
-    RequestError.
+    """Load the design in a file such as ``runs/NAME/best.json``, or a preset by its name, on so many levels.
+
+    Raises RequestError.
     """
     return Design(named_architecture(str(name), levels))
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study in its folder, read anew at every question, also while it runs."""
+    """A study in its folder. Every property reads it anew, also while the study runs."""
 
     folder: Path
     source: Source | None = field(default=None, repr=False)
-    """Its data, where they are arrays in memory."""
+    """The dataset, where it consists of arrays in memory."""
 
     @property
     def trials(self) -> tuple[TrialRecord, ...]:
-        """Every trial in order."""
+        """Every trial, in order of the numbers."""
         return read_status(self.folder).trials
 
     @property
     def ranking(self) -> tuple[Ranked, ...]:
-        """Every design that has a score, the best first."""
+        """The designs that have a score, the best first."""
         return Ranking(trial for trial in self.trials if trial.is_finished).designs
 
     @property
     def best(self) -> Design | None:
-        """The first of the ranking."""
+        """The best design; None before any has a score."""
         return self._winner(BEST)
 
     @property
     def cheapest(self) -> Design | None:
-        """The cheapest that is as good as U-Net, where one is known."""
+        """The cheapest design that is as good as U-Net; None where none is known."""
         return self._winner(CHEAPEST)
 
     def _winner(self, file: str) -> Design | None:
@@ -122,17 +123,17 @@ class Study:
 
     @property
     def verdict(self) -> str | None:
-        """What its finals concluded, in one sentence; None before there were any."""
-        return kept_conclusion(self.folder)
+        """The conclusion of the study's finals, in one sentence; None before there were any."""
+        return read_conclusion(self.folder)
 
     def finals(self, *, quiet: bool = False, **options: Any) -> Results:
         """Hold finals, or go on with them; the options are those of ``unetx-search finals``."""
         from unetx_search.finals.run import finals
 
-        return finals(self.folder, FinalsConfig(**options), console=_console(quiet), source=self.source)
+        return finals(self.folder, FinalsConfig(**options), console=stderr_console(quiet=quiet), source=self.source)
 
     def frame(self) -> DataFrame:
-        """A row a trial. Raises RequestError where pandas is not installed."""
+        """Return a data frame with a row for each trial. Raises RequestError where pandas is not installed."""
         try:
             import pandas
         except ImportError as error:
@@ -140,7 +141,7 @@ class Study:
         return pandas.DataFrame(self.rows())
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a trial, genes and all, for whatever makes tables."""
+        """Return a dictionary for each trial, with its genes, outcome, Dice, seconds and costs."""
         return [
             {
                 "trial": trial.number,
@@ -185,8 +186,8 @@ def search(
 
     ``sampler`` is a name, an Optuna sampler, or a function that makes one from a seed: with such a function one seed
     gives the same study, also when it is continued, while a sampler's own state ends with the process. With arrays,
-    ``classes`` names their masks' values, and ``spacing`` is theirs. Raises RequestError for a request that cannot be
-    met, UnetxError when the work fails.
+    ``classes`` names the values of their masks, and ``spacing`` is that of their voxels. Raises RequestError for a
+    request that cannot be met, UnetxError when the work fails.
     """
     from unetx_search.run import search as run_search
 
@@ -196,23 +197,23 @@ def search(
         options.setdefault("study", source.name)
     config = SearchConfig(data=path, sampler=name, **options)
     made = None if isinstance(sampler, str) else _always(sampler) if isinstance(sampler, BaseSampler) else sampler
-    summary = run_search(config, console=_console(quiet), source=source, sampler_of=made)
+    summary = run_search(config, console=stderr_console(quiet=quiet), source=source, sampler_of=made)
     return Study(summary.folder, source)
 
 
 def study(folder: str | Path) -> Study:
-    """A study that is there already. Raises RequestError when there is none."""
+    """Return the study in a folder. Raises RequestError when there is none."""
     read_status(Path(folder))
     return Study(Path(folder))
 
 
 def task(data: Data = None, *, quiet: bool = False, classes: Sequence[str] = (), **options: Any) -> Task:
-    """The dataset made ready for training, as a search does it; the options are those of the command."""
+    """Prepare a dataset for training, as a search does; the options are those of the command."""
     path, source = _data(data, classes, options)
     config = SearchConfig(data=path, **options)
     machine_options = config.task_options("cpu")
     return prepared_task(
-        config.folder, source or config.source(), config.cache_folder, machine_options, _console(quiet)
+        config.folder, source or config.source(), config.cache_folder, machine_options, stderr_console(quiet=quiet)
     )
 
 
@@ -226,7 +227,7 @@ def train(
     classes: Sequence[str] = (),
     **options: Any,
 ) -> Trained:
-    """Train a design, a file or a preset in full, into the folder ``model``, or go on with that.
+    """Train a design, a design's file or a preset in full, into the folder ``model``, or continue its training.
 
     The options are those of ``unetx-search train``. Raises RequestError and TrainingFailed.
     """
@@ -241,21 +242,26 @@ def train(
         if isinstance(design, Design):
             design.save(file := Path(aside) / f"{design.key[:12]}.json")
             name = str(file)
-        return train(name, Path(model), choices, how, console=_console(quiet), against=against, source=source)
+        return train(
+            name, Path(model), choices, how, console=stderr_console(quiet=quiet), against=against, source=source
+        )
 
 
 def predict(
     model: str | Path, images: str | Path, out: str | Path, *, quiet: bool = False, **options: Any
 ) -> Predicted:
-    """Masks of images with a trained model; the options are those of ``unetx-search predict``. Raises RequestError."""
+    """Predict masks of images with a trained model; the options are those of ``unetx-search predict``.
+
+    Raises RequestError."""
     from unetx_search.models.predicting import predict
 
-    return predict(Path(model), Path(images), Path(out), PredictChoices(**options), console=_console(quiet))
+    return predict(Path(model), Path(images), Path(out), PredictChoices(**options), console=stderr_console(quiet=quiet))
 
 
 def export(design: Design | str | Path, target: str | Path, **options: Any) -> Exported:
-    """Write a design, that of a file, or a trained model's folder with its weights, for use elsewhere; options are
-    those of ``unetx_studies.export.export``. Raises RequestError.
+    """Write a design, the design in a file, or a trained model with its weights, for use elsewhere.
+
+    The options are those of ``unetx_studies.export.export``. Raises RequestError.
     """
     from unetx_search.models.exporting import with_weights
     from unetx_studies.export import export
@@ -275,7 +281,3 @@ def _data(data: Data, classes: Sequence[str], options: dict[str, Any]) -> tuple[
 
 def _always(sampler: BaseSampler) -> SamplerOf:
     return lambda seed: sampler
-
-
-def _console(quiet: bool) -> Console:
-    return Console(stderr=True, highlight=False, quiet=quiet)

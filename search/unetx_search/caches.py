@@ -15,25 +15,25 @@ from unetx_studies.sheet import size_words
 Which = Literal["stale", "all"]
 
 KEPT_OF_STALE = frozenset({CacheState.CURRENT, CacheState.IN_USE})
-"""What ``--clean stale`` leaves alone."""
+"""The states of what ``--clean stale`` keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheFacts:
-    """A prepared dataset, or what is left of one."""
+    """A prepared dataset in a cache, or what is left of one."""
 
     name: str
     state: str
-    """current, stale (the dataset has changed or gone since), unfinished, damaged, in use."""
+    """One of current, stale (the dataset has changed or gone since), unfinished, damaged, in use."""
     n_bytes: int
     origin: str
     last_used: str
-    """UTC, to the minute."""
+    """Time of the last use, in UTC, to the minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """What a cleaning came to."""
+    """The result of a cleaning."""
 
     cache: str
     removed: tuple[CacheFacts, ...]
@@ -45,12 +45,12 @@ class Cleaning:
 
 
 def cache_facts(cache: Path) -> tuple[CacheFacts, ...]:
-    """All that is prepared in a cache; nothing where there is none."""
+    """Return the facts of every prepared dataset in a cache; nothing where there is no cache."""
     return tuple(map(_facts, cached(cache)))
 
 
 def clean_caches(cache: Path, which: Which) -> Cleaning:
-    """Remove what is stale, unfinished or damaged, or all; never what is being prepared or used."""
+    """Remove prepared datasets that are stale, unfinished or damaged, or all; those in use are kept."""
     removed, kept = [], []
     for entry in cached(cache):
         if entry.state is CacheState.IN_USE or (which == "stale" and entry.state in KEPT_OF_STALE):
@@ -69,7 +69,7 @@ def _facts(entry: CacheEntry) -> CacheFacts:
 
 
 def caches_text(entries: Sequence[CacheFacts]) -> str:
-    """A line for each, under a heading."""
+    """Return a table with a line for each prepared dataset."""
     rows = [("prepared", "state", "size", "last used (UTC)", "from")]
     rows += [(e.name, e.state, size_words(e.n_bytes), e.last_used, e.origin) for e in entries]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -77,7 +77,7 @@ def caches_text(entries: Sequence[CacheFacts]) -> str:
 
 
 def cleaning_text(cleaning: Cleaning) -> str:
-    """What was removed, what was kept, and what that freed."""
+    """Say what was removed, what was kept, and how much space that freed."""
     lines = [f"removed {entry.name} ({entry.state}, {size_words(entry.n_bytes)})" for entry in cleaning.removed]
     lines += [f"kept    {entry.name} ({entry.state}, {size_words(entry.n_bytes)})" for entry in cleaning.kept]
     if not lines:
@@ -86,5 +86,5 @@ def cleaning_text(cleaning: Cleaning) -> str:
 
 
 def cleaning_json(cleaning: Cleaning) -> str:
-    """The same facts."""
+    """Return the facts of ``cleaning_text`` as JSON."""
     return json_text({**asdict(cleaning), "freed_bytes": cleaning.freed_bytes})

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
 
 COSTS: Mapping[CheapBy, str] = {"macs": "multiply-adds", "params": "parameters", "memory": "training memory"}
-"""What a design may have the least of, in words."""
+"""The costs of ``--cheap-by`` in words."""
 
 
 class CostOf:
-    """The cost of a trial's design at full size. ``memory_of`` tells the bytes by a design's key, once for each."""
+    """Returns the cost of a trial's design at full size. ``memory_of`` gives bytes by a design's key; each is kept."""
 
     def __init__(self, by: CheapBy, memory_of: Callable[[str], int]) -> None:
         self._by = by
@@ -35,18 +35,18 @@ class CostOf:
 
 @dataclass(frozen=True, slots=True)
 class Cheapest:
-    """What a study says of designs that cost less than U-Net."""
+    """The cheapest design of a study that is as good as U-Net, or that none is known."""
 
     by: CheapBy
     margin: float
     design: Ranked | None = None
-    """The cheapest of those that are not worse than U-Net by more than the margin; None where none is, or not yet."""
+    """The cheapest of the designs that are not worse than U-Net by more than the margin; None where there is none."""
     share: float = 1.0
-    """Of U-Net's cost, what it costs."""
+    """The design's cost as a share of U-Net's."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For machines, and to be told again."""
+        """The facts for JSON, which ``cheapest_words`` puts into a sentence."""
         number = None if self.design is None else self.design.number
         share = None if self.design is None else self.share
         return {"trial": number, "cost": self.by, "share": share, "margin": self.margin, "probability": PROBABILITY}
@@ -55,7 +55,7 @@ class Cheapest:
 def cheapest(
     ranking: Ranking, reference: str | None, by: CheapBy, margin: float, cost_of: Callable[[TrialRecord], float]
 ) -> Cheapest | None:
-    """By the shrunken estimates; None where the reference has no score, so that there is nothing to compare with."""
+    """Find the cheapest design that is as good as the reference, by shrunken estimates; None without its score."""
     unet = ranking.get(reference)
     if ranking.shrinkage is None or unet is None:
         return None
@@ -65,7 +65,7 @@ def cheapest(
 
 
 def cheapest_words(facts: Mapping[str, Any]) -> str:
-    """One sentence on the facts of a ``Cheapest``."""
+    """Put the facts of a ``Cheapest`` into a sentence."""
     sure = f"not lower by more than {facts['margin']:g} Dice with {100 * facts['probability']:g} % probability"
     cost = COSTS[facts["cost"]]
     if facts["trial"] is None:

@@ -20,24 +20,23 @@ from cyclopts.config import Dict
 from unetx_search import INTERRUPTED
 from unetx_search.audit.config import AuditConfig
 from unetx_search.config import Choices, SearchConfig
+from unetx_search.converters import Json, convert_strictly, join_sizes
 from unetx_search.data_choices import DataChoices
 from unetx_search.explain.command import explain
 from unetx_search.finals.config import FinalsConfig
+from unetx_search.models.export_command import export
 from unetx_search.models.predict_command import predict
 from unetx_search.models.train_command import train
-from unetx_search.reading_words import as_said, sizes_joined, voxels
 from unetx_space.design_space import design_space, space_text
 from unetx_space.errors import Interrupted, RequestError, UnetxError, unknown_name
 from unetx_space.files import json_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from unetx_space.architecture import Architecture
 
 app = App(
     name="unetx-search",
-    default_parameter=Parameter(converter=as_said),
+    default_parameter=Parameter(converter=convert_strictly),
     version=lambda: version("unetx-search"),
     suppress_keyboard_interrupt=False,  # main() says how to go on
     help=(
@@ -47,8 +46,6 @@ app = App(
 )
 
 app.meta.suppress_keyboard_interrupt = False
-
-Json = Annotated[bool, Parameter(name="--json", negative=())]
 
 
 @app.default
@@ -67,16 +64,22 @@ def search(
     json
         Print the summary as JSON.
     """
+    from unetx_search.progress import stderr_console
+    from unetx_search.report.dashboard_plots import show_study_plots
+    from unetx_search.report.study import read_reported_study
     from unetx_search.run import search
-    from unetx_search.study_plots import show_study_plots
     from unetx_search.summary import summary_json, summary_text
 
-    summary = search(config, console=_stderr(), plot=show_study_plots)
-    if summary.evaluations:
-        from unetx_search.reporting import REPORT, write_report
+    def plot(folder: Path) -> None:
+        show_study_plots(read_reported_study(folder))
 
-        show_study_plots(summary.folder)
-        write_report(summary.folder, summary.folder / REPORT)
+    summary = search(config, console=stderr_console(), plot=plot)
+    if summary.evaluations:
+        from unetx_search.report.page import REPORT, write_report
+
+        study = read_reported_study(summary.folder)
+        show_study_plots(study)
+        write_report(study, summary.folder / REPORT)
     print(summary_json(summary) if json else summary_text(summary))
     if summary.was_stopped:
         return INTERRUPTED
@@ -107,8 +110,9 @@ def finals(
 def _finals(study: Path, config: FinalsConfig, json: bool) -> int:
     from unetx_search.finals.report import finals_facts, finals_text
     from unetx_search.finals.run import finals
+    from unetx_search.progress import stderr_console
 
-    results = finals(study, config, console=_stderr())
+    results = finals(study, config, console=stderr_console())
     print(json_text(finals_facts(results)) if json else finals_text(results))
     return INTERRUPTED if results.was_stopped else 0
 
@@ -128,8 +132,9 @@ def audit(
     """
     from unetx_search.audit.report import audit_facts, audit_text
     from unetx_search.audit.run import audit
+    from unetx_search.progress import stderr_console
 
-    found = audit(config, console=_stderr())
+    found = audit(config, console=stderr_console())
     print(json_text(audit_facts(found)) if json else audit_text(found))
     return INTERRUPTED if found.was_stopped else 0
 
@@ -169,29 +174,29 @@ def show(
     json
         Print costs and facts as JSON instead.
     """
-    from unetx_search import summary
+    from unetx_search import architectures
 
     if space:
         narrowed = choices.narrow(design_space(what or "default", levels))
-        print(summary.space_json(narrowed) if json else space_text(narrowed))
+        print(architectures.space_json(narrowed) if json else space_text(narrowed))
         return
     if what is None:
         raise RequestError("show needs an architecture file or the name of a preset, or --space")
-    found = summary.named_architecture(what, levels)
-    beside = None if other is None else summary.named_architecture(other, levels)
+    found = architectures.named_architecture(what, levels)
+    beside = None if other is None else architectures.named_architecture(other, levels)
     if svg is not None:
-        summary.write_svg(found, svg, beside)
+        architectures.write_svg(found, svg, beside)
     if html is not None:
-        summary.write_html(found, html, beside)
+        architectures.write_html(found, html, beside)
     if beside is None:
-        print(summary.architecture_json(found) if json else _drawn(found, ascii))
+        print(architectures.architecture_json(found) if json else _drawn(found, ascii))
     else:
-        print(summary.difference_json(found, beside) if json else summary.difference_text(found, beside))
+        print(architectures.difference_json(found, beside) if json else architectures.difference_text(found, beside))
 
 
 def _drawn(architecture: Architecture, ascii: bool) -> str:
     """With box characters where they are wanted and the terminal has them."""
-    from unetx_search.summary import architecture_text
+    from unetx_search.architectures import architecture_text
 
     text = architecture_text(architecture, ascii=ascii)
     try:
@@ -201,58 +206,7 @@ def _drawn(architecture: Architecture, ascii: bool) -> str:
     return text
 
 
-@app.command
-def export(
-    architecture: Path,
-    target: Path,
-    *,
-    format: Literal["torch", "onnx", "pt2", "monai-bundle", "nnunet", "json", "svg", "dot", "graphml"] | None = None,
-    weights: Path | None = None,
-    patch: Annotated[tuple[int, ...] | None, Parameter(converter=voxels, n_tokens=1)] = None,
-    seed: int = 0,
-    force: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
-    """Write an architecture and its network for use elsewhere.
-
-    Parameters
-    ----------
-    architecture
-        A JSON file such as runs/NAME/best.json, or the folder of a model that train made, with its weights.
-    target
-        What to write; its ending gives the format unless --format does.
-    format
-        torch (a .py file that needs torch alone), onnx (for ONNX Runtime and others), pt2 (torch.export), monai-bundle
-        or nnunet (a folder), json (the document), svg (the drawing), dot or graphml (the graph).
-    weights
-        Trained weights as safetensors, such as MODEL/weights-fold1.safetensors where a model has several folds. Fresh
-        initial values without them.
-    patch
-        Input size in voxels per axis, such as 96x96x48. The patch of the search, or the model's training, by default.
-    seed
-        Seed of the initial values where no weights are given.
-    force
-        Replace what is there already.
-    """
-    from unetx_search.models.exporting import with_weights
-    from unetx_search.progress import Steps
-    from unetx_search.summary import exported_text
-    from unetx_studies.export import export
-
-    found, trained = with_weights(architecture, weights)
-    with Steps(_stderr()) as steps:
-        done = export(
-            found,
-            target,
-            format=format,
-            weights=trained,
-            patch=patch,
-            seed=seed,
-            force=force,
-            tell=steps.begin,
-        )
-    print(exported_text(done))
-
-
+app.command(export)
 app.command(train)
 app.command(predict)
 
@@ -268,10 +222,11 @@ def report(study: Path, *, output: Annotated[Path | None, Parameter(name=["--out
     output
         The HTML file to write; tables as CSV and JSON go beside it. report.html in the study's folder by default.
     """
-    from unetx_search.reporting import REPORT, write_report
+    from unetx_search.report.page import REPORT, write_report
+    from unetx_search.report.study import read_reported_study
 
     target = output or study / REPORT
-    write_report(study, target)
+    write_report(read_reported_study(study), target)
     print(f"wrote {target}")
 
 
@@ -284,7 +239,7 @@ def presets(*, json: Json = False) -> None:
     json
         Print them as JSON.
     """
-    from unetx_search.summary import presets_json, presets_text
+    from unetx_search.architectures import presets_json, presets_text
 
     print(presets_json() if json else presets_text())
 
@@ -318,9 +273,9 @@ def runs(out: Path = Path("runs"), *, json: Json = False) -> None:
     json
         Print them as JSON.
     """
-    from unetx_search.listing import listed, listing_json, listing_text
+    from unetx_search.listing import listing_json, listing_text, study_overviews
 
-    found = listed(out)
+    found = study_overviews(out)
     print(listing_json(found) if json else listing_text(found, out))
 
 
@@ -345,10 +300,11 @@ def status(
     json
         Print everything as JSON.
     """
+    from unetx_search.progress import stderr_console
     from unetx_search.status import decisions_text, read_status, status_json, status_text
     from unetx_search.watching import watch as watch_study
 
-    found = watch_study(study, _stderr()) if watch else read_status(study)
+    found = watch_study(study, stderr_console()) if watch else read_status(study)
     print(status_json(found) if json else decisions_text(found) if decisions else status_text(found))
 
 
@@ -386,9 +342,10 @@ def doctor(
         cleaned = clean_caches(choices.cache_folder, clean)
         print(cleaning_json(cleaned) if json else cleaning_text(cleaned))
         return 0
-    from unetx_search.doctor import findings_json, findings_text, look
+    from unetx_search.doctor import diagnose, findings_json, findings_text
+    from unetx_search.progress import stderr_console
 
-    findings = look(choices, console=_stderr(), sheet=sheet, pilot=pilot, gpu=gpu)
+    findings = diagnose(choices, console=stderr_console(), sheet=sheet, pilot=pilot, gpu=gpu)
     print(findings_json(findings) if json else findings_text(findings))
     return 0 if findings.is_fit else 2
 
@@ -396,18 +353,12 @@ def doctor(
 app.command(explain)
 
 
-def _stderr() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
 @app.meta.default
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[Path | None, Parameter(group="Parameters")] = None,
 ) -> Any:
-    """The command that the words name, its options read from a TOML file where the words do not give them.
+    """Run the command that the words name; options that they do not give are read from a TOML file.
 
     Parameters
     ----------
@@ -417,7 +368,7 @@ def launch(
     """
     app.config = [] if config is None else [_settings(config)]
     try:
-        return app(sizes_joined(tokens), error_formatter=_error_panel, result_action="return_value")
+        return app(join_sizes(tokens), error_formatter=_error_panel, result_action="return_value")
     finally:
         app.config = []
 
@@ -435,7 +386,7 @@ def _settings(path: Path) -> Dict:
 
 
 def main() -> None:
-    """What the console script does. Errors raised on purpose become one screen of text and an exit code; bugs fly."""
+    """Run the command line. An error raised on purpose becomes a message and an exit code; a bug has its traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")

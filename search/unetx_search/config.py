@@ -1,4 +1,4 @@
-"""Everything a search can be told: dataclasses from which flags, help, defaults and TOML come.
+"""The options of a search, from which flags, help, defaults and TOML come, and the files in which a study keeps them.
 
 Annotations are not postponed, as in ``data_choices.py``.
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from cyclopts import Parameter
 
+from unetx_search.converters import MAX_NAME_BYTES
 from unetx_search.data_choices import DataChoices, Rule, at_least, check_rules
 from unetx_search.executors.registry import ENGINES
-from unetx_search.reading_words import MOST_NAME_BYTES
 from unetx_search.samplers.registry import SAMPLERS
 from unetx_space.design_space import DesignSpace, SpaceName, design_space, narrowed
 from unetx_space.errors import RequestError
@@ -32,13 +32,13 @@ else:  # what may be said is what is registered, in help and refusals, too
 DEMO = "demo"
 PATHS = ("data", "split", "out", "cache")
 """Options that are paths."""
-MOST_HOURS = 100_000
+MAX_HOURS = 100_000
 FIRST_PRESETS = ("u-net", "no-skip")
-"""What every search evaluates first: the reference, and what skips are worth at all."""
-DEFAULT_SHARE, MOST_SHARE = 0.3, 0.9
-"""Of a study's trials that are replicates."""
+"""The presets that every search evaluates first: the reference, and the net that shows what skips are worth at all."""
+DEFAULT_SHARE, MAX_SHARE = 0.3, 0.9
+"""The share of a study's trials that are replicates, by default and at most."""
 MARGIN = 0.005
-"""What a design may be worse than the reference and still pass for as good."""
+"""Dice by which a design may be worse than the reference and still counts as being as good."""
 
 Diagnosis = Literal["best", "all", "none"]
 CheapBy = Literal["macs", "params", "memory"]
@@ -61,13 +61,13 @@ class Choices:
     """Where sources may lie as seen from the node: any of "same,finer,coarser"."""
 
     def narrow(self, space: DesignSpace) -> DesignSpace:
-        """The space with these choices only. Raises RequestError for an unknown one."""
+        """Return the space with these choices only. Raises RequestError for an unknown choice."""
         return narrowed(space, **{one.name: getattr(self, one.name) for one in fields(Choices)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(DataChoices, Choices):
-    """A search as its user asked for it."""
+    """The options of a search, as its user gave them."""
 
     trials: int = 12
     """Trials the study shall have in total; run the same command with more to continue."""
@@ -149,9 +149,9 @@ class SearchConfig(DataChoices, Choices):
 
     def _check_folder(self) -> None:
         n_bytes = len(os.fsencode(self.study_name))
-        if n_bytes > MOST_NAME_BYTES:
+        if n_bytes > MAX_NAME_BYTES:
             raise RequestError(
-                f"--study must be at most {MOST_NAME_BYTES} bytes long, as the name of its folder, got {n_bytes} bytes "
+                f"--study must be at most {MAX_NAME_BYTES} bytes long, as the name of its folder, got {n_bytes} bytes "
                 f"({self.study_name[:20]}...); choose a shorter name"
             )
         folder, cache = (Path(str(path.absolute()).casefold()) for path in (self.folder, self.cache_folder))
@@ -162,8 +162,8 @@ class SearchConfig(DataChoices, Choices):
             )
 
     @property
-    def counted_workers(self) -> int:
-        """Those of a GPU that were asked for; 1 where it is measured how many pay, or nothing was said."""
+    def fixed_workers_per_gpu(self) -> int:
+        """The number of workers on each GPU that the user has fixed; 1 where that is measured or not given."""
         return self.workers_per_gpu if isinstance(self.workers_per_gpu, int) else 1
 
     def _search_rules(self) -> Iterator[Rule]:
@@ -172,7 +172,12 @@ class SearchConfig(DataChoices, Choices):
         yield "gpus", self.gpus, "0 or more, or all", self.gpus == "all" or self.gpus >= 0
         yield "seed", self.seed, "0 or more", self.seed >= 0
         sharing = self.workers_per_gpu
-        yield "workers-per-gpu", sharing, "at least 1, or auto", sharing in ("auto", None) or self.counted_workers >= 1
+        yield (
+            "workers-per-gpu",
+            sharing,
+            "at least 1, or auto",
+            not isinstance(sharing, int) or sharing >= 1,
+        )
         is_local = self.engine == "local"
         yield "workers-per-gpu", sharing, f"a count with --engine {self.engine}", is_local or sharing != "auto"
         address, is_there = self.ray_address, self.ray_address is not None
@@ -181,8 +186,8 @@ class SearchConfig(DataChoices, Choices):
         rule = "given with --engine slurm only"
         yield "slurm", " ".join(self.slurm), rule, self.engine == "slurm" or not self.slurm
         hours = self.max_hours
-        yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
-        yield "reseed", self.reseed, f"0 (none) to {MOST_SHARE:g}", 0 <= self.reseed <= MOST_SHARE
+        yield "max-hours", hours, f"above 0 and at most {MAX_HOURS}", hours is None or 0 < hours <= MAX_HOURS
+        yield "reseed", self.reseed, f"0 (none) to {MAX_SHARE:g}", 0 <= self.reseed <= MAX_SHARE
         yield "margin", self.margin, "at least 0 and less than 1 (Dice, such as 0.005)", 0 <= self.margin < 1
         window = self.deterministic
         yield "deterministic", window, "at least 1 (the largest number of workers)", window is None or window >= 1
@@ -195,12 +200,12 @@ class SearchConfig(DataChoices, Choices):
         yield "max-cost", self.max_cost, "at least 1 (the U-Net itself costs 1)", self.max_cost >= 1
 
     def design_space(self, n_levels: int) -> DesignSpace:
-        """The space to search on a backbone of so many levels."""
+        """Return the design space to search on a backbone of so many levels."""
         return self.narrow(design_space(self.space, n_levels))
 
     @property
     def study_name(self) -> str:
-        """What the study is called."""
+        """The name of the study."""
         if self.study or not self.data:
             return self.study or DEMO
         place = self.data.resolve()
@@ -208,23 +213,24 @@ class SearchConfig(DataChoices, Choices):
 
     @property
     def folder(self) -> Path:
-        """Where the study lives."""
+        """The folder of the study."""
         return self.out / self.study_name
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What a study was begun with; a continuation must agree, or its scores could not be compared.
+class StudySettings:
+    """What a study was begun with, in the file ``config.json`` of its folder.
 
-    Numbers of trials and workers may change from run to run and are not part of it.
+    A continuation must agree, or its scores could not be compared with those before. Numbers of trials and workers may
+    change from run to run and are not part of it.
     """
 
     task_digest: str
-    """Of the data as the networks get them."""
+    """The digest of the data as the networks get them."""
     data: dict[str, Any]
-    """Their parts, by digest or as they are, for whoever wants to know why the whole differs."""
+    """The parts of the data, as digests or values, which tell why a whole digest differs."""
     task: dict[str, Any]
-    """What was chosen for the networks' input, likewise."""
+    """What was chosen for the networks' input, by name."""
     genes: dict[str, list[Any]]
     """The design space: every gene with its choices."""
     seed: int
@@ -234,11 +240,11 @@ class Settled:
     budget: dict[str, Any]
     deterministic: int | None = None
     reseed: float = DEFAULT_SHARE
-    """The share of replicates, which decides what is trained next."""
+    """The share of the trials that are replicates."""
     pilot_spacing: tuple[float, ...] | None = None
     """The voxel size that a pilot chose instead of the planned one, along the source's axes."""
     audit: dict[str, int] | None = None
-    """Of an audit: how many designs, on how many seeds, and how much longer the references."""
+    """For an audit: the numbers of designs and of seeds, and how much longer the references train."""
 
     @classmethod
     def of(
@@ -251,7 +257,7 @@ class Settled:
         pilot_spacing: tuple[float, ...] | None = None,
     ) -> Self:
         return cls(
-            **_settings_of(task),
+            **_data_settings(task),
             genes={name: list(choices) for name, choices in space.genes.items()},
             seed=config.seed,
             sampler=config.sampler,
@@ -264,9 +270,9 @@ class Settled:
         )
 
     def freeze(self, path: Path) -> None:
-        """Write the settings beside the results, or check them against those of an earlier run.
+        """Write the settings into a study's folder, or check them against those of an earlier run.
 
-        Raises RequestError naming every difference.
+        Raises RequestError, which names every difference.
         """
         if path.exists():
             self.check(path)
@@ -274,12 +280,12 @@ class Settled:
             write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
 
     def check(self, path: Path) -> None:
-        """Raises RequestError naming every difference from the settings of an earlier run."""
+        """Check these settings against those of an earlier run. Raises RequestError, which names every difference."""
         _refuse_differences(path, _as_stored(asdict(self)))
 
 
-def _settings_of(task: "Task") -> dict[str, Any]:
-    """The part of the settings that the prepared data decide."""
+def _data_settings(task: "Task") -> dict[str, Any]:
+    """The part of a study's settings that its prepared data decide."""
     return {
         "task_digest": task.digest,
         "data": {**task.digests, "channels": list(task.channels), "classes": list(task.classes)},
@@ -288,22 +294,22 @@ def _settings_of(task: "Task") -> dict[str, Any]:
 
 
 def differing_data(path: Path, task: "Task") -> list[str]:
-    """A line for whatever a study's data were that these are not; empty where they are the same."""
-    theirs, mine = read_begun(path), _as_stored(_settings_of(task))
+    """Return a line for each difference between a study's data, by its settings file, and a task's."""
+    theirs, mine = read_settings(path), _as_stored(_data_settings(task))
     if theirs["task_digest"] == mine["task_digest"]:
         return []
     return list(_differences(theirs, mine, stated_only=True)) or ["  data: other images, masks or another split"]
 
 
-def keep_request(config: SearchConfig, path: Path) -> None:
-    """Write what a search was told, the database's URL left out, so that finals read the same data in the same way."""
+def write_request(config: SearchConfig, path: Path) -> None:
+    """Write a search's request without the database's URL, so that finals read the same data in the same way."""
     told = {name: value for name, value in asdict(config).items() if name != "storage"}
     absolute = {name: str(told[name].absolute()) for name in PATHS if told[name] is not None}
     write_whole(path, json.dumps({**told, **absolute}, indent=2) + "\n")
 
 
 def read_request(path: Path) -> SearchConfig:
-    """What the search of a study was told last. Raises RequestError where nothing says so, or it is damaged."""
+    """Read the last request of a study's search. Raises RequestError where the file is not there or damaged."""
     told = read_object(path, {"trials": int, "seed": int}, "run the study's search again: it writes the file anew")
     known = {one.name for one in fields(SearchConfig)}
     values: dict[str, Any] = {name: value for name, value in told.items() if name in known}
@@ -328,13 +334,13 @@ PARTS_OF_DATA = {
 }
 
 
-def read_begun(path: Path) -> dict[str, Any]:
-    """What a study was begun with, as its settings file says. Raises RequestError where that is damaged."""
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a study's settings file. Raises RequestError where it is not there or damaged."""
     return read_object(path, KEPT, _RESTORE)
 
 
-def check_stated(config: SearchConfig, path: Path) -> None:
-    """The same check as far as the request itself tells, before hours of preparation. Raises RequestError."""
+def check_request(config: SearchConfig, path: Path) -> None:
+    """Check a request against a study's settings, as far as that needs no prepared data. Raises RequestError."""
     if not path.exists():
         return
     stated = {
@@ -354,7 +360,7 @@ def _as_stored(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_differences(path: Path, mine: dict[str, Any], *, stated_only: bool = False) -> None:
-    theirs = read_begun(path)
+    theirs = read_settings(path)
     differences = list(_differences(theirs, mine, stated_only=stated_only))
     if not stated_only and theirs["task_digest"] != mine["task_digest"] and not differences:
         differences = ["  data: other images, masks or another split than it was begun with"]

@@ -1,4 +1,4 @@
-"""The one writer: asks the sampler, hands jobs to the executor, and records what comes back.
+"""The coordinator, a study's only writer: it asks the sampler, submits jobs to the executor, and records the results.
 
 Every event is one transaction of our records. So after any crash a trial is there as a whole or not at all, and
 finished or not; what is not is resumed from its last checkpoint, or run again, under the same number. The sampler's
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 N_HOPELESS = 5
-"""When the first evaluations of a run all fail, this many are enough to stop."""
-N_UNTIL_MEASURED = 5
-"""After so many replicates of a study that have a score it is said what its scores can tell apart."""
-MAX_IN_VAIN = 5
+"""So many evaluations end a run, when they are its first and all have failed."""
+N_UNTIL_MEASURED = 20
+"""Finished trials, a replicate among them, after which the reporter is told what the study's scores can tell apart."""
+MAX_PREEMPTIONS = 5
 """Preemptions of a trial without coming further after which it is given up. Where workers come and go, a trial goes on
 from its checkpoint and comes further now and then; one that does not in five tries is what stops it, or takes too long
 between two checkpoints for the machines there are, and would keep a study from ever ending."""
 STOP_WITHIN = timedelta(seconds=20)
-"""Then workers that did not answer are ended; a batch system kills everything after 30 s."""
+"""Time for workers to answer at the end, before they are killed; a batch system kills everything after 30 s."""
 
 
 class SearchFailed(UnetxError):
@@ -57,7 +57,7 @@ class SearchFailed(UnetxError):
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run goes, and what a proposal may know."""
+    """Options of a run: what a proposal may know, when to end, where checkpoints lie, what is diagnosed."""
 
     lag: int | None = None
     """Proposal and pruning of trial n see exactly the trials 0..n-lag, so that any number of workers up to ``lag``
@@ -66,33 +66,33 @@ class RunOptions:
     """Trials that are asked before a slot is free for them, so that none waits for the sampler; what they know is then
     older by as many results."""
     ends_at: datetime | None = None
-    """When to stop in order, whatever is missing."""
+    """When to end the run in order, whatever is missing; None for no limit."""
     checkpoints: Path | None = None
-    """Folder for the state of running evaluations."""
+    """Folder for the state of running evaluations; None keeps none."""
     diagnosis: Diagnosis = "best"
     """Which evaluations are diagnosed."""
 
 
 @dataclass(slots=True)
 class _Unfinished:
-    """A trial without a result: one that runs, or one that an earlier try has left."""
+    """A trial without a result: one that runs, or one that an earlier worker has left."""
 
     trial: TrialRecord
     architecture: Architecture
     scores: dict[int, float]
-    """By step, of the rungs at which the pruner has spoken."""
+    """The score at each rung that the pruner has seen, by step."""
     furthest: int = 0
-    """Step."""
-    n_in_vain: int = 0
-    """Times that it was preempted since it came further."""
+    """The furthest step that it has reached."""
+    n_preemptions: int = 0
+    """How often it was preempted since it last came further."""
 
 
 class Coordinator:
-    """Runs a study to its total; implements the executor's Handler.
+    """Runs a study to its total, as the Handler of an executor's events.
 
-    ``study`` and ``mirror`` are those of ``records``, from which the first is filled here. ``proposals`` decide what is
-    trained. ``on_ranked`` is called with the ranking after each evaluation that changed it, ``on_evaluated`` with every
-    evaluation before it is recorded, and the ranking of the others.
+    ``study`` and ``mirror`` belong to the same study as ``records``, from which the former is filled here.
+    ``proposals`` decide what is trained. ``on_ranked`` is called with the ranking after each evaluation that changed
+    it, ``on_evaluated`` with every evaluation before it is recorded, and with the ranking of the others.
     """
 
     def __init__(
@@ -121,34 +121,35 @@ class Coordinator:
         self._clock = clock
         self._running: dict[int, _Unfinished] = {}
         self._waiting: deque[_Unfinished] = deque()
-        """Trials without a slot: to be run again, or asked ahead."""
+        """Trials that wait for a slot: to be run again, or asked ahead."""
         self._n_asked = 0
-        """Trials of the study."""
+        """The number of the study's trials."""
         self._ranking = Ranking()
-        self._n_measured = 0
-        """Replicates that have a score."""
+        self._has_replicate = False
+        """Whether a replicate has a score."""
+        self._has_told_spread = False
         self._n_finished = 0
-        """Of the study, by this run or an earlier one."""
+        """The number of finished trials, by this run or an earlier one."""
         self._n_finished_now = 0
-        self._n_useless_now = 0
+        self._n_failed_now = 0
         self._eager_reasons: set[str] = set()
-        """Those told already why a GPU runs steps without a graph."""
+        """The reasons already logged why a GPU runs steps without a graph."""
         self._stopping = False
         self.ran_out_of_time = False
-        """The run ended because its time was up."""
+        """Whether the run ended because its time was up."""
 
     def stop(self) -> None:
-        """Ask for a graceful shutdown; safe to call from a signal handler."""
+        """Ask for a graceful shutdown; this may be called from a signal handler."""
         self._stopping = True
         self._records.hurry()
 
     @property
     def was_stopped(self) -> bool:
-        """The run ended because someone asked."""
+        """Whether the run ended because a signal asked for it."""
         return self._stopping
 
     def run(self) -> None:
-        """Returns when the study has its total, its time is up, or after ``stop``.
+        """Run the study until it has its total, its time is up, or ``stop`` was called.
 
         Raises SearchFailed when going on is pointless, StorageFull when nothing more can be written, ServerGone when
         the database stays away, LeaseLost when another run has the study by now.
@@ -156,11 +157,11 @@ class Coordinator:
         self._resume()
         while not self._stopping and not self._is_time_up():
             self._fill()
-            if not self._running and not self._waiting and not self._proposals.is_more():
+            if not self._running and not self._waiting and not self._proposals.has_more():
                 return
             self._executor.poll(self, timeout_s=0.5)
             self._records.heartbeat()
-            if self._n_useless_now == self._n_finished_now >= N_HOPELESS:
+            if self._n_failed_now == self._n_finished_now >= N_HOPELESS:
                 self._shut_down()
                 raise SearchFailed(self._why_hopeless())
         self._shut_down()
@@ -177,16 +178,20 @@ class Coordinator:
         for trial in trials:
             scores = {point.step: point.score for point in curves.get(trial.number, ())}
             self._study.restore(trial, scores)
-            self._proposals.know(trial)
+            self._proposals.observe(trial)
             self._ranking.add(trial)
             self._n_asked += 1
-            self._n_measured += _is_measured_replicate(trial)
+            self._has_replicate |= _is_measured_replicate(trial)
             self._n_finished += trial.is_finished
             if trial.is_finished:
                 self._remove_checkpoint(trial.number)  # of a run that ended between the two
             else:
                 architecture = self._records.architecture(trial.key)
                 self._waiting.append(_Unfinished(job_states.requeued(trial), architecture, scores))
+        self._has_told_spread = self._is_spread_known()
+
+    def _is_spread_known(self) -> bool:
+        return self._has_replicate and self._n_finished >= N_UNTIL_MEASURED
 
     # From a free slot to a job.
 
@@ -197,7 +202,7 @@ class Coordinator:
             if ready is not None:
                 self._waiting.remove(ready)
                 self._dispatch(ready)
-            elif not self._proposals.is_more() or not self._is_enough_known():
+            elif not self._proposals.has_more() or not self._is_enough_known():
                 return
             elif self._executor.n_free() > 0:
                 self._dispatch(self._ask())
@@ -220,7 +225,7 @@ class Coordinator:
         """A new trial with its design, recorded."""
         asked = self._study.ask()
         candidate, seed, budget = self._proposals.propose(asked, self._horizon(asked.number), self._ranking)
-        self._study.choose(asked.number, candidate.params, candidate.origin)
+        self._study.set_params(asked.number, candidate.params, candidate.origin)
         trial = TrialRecord(
             number=asked.number,
             key=candidate.key,
@@ -235,7 +240,7 @@ class Coordinator:
             optuna_notes=self._study.notes(asked.number),
         )
         self._records.begin(trial, candidate.architecture)
-        self._proposals.know(trial)
+        self._proposals.observe(trial)
         self._n_asked += 1
         return _Unfinished(trial, candidate.architecture, {})
 
@@ -300,7 +305,7 @@ class Coordinator:
 
     def _note_step(self, running: _Unfinished, step: int) -> None:
         if step > running.furthest:
-            running.furthest, running.n_in_vain = step, 0
+            running.furthest, running.n_preemptions = step, 0
 
     def on_step(self, trial: int, step: int) -> None:
         self._note_step(self._running[trial], step)
@@ -340,15 +345,16 @@ class Coordinator:
         self._mirror.follow(finished, running.scores)
         self._n_finished += 1
         self._n_finished_now += 1
-        self._n_useless_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
-        self._tell_of_eager_steps(trial, evaluation)
+        self._n_failed_now += evaluation.outcome not in (Outcome.COMPLETE, Outcome.PRUNED)
+        self._warn_of_eager_steps(trial, evaluation)
         is_new_best = self._rank(finished)
         moved = is_new_best or not self._ranking.is_by_score
         self._reporter.trial_finished(trial, evaluation, self._ranking.best if moved else None, is_new_best)
-        if self._n_measured == N_UNTIL_MEASURED and _is_measured_replicate(finished):
+        if self._is_spread_known() and not self._has_told_spread and self._proposals.has_more():
+            self._has_told_spread = True
             self._reporter.measured(evidence(self._records.trials(finished_only=True)))
 
-    def _tell_of_eager_steps(self, trial: int, evaluation: Evaluation) -> None:
+    def _warn_of_eager_steps(self, trial: int, evaluation: Evaluation) -> None:
         steps = evaluation.versions.get("steps", "")
         if steps.startswith("eager: ") and steps not in self._eager_reasons:
             self._eager_reasons.add(steps)
@@ -357,8 +363,8 @@ class Coordinator:
 
     def _rank(self, finished: TrialRecord) -> bool:
         """Take a result into the ranking; whether its design is the best since now."""
-        self._proposals.know(finished)
-        self._n_measured += _is_measured_replicate(finished)
+        self._proposals.observe(finished)
+        self._has_replicate |= _is_measured_replicate(finished)
         if not is_complete(finished):
             return False
         before = self._ranking.leader
@@ -380,9 +386,9 @@ class Coordinator:
 
     def on_preempted(self, trial: int, reason: str) -> None:
         running = self._running[trial]
-        running.n_in_vain += 1
-        if running.n_in_vain >= MAX_IN_VAIN:
-            words = f"preempted {running.n_in_vain} times without coming any further; the last: {reason}"
+        running.n_preemptions += 1
+        if running.n_preemptions >= MAX_PREEMPTIONS:
+            words = f"preempted {running.n_preemptions} times without coming any further; the last: {reason}"
             self.on_finished(trial, running.trial.worker or 0, failed_evaluation(Outcome.CRASHED, words))
             return
         running.trial = job_states.requeued(running.trial)

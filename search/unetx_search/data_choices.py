@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from unetx_search.reading_words import mm, voxels
+from unetx_search.converters import mm, voxels
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.options import Machine, TaskOptions
 
 CACHE = ".cache"
-"""Folder of the prepared datasets below --out, for all studies there."""
+"""Name of the folder of prepared datasets below --out, for all studies there."""
 
 READING = ("threshold", "images", "masks", "image_suffix", "mask_suffix", "several_masks", "follow_links")
-"""The choices that say how the files of a dataset are read."""
+"""The names of the choices that say how the files of a dataset are read."""
 
 Rule = tuple[str, object, str, bool]
-"""A flag without its dashes, its value, what it must be, and whether it is."""
+"""A rule for an option: its name without dashes, its value, what it must be, and whether it is."""
 
 
 def check_rules(rules: Iterable[Rule]) -> None:
@@ -36,7 +36,7 @@ def check_rules(rules: Iterable[Rule]) -> None:
 
 
 def at_least(least: float, **values: float | None) -> Iterator[Rule]:
-    """The rules of these flags, which are no smaller than that where they are given."""
+    """Yield a rule for each option: its value, where it is given, is at least ``least``."""
     for name, value in values.items():
         yield name.replace("_", "-"), value, f"at least {least}", value is None or value >= least
 
@@ -46,7 +46,7 @@ Data = Parameter(group="Data", negative=())
 
 @dataclass(frozen=True, kw_only=True)
 class DataChoices:
-    """Which data, and how they become a task; what is not named is chosen from the data."""
+    """The options of a dataset: which it is, and how it becomes a task. What is not given is chosen from the data."""
 
     data: Annotated[Path | None, Data] = None
     """Dataset folder: MSD or nnU-Net raw (dataset.json), a MONAI data list (or its JSON file), or images with masks
@@ -141,18 +141,18 @@ class DataChoices:
 
     @property
     def cache_folder(self) -> Path:
-        """Where prepared datasets live."""
+        """The folder of the prepared datasets."""
         return self.cache or self.out / CACHE
 
     def task_options(self, machine: "Machine") -> "TaskOptions":
-        """The same for the preparation; ``machine`` is what will train."""
+        """Return the options of the preparation for training on ``machine``."""
         from unetx_evaluators.tasks.options import TaskOptions
 
         shared = {one.name for one in fields(TaskOptions)} & {one.name for one in fields(DataChoices)}
         return TaskOptions(machine=machine, **{name: getattr(self, name) for name in shared})
 
     def source(self) -> "Source":
-        """The dataset, listed but not read; the demo where none is named. Raises DataError."""
+        """Open the dataset, which lists its files and reads none; the demo where none is named. Raises DataError."""
         from unetx_evaluators.tasks import DemoSource, Reading, open_source, parse_labels
 
         if self.data is None:

@@ -1,4 +1,4 @@
-"""What this machine offers a search, whether a dataset can be used and what would be made of it."""
+"""``unetx-search doctor``: what this machine offers a search, whether a dataset can be used, and how it would be."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from unetx_search.audit.recommendation import AuditFile
 from unetx_search.caches import CacheFacts, cache_facts, caches_text
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.dataset import dataset_facts, pictures, pilot_facts
+from unetx_search.dataset_facts import dataset_facts, pictures, pilot_facts
 from unetx_search.executors.engines import LOGS, check_torch, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, make_slots
-from unetx_search.gpu_check import HEADS, GpuFacts, Try, check_gpus
+from unetx_search.gpu_check import HEADS, GpuFacts, TryGpus, check_gpus
 from unetx_search.piloting import FOLDER, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.progress import say
-from unetx_search.settling import audit_choice, kept_pilot, moved_to, trained_on
+from unetx_search.resolving import audit_choice, piloted_spacing, settle_training, stored_pilot
 from unetx_space.errors import RequestError
 from unetx_space.files import json_text, write_whole
 from unetx_studies.disk_full import full_disk_explained
@@ -45,35 +45,35 @@ if TYPE_CHECKING:
 
 PACKAGES = ("unetx-search", "torch", "optuna", "optuna-dashboard", "monai", "sqlalchemy", "numpy", "nibabel")
 LINE = 120
-"""Characters after which a sentence goes on in the next line."""
+"""Characters of a line, after which a sentence goes on in the next."""
 TOLD_ELSEWHERE = "told in the terminal only, because it may name a file, and --pseudonyms was asked for"
 OPTIONAL = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that ``doctor`` looked at."""
+    """All that ``unetx-search doctor`` has found."""
 
     machine: Mapping[str, str]
     workers: tuple[str, ...]
-    """What ``--gpus all`` would use."""
+    """The slots that ``--gpus all`` would use."""
     packages: Mapping[str, str]
     data: DatasetFacts | None
-    """None where no dataset is named, or nothing in it can be listed."""
+    """The dataset's facts; None where no dataset is named, or nothing in it can be listed."""
     problems: tuple[str, ...]
-    """Why the dataset cannot be used: file, reason and remedy each."""
+    """Why the dataset cannot be used, each with file, reason and remedy."""
     caches: tuple[CacheFacts, ...]
-    """Prepared datasets in the cache."""
+    """The prepared datasets in the cache."""
     gpus: tuple[GpuFacts, ...] = ()
-    """Those that were tried, where that was asked."""
+    """The GPUs that were tried; none where that was not asked for."""
 
     @property
     def is_fit(self) -> bool:
-        """A search could start."""
+        """Whether a search could start."""
         return not self.problems and not any(gpu.problems for gpu in self.gpus)
 
 
-def look(
+def diagnose(
     choices: DataChoices,
     *,
     console: Console,
@@ -82,14 +82,14 @@ def look(
     gpu: bool = False,
     probe: GpuProbe = usable_gpus,
     evaluator: Evaluator | None = None,
-    try_gpus: Try | None = None,
+    try_gpus: TryGpus | None = None,
 ) -> Findings:
-    """Look at the machine, the cache and, where one is named, every case of a dataset.
+    """Examine the machine, the cache and, where one is named, every case of a dataset.
 
-    ``sheet`` is where the picture sheet goes; nothing else is written. Raises RequestError when it cannot be. With
-    ``pilot`` the data are prepared, too, and their pilot is run, as a search would. With ``gpu`` every visible GPU is
-    tried; RequestError when there is none. ``evaluator`` and ``try_gpus`` take the trainer's and the GPUs' place in
-    tests.
+    ``sheet`` is the file for the picture sheet; nothing else is written. With ``pilot`` the data are prepared, too, and
+    their pilot is run, as a search would do. With ``gpu`` every visible GPU is tried. Raises RequestError when the
+    sheet cannot be written, or there is no GPU to try. ``evaluator`` and ``try_gpus`` replace the trainer and the GPUs
+    in tests.
     """
     for option, is_asked, does in (("sheet", sheet is not None, "shows"), ("pilot", pilot, "trains on")):
         if is_asked and choices.data is None:
@@ -163,12 +163,12 @@ class _Dataset:
 
     def _kept_pilot(self) -> Pilot | None:
         prepared = self._kept()
-        return None if prepared is None else kept_pilot(self._config, prepared.task)
+        return None if prepared is None else stored_pilot(self._config, prepared.task)
 
     def _run_pilot(self) -> Pilot | None:
         cache = self._config.cache_folder
         with no_empty_folders(cache), full_disk_explained(cache):
-            return trained_on(self._config, self._prepared, self._executor, self._console)[2]
+            return settle_training(self._config, self._prepared, self._executor, self._console)[2]
 
     def _prepared(self, spacing: Spacing | None) -> Task:
         options = self._options if spacing is None else replace(self._options, spacing=spacing)
@@ -181,7 +181,7 @@ class _Dataset:
     def _settled(self, found: Examination, pilot: Pilot) -> Examination:
         """As a search would have it: network and grid at the voxel size that the pilot chose, steps by the audit."""
         planned = self._kept()
-        spacing = None if planned is None else moved_to(planned.task, pilot)
+        spacing = None if planned is None else piloted_spacing(planned.task, pilot)
         moved = None if spacing is None else self._kept(spacing)
         if moved is not None:
             there = moved.examination
@@ -219,9 +219,9 @@ def _machine() -> dict[str, str]:
 def _slurm() -> str:
     if find_spec("submitit") is None:
         return '--engine slurm needs submitit: pip install "unetx-search[slurm]"'
-    from unetx_search.executors.slurm.queue import cluster_words
+    from unetx_search.executors.slurm.queue import describe_cluster
 
-    return cluster_words()
+    return describe_cluster()
 
 
 def _cpu() -> str:
@@ -243,7 +243,7 @@ def _packages() -> dict[str, str]:
 
 
 def findings_text(findings: Findings) -> str:
-    """One fact a line; what is wrong comes last, where it is read."""
+    """Return the findings as text, a fact a line; problems come last, where they are read."""
     rows = [*findings.machine.items(), ("workers", "; ".join(findings.workers)), *findings.packages.items()]
     blocks = [_aligned(rows)]
     if findings.gpus:
@@ -329,5 +329,5 @@ def _aligned(rows: Iterable[Sequence[str]]) -> str:
 
 
 def findings_json(findings: Findings) -> str:
-    """The same facts."""
+    """Return the findings as JSON."""
     return json_text({**asdict(findings), "is_fit": findings.is_fit})

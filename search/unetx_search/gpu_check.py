@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TRIAL = (sys.executable, "-m", "unetx_evaluators.gpu_trial")
-PATIENCE_S = 120.0
-"""For a trial, most of which is the import of torch; a cold disk takes a minute for that."""
+TIMEOUT_S = 120.0
+"""Seconds for a trial, most of which is the import of torch; a cold disk takes a minute for that."""
 TOLERANCE = 0.05
-"""Between losses of captured and of eager steps, which a sound GPU keeps far below in any precision."""
+"""Largest difference between losses of captured and of eager steps; a sound GPU stays far below in any precision."""
 
-Try = Callable[[Sequence[Slot]], Sequence[Mapping[str, Any]]]
-"""Tries a GPU for each slot; what ``unetx_evaluators.gpu_trial`` tells of it, or a ``trouble`` alone."""
+TryGpus = Callable[[Sequence[Slot]], Sequence[Mapping[str, Any]]]
+"""Tries a GPU for each slot and returns what ``unetx_evaluators.gpu_trial`` prints of it, or a ``trouble`` alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """What is known of a GPU, and what follows."""
+    """The facts of a GPU, and why a search cannot or should not use it."""
 
     label: str
     driver: str
@@ -48,12 +48,12 @@ class GpuFacts:
     precision: str
     steps: str
     problems: tuple[str, ...]
-    """Why it cannot be searched on: reason and remedy each."""
+    """Why no search can use it, with the remedy for each reason."""
     warnings: tuple[str, ...]
     """Why a search on it is slower, or may fail later."""
 
     def row(self) -> tuple[str, ...]:
-        """For a table, as ``HEADS`` names it."""
+        """Return the GPU's row of a table whose columns are ``HEADS``."""
         free = "" if self.free_mib is None else f"{self.free_mib / 1024:.1f}"
         total = "" if self.total_mib is None else f" of {self.total_mib / 1024:.1f} GiB"
         verdict = "unfit" if self.problems else "fit, with a warning" if self.warnings else "fit"
@@ -65,9 +65,9 @@ HEADS = ("GPU", "driver", "mode", "built as", "trains in", "steps", "free", "ver
 
 
 def check_gpus(
-    slots: Sequence[Slot], *, try_gpus: Try | None = None, states: Callable[[], Mapping[str, GpuState]] = gpu_states
+    slots: Sequence[Slot], *, try_gpus: TryGpus | None = None, states: Callable[[], Mapping[str, GpuState]] = gpu_states
 ) -> tuple[GpuFacts, ...]:
-    """Look at every GPU of the slots, with as many workers on each as there are slots. Nothing for CPU slots.
+    """Check every GPU of the slots for as many workers as it has slots; CPU slots are left out.
 
     ``try_gpus`` and ``states`` take the machine's place in tests.
     """
@@ -75,7 +75,7 @@ def check_gpus(
     first = {slot.gpu: slot for slot in reversed(slots) if slot.gpu}
     one_each = [first[gpu] for gpu in n_workers]
     known = states() if one_each else {}  # before ours are among the processes there
-    tried = (try_gpus or tried_apart)(one_each)
+    tried = (try_gpus or try_in_processes)(one_each)
     unknown = GpuState("", "", None, None)
     return tuple(
         _facts(slot, known.get(slot.gpu, unknown), trial, n_workers[slot.gpu])
@@ -83,8 +83,8 @@ def check_gpus(
     )
 
 
-def tried_apart(slots: Sequence[Slot]) -> list[Mapping[str, Any]]:
-    """All at once, a process each; one that does not answer in time is ended."""
+def try_in_processes(slots: Sequence[Slot]) -> list[Mapping[str, Any]]:
+    """Try the GPUs of the slots at the same time, in a process each; one that does not answer in time is killed."""
     running = [
         subprocess.Popen(
             TRIAL,
@@ -99,10 +99,10 @@ def tried_apart(slots: Sequence[Slot]) -> list[Mapping[str, Any]]:
     try:
         for process in running:
             try:
-                out, error = process.communicate(timeout=PATIENCE_S)
+                out, error = process.communicate(timeout=TIMEOUT_S)
                 found.append(json.loads(out.splitlines()[-1]))
             except subprocess.TimeoutExpired:
-                found.append({"trouble": f"it did not answer within {PATIENCE_S:g} s"})
+                found.append({"trouble": f"it did not answer within {TIMEOUT_S:g} s"})
             except (ValueError, IndexError):
                 last = (error.strip().splitlines() or ["nothing was said"])[-1]
                 found.append({"trouble": f"its trial ended with exit code {process.returncode}: {last}"})
@@ -177,7 +177,7 @@ def _warnings(
         yield f"{slot.label} trains correctly but slowly: a step cannot be captured ({steps.removeprefix('eager: ')})"
 
 
-def preflight(slots: Sequence[Slot], console: Console, *, try_gpus: Try | None = None) -> None:
+def preflight(slots: Sequence[Slot], console: Console, *, try_gpus: TryGpus | None = None) -> None:
     """Try the GPUs that a search is to use; RequestError with everything that is wrong with any of them, or when torch
     is not built for GPUs at all."""
     check_torch(slots)

@@ -1,4 +1,4 @@
-"""Trains a study whose proposals do not depend on a sampler, such as finals, to its end, or goes on with it."""
+"""Studies whose proposals come from a list and not from a sampler, such as finals, are trained or continued here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 
 from unetx_evaluators.tasks.cache import using
-from unetx_search.best import whereabouts
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.engines import CHECKPOINTS
 from unetx_search.progress import WORKERS, Standing, WorkersFile, display
 from unetx_search.pruners import PRUNERS
-from unetx_search.run import CLOSE_WITHIN_S, SETTINGS
+from unetx_search.run import SETTINGS
 from unetx_search.sampler_study import SamplerStudy
-from unetx_search.study_session import claimed, graceful_shutdown, tell_of
+from unetx_search.study_session import announce_location, claimed, run_to_end
+from unetx_search.winner_files import search_provenance
 from unetx_studies.artifacts import attach_drawing
 from unetx_studies.store import (
     OptunaMirror,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from unetx_evaluators.evaluation import Budget, Evaluator
     from unetx_evaluators.tasks import Task
-    from unetx_search.config import Diagnosis, SearchConfig, Settled
+    from unetx_search.config import Diagnosis, SearchConfig, StudySettings
     from unetx_search.executors.engines import Engine
     from unetx_search.proposals import Proposals
     from unetx_space.architecture import Architecture
@@ -50,30 +50,30 @@ class ListedStudy:
     config: SearchConfig
     name: str
     database: str | None
-    """URL of the server that keeps it; None for a file in the folder."""
+    """URL of the server that keeps the study; None for a file in the folder."""
     task: Task
     budget: Budget
-    """The longest of its trainings."""
+    """The budget of the longest training."""
     n_trials: int
     genes: Mapping[str, CategoricalDistribution]
-    """What Optuna knows of a training."""
+    """The parameters of a training in Optuna's tables."""
     diagnosis: Diagnosis = "none"
-    settled: Settled | None = None
-    """What it is begun with, to be kept beside it as a search's is; None where its caller keeps that."""
+    settings: StudySettings | None = None
+    """The settings to keep in its folder, as a search does; None where the caller keeps them."""
 
     def train(
         self, proposals_of: Callable[[Records], Proposals], engine: Engine, evaluator: Evaluator, console: Console
     ) -> bool:
-        """Train what is proposed, from the study's records on; whether somebody or the time ended it before its end."""
+        """Train what is proposed and not recorded yet. Returns whether the user or the time limit ended it early."""
         location = resolve_location(self.config.folder, self.name, self.database)
         check_writable(location)
-        tell_of(location, self.name, console)
+        announce_location(location, self.name, console)
         run = new_run(location.study or self.name, n_trials=self.n_trials)
         began_at, hours = utc_now(), self.config.max_hours
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with claimed(location, run, console) as claim, using(self.task):
-            if self.settled is not None:
-                self.settled.freeze(self.config.folder / SETTINGS)
+            if self.settings is not None:
+                self.settings.freeze(self.config.folder / SETTINGS)
             claim.is_settled = True
             records = Records(claim.store, run.study, claim.lease)
             n_done = len(records.trials(finished_only=True))
@@ -98,11 +98,9 @@ class ListedStudy:
                     ),
                     on_ranked=lambda ranking: None,
                 )
-                with screen, graceful_shutdown(coordinator, executor, console):
-                    coordinator.run()
-                executor.close(timeout_s=CLOSE_WITHIN_S)
+                run_to_end(coordinator, executor, screen, console)
             return coordinator.was_stopped or coordinator.ran_out_of_time
 
     def _attach(self, trial: Trial, record: TrialRecord, architecture: Architecture) -> None:
-        provenance = whereabouts(self.name, record.number, self.task)
+        provenance = search_provenance(self.name, record.number, self.task)
         attach_drawing(trial, replace(architecture, provenance=provenance), self.config.folder)

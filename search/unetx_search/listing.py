@@ -1,11 +1,11 @@
-"""The studies of a folder, a line each: where they stand, who leads, what their finals concluded."""
+"""The studies of a folder, in short: their state, their best design, and what their finals concluded."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from unetx_search.finals.report import kept_conclusion
+from unetx_search.finals.report import read_conclusion
 from unetx_search.status import read_status
 from unetx_space.errors import RequestError, UnetxError
 from unetx_space.files import json_text
@@ -13,35 +13,35 @@ from unetx_studies.study_folders import studies_in
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """One study."""
+class StudyOverview:
+    """A study in short."""
 
     name: str
     folder: str
     state: str
-    """As ``status`` says it; where the study cannot be read, why not."""
+    """The state, as ``status`` says it; where the study cannot be read, the reason."""
     n_finished: int = 0
     n_trials: int = 0
     best_trial: int | None = None
     best_estimate: float | None = None
     finals: str | None = None
-    """The sentence of its finals."""
+    """The conclusion of its finals; None before there were any."""
 
 
-def listed(out: Path) -> tuple[Listed, ...]:
-    """Every study in the folder, by name; one that cannot be read is among them. Raises RequestError for no folder."""
+def study_overviews(out: Path) -> tuple[StudyOverview, ...]:
+    """List every study in a folder by name, also those that cannot be read. Raises RequestError for no folder."""
     if not out.is_dir():
         raise RequestError(f"{out} is no folder; name the one that holds the studies, such as runs")
-    return tuple(map(_listed, studies_in(out)))
+    return tuple(map(_overview, studies_in(out)))
 
 
-def _listed(folder: Path) -> Listed:
+def _overview(folder: Path) -> StudyOverview:
     try:
         status = read_status(folder)
         best = status.best
     except UnetxError as error:
-        return Listed(folder.name, str(folder), f"cannot be read: {error}")
-    return Listed(
+        return StudyOverview(folder.name, str(folder), f"cannot be read: {error}")
+    return StudyOverview(
         status.study,
         str(folder),
         status.state(),
@@ -49,12 +49,12 @@ def _listed(folder: Path) -> Listed:
         status.n_trials,
         best.number if best else None,
         best.estimate if best else None,
-        kept_conclusion(folder),
+        read_conclusion(folder),
     )
 
 
-def listing_text(found: tuple[Listed, ...], out: Path) -> str:
-    """A block a study."""
+def listing_text(found: tuple[StudyOverview, ...], out: Path) -> str:
+    """Return the studies as text."""
     if not found:
         return f"{out} holds no study"
     lines = []
@@ -65,6 +65,6 @@ def listing_text(found: tuple[Listed, ...], out: Path) -> str:
     return "\n".join(lines)
 
 
-def listing_json(found: tuple[Listed, ...]) -> str:
-    """The same for machines."""
+def listing_json(found: tuple[StudyOverview, ...]) -> str:
+    """Return the studies as JSON."""
     return json_text([asdict(one) for one in found])

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from unetx_studies.processes import ProcessIdentity
 
 FORMAT = 4
-"""Raised whenever the same question would be answered differently."""
+"""The version of the answers, which is raised whenever the same question would be answered differently."""
 FOLDER = "pilots"
-"""In a task's folder, and in the package, where the answer for the built-in demo lies."""
+"""Name of the folder in a task's, and in the package for the built-in demo, that keeps pilots' answers."""
 PRESET = "u-net"
 ExecutorOf = Callable[["Task"], "Executor"]
 """Opens an executor of the search's workers on a task."""
 PreparedAt = Callable[[tuple[float, ...]], "Task"]
-"""The task at another voxel size."""
+"""Prepares the task at another voxel size."""
 
 
 class PilotFailed(UnetxError):
@@ -58,7 +58,7 @@ class PilotFile:
         return cls(task.folder / FOLDER / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
 
     def read(self) -> Pilot | None:
-        """The answer kept with the task, or stored with the package; None where there is none that can be used."""
+        """Read the answer in the task's folder, or in the package; None where there is none that can be used."""
         with as_file(files("unetx_evaluators") / FOLDER / self.path.name) as packaged:
             answers = map(_pilot_in, (self.path, packaged))
             return next((pilot for pilot in answers if pilot is not None), None)
@@ -80,9 +80,9 @@ def _pilot_in(file: Path) -> Pilot | None:
 def piloted(
     task: Task, budget: Budget, limits: Limits, executor_of: ExecutorOf, prepared_at: PreparedAt, console: Console
 ) -> Pilot:
-    """What the pilot of a task settles about a budget: found with the task, or run now.
+    """Return what the pilot of a task settles about a budget; it is read from the task's folder, or run now.
 
-    Raises PilotFailed when the whole first round comes to nothing, and what executors raise.
+    Raises PilotFailed when no training of the first round is completed, and what executors raise.
     """
     kept = PilotFile.of(task, budget, limits)
     pilot = kept.read()
@@ -93,7 +93,7 @@ def piloted(
 
 
 class _Pilot:
-    """A pilot under way."""
+    """Runs a pilot."""
 
     def __init__(self, task: Task, executor_of: ExecutorOf, prepared_at: PreparedAt, console: Console) -> None:
         self._task = task
@@ -142,7 +142,7 @@ class _Pilot:
 
 
 class RoundBar:
-    """Shows on a terminal how a round gets on, in steps and trainings; elsewhere its lines at the end do."""
+    """Shows the progress of a pilot's round on a terminal, in steps and trainings; nothing elsewhere."""
 
     def __init__(self, jobs: Sequence[PilotJob], console: Console) -> None:
         trainings = TextColumn("{task.fields[n_done]} of {task.fields[n_jobs]} trainings")
@@ -167,7 +167,7 @@ class RoundBar:
             ) from error
 
     def on_step(self, trial: int, step: int) -> None:
-        """A training has come so far; from the beginning again where its worker was lost."""
+        """A training has come to ``step``, which is lower again where its worker was lost."""
         self._steps[trial] = step
         self._progress.update(self._task, completed=sum(self._steps), n_done=self._n_done)
 
@@ -179,7 +179,7 @@ class RoundBar:
 
 @dataclass(slots=True)
 class Answers:
-    """Collects the evaluations of a few jobs; an executor's Handler."""
+    """Runs a few jobs and collects their evaluations, as the Handler of an executor's events."""
 
     bar: RoundBar
     evaluations: dict[int, Evaluation] = field(default_factory=dict)
@@ -187,7 +187,7 @@ class Answers:
     _jobs: dict[int, Job] = field(default_factory=dict)
 
     def of(self, executor: Executor, jobs: Sequence[Job]) -> dict[int, Evaluation]:
-        """All of them, by the jobs' numbers."""
+        """Run all jobs and return their evaluations by the jobs' numbers."""
         self._jobs = {job.trial: job for job in jobs}
         self._waiting = list(jobs)
         while len(self.evaluations) < len(jobs):

@@ -1,4 +1,4 @@
-"""From the request to a prepared task, with a progress bar, and what a study keeps of it beside its results."""
+"""From a dataset to a prepared task, with a progress bar, and what a study keeps of the task in its folder."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from unetx_search.data_choices import DataChoices
 
 SPLITS = "splits.json"
-"""Beside a study: the split it began with, by the names of its cases."""
+"""Name of the file in a study's folder with the split that it began with, by the names of the cases."""
 TASK = "task.json"
-"""Beside a study: its task without the arrays, so that the study can be read when the cache is gone."""
+"""Name of the file in a study's folder with its task but the arrays, so that it can be read without the cache."""
 ARRAYS = "arrays"
-"""In it: where the arrays were."""
+"""The key in ``TASK`` of the folder that held the arrays."""
 
 
 class PreparationBars:
-    """Shows how a preparation gets on: bars on a terminal, a line for each phase elsewhere."""
+    """Shows the progress of a preparation: bars on a terminal, a line for each phase elsewhere."""
 
     def __init__(self, name: str, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -86,7 +86,7 @@ class PreparationBars:
 
 
 def prepared_task(study: Path, source: Source, cache: Path, options: TaskOptions, console: Console) -> Task:
-    """The task in the cache, prepared now or earlier.
+    """Return the task of a source in the cache, which is prepared now unless it was before.
 
     Raises RequestError when the study was begun with another split, DataError when the data cannot be used.
     """
@@ -97,15 +97,17 @@ def prepared_task(study: Path, source: Source, cache: Path, options: TaskOptions
         return prepare(source, cache, options, watcher=bars)
 
 
-def keep_beside(study: Path, task: Task) -> None:
-    """Write the split, once and for all, and the description. Raises RequestError when the split is another."""
+def write_split_and_task(study: Path, task: Task) -> None:
+    """Write a task's split, once and for all, and its description into a study's folder.
+
+    Raises RequestError when the study was begun with another split."""
     study.mkdir(parents=True, exist_ok=True)
     write_splits(study / SPLITS, task.splits)
     write_whole(study / TASK, json.dumps({**task.to_json(), ARRAYS: str(task.folder.absolute())}, indent=2) + "\n")
 
 
 def case_groups(source: Source, choices: DataChoices) -> dict[str, str]:
-    """The group of every case by the name that it goes by, as --group-by says; empty where nothing does."""
+    """Return the group of every case, by the case's name in the task, as --group-by says; empty without that option."""
     if choices.group_by is None:
         return {}
     names = source.case_names
@@ -115,14 +117,14 @@ def case_groups(source: Source, choices: DataChoices) -> dict[str, str]:
 
 
 def split_warnings(task: Task) -> tuple[str, ...]:
-    """What is to be said of the split beside every result."""
+    """Return the warnings about a task's split that belong to every result."""
     warning = task.choices.get("split", {}).get("warning")
     return () if warning is None else (str(warning),)
 
 
 @contextmanager
 def no_empty_folders(*folders: Path) -> Iterator[None]:
-    """When this ends in an error, folders and parents that are new and still empty vanish again."""
+    """When this ends in an error, remove those of the folders and their parents that are new and still empty."""
     new = {path for folder in folders for path in (folder, *folder.parents) if not path.exists()}
     try:
         yield

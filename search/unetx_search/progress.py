@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,8 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
-from unetx_search.caution import measured_lines
-from unetx_search.reporter import Reporter
+from unetx_search.evidence_text import measured_lines
 from unetx_space.files import write_whole
 
 if TYPE_CHECKING:
@@ -29,17 +28,7 @@ if TYPE_CHECKING:
     from unetx_studies.ranking import Ranked
 
 WORKERS = "workers.json"
-"""In a study's folder: what the workers of the run in progress are doing."""
-
-
-class Display(Reporter, Protocol):
-    """A reporter that is open while the search runs."""
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the terminal as it was."""
+"""Name of the file in a study's folder that says what the workers of the run in progress are doing."""
 
 
 @dataclass(slots=True)
@@ -55,7 +44,7 @@ class WorkerState:
 
 @dataclass(slots=True)
 class Standing:
-    """The state of a search, as far as a person wants to know it."""
+    """The state of a search, as its display shows it."""
 
     study: str
     n_trials: int
@@ -68,10 +57,10 @@ class Standing:
     workers: dict[int, WorkerState] = field(default_factory=dict)
     outcomes: dict[Outcome, int] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
-    """How long each evaluation of this run took."""
+    """The duration of each evaluation of this run."""
 
     def eta_s(self) -> float | None:
-        """Seconds to the end at the pace so far; None before the first result of this run."""
+        """Estimate the seconds to the end, at the pace so far; None before the first result of this run."""
         if not self.seconds:
             return None
         pace = sum(self.seconds) / len(self.seconds)
@@ -91,7 +80,7 @@ class WorkersFile:
         self._next_s = clock()
 
     def write(self, workers: Mapping[int, WorkerState]) -> None:
-        """The workers as they are now; nothing happens when they were written just before."""
+        """Write the state of the workers, unless it was written less than a second ago."""
         if self._clock() < self._next_s:
             return
         self._next_s = self._clock() + 1.0
@@ -99,7 +88,7 @@ class WorkersFile:
 
     @staticmethod
     def read(path: Path) -> dict[int, WorkerState]:
-        """What was written last; nothing where nothing was, or it is damaged."""
+        """Read what was written last; empty where there is no file, or it is damaged."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             return {int(worker): WorkerState(**state) for worker, state in found.items()}
@@ -108,7 +97,7 @@ class WorkersFile:
 
 
 class LineReporter:
-    """One line on stderr per finished trial: for logs, pipes and batch systems."""
+    """Shows a search as one line per finished trial, for logs, pipes and batch systems."""
 
     def __init__(self, standing: Standing, console: Console, workers_file: WorkersFile | None = None) -> None:
         self.standing = standing
@@ -166,7 +155,7 @@ class LineReporter:
 
 
 class LiveReporter(LineReporter):
-    """The same lines above a panel, drawn anew twice a second: progress, best so far, time left, every worker."""
+    """Shows a search on a terminal: the lines of finished trials above a panel with progress and workers."""
 
     def __init__(
         self,
@@ -194,7 +183,7 @@ class LiveReporter(LineReporter):
 
 
 class Steps:
-    """Shows the few long steps of a work: a clock on a terminal; elsewhere a line for each, and one every so often."""
+    """Shows the few long steps of some work: a clock on a terminal, elsewhere lines for each step."""
 
     def __init__(self, console: Console, *, every_s: float = 15.0) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -217,7 +206,7 @@ class Steps:
         self._over.set()
 
     def begin(self, step: str) -> None:
-        """The next step begins, such as "tracing the network"."""
+        """Begin the next step, such as "tracing the network"."""
         self._step, self._began = step, time.monotonic()
         for task in self._clock.task_ids:
             self._clock.remove_task(task)
@@ -230,15 +219,20 @@ class Steps:
             say(self._console, f"{self._step}: {duration(time.monotonic() - self._began)} so far")
 
 
+def stderr_console(*, quiet: bool = False) -> Console:
+    """Return the console on which commands and the Python interface show logs and progress."""
+    return Console(stderr=True, highlight=False, quiet=quiet)
+
+
 def say(console: Console, words: str) -> None:
-    """A line as it is, however long, for it may be copied."""
+    """Print a line as it is, without wrapping it, as it may be copied."""
     console.print(words, markup=False, soft_wrap=True)
 
 
 def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, standing: Standing) -> Text:
-    """``[8/20] trial 7 complete Dice 0.8120 31 s random``, and the reason below where there is one.
+    """Return ``[8/20] trial 7 complete Dice 0.8120 31 s random``, and the reason below where there is one.
 
-    Of a pruned trial the step: its Dice is of a few cases only, and would look like a score.
+    A pruned trial has its last step in place of Dice, which is of a few cases only and would look like a score.
     """
     done = f"[{standing.n_done}/{standing.n_trials}]"
     width = 2 * len(str(standing.n_trials)) + 3
@@ -256,7 +250,7 @@ def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, s
 
 
 def panel(standing: Standing, elapsed_s: float) -> RenderableType:
-    """The live panel for a standing after ``elapsed_s`` seconds."""
+    """Draw the live panel of a search after ``elapsed_s`` seconds."""
     head = Table.grid(padding=(0, 2), expand=False)
     best = (
         f"best Dice {standing.best:.4f} (trial {standing.best_trial})" if standing.best is not None else "no best yet"
@@ -279,7 +273,7 @@ def panel(standing: Standing, elapsed_s: float) -> RenderableType:
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    """Put seconds into words, such as ``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -291,6 +285,6 @@ def duration(seconds: float) -> str:
 
 
 def display(standing: Standing, console: Console, workers_file: WorkersFile | None = None) -> LineReporter:
-    """The live panel on a terminal, plain lines elsewhere."""
+    """Return the display of a search: a live panel on a terminal, plain lines elsewhere."""
     reporter = LiveReporter if console.is_terminal else LineReporter
     return reporter(standing, console, workers_file)

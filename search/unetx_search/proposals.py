@@ -1,4 +1,4 @@
-"""What a study trains next: a list that is known beforehand, or what a search finds worth training."""
+"""What a study trains next: designs from a list that is known beforehand, or those that a search proposes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from unetx_search.config import DEFAULT_SHARE, MARGIN
-from unetx_search.reseeding import Replicate, Training, next_replicate
+from unetx_search.reseeding import FIRST_DESIGNS, Replicate, Training, next_replicate
 from unetx_studies.ranking import is_complete
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Proposal(NamedTuple):
-    """What a trial is to train."""
+    """A training to be done: a design with a seed and a budget."""
 
     candidate: Candidate
     seed: int
@@ -34,16 +34,17 @@ class Proposal(NamedTuple):
 class Proposals(Protocol):
     """Decides what a study trains, trial by trial."""
 
-    def know(self, trial: TrialRecord) -> None:
-        """A trial was asked, or has finished, in this run or an earlier one."""
+    def observe(self, trial: TrialRecord) -> None:
+        """Take note of a trial that was asked or has finished, in this run or an earlier one."""
 
-    def is_more(self) -> bool:
-        """Whether there is anything left to begin, as far as is known now. Once it is not, it stays so."""
+    def has_more(self) -> bool:
+        """Return whether there is anything left to begin. Once there is not, it stays so."""
 
     def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
-        """The next one, while there is more.
+        """Return the next proposal; there must be one.
 
-        What is chosen depends on the trials of numbers up to the horizon alone; None: on all. ``ranking`` is of all.
+        It depends on the trials with numbers up to the ``horizon`` alone, on all where that is None. ``ranking`` is
+        that of all trials.
         """
 
 
@@ -53,32 +54,31 @@ class ListedProposals:
     def __init__(self, listed: Iterable[Proposal]) -> None:
         self._left = {(one.candidate.key, one.seed, one.budget): one for one in listed}
 
-    def know(self, trial: TrialRecord) -> None:
+    def observe(self, trial: TrialRecord) -> None:
         self._left.pop((trial.key, trial.seed, trial.budget), None)
 
-    def is_more(self) -> bool:
+    def has_more(self) -> bool:
         return bool(self._left)
 
     def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
-        """The next in the list, whatever has come out by then."""
+        """Return the next proposal of the list, whatever the scores."""
         return next(iter(self._left.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class Reseeding:
-    """How much of a study trains known designs again with other seeds."""
+    """How a study trains known designs again with other seeds."""
 
     share: float = DEFAULT_SHARE
-    """Of the total."""
+    """The share of the study's trials that are replicates."""
     margin: float = MARGIN
-    """What a design may be worse than U-Net and still pass for as good; such designs are trained again, too."""
+    """Dice by which a design may be worse than U-Net and is still replicated as one that is as good and cheaper."""
 
 
 class SearchProposals:
-    """Proposals of a search for a study of ``n_trials``: the designs it begins with, then a sampler's, and known ones
-    again with other seeds.
+    """Proposals of a search for a study of ``n_trials``: given designs, then the sampler's, and replicates.
 
-    ``study`` is the one that the sampler sees. ``cost_of`` tells what the cheapest design has the least of.
+    ``study`` is the one that the sampler sees. ``cost_of`` returns the cost that the cheapest design has the least of.
     """
 
     def __init__(
@@ -101,22 +101,22 @@ class SearchProposals:
         self._trials: dict[int, TrialRecord] = {}
         self._n_finished = 0
         self._designs: dict[str, TrialRecord] = {}
-        """The first trial of each design, by its key."""
+        """The first trial of each design, by the design's key."""
         self._given = deque(setup.given())
-        """Designs that come before any that is proposed."""
+        """The designs that are trained before any that a sampler proposes."""
 
-    def know(self, trial: TrialRecord) -> None:
+    def observe(self, trial: TrialRecord) -> None:
         self._trials[trial.number] = trial
         self._n_finished += trial.is_finished
         self._designs.setdefault(trial.key, trial)
         if self._given and trial.origin == self._given[0].origin:
             self._given.popleft()
 
-    def is_more(self) -> bool:
+    def has_more(self) -> bool:
         return len(self._trials) < self._n_trials
 
     def propose(self, asked: FrozenTrial, horizon: int | None, ranking: Ranking) -> Proposal:
-        """A given design; a replicate when its turn has come, or no design is left that is new; else the sampler's."""
+        """Return a given design; a replicate when its turn has come or no new design is left; else the sampler's."""
         if self._given:
             return Proposal(self._given[0], self._setup.seed, self._setup.budget)
         candidate, replicate = None, self._replicate(horizon)
@@ -137,7 +137,8 @@ class SearchProposals:
     def _replicate(self, horizon: int | None, *, is_exhausted: bool = False) -> Replicate | None:
         """Which known design comes next, and with which seed, by the scores up to the horizon."""
         n_new = self._n_trials - self._setup.n_replicates(self._n_trials, self._reseeding.share)
-        if len(self._designs) < n_new and not is_exhausted:
+        has_replicates = len(self._trials) > len(self._designs)
+        if len(self._designs) < (n_new if has_replicates else min(n_new, FIRST_DESIGNS)) and not is_exhausted:
             return None  # as below, at no cost
         return next_replicate(
             (
@@ -167,5 +168,5 @@ def _is_known(trial: TrialRecord, horizon: int | None) -> bool:
 
 
 def estimates(ranking: Ranking) -> dict[int, float]:
-    """What designs with several seeds are worth to the sampler, by first trials; none where scores say the same."""
+    """Return the estimates that a sampler sees in place of scores, by first trials; none where scores say the same."""
     return {} if ranking.is_by_score else {one.number: one.estimate for one in ranking.designs}

@@ -1,4 +1,4 @@
-"""What stops an evaluation early, by the names of ``--pruner``; the rungs that each of them needs."""
+"""Pruners, which stop evaluations early, by the names of ``--pruner``, and the rungs that each of them needs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from unetx_evaluators.evaluation import Budget
 
 REDUCTION = 3
-"""Of the trials that come to a rung one in so many goes on (eta of Li et al., Hyperband, JMLR 18, 2018, section 2)."""
+"""One in so many trials goes on from a rung (eta of Li et al., Hyperband, JMLR 18, 2018, section 2)."""
 N_RUNGS = 3
-"""The last is the whole budget."""
+"""The number of rungs, the last of which is the whole budget."""
 
 
 class StoppingHyperband(BasePruner):
@@ -46,7 +46,7 @@ IN_GEOMETRIC_RUNGS = ("halving", "hyperband")
 
 
 def with_rungs_for(pruner: str, budget: Budget) -> Budget:
-    """The budget with the rungs at which a pruner decides: steps r, 3r, ... for those that halve."""
+    """Return the budget with the rungs at which a pruner decides: steps r, 3r, ... for those that halve."""
     if pruner not in IN_GEOMETRIC_RUNGS:
         return budget
     first = max(1, budget.steps // REDUCTION ** (N_RUNGS - 1))

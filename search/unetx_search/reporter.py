@@ -1,4 +1,4 @@
-"""What a coordinator tells whoever shows the search to a person."""
+"""What a coordinator reports to the display of a search."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Whoever shows the search to a person."""
+    """Receives the progress of a search, to show it."""
 
     def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None:
-        """A worker took a trial."""
+        """A worker has begun a trial."""
 
     def trial_step(self, trial: int, step: int) -> None:
-        """It has trained so many steps."""
+        """A trial has trained ``step`` steps."""
 
     def trial_rung(self, trial: int, point: CurvePoint) -> None:
-        """It was scored on the way."""
+        """A trial has a score at a rung."""
 
     def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
-        """It ended, one way or another; ``best`` where that may have changed, and whether it is this one since now."""
+        """A trial has ended. ``best`` is given where it may have changed, ``is_best`` where it is this trial's now."""
 
     def trial_lost(self, trial: int, reason: str) -> None:
-        """Its worker died; another will have it."""
+        """A trial's worker was lost; another worker will run the trial."""
 
     def trial_interrupted(self, trial: int) -> None:
-        """It was left without a result and will be run again."""
+        """A trial was stopped without a result and will be run again."""
 
     def measured(self, evidence: Evidence) -> None:
-        """Enough trials have finished to say what their scores can tell apart; comes once a study."""
+        """Enough trials have finished to say what their scores can tell apart; this is called once a study."""

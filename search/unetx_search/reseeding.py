@@ -11,7 +11,8 @@ Thompson sampling (Russo, Simple Bayesian Algorithms for Best-Arm Identification
 
 What comes next depends on the sets of evaluations that are finished and pending alone, so that it is the same after a
 crash and in whatever order they came. A round begins before the last evaluations of the round before have finished:
-no worker waits.
+no worker waits. One replicate comes early: the reference's second seed, so that a long study knows the size of its
+noise from the start.
 """
 
 from __future__ import annotations
@@ -25,30 +26,34 @@ from unetx_studies.shrinkage import shrinkage
 from unetx_studies.spread import Scored
 
 MAX_ROUNDS = 6
-"""With it the last contenders have 64 seeds, which tells them apart as finely as anyone asks."""
+"""Rounds of halving, at most: the last contenders then have 64 seeds, which tell them apart finely enough."""
 CHEAP_PLACES = 4
-"""One contender in so many is there for its cost."""
+"""One contender in so many is chosen for its cost."""
+FIRST_DESIGNS = 19
+"""Designs after which the reference is trained with a second seed, among the first 20 trials of a study."""
 
 
 class Training(NamedTuple):
-    """An evaluation that was begun, for whatever reason: a design with a seed."""
+    """An evaluation that was begun: a design with a seed."""
 
     design: str
     seed: int
     score: float | None = None
-    """None before the final score is there, and for ever where there is none, as after early stopping or failure."""
+    """The final score; None while there is none, and after pruning or failure."""
 
 
 class Replicate(NamedTuple):
-    """What to train next: a known design with a seed that it did not have yet."""
+    """A known design with a seed that it did not have yet, to be trained next."""
 
     design: str
     seed: int
 
 
 def n_replicates(total: int, share: float, n_given: int = 0) -> int:
-    """How many of a study's evaluations are replicates: the share, rounded down, and at most so many that one design
-    besides those given at the start is new."""
+    """Return how many of a study's evaluations are replicates.
+
+    It is the share, rounded down, and at most so many that one design besides those given at the start is new.
+    """
     if not 0.0 <= share < 1.0:
         raise ValueError(f"the share of replicates is at least 0 and less than 1, got {share:g}")
     return max(0, min(int(total * share + 1e-9), total - n_given - 1))
@@ -66,7 +71,7 @@ def next_replicate(
     margin: float = MARGIN,
     is_exhausted: bool = False,
 ) -> Replicate | None:
-    """The next replicate, or None: propose a new design, or, once the total is reached, stop.
+    """Return the next replicate; None where a new design is to be proposed, or the total is reached.
 
     ``trainings`` are all evaluations, finished, failed and pending; ``seeds`` the shared list, which begins with the
     seed of new designs; ``n_given`` how many designs the study begins with. A reference is compared with on every seed.
@@ -80,10 +85,11 @@ def next_replicate(
         used[one.design].add(one.seed)
     n_begun = sum(map(len, used.values()))
     wanted = total - len(used) if is_exhausted else n_replicates(total, share, n_given)
-    if n_begun >= total or len(used) < total - wanted:
+    if n_begun >= total:
         return None
-    scores = (Scored(one.design, one.seed, one.score) for one in begun if one.score is not None)
-    known = shrinkage(sorted(scores))
+    if len(used) < total - wanted:
+        return _early_replicate(begun, used, seeds, reference) if wanted else None
+    known = shrinkage(sorted(Scored(one.design, one.seed, one.score) for one in begun if one.score is not None))
     if known is None:
         return None
     ranked = sorted(known.estimates, key=lambda one: (-one.mean, one.design))
@@ -107,3 +113,13 @@ def next_replicate(
             if len(used[design]) < 2 ** (number + 1) and fresh is not None:
                 return Replicate(design, fresh)
     return None
+
+
+def _early_replicate(
+    begun: Iterable[Training], used: Mapping[str, set[int]], seeds: Sequence[int], reference: str | None
+) -> Replicate | None:
+    """The reference with the second seed, once enough designs have begun and it has a score from the first alone."""
+    has_score = any(one.design == reference and one.score is not None for one in begun)
+    if reference is None or not has_score or len(used) < FIRST_DESIGNS or len(used[reference]) > 1 or len(seeds) < 2:
+        return None
+    return Replicate(reference, seeds[1])

@@ -31,7 +31,7 @@ class _NarrowedStorage(InMemoryStorage):
         self.up_to: int | None = None
         self.replicates: set[int] = set()
         self.estimates: Mapping[int, float] = {}
-        """By number of the trial."""
+        """The scores that are shown in place of the trials' own, by number of the trial."""
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -48,10 +48,10 @@ class _NarrowedStorage(InMemoryStorage):
 
 
 class SamplerStudy:
-    """A study of the same trials as our records, by the same numbers.
+    """An Optuna study in memory with the trials of our records, by the same numbers.
 
-    It has the study's name, by which Hyperband tells brackets apart. Trials are asked, and restored, in order of their
-    numbers. Replicates are not shown: each design counts once, however often it was trained.
+    It has the study's name, by which Hyperband tells brackets apart. Trials are asked for, and restored, in order of
+    their numbers. Replicates are not shown: each design counts once, however often it was trained.
     """
 
     def __init__(self, name: str, genes: Mapping[str, CategoricalDistribution], pruner: BasePruner) -> None:
@@ -64,7 +64,7 @@ class SamplerStudy:
 
     @contextmanager
     def seeing(self, up_to: int | None, estimates: Mapping[int, float] | None = None) -> Iterator[None]:
-        """Inside, samplers and pruners find the trials of numbers up to this one; None: all.
+        """Show samplers and pruners only the trials with numbers up to ``up_to``, all where that is None.
 
         ``estimates`` are shown as the scores of the trials of these numbers.
         """
@@ -75,32 +75,32 @@ class SamplerStudy:
             self._storage.up_to, self._storage.estimates = None, {}
 
     def ask(self) -> FrozenTrial:
-        """The next trial, which has no parameters yet."""
+        """Ask for the next trial, which has no parameters yet."""
         trial = self.study.ask()
         self._running[trial.number] = trial
         return self._frozen(trial.number)
 
-    def choose(self, number: int, params: Mapping[str, Any], origin: Origin) -> None:
-        """Set the parameters of a trial that was asked."""
+    def set_params(self, number: int, params: Mapping[str, Any], origin: Origin) -> None:
+        """Set the parameters of a trial that was asked for."""
         if origin.kind is OriginKind.REPLICATE:
             self._storage.replicates.add(number)
         for name, gene in self._genes.items():
             self._storage.set_trial_param(self._id_of(number), name, gene.to_internal_repr(params[name]), gene)
 
     def report(self, number: int, step: int, score: float) -> None:
-        """A running trial has come to a rung."""
+        """Report a running trial's score at a rung."""
         self._running[number].report(score, step)
 
     def should_prune(self, number: int) -> bool:
-        """The pruner's word on a running trial."""
+        """Return whether the pruner would stop a running trial."""
         return self._running[number].should_prune()
 
     def notes(self, number: int) -> dict[str, Any]:
-        """What sampler and pruner have noted about a trial."""
+        """Return what sampler and pruner have noted about a trial."""
         return dict(self._frozen(number).system_attrs)
 
     def end(self, trial: TrialRecord) -> None:
-        """A trial has its result."""
+        """Record the result of a trial."""
         running = self._running.pop(trial.number)
         for name, violation in optuna_constraints(trial).items():
             running.set_constraint(name, violation)
@@ -108,11 +108,11 @@ class SamplerStudy:
         self._storage.set_trial_state_values(self._id_of(trial.number), state, None if value is None else [value])
 
     def restore(self, trial: TrialRecord, scores: Mapping[int, float]) -> None:
-        """A trial of an earlier run, as our record has it; ``scores`` by the steps of its rungs."""
+        """Add a trial of an earlier run, as our record has it, with its scores by the steps of its rungs."""
         number = self.ask().number
         if number != trial.number:
             raise RuntimeError(f"trial {trial.number} of the records follows trial {number - 1}")
-        self.choose(number, trial.params, trial.origin)
+        self.set_params(number, trial.params, trial.origin)
         for step, score in scores.items():
             self.report(number, step, score)
         for name, note in trial.optuna_notes.items():

@@ -1,4 +1,4 @@
-"""How a study stands, for whoever asks from another terminal while it runs, or afterwards; nothing is written."""
+"""The state of a study, read from its folder while it runs or afterwards; nothing is written."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unetx_search.caution import evidence_facts, spread_lines
 from unetx_search.cheapest import cheapest_words
-from unetx_search.finals.report import kept_conclusion
+from unetx_search.evidence_text import evidence_facts, spread_lines
+from unetx_search.finals.report import read_conclusion
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState, duration
 from unetx_search.sharing.choice import SHARING, Sharing, read_sharing
 from unetx_search.summary import best_facts
@@ -37,22 +37,22 @@ from unetx_studies.study_folders import CHEAPEST
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A study at an instant."""
+    """The state of a study at an instant."""
 
     study: str
     folder: Path
     now: datetime
     run: RunRecord
-    """The latest run of the command."""
+    """The latest run of the search."""
     is_running: bool
     trials: tuple[TrialRecord, ...]
     """Every trial, in order."""
     workers: Mapping[int, WorkerState]
-    """What each worker is doing; empty when nothing runs."""
+    """What each worker is doing; empty when the study does not run."""
     sharing: Mapping[str, Sharing] = field(default_factory=dict)
-    """How many workers share each kind of GPU, where that was measured."""
+    """How many workers share a GPU, by kind of GPU, where that was measured."""
     cheapest: Mapping[str, Any] | None = None
-    """Facts of the cheapest design that is as good as U-Net, as the study's latest run found them; None: none yet."""
+    """Facts of the cheapest design that is as good as U-Net, by the latest run; None before there are any."""
 
     @property
     def evaluations(self) -> tuple[TrialRecord, ...]:
@@ -61,21 +61,21 @@ class Status:
 
     @property
     def n_trials(self) -> int:
-        """The total that the latest run was to reach."""
+        """The total of trials that the latest run was to reach."""
         return self.run.n_trials
 
     @property
     def compared(self) -> tuple[TrialRecord, ...]:
-        """The same where all were trained equally long; none of an audit, whose scores say nothing side by side."""
+        """The finished trials where all trained equally long, else none: scores of an audit cannot be compared."""
         return self.evaluations if len({trial.budget.steps for trial in self.evaluations}) == 1 else ()
 
     @property
     def best(self) -> Ranked | None:
-        """The first of the ranking."""
+        """The best design; None before any has a score."""
         return Ranking(self.compared).best
 
     def state(self) -> str:
-        """One sentence."""
+        """Put the state of the latest run into a sentence."""
         who = f"{self.run.process} (run {self.run.id[:8]})"
         if self.is_running:
             return f"running for {duration((self.now - self.run.started_at).total_seconds())} as {who}"
@@ -88,7 +88,7 @@ class Status:
 
 
 def read_status(folder: Path, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Status:
-    """The status of the study in ``folder``. Raises RequestError when there is none."""
+    """Read the state of the study in ``folder``. Raises RequestError when there is none."""
     now = clock()
     check_study(folder)
     location = find_location(folder)
@@ -134,7 +134,7 @@ def _name(location: StudyLocation, store: Store) -> str:
 
 
 def status_text(status: Status) -> str:
-    """One screen: where it stands, the workers, what failed last, where to look."""
+    """Return one screen of text: the state, the best design, the workers, the last failure, where the logs are."""
     counts = ", ".join(f"{n} {outcome}" for outcome, n in outcome_counts(status.trials).items()) or "none yet"
     lines = [
         f"{status.study}: {status.state()}",
@@ -149,7 +149,7 @@ def status_text(status: Status) -> str:
         )
         cheapest = "none known that is as good as U-Net" if status.cheapest is None else cheapest_words(status.cheapest)
         lines.append(f"  cheapest   {cheapest}")
-    if (conclusion := kept_conclusion(status.folder)) is not None:
+    if (conclusion := read_conclusion(status.folder)) is not None:
         lines.append(f"  finals     {conclusion}")
     lines += spread_lines(evidence(status.compared))
     lines += _eager_lines(status.evaluations)
@@ -160,7 +160,7 @@ def status_text(status: Status) -> str:
 
 
 def status_line(status: Status) -> str:
-    """How far the study is and who leads, in a line."""
+    """Return one line: how many trials are done, the best design, and what the workers do."""
     best = status.best
     leads = "" if best is None else f", best trial {best.number}: Dice {best.estimate:.4f} +- {best.standard_error:.4f}"
     at_work = ", ".join(f"{worker.trial} (step {worker.step})" for worker in status.workers.values())
@@ -226,12 +226,12 @@ def _latest_failure(status: Status) -> list[str]:
 
 
 def decisions_text(status: Status) -> str:
-    """Why each genome was proposed, one line a trial."""
+    """Return a line for each trial that says why its design was proposed."""
     return "\n".join(f"trial {t.number:>4}  {t.asked_at:%Y-%m-%d %H:%M:%S}  {t.why}" for t in status.trials)
 
 
 def status_json(status: Status) -> str:
-    """The same facts for machines, decisions included."""
+    """Return the state and the decisions as JSON."""
     run, best = status.run, status.best
     facts = {
         "study": status.study,
@@ -243,7 +243,7 @@ def status_json(status: Status) -> str:
         "outcomes": outcome_counts(status.trials),
         **best_facts(best),
         "cheapest": status.cheapest,
-        "finals": kept_conclusion(status.folder),
+        "finals": read_conclusion(status.folder),
         "evidence": evidence_facts(evidence(status.compared)),
         "run": {
             "id": run.id,

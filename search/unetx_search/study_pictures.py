@@ -1,4 +1,4 @@
-"""What a search keeps to be looked at: predictions of its leading designs, and what the dashboard shows of all."""
+"""The pictures that a search keeps: predictions of its leading designs, and what the dashboard shows of every trial."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unetx_search.best import whereabouts
+from unetx_search.winner_files import search_provenance
 from unetx_studies.artifacts import attach_drawing, attach_result, remove_artifacts
 from unetx_studies.overlays import predictions_svg, read_predictions, write_predictions
 from unetx_studies.trial_note import curve_svg, result_words
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from unetx_studies.store import Records, TrialRecord
 
 PREDICTIONS = "predictions"
-"""Folder of a study: a file for each trial of a leading design."""
+"""Name of the folder in a study's with a file of predictions for each trial of a leading design."""
 OVERLAYS = "predictions.svg"
-"""Artifact of a trial."""
-LEADING = 8
-"""Designs at the top of the ranking whose predictions are kept, beside those of presets."""
-MOST_FILES = 60
-"""Then those of others are removed."""
+"""Name of a trial's artifact with its predictions drawn over images."""
+N_LEADING = 8
+"""Number of designs at the top of the ranking whose predictions are kept, beside those of presets."""
+MAX_FILES = 60
+"""Number of files with predictions beyond which those of other designs are removed."""
 PLOT_EVERY_S = 60.0
 PLOT_SHARE = 0.01
-"""Of the search's time that drawing the study's figures takes at most, about."""
+"""The largest share of a search's time that drawing the study's figures takes, about."""
 
 
 def predictions_file(study: Path, trial: int) -> Path:
@@ -42,53 +42,53 @@ def predictions_file(study: Path, trial: int) -> Path:
 
 @dataclass(slots=True)
 class StudyPictures:
-    """Keeps the pictures of a study; nothing of the images, nor of what was found on them, where its task says so."""
+    """Keeps the pictures of a study; none of images or predictions where its task forbids that."""
 
     folder: Path
     study: str
     task: Task
     records: Records
     plot: Callable[[], None]
-    """Draws the study's figures anew."""
+    """Draws the study's figures."""
     clock_s: Callable[[], float] = time.monotonic
     _next_plot_s: float = field(init=False)
 
     def __post_init__(self) -> None:
         self._next_plot_s = self.clock_s() + PLOT_EVERY_S
 
-    def hide(self, url: str) -> None:
-        """Where images are not wanted any more, remove what earlier runs kept of them; ``url`` is the database's."""
+    def remove_unwanted(self, url: str) -> None:
+        """Remove the predictions of earlier runs where the task forbids images; ``url`` is the database's."""
         kept = self.folder / PREDICTIONS
         if self.task.no_images and kept.exists():
             remove_artifacts(url, self.study, OVERLAYS, self.folder)
             shutil.rmtree(kept)
 
     def keep(self, trial: TrialRecord, evaluation: Evaluation, ranking: Ranking) -> None:
-        """The predictions of an evaluation; ``ranking`` is that of the others. Now and then the figures, too."""
+        """Keep an evaluation's predictions, and draw the figures now and then; ``ranking`` is of other trials."""
         if evaluation.predictions and not self.task.no_images:
             file = predictions_file(self.folder, trial.number)
             file.parent.mkdir(exist_ok=True)
             write_predictions(file, evaluation.predictions)
-            self._tidy(ranking)
+            self._remove_old_files(ranking)
         began_s = self.clock_s()
         if began_s >= self._next_plot_s:
             self.plot()
             now_s = self.clock_s()
             self._next_plot_s = now_s + max(PLOT_EVERY_S, (now_s - began_s) / PLOT_SHARE)
 
-    def _tidy(self, ranking: Ranking) -> None:
+    def _remove_old_files(self, ranking: Ranking) -> None:
         files = {
             int(file.stem.removeprefix("trial-")): file for file in (self.folder / PREDICTIONS).glob("trial-*.zip")
         }
-        if len(files) > MOST_FILES:
-            wanted = [one for place, one in enumerate(ranking.designs) if place < LEADING or one.origin.is_given]
+        if len(files) > MAX_FILES:
+            wanted = [one for place, one in enumerate(ranking.designs) if place < N_LEADING or one.origin.is_given]
             kept = {trial.number for one in wanted for trial in one.trials}
-            for number in sorted(files.keys() - kept)[:-LEADING]:  # the newest may lead once they are ranked
+            for number in sorted(files.keys() - kept)[:-N_LEADING]:  # the newest may lead once they are ranked
                 files[number].unlink(missing_ok=True)
 
     def attach(self, trial: Trial, record: TrialRecord, architecture: Architecture) -> None:
-        """Put what there is to see beside a trial in the dashboard: its drawing, at its end what came of it."""
-        where = whereabouts(self.study, record.number, self.task)
+        """Attach a trial's pictures in the dashboard: its design's drawing, and at its end the results."""
+        where = search_provenance(self.study, record.number, self.task)
         attach_drawing(trial, replace(architecture, provenance=where), self.folder)
         if record.is_finished:
             scores = self.records.case_scores(record.number)

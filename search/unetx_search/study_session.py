@@ -1,4 +1,4 @@
-"""A study while this process runs it: its lease, what is told of it, and the signals that end it in order."""
+"""A study while this process runs it: its lease, its coordinator's run, and the signals that end it in order."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 
     from unetx_search.coordinator import Coordinator
     from unetx_search.executors.base import Executor
+    from unetx_search.progress import LineReporter
 
+CLOSE_WITHIN_S = 3.0
+"""Seconds in which workers leave by themselves at a run's end, before they are killed."""
 WAIT_S = 120.0
-"""For a database server that has gone away; as long as another machine waits before it takes the study over."""
+"""Seconds to wait for a database server that has gone away; another machine takes the study over after as many."""
 
 
 @dataclass(slots=True)
@@ -48,7 +51,10 @@ class Claim:
 
 @contextmanager
 def claimed(location: StudyLocation, run: RunRecord, console: Console) -> Iterator[Claim]:
-    """Hold the study; remove the folders that this made, when it ends in an error before the study was settled."""
+    """Hold a study's lease; when this ends in an error before the study was settled, remove the folders that it made.
+
+    Raises RequestError when another process runs the study.
+    """
     folder, claim = location.folder, None
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     patience = Patience(WAIT_S, tell=lambda words: say(console, words))
@@ -73,17 +79,25 @@ def claimed(location: StudyLocation, run: RunRecord, console: Console) -> Iterat
         raise
 
 
-def tell_of(location: StudyLocation, asked_for: str, console: Console) -> None:
-    if location.study != asked_for:
+def announce_location(location: StudyLocation, name: str, console: Console) -> None:
+    """Say where a folder holds a study of another name than ``name``, or an empty database."""
+    if location.study != name:
         say(console, f"{location.folder} holds the study {location.study!r}, which goes on under its own name")
     elif not location.is_on_server and (location.folder / DATABASE).exists() and not is_begun(location):
         database = location.folder / DATABASE
         say(console, f"{database} is empty, as a start that was killed leaves it; the study begins in it")
 
 
+def run_to_end(coordinator: Coordinator, executor: Executor, screen: LineReporter, console: Console) -> None:
+    """Run a study's coordinator until it has done its work or a signal ends it, then end the workers."""
+    with screen, graceful_shutdown(coordinator, executor, console):
+        coordinator.run()
+    executor.close(timeout_s=CLOSE_WITHIN_S)
+
+
 @contextmanager
 def graceful_shutdown(coordinator: Coordinator, executor: Executor, console: Console) -> Iterator[None]:
-    """Ctrl-C or SIGTERM once: the running trials stop at their next step. Twice: everything stops now."""
+    """Stop the running trials at their next step on Ctrl-C or SIGTERM, and everything at once on a second one."""
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if coordinator.was_stopped:

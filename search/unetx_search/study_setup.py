@@ -1,4 +1,4 @@
-"""What all trials of a study share: the fixed half of every design, the space, the budget, the limits."""
+"""What all trials of a study share: backbone, patch, design space, budget, seed and cost limit."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
 
 MIN_SEEDS = 64
-"""As many as the last contenders of a large study have."""
+"""Seeds in the shared list, at least: as many as the last contenders of a large study have."""
 
 
 @dataclass(frozen=True)
 class StudySetup:
-    """What all trials of a study share."""
+    """What all trials of a study share, and the designs that it begins with."""
 
     backbone: Backbone
     patch: tuple[int, ...]
@@ -44,24 +44,24 @@ class StudySetup:
     budget: Budget
     seed: int
     max_cost: float
-    """In multiples of the U-Net preset's multiply-adds."""
+    """The cost limit in multiples of the U-Net preset's multiply-adds."""
 
     def architecture(self, genome: Genome) -> Architecture:
-        """The full-size architecture of a genome, spelt canonically."""
+        """Return the full-size architecture of a genome in its canonical form."""
         return Architecture(self.backbone, canonical(genome))
 
     @cached_property
     def u_net(self) -> Architecture:
-        """The preset that the cost limit is measured in."""
+        """The architecture of the preset U-Net, in whose costs the limit is given."""
         return self.architecture(PRESETS["u-net"].genome(self.backbone.n_levels))
 
     @cached_property
     def max_macs(self) -> float:
-        """The cost limit."""
+        """The cost limit in multiply-adds."""
         return self.max_cost * cost(self.u_net, self.patch).macs
 
     def affordable(self, genome: Genome) -> tuple[Architecture, Cost] | None:
-        """The architecture of a genome with its cost; None where it is invalid on this patch or too expensive."""
+        """Return a genome's architecture with its cost; None where it is invalid on this patch or too expensive."""
         architecture = self.architecture(genome)
         if faults(architecture, self.patch):
             return None
@@ -69,37 +69,37 @@ class StudySetup:
         return (architecture, full) if full.macs <= self.max_macs else None
 
     def admitted(self, params: Mapping[str, Any], origin: Origin, reason: str) -> Candidate | None:
-        """The design that these genes spell; None where it is not affordable."""
+        """Return the design of these genes; None where it is invalid or too expensive."""
         found = self.affordable(self.space.from_params(params))
         return None if found is None else Candidate(found[0], key(found[0]), found[1], params, origin, reason)
 
     @cached_property
     def genes(self) -> dict[str, CategoricalDistribution]:
-        """Every gene of the space as Optuna knows it."""
+        """The genes of the space as Optuna's distributions, by name."""
         return {name: CategoricalDistribution(choices) for name, choices in self.space.genes.items()}
 
     @cached_property
     def n_given(self) -> int:
-        """How many designs a study begins with."""
+        """The number of designs that a study begins with."""
         return sum(1 for _ in self.given())
 
     def n_replicates(self, n_trials: int, share: float) -> int:
-        """How many of so many trials are replicates."""
+        """Return how many of so many trials are replicates."""
         return n_replicates(n_trials, share, self.n_given)
 
     @cached_property
     def u_net_key(self) -> str:
-        """Of the design as which U-Net is tried, adapted to a narrowed space or not."""
+        """The key of the design that stands for U-Net, which a narrowed space may have adapted."""
         return next(self.given()).key
 
     def seeds(self, n_trials: int) -> range:
-        """The list of seeds that all designs share, in the order in which they are used."""
+        """Return the list of seeds that all designs share, in the order in which they are used."""
         return range(self.seed, self.seed + max(n_trials, MIN_SEEDS))
 
     def given(self) -> Iterator[Candidate]:
-        """The designs that a study begins with; limits do not concern them.
+        """Yield the designs that a study begins with, to which the cost limit does not apply.
 
-        These are presets, in a narrowed space with the nearest choices there are, and called adapted.
+        These are presets; in a narrowed space they get the nearest choices that there are, and are called adapted.
         """
         known: list[Mapping[str, Any]] = []
         for name in FIRST_PRESETS:
@@ -114,6 +114,6 @@ class StudySetup:
                 yield Candidate(architecture, key(architecture), full, params, origin, f"{origin}: given, not proposed")
 
     def repeated(self, first: TrialRecord, architecture: Architecture, reason: str) -> Candidate:
-        """The design of a trial once more, for another seed."""
+        """Return the design of an earlier trial for another seed."""
         origin = replace(first.origin, kind=OriginKind.REPLICATE, trial=first.number)
         return Candidate(architecture, first.key, cost(architecture, self.patch), first.params, origin, reason)

@@ -1,34 +1,21 @@
-"""What the command line prints: the same facts as text for people and as JSON for machines."""
+"""The end of a search as the command line prints it: the same facts as text for people and as JSON for machines."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetx_search.caution import WIDTH, caution, evidence_facts
 from unetx_search.cheapest import cheapest_words
 from unetx_search.config import FIRST_PRESETS
-from unetx_search.reading_words import MOST_NAME_BYTES
-from unetx_space.architecture import Architecture
-from unetx_space.backbone import MAX_LEVELS, isotropic_backbone
-from unetx_space.canonical import key
-from unetx_space.cost import cost
-from unetx_space.design_space import DesignSpace, space_facts
-from unetx_space.documents import load
-from unetx_space.errors import RequestError, command, unknown_name
-from unetx_space.files import json_text, write_whole
-from unetx_space.presets import PRESETS
-from unetx_studies.drawing import differences, side_by_side, to_svg, to_text
-from unetx_studies.drawing.captions import captions, size_text, title
+from unetx_search.evidence_text import WIDTH, evidence_facts, evidence_lines
+from unetx_space.errors import command
+from unetx_space.files import json_text
 from unetx_studies.evidence import evidence
 from unetx_studies.ranking import outcome_counts
-from unetx_studies.study_folders import BEST, CHEAPEST, with_hint
+from unetx_studies.study_folders import BEST, CHEAPEST
 
 if TYPE_CHECKING:
     from unetx_search.run import Summary
-    from unetx_studies.export import Exported
     from unetx_studies.ranking import Ranked
 
 N_RANKED = 5
@@ -36,12 +23,10 @@ RANKED_BY = (
     "Ranked by the estimate: the mean Dice over seeds, pulled towards the mean of all designs by as much as seeds and "
     "designs vary; +- is its standard error."
 )
-USUAL_PATCH: Mapping[int, tuple[int, ...]] = {2: (128, 128), 3: (64, 64, 64)}
-"""What costs are told for where an architecture was never searched."""
 
 
 def summary_text(summary: Summary) -> str:
-    """The end of a search on one screen: ranking, the reference designs, honest words, where to go from here."""
+    """Summarise a search on one screen: ranking, reference designs, what the scores can tell, and the next commands."""
     counts = ", ".join(f"{n} {outcome}" for outcome, n in outcome_counts(summary.evaluations).items())
     if summary.was_stopped:
         head = f"stopped: {len(summary.evaluations)} of {summary.n_trials} trials are done"
@@ -54,7 +39,7 @@ def summary_text(summary: Summary) -> str:
     lines = [f"{summary.study}: {head} ({counts or 'none yet'})", ""]
     lines += _ranking(summary)
     lines += _on_original_voxels(summary)
-    lines += caution(evidence(summary.evaluations))
+    lines += evidence_lines(evidence(summary.evaluations))
     lines += _cheapest(summary)
     for warning in summary.warnings:
         lines += ["", f"Warning: {warning}"]  # in one line, so that the option in it can be copied
@@ -119,7 +104,7 @@ def _where_to_go(summary: Summary) -> list[str]:
 
 
 def summary_json(summary: Summary) -> str:
-    """The facts of ``summary_text`` and every evaluation."""
+    """Return the facts of ``summary_text``, and every evaluation, as JSON."""
     best = summary.best
     return json_text(
         {
@@ -154,7 +139,7 @@ def summary_json(summary: Summary) -> str:
 
 
 def best_facts(best: Ranked | None) -> dict[str, Any]:
-    """The best design, for machines; None where there is none."""
+    """Return the best design's trial and scores for JSON; every value is None where there is no best design."""
     return {
         "best_trial": best.number if best else None,
         "best_estimate": best.estimate if best else None,
@@ -163,125 +148,3 @@ def best_facts(best: Ranked | None) -> dict[str, Any]:
         "best_dice": best.dice if best else None,
         "best_original_dice": best.original_dice if best else None,
     }
-
-
-def named_architecture(name: str, n_levels: int = 5) -> Architecture:
-    """An architecture file, or a preset on a 2D backbone of so many levels. Raises RequestError."""
-    if name in PRESETS:
-        if not 2 <= n_levels <= MAX_LEVELS:
-            raise RequestError(f"--levels must lie in 2..{MAX_LEVELS}, got {n_levels}")
-        backbone = isotropic_backbone(2, n_levels=n_levels)
-        provenance = {"preset": PRESETS[name].title, "task": {"patch": list(USUAL_PATCH[2])}}
-        return Architecture(backbone, PRESETS[name].genome(backbone.n_levels), provenance=provenance)
-    path = Path(name)
-    if Path(path.name) == path and path.suffix == "" and (len(name) > MOST_NAME_BYTES or not path.exists()):
-        error = RequestError(f"{unknown_name('preset', name, PRESETS)}; and there is no file of that name")
-        raise with_hint(error, path) if len(name) <= MOST_NAME_BYTES else error
-    return loaded(path)
-
-
-def loaded(path: Path) -> Architecture:
-    """The architecture in a file. Raises RequestError, with the file that was probably meant."""
-    try:
-        return load(path)
-    except RequestError as error:
-        raise with_hint(error, path) from error
-
-
-def exported_text(done: Exported) -> str:
-    """What was written, for which images, and how near to torch it is."""
-    lines = [f"wrote {done.path} ({done.format})"]
-    if done.patch is not None:
-        sizes = [f"a multiple of {n}" if n else f"{size}" for n, size in zip(done.multiples, done.patch, strict=True)]
-        lines.append(f"  patch {'x'.join(map(str, done.patch))}; any batch; size of an image: {', '.join(sizes)}")
-    if done.max_difference is not None:
-        lines.append(f"  differs from torch by at most {done.max_difference:.1e}")
-    if done.runner is not None:
-        lines.append(f"  segments images: python {done.runner} IMAGES -o FOLDER")
-    return "\n".join(lines)
-
-
-def _facts(architecture: Architecture) -> dict[str, Any]:
-    patch = architecture.searched_patch or USUAL_PATCH[architecture.backbone.dims]
-    full = cost(architecture, patch)
-    return {
-        "key": key(architecture),
-        "n_parameters": full.n_parameters,
-        "macs": full.macs,
-        "patch": list(patch),
-        "dice": architecture.score.get("dice"),
-    }
-
-
-def architecture_text(architecture: Architecture, *, ascii: bool = False) -> str:
-    """The drawing with its costs, then the key."""
-    return f"{to_text(architecture, ascii=ascii)}\n\nkey {key(architecture)}"
-
-
-def architecture_json(architecture: Architecture) -> str:
-    """Costs and the document itself."""
-    return json_text({**_facts(architecture), "architecture": architecture.to_json()})
-
-
-def difference_text(one: Architecture, other: Architecture) -> str:
-    """Worth and costs of both, and what is otherwise in the first."""
-    words = differences(one, other) or ["nothing: both are the same design"]
-    lines = [f"  {name}: {' · '.join(captions(design))}" for name, design in ((title(one), one), (title(other), other))]
-    return "\n".join([*lines, "", "What differs in the first:", *(f"  {told}" for told in words)])
-
-
-def difference_json(one: Architecture, other: Architecture) -> str:
-    """Costs and documents of both, and what is otherwise in the first."""
-    both = [{**_facts(design), "architecture": design.to_json()} for design in (one, other)]
-    return json_text({"one": both[0], "other": both[1], "differences": differences(one, other)})
-
-
-def write_svg(architecture: Architecture, target: Path, other: Architecture | None = None) -> None:
-    """The drawing as a file, or two side by side. Raises RequestError when it cannot be written."""
-    _write(target, to_svg(architecture) if other is None else side_by_side(architecture, other))
-
-
-def write_html(architecture: Architecture, target: Path, other: Architecture | None = None) -> None:
-    """The drawing as a page that tells of each part it is pointed at, or two. Raises RequestError when it cannot be
-    written."""
-    from unetx_studies.drawing.interactive import part_rows, to_figure
-    from unetx_studies.report.page import Page, Section, page_html
-
-    sections = []
-    for design in (architecture, *([other] if other else [])):
-        patch = design.searched_patch or USUAL_PATCH[design.backbone.dims]
-        note = f"Of one patch of {size_text(patch)}: point at a part, or look into the table."
-        table = ("part", "parameters", "multiply-adds", "kept for training"), part_rows(design, patch)
-        sections.append(Section(title(design), note, to_figure(design, patch), table=table, is_folded=True))
-    words = differences(architecture, other) if other else []
-    page = Page(title(architecture), " · ".join(captions(architecture)), sections=sections, differences=words)
-    _write(target, page_html(page))
-
-
-def _write(target: Path, content: str) -> None:
-    try:
-        write_whole(target, content)
-    except OSError as error:
-        raise RequestError(f"{target} cannot be written: {error.strerror or error}") from error
-
-
-def space_json(space: DesignSpace) -> str:
-    """What a space holds."""
-    return json_text(space_facts(space))
-
-
-def presets_text() -> str:
-    """Name, title and paper of every preset."""
-    width = max(map(len, PRESETS))
-    rows = [f"{preset.name:<{width}}  {preset.title} ({preset.paper})" for preset in PRESETS.values()]
-    return "\n".join([*rows, "", "draw one with: unetx-search show NAME"])
-
-
-def presets_json() -> str:
-    """Every preset with its genome for five levels."""
-    return json_text(
-        [
-            {"name": p.name, "title": p.title, "paper": p.paper, "genome_of_5_levels": p.genome(5).to_json()}
-            for p in PRESETS.values()
-        ]
-    )

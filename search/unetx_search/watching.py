@@ -1,4 +1,4 @@
-"""A study as it goes on, for whoever looks on from another terminal: a live screen, plain lines elsewhere.
+"""``status --watch``: a running study as a live screen on a terminal, as lines elsewhere.
 
 It reads the database every two seconds, read-only, and holds nothing open in between.
 """
@@ -13,10 +13,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from unetx_search.caution import caution
+from unetx_search.architectures import architecture_text
+from unetx_search.evidence_text import evidence_lines
 from unetx_search.progress import Standing, panel
 from unetx_search.status import Status, read_status, status_line
-from unetx_search.summary import architecture_text
 from unetx_space.documents import load
 from unetx_space.errors import RequestError
 from unetx_studies.evidence import evidence
@@ -26,11 +26,11 @@ from unetx_studies.study_folders import BEST
 
 EVERY_S = 2.0
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
-MOST_BARS = 60
+MAX_BARS = 60
 
 
 def watch(folder: Path, console: Console, *, sleep: Callable[[float], None] = time.sleep) -> Status:
-    """Show the study until its run ends or Ctrl-C; how it stood last. Raises RequestError where there is none.
+    """Show a study until its run ends or Ctrl-C, and return its last state. Raises RequestError where there is none.
 
     On a terminal the screen is drawn anew; elsewhere a line is printed whenever a trial has ended.
     """
@@ -52,12 +52,12 @@ def watch(folder: Path, console: Console, *, sleep: Callable[[float], None] = ti
 
 
 def screen(status: Status, *, ascii: bool = False) -> RenderableType:
-    """Progress and workers, the scores so far, what can be told apart, the best design; the first lines matter most."""
+    """Draw progress and workers, the scores so far, what they can tell apart, and the best design."""
     parts: list[RenderableType] = [panel(_standing(status), (status.now - status.run.started_at).total_seconds())]
     if scores := [trial.score or 0.0 for trial in complete(status.compared)]:
         bars = spark_line(scores, ASCII_BARS if ascii else BARS)
         parts.append(Text(f"\nDice of complete trials  {bars}  {min(scores):.4f} to {max(scores):.4f}", no_wrap=True))
-    parts += [Text(line) for line in caution(evidence(status.compared))]
+    parts += [Text(line) for line in evidence_lines(evidence(status.compared))]
     if (drawing := _best_drawing(status.folder, ascii)) is not None:
         parts += [Text(""), Text(drawing, no_wrap=True, overflow="crop")]
     return Group(*parts)
@@ -80,10 +80,12 @@ def _standing(status: Status) -> Standing:
 
 
 def spark_line(values: Sequence[float], bars: str = BARS) -> str:
-    """The last values as bars of one line. What lies far below the others, as the net without skips does, has the
-    lowest bar: its distance would flatten all the rest.
+    """Draw the last values as bars in one line.
+
+    A value far below the others, as that of the net without skips, has the lowest bar, as its distance would flatten
+    all other bars.
     """
-    shown = values[-MOST_BARS:]
+    shown = values[-MAX_BARS:]
     floor = lowest_shown(shown)
     low, high = min(value for value in shown if value >= floor), max(shown)
     if high == low:

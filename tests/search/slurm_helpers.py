@@ -20,8 +20,8 @@ pytest.importorskip("submitit", reason='needs submitit: pip install "unetx-searc
 import submitit
 from submitit.core.core import Executor
 
+from unetx_search.executors.slurm.connection import CoordinatorAddress
 from unetx_search.executors.slurm.jobs import SlurmJobs
-from unetx_search.executors.slurm.link import Coordinator
 from unetx_search.executors.slurm.queue import JobState, SlurmQueue
 
 
@@ -40,7 +40,7 @@ class LocalQueue(SlurmQueue):
         executor.update_parameters(tasks_per_node=self.n_tasks, timeout_min=30)
         return executor
 
-    def submit(self, n_jobs: int, coordinator: Coordinator) -> list[str]:
+    def submit(self, n_jobs: int, coordinator: CoordinatorAddress) -> list[str]:
         jobs = super().submit(n_jobs, coordinator)
         self.submitted += jobs
         return jobs

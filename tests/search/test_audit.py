@@ -26,12 +26,12 @@ from unetx_evaluators.insight import Insight, ZeroCost
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import DemoSource, Task
 from unetx_evaluators.training.recipe import Recipe
-from unetx_search.audit.config import FEWEST, AuditConfig
+from unetx_search.audit.config import MIN_DESIGNS, AuditConfig
 from unetx_search.audit.findings import Audit
 from unetx_search.audit.recommendation import AuditFile, Recommendation, recommended
 from unetx_search.audit.report import audit_facts, audit_text
 from unetx_search.audit.run import FIRST_REFERENCE_SEED, audit
-from unetx_search.audit.sample import sampled
+from unetx_search.audit.sample import sample_designs
 from unetx_search.config import SearchConfig
 from unetx_search.executors.engines import Engine
 from unetx_search.executors.inline import InlineExecutor
@@ -110,11 +110,11 @@ def settled(setup_seed: int = 0, **choices: Any) -> StudySetup:
 
 def test_the_sample_is_spread_over_costs_skips_and_operators_and_holds_u_net_and_no_skip() -> None:
     setup = settled()
-    designs = sampled(setup, 14, FEWEST)
+    designs = sample_designs(setup, 14, MIN_DESIGNS)
     assert [str(one.origin) for one in designs[:2]] == ["preset u-net", "preset no-skip"]
     assert len({one.key for one in designs}) == 14
     assert all(one.cost.macs <= setup.max_macs for one in designs)
-    many = sampled(setup, 150, FEWEST)[2:]
+    many = sample_designs(setup, 150, MIN_DESIGNS)[2:]
     for feature in (
         lambda one: one.cost.macs,
         lambda one: sum(len(node.sources) for node in one.architecture.genome.nodes),
@@ -122,16 +122,16 @@ def test_the_sample_is_spread_over_costs_skips_and_operators_and_holds_u_net_and
         thirds = np.quantile([feature(one) for one in many], [1 / 3, 2 / 3])
         places = np.searchsorted(thirds, [feature(one) for one in designs[2:]])
         assert set(places) == {0, 1, 2}, "some of the low, of the middle and of the high ones"
-    assert sampled(settled(), 14, FEWEST) == designs
-    assert sampled(settled(1), 14, FEWEST) != designs
+    assert sample_designs(settled(), 14, MIN_DESIGNS) == designs
+    assert sample_designs(settled(1), 14, MIN_DESIGNS) != designs
 
 
 def test_a_space_that_is_nearly_empty_gives_all_it_has_or_is_refused() -> None:
     narrow: dict[str, Any] = {"attention": "none", "upsampler": "linear", "fusion": "concat", "sources": "same"}
-    designs = sampled(settled(**narrow), 12, FEWEST)
+    designs = sample_designs(settled(**narrow), 12, MIN_DESIGNS)
     assert len({one.key for one in designs}) == len(designs) == 2**3, "three nodes, each with its skip or without"
     with pytest.raises(RequestError, match=r"needs at least 9 designs .* this space has 8"):
-        sampled(settled(**narrow), 12, 9)
+        sample_designs(settled(**narrow), 12, 9)
 
 
 def test_every_design_is_trained_with_every_budget_and_scores_without_noise_agree_wholly(
@@ -141,7 +141,7 @@ def test_every_design_is_trained_with_every_budget_and_scores_without_noise_agre
     expected = [(steps, seed) for steps in (3, 6, 12) for seed in (0, 1)]
     expected += [(24, FIRST_REFERENCE_SEED), (24, FIRST_REFERENCE_SEED + 1)]
     assert sorted(trainer.calls) == sorted(expected * 5)
-    by_name = {(one.name, one.n_seeds): one for one in found.read_outs}
+    by_name = {(one.name, one.n_seeds): one for one in found.proxies}
     for steps, n_seeds in ((steps, n) for steps in (3, 6, 12) for n in (1, 2)):
         told = by_name[f"{steps} steps", n_seeds]
         assert told.agreement is not None
@@ -159,11 +159,11 @@ def test_every_design_is_trained_with_every_budget_and_scores_without_noise_agre
 
 def test_losses_are_summed_over_steps_and_rank_the_lower_the_better(done: tuple[Audit, Trainer]) -> None:
     found, _ = done
-    one = next(one for one in found.trained if one.trial.budget.steps == 6)
+    one = next(one for one in found.trainings if one.trial.budget.steps == 6)
     assert one.trial.score is not None
     shares = [math.expm1(-4 * step / 6) / math.expm1(-4) for step in (2, 4, 6)]
     assert one.loss_sum == pytest.approx(sum(2 * (1 - one.trial.score * share) for share in shares))
-    [losses] = [one.agreement for one in found.read_outs if one.name == "6 steps, loss"]
+    [losses] = [one.agreement for one in found.proxies if one.name == "6 steps, loss"]
     assert there(losses).kendall.value == pytest.approx(1.0)
 
 
@@ -211,11 +211,11 @@ def test_an_audit_that_was_stopped_goes_on_and_ends_the_same(tmp_path: Path) -> 
 
 
 def test_what_is_there_after_a_stop_is_told_of_whole_seeds(done: tuple[Audit, Trainer]) -> None:
-    stopped = replace(done[0], trained=done[0].trained[:22], was_stopped=True)
-    told = [one.agreement for one in stopped.read_outs if one.n_seeds == 1]
+    stopped = replace(done[0], trainings=done[0].trainings[:22], was_stopped=True)
+    told = [one.agreement for one in stopped.proxies if one.n_seeds == 1]
     assert all(agreement is not None and agreement.n_designs == 5 for agreement in told)
-    too_early = replace(done[0], trained=done[0].trained[:17], was_stopped=True)
-    assert all(one.agreement is None for one in too_early.read_outs)
+    too_early = replace(done[0], trainings=done[0].trainings[:17], was_stopped=True)
+    assert all(one.agreement is None for one in too_early.proxies)
     assert "too few designs" in audit_text(too_early)
 
 
@@ -223,11 +223,11 @@ def failing(found: Audit, fails: Callable[[TrialRecord], bool]) -> Audit:
     """The audit as if some of its trainings had diverged."""
     return replace(
         found,
-        trained=tuple(
+        trainings=tuple(
             replace(one, is_complete=False, trial=replace(one.trial, outcome=Outcome.DIVERGED, reason="it diverged"))
             if fails(one.trial)
             else one
-            for one in found.trained
+            for one in found.trainings
         ),
     )
 
@@ -236,7 +236,7 @@ def test_a_design_that_fails_once_is_told_and_left_out(done: tuple[Audit, Traine
     key = done[0].designs[3].key
     found = failing(done[0], lambda trial: trial.key == key and trial.budget.steps == 6 and trial.seed == 1)
     assert f"{key[:12]} after 6 steps with seed 1 ended as diverged: it diverged" in " ".join(audit_text(found).split())
-    n_designs = {one.name: one.agreement.n_designs for one in found.read_outs if one.agreement is not None}
+    n_designs = {one.name: one.agreement.n_designs for one in found.proxies if one.agreement is not None}
     assert (n_designs["3 steps"], n_designs["6 steps"], n_designs["12 steps"]) == (5, 4, 5)
     assert found.recommendation.steps == 3
 

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from unetx_search import cli
+from unetx_search.models import export_command
 from unetx_space import PRESETS, Architecture, isotropic_backbone, load
 from unetx_studies.export import FORMATS
 
@@ -19,7 +19,7 @@ NET = Architecture(isotropic_backbone(2, n_levels=2, base_width=4), PRESETS["u-n
 
 def test_the_command_offers_every_format() -> None:
     """Written out there, so that the command line starts without torch."""
-    literal, _ = get_args(get_type_hints(cli.export)["format"])
+    literal, _ = get_args(get_type_hints(export_command.export)["format"])
     assert get_args(literal) == tuple(FORMATS)
 
 

@@ -82,7 +82,7 @@ class Bench:
         asked = self.study.ask()
         candidate = self.sampler.propose(self.study.study, asked, self.seen)
         assert candidate is not None
-        self.study.choose(asked.number, candidate.params, candidate.origin)
+        self.study.set_params(asked.number, candidate.params, candidate.origin)
         return candidate
 
     def propose_all(self, n: int) -> list[Candidate]:

@@ -23,12 +23,12 @@ from unetx_search import doctor
 from unetx_search.audit.recommendation import AuditFile, Recommendation
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.doctor import Findings, findings_json, findings_text, look
+from unetx_search.doctor import Findings, diagnose, findings_json, findings_text
 from unetx_search.executors.base import Executor, Handler
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.piloting import FOLDER
+from unetx_search.resolving import stored_pilot
 from unetx_search.run import search
-from unetx_search.settling import kept_pilot
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def n_calls(evaluator: FakeEvaluator) -> int:
 
 def seen(choices: DataChoices, evaluator: FakeEvaluator, **options: Any) -> Findings:
     quiet = Console(file=io.StringIO(), width=200)
-    return look(choices, console=quiet, evaluator=evaluator, probe=tuple, **{"pilot": True, **options})
+    return diagnose(choices, console=quiet, evaluator=evaluator, probe=tuple, **{"pilot": True, **options})
 
 
 def test_every_training_is_a_row_and_what_was_settled_has_its_reasons(
@@ -111,7 +111,7 @@ def test_a_search_finds_task_and_pilot_where_doctor_left_them(choices: DataChoic
 def test_what_an_audit_recommends_is_told(choices: DataChoices, evaluator: FakeEvaluator, steps: int | None) -> None:
     before = seen(choices, evaluator)
     found = there(kept(choices.source(), choices.cache_folder, choices.task_options("cpu")))
-    pilot = there(kept_pilot(SearchConfig(data=choices.data, out=choices.out), found.task))
+    pilot = there(stored_pilot(SearchConfig(data=choices.data, out=choices.out), found.task))
     AuditFile.of(found.task, pilot.budget).write(Recommendation(steps, "these are enough"))
     findings = seen(choices, evaluator, pilot=False)
     assert before.data is not None

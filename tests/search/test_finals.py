@@ -23,13 +23,13 @@ from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.tasks import DemoSource, Source
 from unetx_evaluators.tasks.task import Splits
-from unetx_search.config import SearchConfig, keep_request, read_request
+from unetx_search.config import SearchConfig, read_request, write_request
 from unetx_search.finals.config import FinalsConfig
 from unetx_search.finals.entrants import Entrant
 from unetx_search.finals.report import Results, finals_facts, finals_text
 from unetx_search.finals.run import finals
 from unetx_search.finals.schedule import FIRST_SEED
-from unetx_search.finals.search_results import read_search
+from unetx_search.finals.search_results import read_search_results
 from unetx_search.status import read_status, status_text
 from unetx_space import load
 from unetx_space.canonical import key
@@ -71,13 +71,13 @@ def trials_of(folder: Path) -> tuple[TrialRecord, ...]:
 
 def test_the_best_designs_meet_the_baselines_on_test_cases_with_seeds_that_chose_nothing(study: Path) -> None:
     results = hold(study)
-    best = [one for one in read_search(study).ranking.designs if not one.origin.is_given][:2]
-    assert [one.name for one in results.field.entrants] == [
+    best = [one for one in read_search_results(study).ranking.designs if not one.origin.is_given][:2]
+    assert [one.name for one in results.lineup.entrants] == [
         *(f"trial-{one.number}" for one in best),
         "u-net",
         "no-skip",
     ]
-    assert [key(one.architecture) for one in results.field.entrants[:2]] == [one.key for one in best]
+    assert [key(one.architecture) for one in results.lineup.entrants[:2]] == [one.key for one in best]
     seeds = {trial.seed for trial in trials_of(study / "finals")}
     assert seeds == {FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2}
     splits = Splits(**{part: tuple(names) for part, names in json.loads((study / "splits.json").read_text()).items()})
@@ -154,7 +154,7 @@ def test_designs_that_are_behind_get_no_further_seeds(study: Path) -> None:
     n_seeds = {name: sum(design == name for design, _ in results.trainings) for name in results.costs}
     assert n_seeds["u-net"] == 6
     assert n_seeds["no-skip"] < 6
-    assert "no-skip" in results.out
+    assert "no-skip" in results.given_up
     assert any("Given up early" in limit and "no-skip" in limit for limit in results.limits)
 
 
@@ -185,9 +185,9 @@ def test_patients_are_told_by_the_cases_own_names_under_pseudonyms(tmp_path: Pat
 def test_equal_cost_makes_every_design_cost_what_the_u_net_does(study: Path) -> None:
     results = hold(study, equal_cost=True, baselines="u-net,unet++,no-skip", seeds=1)
     shares = {name: cost / results.costs["u-net"] for name, cost in results.costs.items()}
-    assert len(shares) + len(results.field.left_out) == 5
+    assert len(shares) + len(results.lineup.left_out) == 5
     assert all(0.95 <= share <= 1.05 for share in shares.values())
-    factors = {one.name: one.width_factor for one in results.field.entrants}
+    factors = {one.name: one.width_factor for one in results.lineup.entrants}
     assert factors["unet++"] < factors["u-net"] < factors["no-skip"]
     trained = {str(trial.params["design"]): trial.budget.width_factor for trial in trials_of(study / "finals")}
     assert trained == factors
@@ -214,14 +214,14 @@ def test_a_study_without_a_score_has_no_finals(tmp_path: Path) -> None:
 
 def test_a_request_is_kept_without_the_url_of_a_database_and_read_again(tmp_path: Path) -> None:
     told = SearchConfig(storage="postgresql://me:secret@host/db", trials=5, spacing=(1.0, 2.0), cache=tmp_path / "c")
-    keep_request(told, tmp_path / "request.json")
+    write_request(told, tmp_path / "request.json")
     assert "secret" not in (tmp_path / "request.json").read_text(encoding="utf-8")
     found = read_request(tmp_path / "request.json")
     assert found == replace(told, storage=None, out=Path("runs").absolute())
 
 
 def test_an_entrant_comes_back_from_json(study: Path) -> None:
-    for entrant in hold(study, seeds=1).field.entrants:
+    for entrant in hold(study, seeds=1).lineup.entrants:
         assert Entrant.from_json(json.loads(json.dumps(entrant.to_json()))) == entrant
 
 

@@ -21,7 +21,7 @@ from unetx_evaluators.evaluation import CurvePoint
 from unetx_evaluators.tasks.sources import ClassMap
 from unetx_evaluators.training.recipe import STRONG
 from unetx_search.executors.slots import Slot
-from unetx_search.models.full_training import Data, TrainingFailed, alone_with, processes_of_a_fold, train
+from unetx_search.models.full_training import PreparedData, TrainingFailed, locked, processes_of_a_fold, train
 from unetx_search.models.train_choices import TrainChoices
 from unetx_search.models.training_progress import TrainingBar
 from unetx_space.architecture import Architecture
@@ -138,7 +138,7 @@ def test_a_folder_of_somebody_else_is_left_alone(cells: Path, tmp_path: Path) ->
 
 
 def test_two_trainings_into_one_folder_are_refused(cells: Path, tmp_path: Path) -> None:
-    with alone_with(tmp_path / "model"), pytest.raises(RequestError, match="another process trains this model"):
+    with locked(tmp_path / "model"), pytest.raises(RequestError, match="another process trains this model"):
         trained(cells, tmp_path / "model", TWO_D)
 
 
@@ -289,7 +289,7 @@ def test_a_fold_takes_its_share_of_the_slots_and_says_why_it_takes_fewer(cells: 
     normed = replace(plain, backbone=replace(plain.backbone, norm="batch"))
 
     def processes(n_slots: int, n_folds: int, architecture: Architecture = plain) -> int:
-        data = Data(source, (fold,) * n_folds, on_cores(n_slots), "cpu", 1, batch_size=2, groups={})
+        data = PreparedData(source, (fold,) * n_folds, on_cores(n_slots), "cpu", 1, batch_size=2, groups={})
         return processes_of_a_fold(data, architecture, told)
 
     assert [processes(0, 1), processes(1, 1), processes(2, 1), processes(4, 2), processes(4, 3)] == [1, 1, 2, 2, 1]

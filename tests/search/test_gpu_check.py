@@ -16,10 +16,10 @@ from unetx_search import gpu_check
 from unetx_search import run as whole_run
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
-from unetx_search.doctor import findings_json, findings_text, look
+from unetx_search.doctor import diagnose, findings_json, findings_text
 from unetx_search.executors.gpus import Gpu, GpuState
 from unetx_search.executors.slots import Slot, make_slots
-from unetx_search.gpu_check import check_gpus, preflight, tried_apart
+from unetx_search.gpu_check import check_gpus, preflight, try_in_processes
 from unetx_space.errors import RequestError
 
 A, B = Gpu(0, "GPU-a", "NVIDIA H200"), Gpu(1, "GPU-b", "NVIDIA H200")
@@ -144,7 +144,7 @@ def test_a_search_tries_its_gpus_before_it_writes_anything(tmp_path: Path, monke
         asked.extend(slot.gpu for slot in slots)
         return [{"trouble": "it did not answer"}] * len(slots)
 
-    monkeypatch.setattr(gpu_check, "tried_apart", trying)
+    monkeypatch.setattr(gpu_check, "try_in_processes", trying)
     monkeypatch.setattr(gpu_check, "check_torch", lambda slots: None)
     config = SearchConfig(out=tmp_path / "runs", study="s", gpus=1)
     with pytest.raises(RequestError, match="GPU 0: NVIDIA H200 cannot be used: it did not answer"):
@@ -170,19 +170,19 @@ def test_a_trial_that_dies_or_hangs_is_a_trouble_of_its_gpu(
     code: str, patience_s: float, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_check, "TRIAL", (sys.executable, "-c", code))
-    monkeypatch.setattr(gpu_check, "PATIENCE_S", patience_s)
-    assert tried_apart(slots()) == [{"trouble": trouble}] * 2
+    monkeypatch.setattr(gpu_check, "TIMEOUT_S", patience_s)
+    assert try_in_processes(slots()) == [{"trouble": trouble}] * 2
 
 
 def test_a_trial_sees_its_own_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import json, os; print(json.dumps({'trouble': os.environ['CUDA_VISIBLE_DEVICES']}))"
     monkeypatch.setattr(gpu_check, "TRIAL", (sys.executable, "-c", code))
-    assert [trial["trouble"] for trial in tried_apart(slots())] == ["GPU-a", "GPU-b"]
+    assert [trial["trouble"] for trial in try_in_processes(slots())] == ["GPU-a", "GPU-b"]
 
 
 def test_doctor_tells_of_each_gpu_in_a_table_and_is_not_content_with_one_that_is_unfit() -> None:
     trials: list[Mapping[str, Any]] = [FIT, {"trouble": "it did not answer"}]
-    findings = look(
+    findings = diagnose(
         DataChoices(),
         console=Console(file=io.StringIO()),
         gpu=True,
@@ -196,4 +196,4 @@ def test_doctor_tells_of_each_gpu_in_a_table_and_is_not_content_with_one_that_is
     facts = json.loads(findings_json(findings))
     assert [len(gpu["problems"]) for gpu in facts["gpus"]] == [0, 1]
     with pytest.raises(RequestError, match="--gpu tries GPUs, and none is visible"):
-        look(DataChoices(), console=Console(file=io.StringIO()), gpu=True, probe=lambda: ())
+        diagnose(DataChoices(), console=Console(file=io.StringIO()), gpu=True, probe=lambda: ())

@@ -11,7 +11,7 @@ from executor_helpers import TASK, Recorder, job, poll_until
 
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_search.executors.gpu_memory_wait import PATIENCE_S, MemoryWatch
+from unetx_search.executors.gpu_memory_wait import TIMEOUT_S, MemoryWatch
 from unetx_search.executors.gpus import Gpu
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, make_slots
@@ -71,7 +71,7 @@ def test_the_wait_ends_after_a_minute_with_a_warning(caplog: pytest.LogCaptureFi
     clock = Clock()
     is_free = MemoryWatch(slots(), probe=Probe(900, 100), clock=clock).wait_for(slots()[0])
     assert not is_free()
-    clock.now_s = PATIENCE_S
+    clock.now_s = TIMEOUT_S
     with caplog.at_level(logging.WARNING):
         assert is_free()
     assert "GPU-0 has 100 MiB free a minute after its worker died" in caplog.text
@@ -108,7 +108,7 @@ def test_a_driver_that_hangs_keeps_nobody_and_a_minute_later_the_slot_is_used_al
         assert not is_free()
         clock.now_s += 1.0
     assert n_asked == 2, "one question at a time"
-    clock.now_s = PATIENCE_S
+    clock.now_s = TIMEOUT_S
     assert is_free()
     assert "has not answered for a minute" in caplog.text
     freed.set()

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, gpu_worker_threads, make_slots
 from unetx_search.sharing import measurement, mps
 from unetx_search.sharing.choice import Limits, Sample, decide
-from unetx_search.sharing.measurement import Workbench, slots_that_pay, useful_workers
+from unetx_search.sharing.measurement import ThroughputBenchmark, slots_that_pay, useful_workers
 from unetx_search.status import read_status, status_json, status_text
 from unetx_search.study_setup import StudySetup
 from unetx_space.architecture import Architecture
@@ -111,7 +112,9 @@ def test_without_a_multi_process_service_a_gpu_has_one_worker_and_the_reason_is_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mps, "CONTROL", "no-such-program")
-    monkeypatch.setattr(measurement, "Workbench", lambda *_: SimpleNamespace(sample=lambda: Sample(1, 10.0, 2000.0)))
+    monkeypatch.setattr(
+        measurement, "ThroughputBenchmark", lambda *_: SimpleNamespace(sample=lambda: Sample(1, 10.0, 2000.0))
+    )
     labels, said = placed(tmp_path, None, BIG)
     assert labels == ["GPU-0"]
     assert "(with 2 workers it went wrong: NVIDIA's multi-process service (MPS) is not to be had: no-such" in said
@@ -251,7 +254,7 @@ def sampled(evaluator: Evaluator, n_workers: int = 1, *looks: float | None, **ch
     """What real workers on CPUs do, of a device that has 1000 MiB free at first and then these, the last for ever."""
     free_mib = chain(looks, repeat(looks[-1] if looks else None))
     with LocalExecutor(evaluator, TASK, cpu_slots(n_workers)) as executor:
-        sample = Workbench(executor, u_net(), BUDGET, 1000.0, lambda: next(free_mib), **changes).sample()
+        sample = ThroughputBenchmark(executor, u_net(), BUDGET, 1000.0, lambda: next(free_mib), **changes).sample()
     assert multiprocessing.active_children() == []
     return sample
 
@@ -335,7 +338,7 @@ def test_real_trainings_on_cpu_workers_are_measured(tmp_path: Path) -> None:
     task, design = real_training(tmp_path / "cache", 6, (8, 16, 32, 64, 128))
     budget = Budget(steps=40, batch_size=1, width_factor=0.5, rungs=(40,), validation_cases=2)
     with LocalExecutor(ProxyEvaluator(), task, cpu_slots(2)) as executor:
-        sample = Workbench(executor, design, budget, None, lambda: None).sample()
+        sample = ThroughputBenchmark(executor, design, budget, None, lambda: None).sample()
     assert (sample.n_workers, sample.trouble) == (2, "")
     assert sample.evaluations_per_min > 0
 
@@ -353,8 +356,8 @@ def test_real_trainings_that_share_a_gpu_are_measured(tmp_path: Path) -> None:
         evaluator = ProxyEvaluator(device="cuda", n_threads=slots[0].n_threads)
         gpu = slots[0].gpu
         with LocalExecutor(evaluator, task, slots) as executor:
-            bench = Workbench(executor, design, default_budget(task), free[gpu], lambda: free_memory_mib()[gpu])  # noqa: B023
-            sample = bench.sample()
+            free_now = partial(lambda gpu: free_memory_mib()[gpu], gpu)
+            sample = ThroughputBenchmark(executor, design, default_budget(task), free[gpu], free_now).sample()
         assert sample.trouble == ""
         assert sample.evaluations_per_min > 0
         assert sample.worker_mib is not None

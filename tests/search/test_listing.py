@@ -9,7 +9,7 @@ import pytest
 from coordinator_helpers import Bench
 
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_search.listing import listed, listing_json, listing_text
+from unetx_search.listing import listing_json, listing_text, study_overviews
 from unetx_search.status import read_status
 from unetx_space.errors import RequestError
 
@@ -21,7 +21,7 @@ def test_studies_are_listed_with_state_leader_and_conclusion_and_broken_ones_too
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "study.db").write_bytes(b"no database at all")
     (tmp_path / "nothing").mkdir()
-    broken, good = listed(tmp_path)
+    broken, good = study_overviews(tmp_path)
     best = read_status(tmp_path / "good").best
     assert best is not None
     assert (good.n_finished, good.n_trials, good.best_trial, good.best_estimate) == (6, 6, best.number, best.estimate)
@@ -34,6 +34,6 @@ def test_studies_are_listed_with_state_leader_and_conclusion_and_broken_ones_too
 
 
 def test_a_folder_without_studies_says_so(tmp_path: Path) -> None:
-    assert listing_text(listed(tmp_path), tmp_path) == f"{tmp_path} holds no study"
+    assert listing_text(study_overviews(tmp_path), tmp_path) == f"{tmp_path} holds no study"
     with pytest.raises(RequestError, match="is no folder"):
-        listed(tmp_path / "nowhere")
+        study_overviews(tmp_path / "nowhere")

@@ -21,7 +21,7 @@ from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.messages import DeviceLost, Exited, Finished, Report
 from unetx_search.executors.slots import MPS_PIPES, Slot, make_slots
 from unetx_search.sharing import mps
-from unetx_search.sharing.mps import MPS_LOGS, MpsUnavailable, served
+from unetx_search.sharing.mps import MPS_LOGS, MpsUnavailable, mps_enabled
 
 A, B = Gpu(0, "GPU-a", "Big"), Gpu(1, "GPU-b", "Big")
 CONTROL = """#!/bin/sh
@@ -77,7 +77,7 @@ def test_every_shared_gpu_has_a_daemon_of_its_own_that_ends_with_the_executor(
 ) -> None:
     control = Control(tmp_path, monkeypatch)
     slots = two_on_each(A, B)
-    with served(slots, try_gpus=computing) as ready:
+    with mps_enabled(slots, try_gpus=computing) as ready:
         started = [words for words in control.told if len(words) == 4]
         assert [words[0] for words in started] == ["GPU-a", "GPU-b"]
         folders = {words[0]: words[1:3] for words in started}
@@ -85,7 +85,7 @@ def test_every_shared_gpu_has_a_daemon_of_its_own_that_ends_with_the_executor(
         for before, slot in zip(slots, ready, strict=True):
             assert [slot.environment[MPS_PIPES], slot.environment[MPS_LOGS]] == folders[slot.gpu]
             assert {**before.environment, **slot.environment} == slot.environment
-            assert (slot.is_served, before.is_served) == (True, False)
+            assert (slot.uses_mps, before.uses_mps) == (True, False)
         assert os.getpgid(int(started[0][3])) != os.getpgid(0), "Ctrl-C ends it only after its workers"
         for folder in folders["GPU-a"]:
             assert Path(folder).parent.stat().st_mode & 0o077 == 0, "no other user reads it"
@@ -96,7 +96,7 @@ def test_every_shared_gpu_has_a_daemon_of_its_own_that_ends_with_the_executor(
 def test_a_gpu_with_one_worker_and_cpus_need_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mps, "CONTROL", "no-such-program")
     for slots in (make_slots("all", probe=lambda: (A, B), n_cores=8), cpu_slots(3)):
-        with served(slots, try_gpus=lambda slots: [] if not slots else pytest.fail("tried")) as ready:
+        with mps_enabled(slots, try_gpus=lambda slots: [] if not slots else pytest.fail("tried")) as ready:
             assert ready == tuple(slots)
 
 
@@ -113,7 +113,7 @@ def test_a_service_that_does_not_work_is_told_and_leaves_nothing_behind(
 ) -> None:
     control = Control(tmp_path, monkeypatch, at_start)
     tried = [{"trouble": trial}]  # and none of them leaves a server
-    with pytest.raises(MpsUnavailable, match=reason), served(two_on_each(A), try_gpus=lambda slots: tried):
+    with pytest.raises(MpsUnavailable, match=reason), mps_enabled(two_on_each(A), try_gpus=lambda slots: tried):
         pytest.fail("served")
     (started, *_) = control.told
     assert not is_alive(started[3])
@@ -122,7 +122,7 @@ def test_a_service_that_does_not_work_is_told_and_leaves_nothing_behind(
 
 def test_without_the_program_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mps, "CONTROL", "no-such-program")
-    with pytest.raises(MpsUnavailable, match="no-such-program cannot be started"), served(two_on_each(A)):
+    with pytest.raises(MpsUnavailable, match="no-such-program cannot be started"), mps_enabled(two_on_each(A)):
         pytest.fail("served")
 
 
@@ -136,14 +136,17 @@ def test_where_there_is_no_service_workers_compute_in_turns_unless_it_is_needed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     told = Recorder()
-    with caplog.at_level(logging.WARNING), LocalExecutor(FakeEvaluator(), TASK, cpu_slots(2), serve=no_service) as one:
+    with (
+        caplog.at_level(logging.WARNING),
+        LocalExecutor(FakeEvaluator(), TASK, cpu_slots(2), mps_enabled=no_service) as one,
+    ):
         one.submit(job(0))
         while not told.n_ended:
             one.poll(told, 1.0)
     assert told.finished[0].outcome is Outcome.COMPLETE
     assert "in turns" in caplog.text
     with pytest.raises(MpsUnavailable, match="it is not installed"):
-        LocalExecutor(FakeEvaluator(), TASK, cpu_slots(2), serve=no_service, needs_mps=True)
+        LocalExecutor(FakeEvaluator(), TASK, cpu_slots(2), mps_enabled=no_service, needs_mps=True)
 
 
 class Served(Stage):

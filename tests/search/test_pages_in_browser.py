@@ -16,11 +16,12 @@ from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.tasks import DemoSource
 from unetx_evaluators.tasks.sources.base import RawCase
+from unetx_search.architectures import named_architecture, write_html
 from unetx_search.config import SearchConfig
-from unetx_search.reporting import write_report
+from unetx_search.report.dashboard_plots import show_study_plots
+from unetx_search.report.page import write_report
+from unetx_search.report.study import read_reported_study
 from unetx_search.run import search
-from unetx_search.study_plots import show_study_plots
-from unetx_search.summary import named_architecture, write_html
 from unetx_studies.dashboard import dashboard_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs_chromium]
@@ -68,7 +69,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
     config = SearchConfig(out=out, trials=4, gpus=0, cpu_workers=1, steps=6, pilot=False, study="s")
     search(config, console=Console(quiet=True), source=Hostile(n_cases=20))
-    show_study_plots(out / "s")
+    show_study_plots(read_reported_study(out / "s"))
     return out / "s"
 
 
@@ -88,7 +89,7 @@ def requested(page: Browser) -> list[str]:
 def test_a_report_is_read_at_any_width_in_light_and_dark(
     study: Path, tmp_path: Path, page: Browser, width: int, dark: bool
 ) -> None:
-    write_report(study, tmp_path / "report.html")
+    write_report(read_reported_study(study), tmp_path / "report.html")
     page.said.clear()
     page.requests.clear()
     page.open((tmp_path / "report.html").as_uri(), width=width, dark=dark)
@@ -109,7 +110,7 @@ def test_what_measures_contrast_finds_grey_on_white(page: Browser) -> None:
 
 
 def test_pointing_at_a_design_shows_it_and_keys_reach_all_controls(study: Path, tmp_path: Path, page: Browser) -> None:
-    write_report(study, tmp_path / "report.html")
+    write_report(read_reported_study(study), tmp_path / "report.html")
     page.open((tmp_path / "report.html").as_uri())
     page.wait_for("document.querySelectorAll('.plot .main-svg').length > 4")
     place = page.ask(
@@ -135,7 +136,7 @@ def test_pointing_at_a_design_shows_it_and_keys_reach_all_controls(study: Path, 
 def test_the_slider_of_a_volume_goes_through_its_slices_by_keys(tmp_path: Path, page: Browser) -> None:
     config = SearchConfig(out=tmp_path, trials=3, gpus=0, cpu_workers=1, steps=6, pilot=False, study="v")
     search(config, console=Console(quiet=True), evaluator=FakeEvaluator(predicts=True), source=Volumes())
-    write_report(tmp_path / "v", tmp_path / "v.html")
+    write_report(read_reported_study(tmp_path / "v"), tmp_path / "v.html")
     page.open((tmp_path / "v.html").as_uri())
     before = page.ask("(s => { s.focus(); return s.value; })(document.querySelector('main .case input[type=range]'))")
     page.press("ArrowRight", 39)

@@ -23,8 +23,8 @@ from unetx_evaluators.tasks import DemoSource, Task, prepare
 from unetx_search.config import SearchConfig
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.piloting import FOLDER, PilotFailed, PilotFile, RoundBar, piloted
+from unetx_search.resolving import pilot_limits, stored_pilot, unpiloted_budget
 from unetx_search.run import Summary, search
-from unetx_search.settling import kept_pilot, pilot_limits, unpiloted_budget
 from unetx_space.errors import RequestError
 
 SOURCE = DemoSource(n_cases=6)
@@ -141,7 +141,7 @@ def test_the_built_in_demo_asks_no_pilot(tmp_path: Path) -> None:
     found = PilotFile.of(prepared, unpiloted_budget(config, prepared), pilot_limits(config, prepared))
     remedy = "the demo's pilot is stale: run `python benchmarks/make_demo_pilot.py` and commit what it writes"
     assert found.path.name == DEMO_FILE.name, remedy
-    answer = kept_pilot(config, prepared)
+    answer = stored_pilot(config, prepared)
     assert answer is not None, remedy
     assert answer.reasons.keys() == {"learning_rate", "background_weight", "steps"}
 

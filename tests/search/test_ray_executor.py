@@ -134,13 +134,13 @@ def test_slots_without_room_do_not_block_the_others_and_nobody_waits_for_ever(
     slots = cpu_workers(4)
     with (
         RayExecutor(FakeEvaluator(seconds_per_step=0.01), TASK, slots[:3]),
-        RayExecutor(FakeEvaluator(), TASK, slots[:2], start_within_s=5.0) as second,
+        RayExecutor(FakeEvaluator(), TASK, slots[:2], start_timeout_s=5.0) as second,
     ):
         assert second.n_free() == 1
         assert "1 of 2 workers are up; the others join as soon as Ray finds room for them" in caplog.text
         assert sorted(run_all(second, [job(trial) for trial in range(3)]).finished) == [0, 1, 2]
         with pytest.raises(UnetxError, match=r"in 1 s it found none for any of 1.*0 are free|in 1 s it found none"):
-            RayExecutor(FakeEvaluator(), TASK, slots[:1], start_within_s=1.0)
+            RayExecutor(FakeEvaluator(), TASK, slots[:1], start_timeout_s=1.0)
 
 
 def test_a_node_that_dies_takes_no_job_with_it_and_its_slots_come_back_with_a_new_one(
@@ -183,7 +183,7 @@ def test_when_the_last_node_is_gone_the_run_waits_and_then_ends_with_a_word(
     told = Recorder()
     evaluator = FakeEvaluator(seconds_per_step=0.01)
     node = two_nodes.add_node(num_cpus=1, resources={"alone": 1}, **SMALL)
-    with RayExecutor(evaluator, TASK, cpu_workers(5), lonely_s=1.0) as executor:
+    with RayExecutor(evaluator, TASK, cpu_workers(5), no_worker_timeout_s=1.0) as executor:
         for trial in range(5):
             executor.submit(job(trial, budget=LONG))
         poll_until(executor, told, lambda: len(told.steps) == 5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from narrowing import there
 
-from unetx_search.reseeding import Replicate, Training, n_replicates, next_replicate
+from unetx_search.reseeding import FIRST_DESIGNS, Replicate, Training, n_replicates, next_replicate
 
 SEEDS = tuple(range(100, 164))
 TRUTH = {f"d{i:03}": value for i, value in enumerate(np.random.default_rng(0).normal(0.8, 0.005, 300))}
@@ -108,6 +108,22 @@ def test_workers_that_finish_in_any_order_repeat_nearly_the_same_designs() -> No
     ordered, shuffled = (replicates(search(200, n, order)) for n, order in ((1, None), (8, 5)))
     top, other = ({name for name, _ in found.most_common(4)} for found in (ordered, shuffled))
     assert len(top & other) >= 2
+
+
+@pytest.mark.parametrize("n_workers", [1, 8])
+def test_the_reference_has_a_second_seed_among_the_first_20_trials_of_a_long_study(n_workers: int) -> None:
+    early = [one for one in search(200, n_workers)[:40] if one.seed != SEEDS[0]]
+    assert [(one.design, one.seed) for one in early] == [("d000", SEEDS[1])]
+    assert Training("d000", SEEDS[1]) in {one._replace(score=None) for one in search(200, n_workers)[:20]}
+
+
+def test_a_reference_without_a_score_waits_for_it_and_one_that_has_a_second_seed_gets_no_other() -> None:
+    done = [Training(f"d{i:03}", SEEDS[0], 0.8) for i in range(FIRST_DESIGNS)]
+    assert next_replicate(done, 200, SEEDS, reference="d000") == Replicate("d000", SEEDS[1])
+    assert next_replicate([done[0]._replace(score=None), *done[1:]], 200, SEEDS, reference="d000") is None
+    assert next_replicate([*done, Training("d000", SEEDS[1])], 200, SEEDS, reference="d000") is None
+    assert next_replicate(done[1:], 200, SEEDS, reference="d001") is None, "too few designs"
+    assert next_replicate(done, 200, SEEDS, reference="d000", share=0.0) is None
 
 
 def test_with_a_share_of_0_and_at_the_total_nothing_is_repeated() -> None:

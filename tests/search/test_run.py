@@ -21,8 +21,8 @@ from unetx_evaluators.fake import FakeEvaluator
 from unetx_evaluators.insight import Insight
 from unetx_search.config import SearchConfig
 from unetx_search.executors.gpus import Gpu
+from unetx_search.resolving import unpiloted_budget
 from unetx_search.run import search
-from unetx_search.settling import unpiloted_budget
 from unetx_search.status import read_status, status_json, status_text
 from unetx_search.summary import summary_json, summary_text
 from unetx_space import load

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unetx_search.sharing.choice import (
-    LEAST_GAIN,
+    MIN_GAIN,
     SPARE,
     Limits,
     Sample,
@@ -101,7 +101,7 @@ def test_a_number_that_could_not_work_is_the_end_with_its_reason() -> None:
 
 def test_the_choice_is_lawful_whatever_was_measured() -> None:
     """Of every sequence of gains: within bounds, in room, every step paid, and no more measurement once it is final."""
-    gains = (-0.5, 0.0, LEAST_GAIN / 2, 2 * LEAST_GAIN, 1.0)
+    gains = (-0.5, 0.0, MIN_GAIN / 2, 2 * MIN_GAIN, 1.0)
     for factors, free_mib, at_most in product(product(gains, repeat=3), (1000, 7000, 140_000), (1, 2, 4, 8)):
         rates = [40.0]
         for gain in factors:
@@ -111,7 +111,7 @@ def test_the_choice_is_lawful_whatever_was_measured() -> None:
         n = choice.n_workers
         assert 1 <= n <= max(1, at_most)
         assert n == 1 or n * 3000 <= free_mib * (1 - SPARE)
-        assert all(later >= earlier * (1 + LEAST_GAIN) for earlier, later in pairwise(rates[:n]))
+        assert all(later >= earlier * (1 + MIN_GAIN) for earlier, later in pairwise(rates[:n]))
         enough = next(k for k in range(len(seen) + 1) if decide("x", seen[:k], room).reason or k == len(seen))
         assert decide("x", seen[:enough], room).n_workers == n
 

@@ -17,7 +17,7 @@ from unetx_space.errors import RequestError
 
 pytest.importorskip("submitit", reason='needs submitit: pip install "unetx-search[slurm]"')
 
-from unetx_search.executors.slurm.queue import JobState, SlurmQueue, cluster_words
+from unetx_search.executors.slurm.queue import JobState, SlurmQueue, describe_cluster
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_machine_without_slurm_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RequestError, match="sbatch, which is not on this machine's PATH"):
         slots(request(tmp_path))
-    assert "slurm" not in doctor.look(DataChoices(out=tmp_path), console=Console(quiet=True), probe=tuple).machine
+    assert "slurm" not in doctor.diagnose(DataChoices(out=tmp_path), console=Console(quiet=True), probe=tuple).machine
 
 
 def test_what_slurm_refuses_is_told_in_its_words_before_anything_is_written(tmp_path: Path, programs: Path) -> None:
@@ -160,9 +160,9 @@ def test_states_are_those_of_squeue_and_a_job_it_does_not_know_is_gone(tmp_path:
 def test_doctor_is_told_of_partitions_or_of_a_controller_that_is_silent(tmp_path: Path, programs: Path) -> None:
     pretend(programs, "sbatch", "echo slurm-wlm 22.05.8")
     pretend(programs, "sinfo", "echo 'gpu* (up, at most 1-00:00:00, 2 nodes, gpu:4)'; echo 'cpu (up, ..., (null))'")
-    found = doctor.look(DataChoices(out=tmp_path), console=Console(quiet=True), probe=tuple)
+    found = doctor.diagnose(DataChoices(out=tmp_path), console=Console(quiet=True), probe=tuple)
     assert found.machine["slurm"] == (
         "slurm-wlm 22.05.8; partitions: gpu* (up, at most 1-00:00:00, 2 nodes, gpu:4); cpu (up, ...)"
     )
     pretend(programs, "sinfo", "echo 'Unable to contact slurm controller' >&2; exit 1")
-    assert cluster_words() == "slurm-wlm 22.05.8, does not answer: Unable to contact slurm controller"
+    assert describe_cluster() == "slurm-wlm 22.05.8, does not answer: Unable to contact slurm controller"

@@ -24,9 +24,9 @@ pytest.importorskip("submitit", reason='needs submitit: pip install "unetx-searc
 from slurm_helpers import LocalQueue, local_jobs, processes
 
 from unetx_search.executors.slurm import jobs as slurm_jobs
+from unetx_search.executors.slurm.connection import CoordinatorAddress, Joined
 from unetx_search.executors.slurm.executor import SlurmExecutor
-from unetx_search.executors.slurm.jobs import Place, SlurmJobs
-from unetx_search.executors.slurm.link import Coordinator, Joined
+from unetx_search.executors.slurm.jobs import JobTask, SlurmJobs
 from unetx_search.executors.slurm.queue import JobState, SlurmQueue
 
 pytestmark = pytest.mark.timeout(120)
@@ -96,7 +96,7 @@ def test_two_workers_share_a_job_where_they_share_a_gpu_and_all_ends_with_the_se
         at_work = [process.pid for process in processes(queue.submitted[0])]
         assert len(at_work) >= 2, "a process for each worker"
     wait_until(lambda: not any(map(is_running, [*at_work, *told.processes.values()])))
-    assert (queue.cancelled, list(tmp_path.glob("word-*"))) == ([], [])
+    assert (queue.cancelled, list(tmp_path.glob("key-*"))) == ([], [])
 
 
 class PretendedQueue(SlurmQueue):
@@ -109,7 +109,7 @@ class PretendedQueue(SlurmQueue):
         self.submitted: list[str] = []
         self.cancelled: list[str] = []
 
-    def submit(self, n_jobs: int, coordinator: Coordinator) -> list[str]:
+    def submit(self, n_jobs: int, coordinator: CoordinatorAddress) -> list[str]:
         if self.refuses:
             raise RequestError("no such partition")
         new = [str(len(self.submitted) + number) for number in range(n_jobs)]
@@ -125,7 +125,7 @@ class PretendedQueue(SlurmQueue):
 
 @pytest.fixture
 def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_jobs, "FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(slurm_jobs, "FIRST_QUERY_S", 0.0)
     monkeypatch.setattr(slurm_jobs, "LOOK_EVERY_S", 0.0)
 
 
@@ -138,7 +138,7 @@ def see_to(jobs: SlurmJobs, n_times: int = 10) -> None:
 def test_jobs_that_wait_are_told_once_with_slurms_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     queue = PretendedQueue(tmp_path, "PENDING", "Resources")
     with SlurmJobs(queue) as jobs:
-        jobs.n_wanted = 3
+        jobs.n_workers_wanted = 3
         see_to(jobs)
         assert [record.message for record in caplog.records] == ["3 of 3 jobs wait in Slurm's queue (Resources)"]
         queue.state = JobState("PENDING", "Priority")
@@ -171,7 +171,7 @@ def test_a_job_that_is_taken_away_before_it_calls_is_nobodys_fault_and_asked_for
 ) -> None:
     queue = PretendedQueue(tmp_path, state)
     with SlurmJobs(queue) as jobs:
-        jobs.n_wanted = 1
+        jobs.n_workers_wanted = 1
         see_to(jobs)
         assert (queue.submitted, jobs.failure()) == (["0"], "")
         assert (
@@ -188,61 +188,61 @@ def test_a_refusal_ends_a_run_at_its_beginning_and_is_waited_out_later(
 ) -> None:
     queue = PretendedQueue(tmp_path, "PENDING")
     with SlurmJobs(queue) as jobs, caplog.at_level(logging.WARNING):
-        jobs.n_wanted, queue.refuses = 1, True
+        jobs.n_workers_wanted, queue.refuses = 1, True
         with pytest.raises(RequestError, match="no such partition"):
             jobs.fill()
         queue.refuses = False
         jobs.fill()
-        jobs.n_wanted, queue.refuses = 3, True
+        jobs.n_workers_wanted, queue.refuses = 3, True
         jobs.fill()
     assert "2 jobs are missing, and Slurm is asked again in 60 s: no such partition" in caplog.text
 
 
 def test_jobs_of_a_run_that_was_killed_are_cancelled_by_the_next(tmp_path: Path) -> None:
-    for name in ("17_submission.sh", "17_0_submitted.pkl", "word-1", "17_0_0_log.err"):
+    for name in ("17_submission.sh", "17_0_submitted.pkl", "key-1", "17_0_0_log.err"):
         (tmp_path / name).touch()
     queue = PretendedQueue(tmp_path, "PENDING")
     with SlurmJobs(queue):
         assert queue.cancelled == ["17"]
-        [word] = tmp_path.glob("word-*")
-        assert (word.name != "word-1", stat.S_IMODE(word.stat().st_mode)) == (True, 0o600)
+        [key] = tmp_path.glob("key-*")
+        assert (key.name != "key-1", stat.S_IMODE(key.stat().st_mode)) == (True, 0o600)
     assert [path.name for path in tmp_path.iterdir()] == ["17_0_0_log.err"], "what it printed stays"
 
 
 def test_strangers_and_unknown_jobs_are_not_let_in(tmp_path: Path) -> None:
-    calls: list[Coordinator] = []
+    calls: list[CoordinatorAddress] = []
 
     class Listening(PretendedQueue):
-        def submit(self, n_jobs: int, coordinator: Coordinator) -> list[str]:
+        def submit(self, n_jobs: int, coordinator: CoordinatorAddress) -> list[str]:
             calls.append(coordinator)
             return super().submit(n_jobs, coordinator)
 
     with SlurmJobs(Listening(tmp_path, "PENDING")) as jobs:
-        jobs.n_wanted = 1
+        jobs.n_workers_wanted = 1
         jobs.fill()
         with pytest.raises((AuthenticationError, OSError, EOFError)):
-            Client(("127.0.0.1", calls[0].port), authkey=b"not the word")
-        unknown, known = (calls[0].call(Joined(name, 0, "node7")) for name in ("4711", "0"))
-        places: list[Place] = []
+            Client(("127.0.0.1", calls[0].port), authkey=b"not the key")
+        unknown, known = (calls[0].connect(Joined(name, 0, "node7")) for name in ("4711", "0"))
+        tasks: list[JobTask] = []
 
         def look() -> bool:
             jobs.wait([], 0.02)
-            places.extend(filter(None, [jobs.free_place()]))
-            return bool(places) and unknown.poll()
+            tasks.extend(filter(None, [jobs.free_task()]))
+            return bool(tasks) and unknown.poll()
 
         wait_until(look)
         with pytest.raises(EOFError):
             unknown.recv()
-        assert ([place.name for place in places], known.poll()) == (["Slurm job 0 on node7"], False)
-        for line in (known, places[0].line):
-            assert line is not None
-            with socket.socket(fileno=os.dup(line.fileno())) as end:
+        assert ([task.name for task in tasks], known.poll()) == (["Slurm job 0 on node7"], False)
+        for connection in (known, tasks[0].connection):
+            assert connection is not None
+            with socket.socket(fileno=os.dup(connection.fileno())) as end:
                 kept_alive = end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                 assert (kept_alive, end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)) == (1, 60_000)
     with pytest.raises(OSError, match="no address of the coordinator answers on port"):
-        Coordinator(("127.0.0.1",), calls[0].port, write_word(tmp_path)).call(Joined("0", 0, "node7"))
+        CoordinatorAddress(("127.0.0.1",), calls[0].port, write_key(tmp_path)).connect(Joined("0", 0, "node7"))
 
 
-def write_word(folder: Path) -> Path:
-    (folder / "word").write_bytes(b"word")
-    return folder / "word"
+def write_key(folder: Path) -> Path:
+    (folder / "key").write_bytes(b"key")
+    return folder / "key"

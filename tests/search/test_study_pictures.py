@@ -22,9 +22,10 @@ from unetx_evaluators.tasks import DemoSource
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.views import Prediction, View
 from unetx_search.config import SearchConfig
+from unetx_search.report.dashboard_plots import show_study_plots
+from unetx_search.report.study import read_reported_study
 from unetx_search.run import search
-from unetx_search.study_pictures import LEADING, MOST_FILES, PLOT_EVERY_S, StudyPictures, predictions_file
-from unetx_search.study_plots import show_study_plots
+from unetx_search.study_pictures import MAX_FILES, N_LEADING, PLOT_EVERY_S, StudyPictures, predictions_file
 from unetx_studies.overlays import read_predictions
 from unetx_studies.ranking import Ranking
 from unetx_studies.store import Records, optuna_storage, study_url
@@ -38,7 +39,7 @@ def searched(out: Path, *, no_images: bool = False) -> Path:
         out=out, trials=4, gpus=0, cpu_workers=1, steps=12, pilot=False, study="s", no_images=no_images
     )
     search(config, console=Console(quiet=True), evaluator=FakeEvaluator(predicts=True), source=DemoSource(n_cases=20))
-    show_study_plots(out / "s")
+    show_study_plots(read_reported_study(out / "s"))
     return out / "s"
 
 
@@ -98,13 +99,13 @@ def test_predictions_of_designs_that_fell_behind_go(tmp_path: Path) -> None:
     task = cast(Task, SimpleNamespace(no_images=False))
     made = StudyPictures(tmp_path, "s", task, cast(Records, None), plot=lambda: None)
     trials = [record(0, "u", 0.1, origin=preset("u-net"))]
-    trials += [record(n, f"d{n}", 0.9 - 0.01 * n) for n in range(1, MOST_FILES + 5)]
+    trials += [record(n, f"d{n}", 0.9 - 0.01 * n) for n in range(1, MAX_FILES + 5)]
     for place, trial in enumerate(trials):
         made.keep(trial, SEEN, Ranking(trials[:place]))
         assert predictions_file(tmp_path, trial.number).exists()
     left = {trial.number for trial in trials if predictions_file(tmp_path, trial.number).exists()}
-    assert left >= {0, *range(1, LEADING)}, "presets, and the first of the ranking"
-    assert len(left) <= MOST_FILES
+    assert left >= {0, *range(1, N_LEADING)}, "presets, and the first of the ranking"
+    assert len(left) <= MAX_FILES
 
 
 def test_figures_are_drawn_once_a_minute_and_less_often_where_that_takes_long(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from unetx_search.executors.messages import (
     Finished,
     Hello,
     Interrupt,
-    Left,
+    Interrupted,
     Order,
     ReachedRung,
     Report,
@@ -151,7 +151,7 @@ def test_a_late_message_of_an_earlier_job_concerns_nobody() -> None:
     stage = Stage()
     stage.begin(7, 1)
     stage.executor.interrupt()
-    stage.poll(Left(1))
+    stage.poll(Interrupted(1))
     stage.begin(8, 2)
     stage.poll(Stepped(1, 5), ReachedRung(1, POINT), Finished(1, DONE))
     assert (stage.told.interrupted, stage.told.finished, stage.told.steps, stage.told.rungs) == ([7], {}, {}, {})

@@ -22,7 +22,7 @@ from unetx_search.executors.messages import (
     Finished,
     Hello,
     Interrupt,
-    Left,
+    Interrupted,
     ReachedRung,
     Report,
     Setup,
@@ -31,7 +31,7 @@ from unetx_search.executors.messages import (
 )
 from unetx_search.executors.shared_files_check import SharedFilesCheck
 from unetx_search.executors.slots import Slot
-from unetx_search.executors.worker_holder import Start, WorkerHolder, slot_here
+from unetx_search.executors.worker_holder import Start, WorkerHolder, slot_on_node
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -82,7 +82,7 @@ def test_orders_may_overtake_each_other() -> None:
     holder.request("send", setup(FakeEvaluator()))
     holder.request("send", Interrupt(1))
     holder.request("send", Begin(1, job(0)))
-    assert until(reports, Left) == Left(1)
+    assert until(reports, Interrupted) == Interrupted(1)
     for late in (Interrupt(1), Answer(1, prune=True), Begin(2, job(0))):
         holder.request("send", late)
     for _ in range(2):
@@ -115,10 +115,10 @@ def test_another_version_is_told_and_not_tried() -> None:
 def test_a_gpu_slot_is_on_the_device_that_the_cluster_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     slot = replace(CPU, device="cuda", n_threads=4)
-    unknown = slot_here(slot, "node7", probe=tuple)
+    unknown = slot_on_node(slot, "node7", probe=tuple)
     assert (unknown.index, unknown.label, unknown.n_threads) == (3, "GPU 1 on node7", 4)
     assert unknown.environment["CUDA_VISIBLE_DEVICES"] == "1"
-    known = slot_here(slot, "node7", 2, probe=lambda: (Gpu(1, "GPU-abc", "NVIDIA H200"),))
+    known = slot_on_node(slot, "node7", 2, probe=lambda: (Gpu(1, "GPU-abc", "NVIDIA H200"),))
     assert known.label == "GPU 1: NVIDIA H200 on node7"
     assert known.environment == {
         "CUDA_VISIBLE_DEVICES": "GPU-abc",
@@ -132,5 +132,5 @@ def test_a_gpu_slot_is_on_the_device_that_the_cluster_gave(monkeypatch: pytest.M
 
 def test_a_cpu_slot_hides_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    slot = slot_here(CPU, "node7", probe=lambda: (Gpu(0, "GPU-abc", "NVIDIA H200"),))
+    slot = slot_on_node(CPU, "node7", probe=lambda: (Gpu(0, "GPU-abc", "NVIDIA H200"),))
     assert (slot.device, slot.label, slot.environment["CUDA_VISIBLE_DEVICES"]) == ("cpu", "CPU on node7", "")

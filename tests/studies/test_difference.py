@@ -17,7 +17,7 @@ from unetx_space.plan import make_plan
 from unetx_space.presets import PRESETS
 from unetx_space.training_memory import part_memory, training_memory
 from unetx_studies.drawing import differences, side_by_side, to_svgs
-from unetx_studies.drawing.interactive import part_rows, to_figure
+from unetx_studies.drawing.interactive import costs_by_part, part_rows, to_figure
 from unetx_studies.drawing.svg import MARK
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -74,9 +74,10 @@ def test_parts_add_up_to_the_whole(name: str) -> None:
 
 def test_the_figure_has_a_hover_for_each_part_and_each_wire() -> None:
     one = design("unet++")
-    figure = to_figure(one, (64, 64))
+    costs = costs_by_part(one, (64, 64))
+    figure = to_figure(one, costs)
     parts = [trace for trace in figure.data if trace.fill == "toself"]
-    assert len(parts) == len(part_rows(one, (64, 64))) == 4 + len(one.genome.nodes)
+    assert len(parts) == len(part_rows(costs)) == 4 + len(one.genome.nodes)
     assert all("multiply-adds" in trace.text and "MiB" in trace.text for trace in parts)
     n_wires = 3 + sum(1 + len(node.sources) for node in one.genome.nodes)
     assert len(figure.data) - len(parts) == n_wires

@@ -1,4 +1,4 @@
-"""What an audit can be told; nothing heavy is imported here.
+"""The options of an audit; nothing heavy is imported here.
 
 Annotations are not postponed, as in ``data_choices.py``.
 """
@@ -12,26 +12,26 @@ from cyclopts import Parameter
 from unetx_search.config import MARGIN, CheapBy, Diagnosis, SearchConfig
 from unetx_search.data_choices import Rule, check_rules
 
-FEWEST = 5
-"""Designs of an audit: one of them may fail, and four have a rank correlation."""
-MOST_SEEDS = 1000
+MIN_DESIGNS = 5
+"""Designs of an audit, at least: one may fail, and four still have a rank correlation."""
+MAX_SEEDS = 1000
 AUDIT = "-audit"
-"""What the name of a study ends in that is an audit."""
-Settled = Parameter(parse=False, show=False)
-"""Not the user's to say, as nothing is proposed, stopped early or trained again."""
+"""The ending of the name of a study that is an audit."""
+NotAnOption = Parameter(parse=False, show=False)
+"""Marks fields that an audit fixes, as it proposes nothing, stops nothing early and trains nothing again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig(SearchConfig):
-    """An audit as its user asked for it: as a search of the same data, trained in the same way, on the same workers."""
+    """The options of an audit, as its user gave them: mostly those of a search on the same data."""
 
-    trials: Annotated[int, Settled] = field(default=1, init=False)
-    sampler: Annotated[str, Settled] = field(default="random", init=False)
-    pruner: Annotated[Literal["none"], Settled] = field(default="none", init=False)
-    reseed: Annotated[float, Settled] = field(default=0.0, init=False)
-    cheap_by: Annotated[CheapBy, Settled] = field(default="macs", init=False)
-    deterministic: Annotated[int | None, Settled] = field(default=None, init=False)
-    diagnosis: Annotated[Diagnosis, Settled] = field(default="all", init=False)
+    trials: Annotated[int, NotAnOption] = field(default=1, init=False)
+    sampler: Annotated[str, NotAnOption] = field(default="random", init=False)
+    pruner: Annotated[Literal["none"], NotAnOption] = field(default="none", init=False)
+    reseed: Annotated[float, NotAnOption] = field(default=0.0, init=False)
+    cheap_by: Annotated[CheapBy, NotAnOption] = field(default="macs", init=False)
+    deterministic: Annotated[int | None, NotAnOption] = field(default=None, init=False)
+    diagnosis: Annotated[Diagnosis, NotAnOption] = field(default="all", init=False)
     workers_per_gpu: int = 1
     """Worker processes that share one GPU."""
     steps: int | None = None
@@ -50,17 +50,17 @@ class AuditConfig(SearchConfig):
         check_rules(self._audit_rules())
 
     def _audit_rules(self) -> Iterator[Rule]:
-        yield "designs", self.designs, f"at least {FEWEST}", self.designs >= FEWEST
+        yield "designs", self.designs, f"at least {MIN_DESIGNS}", self.designs >= MIN_DESIGNS
         yield "steps", self.steps, "at least 2, as half of them are tried, too", self.steps is None or self.steps >= 2
-        yield "seeds", self.seeds, f"1 to {MOST_SEEDS}", 1 <= self.seeds <= MOST_SEEDS
+        yield "seeds", self.seeds, f"1 to {MAX_SEEDS}", 1 <= self.seeds <= MAX_SEEDS
         yield "longer", self.longer, "at least 3, as the longest proxy trains for twice the steps", self.longer >= 3
 
     @property
     def study_name(self) -> str:
-        """Apart from the name of a search of the same data."""
+        """The name of the study, which differs from that of a search of the same data."""
         return super().study_name + AUDIT
 
     @property
     def stated(self) -> dict[str, int]:
-        """What an audit that has begun is held to, beside what a search is."""
+        """The options that a continuation of an audit must agree on, beside those of a search."""
         return {"designs": self.designs, "seeds": self.seeds, "longer": self.longer}

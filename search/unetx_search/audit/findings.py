@@ -1,4 +1,4 @@
-"""What an audit finds: for all that could rank designs, how well it does and what it costs."""
+"""The findings of an audit: how well each proxy ranks designs, and what it costs."""
 
 from __future__ import annotations
 
@@ -25,56 +25,56 @@ if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
 
 Values = Mapping[tuple[str, int], float]
-"""By design and seed."""
+"""Values of a proxy or the reference, by key of the design and seed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """One training of an audit, with what it tells beside its score."""
+class AuditTraining:
+    """A training of an audit, with what was noted beside its score."""
 
     trial: TrialRecord
     is_complete: bool
     loss_sum: float
-    """Of all training steps."""
+    """The sum of the losses of all training steps."""
     zero_cost: Mapping[str, float] | None
-    """The features of the untrained network, by name; None where they were not told."""
+    """The zero-cost features of the untrained network, by name; None where they were not noted."""
 
 
 @dataclass(frozen=True, slots=True)
-class ReadOut:
-    """Something by which designs could be ranked."""
+class Proxy:
+    """A proxy for long training, by which designs could be ranked."""
 
     name: str
     n_seeds: int
-    """Trainings of each design that it needs; 0: none."""
+    """The number of trainings of each design that it needs."""
     seconds: float | None
-    """Of these trainings together, as the median design takes; None where it needs none, or there were none."""
+    """The duration of these trainings for the median design; None where it needs none, or there are none yet."""
     agreement: Agreement | None
-    """None while too few designs have it and the reference."""
+    """Its agreement with the reference; None while too few designs have both."""
 
     @property
     def evaluations_an_hour(self) -> float | None:
-        """Of one worker."""
+        """How often one worker could evaluate it in an hour."""
         return 3600.0 / self.seconds if self.seconds else None
 
 
 @dataclass(frozen=True)
 class Audit:
-    """An audit as it stands."""
+    """An audit, complete or not."""
 
     config: AuditConfig
     designs: tuple[Candidate, ...]
     steps: int
-    """Of a search, by default."""
-    trained: tuple[Trained, ...]
+    """The steps of a search by default."""
+    trainings: tuple[AuditTraining, ...]
     n_trainings: int
-    """When it is done."""
+    """The number of trainings of the complete audit."""
     was_stopped: bool
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Steps of the proxies, ascending."""
-        return tuple(sorted({one.trial.budget.steps for one in self.trained} - {self.reference_steps}))
+        """The steps of the short trainings, in ascending order."""
+        return tuple(sorted({one.trial.budget.steps for one in self.trainings} - {self.reference_steps}))
 
     @property
     def reference_steps(self) -> int:
@@ -82,28 +82,28 @@ class Audit:
 
     @property
     def n_finished(self) -> int:
-        return sum(one.trial.is_finished for one in self.trained)
+        return sum(one.trial.is_finished for one in self.trainings)
 
     @property
     def seconds(self) -> float:
-        """Of all trainings together."""
-        return sum(one.trial.seconds for one in self.trained)
+        """The duration of all trainings together."""
+        return sum(one.trial.seconds for one in self.trainings)
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Of each training without a score, what it was and how it ended."""
+        """A sentence for each training without a score, on what it was and how it ended."""
         return tuple(
             f"{one.trial.key[:12]} after {one.trial.budget.steps} steps with seed {one.trial.seed} ended as "
             f"{one.trial.outcome}: {one.trial.reason}"
-            for one in self.trained
+            for one in self.trainings
             if one.trial.is_finished and not one.is_complete
         )
 
-    def _values(self, steps: int, read: Callable[[Trained], float | None]) -> Values:
+    def _values(self, steps: int, read: Callable[[AuditTraining], float | None]) -> Values:
         """What is read from each complete training of so many steps, where it is a number."""
         told = {
             (one.trial.key, one.trial.seed): read(one)
-            for one in self.trained
+            for one in self.trainings
             if one.is_complete and one.trial.budget.steps == steps
         }
         return {at: value for at, value in told.items() if value is not None and math.isfinite(value)}
@@ -147,34 +147,34 @@ class Audit:
         return agreement(proxy.mean(1, keepdims=True) if averaged else proxy, reference, worth)
 
     @cached_property
-    def read_outs(self) -> tuple[ReadOut, ...]:
-        """Scores after each number of steps, on one seed and on all; sums of losses; features without any training."""
+    def proxies(self) -> tuple[Proxy, ...]:
+        """The proxies: scores after each number of steps, on one seed and all; sums of losses; zero-cost features."""
         found = []
         for steps in self.lengths:
             spent = list(self._values(steps, lambda one: one.trial.seconds).values())
             seconds = median(spent) if spent else None
             scores = self._values(steps, lambda one: one.trial.score)
-            found.append(ReadOut(f"{steps} steps", 1, seconds, self._agreement(scores)))
+            found.append(Proxy(f"{steps} steps", 1, seconds, self._agreement(scores)))
             if (n_seeds := self.config.seeds) > 1:
                 together = None if seconds is None else n_seeds * seconds
                 both = self._agreement(scores, averaged=True)
-                found.append(ReadOut(f"{steps} steps", n_seeds, together, both))
+                found.append(Proxy(f"{steps} steps", n_seeds, together, both))
             losses = self._values(steps, lambda one: -one.loss_sum)
-            found.append(ReadOut(f"{steps} steps, loss", 1, seconds, self._agreement(losses)))
+            found.append(Proxy(f"{steps} steps, loss", 1, seconds, self._agreement(losses)))
         for name in (one.name for one in fields(ZeroCost)):
             features = self._values(self.steps, lambda one, name=name: (one.zero_cost or {}).get(name))  # type: ignore[misc]
-            found.append(ReadOut(name.replace("_", " "), 0, None, self._agreement(features, averaged=True)))
+            found.append(Proxy(name.replace("_", " "), 0, None, self._agreement(features, averaged=True)))
         return tuple(found)
 
     @cached_property
     def ceiling(self) -> Ceiling | None:
-        """What noise in the references leaves to a proxy without any; None while too few designs have all of them."""
+        """The agreement of a proxy without noise, as references have noise; None with too few designs."""
         compared = self._compared([])
         return None if compared is None else ceiling(compared[1])
 
     @cached_property
     def recommendation(self) -> Recommendation:
-        """To the next search."""
+        """The recommendation to the next search."""
         compared = self._compared(self._values(steps, lambda one: one.trial.score) for steps in self.lengths)
         if compared is None or not self.lengths:
             why = f"fewer than {FEWEST_DESIGNS} designs have all their scores, so nothing is shown; {self.steps} stay"

@@ -1,4 +1,4 @@
-"""What an audit recommends to the next searches of a task, and where that is kept."""
+"""The recommendation of an audit to the next searches of a task, and the file that keeps it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from unetx_studies.spread import Vector
 
 FORMAT = 1
-"""Raised whenever an audit would recommend by another rule."""
+"""The version of the rule, which is raised whenever an audit would recommend by another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """How long a search should train each design."""
+    """How long a search should train each design, and why."""
 
     steps: int | None
-    """None: nothing is shown, and a search keeps its default."""
+    """The steps; None where nothing is shown, and a search keeps its default."""
     reason: str
 
 
 def recommended(
     proxies: Mapping[int, Vector], default: int, reference: Vector, truth: Vector, margin: float
 ) -> Recommendation:
-    """By the scores ``[designs, seeds]`` after each number of steps, against those of the references.
+    """Recommend steps by the scores ``[designs, seeds]`` after each number of steps, against those of the references.
 
     Steps count that rank: the 95 % interval of Kendall's correlation with the references lies above 0. What is lost by
     choosing the best of the designs by them is measured against the most steps. Recommended are the fewest steps that
@@ -89,7 +89,7 @@ class AuditFile:
         return cls(task.folder / FOLDER / f"audit-{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
 
     def read(self) -> Recommendation | None:
-        """None where there is none that can be used."""
+        """Read the recommendation; None where there is none that can be used."""
         data = read_json(self.path)
         if data is None:
             return None

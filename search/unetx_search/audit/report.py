@@ -1,4 +1,4 @@
-"""What an audit came to: as a table for people and as JSON."""
+"""The results of an audit as text and as JSON."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from unetx_search.caution import WIDTH
+from unetx_search.evidence_text import WIDTH
 from unetx_search.progress import duration
 from unetx_space.files import json_text, write_whole
 from unetx_studies.proxy_agreement import TOP
 
 if TYPE_CHECKING:
     from unetx_search.audit.config import AuditConfig
-    from unetx_search.audit.findings import Audit, ReadOut
+    from unetx_search.audit.findings import Audit, Proxy
     from unetx_search.proposals import Proposal
     from unetx_studies.candidate import Candidate
     from unetx_studies.proxy_agreement import Bounded, Ceiling
 
 FILE = "audit.json"
-"""In the folder of an audit."""
+"""Name of the file in an audit's folder with its results."""
 ENOUGH = 8
 """Designs from which on intervals hold what they promise (benchmarks/results/audit.txt)."""
 NOTES = (
@@ -34,7 +34,7 @@ NOTES = (
 
 
 def outlook_text(config: AuditConfig, designs: Sequence[Candidate], steps: int, listed: Sequence[Proposal]) -> str:
-    """What is going to be trained, in terms of what a search costs."""
+    """Say what an audit is going to train, and how much of a search that costs."""
     lengths = sorted({one.budget.steps for one in listed})
     *proxies, longest = map(str, lengths)
     share = sum(one.budget.steps for one in listed) / steps
@@ -45,7 +45,7 @@ def outlook_text(config: AuditConfig, designs: Sequence[Candidate], steps: int, 
 
 
 def audit_text(audit: Audit) -> str:
-    """One screen: a row for all that could rank designs, the ceiling, the recommendation, and what cannot be said."""
+    """Return one screen of text: a row for each proxy, the ceiling, the recommendation, and the limits."""
     head = f"{audit.n_finished} of {audit.n_trainings} trainings"
     if audit.was_stopped:
         head += ", stopped; the same command continues it"
@@ -66,13 +66,13 @@ def _table(audit: Audit, found: Ceiling) -> Iterator[str]:
         f"{'ranked by':<20}  seeds  designs  seconds  an hour  {'Spearman (95 %)':<22}  {'Kendall (95 %)':<22}  "
         f"top {TOP}  regret (95 %)"
     )
-    for one in audit.read_outs:
+    for one in audit.proxies:
         if one.agreement is not None:
             yield _row(one)
     yield f"{'ceiling':<55}  {_correlation(found.spearman):<22}  {_correlation(found.kendall):<22}".rstrip()
 
 
-def _row(one: ReadOut) -> str:
+def _row(one: Proxy) -> str:
     found = one.agreement
     assert found is not None
     seconds = "" if one.seconds is None else f"{one.seconds:.0f}" if one.seconds >= 10 else f"{one.seconds:.1f}"
@@ -92,7 +92,7 @@ def _correlation(found: Bounded) -> str:
 
 
 def limits(audit: Audit) -> tuple[str, ...]:
-    """What this audit cannot say, a sentence each."""
+    """Return what this audit cannot say, a sentence each."""
     found = []
     if len(audit.designs) < audit.config.designs:
         found.append(f"The space has {len(audit.designs)} designs that are not too dear, fewer than were asked for.")
@@ -105,7 +105,7 @@ def limits(audit: Audit) -> tuple[str, ...]:
 
 
 def audit_facts(audit: Audit) -> dict[str, Any]:
-    """The same for machines."""
+    """Return the results for JSON."""
     return {
         "study": audit.config.study_name,
         "was_stopped": audit.was_stopped,
@@ -124,15 +124,15 @@ def audit_facts(audit: Audit) -> dict[str, Any]:
                 "design": one.trial.key, "steps": one.trial.budget.steps, "seed": one.trial.seed,
                 "outcome": one.trial.outcome, "dice": one.trial.score, "seconds": one.trial.seconds,
             }
-            for one in audit.trained
+            for one in audit.trainings
         ],
-        "ranked_by": [{**asdict(one), "evaluations_an_hour": one.evaluations_an_hour} for one in audit.read_outs],
+        "ranked_by": [{**asdict(one), "evaluations_an_hour": one.evaluations_an_hour} for one in audit.proxies],
         "ceiling": None if audit.ceiling is None else asdict(audit.ceiling),
         "recommendation": None if audit.was_stopped else asdict(audit.recommendation),
         "limits": list(limits(audit)),
     }  # fmt: skip
 
 
-def keep_audit(audit: Audit) -> None:
-    """Write the facts into the audit's folder."""
+def write_audit(audit: Audit) -> None:
+    """Write the results into the audit's folder."""
     write_whole(audit.config.folder / FILE, json_text(audit_facts(audit)) + "\n")

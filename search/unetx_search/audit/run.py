@@ -1,4 +1,4 @@
-"""An audit from the request to its recommendation."""
+"""An audit, from the request to its recommendation."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 from optuna.distributions import CategoricalDistribution
 
 from unetx_evaluators.pilot import with_steps
-from unetx_search.audit.config import FEWEST, AuditConfig
-from unetx_search.audit.findings import Audit, Trained
+from unetx_search.audit.config import MIN_DESIGNS, AuditConfig
+from unetx_search.audit.findings import Audit, AuditTraining
 from unetx_search.audit.recommendation import AuditFile
-from unetx_search.audit.report import keep_audit, outlook_text
-from unetx_search.audit.sample import sampled
-from unetx_search.config import Settled, check_stated, read_begun
+from unetx_search.audit.report import outlook_text, write_audit
+from unetx_search.audit.sample import sample_designs
+from unetx_search.config import StudySettings, check_request, read_settings
 from unetx_search.executors.engines import Engine, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.gpu_check import preflight
 from unetx_search.listed_study import ListedStudy
-from unetx_search.preparing import keep_beside, no_empty_folders
+from unetx_search.preparing import no_empty_folders, write_split_and_task
 from unetx_search.progress import say
 from unetx_search.proposals import ListedProposals, Proposal
+from unetx_search.resolving import ResolvedRequest, resolve_request
 from unetx_search.run import SETTINGS, source_of
-from unetx_search.settling import Asked, asked
 from unetx_search.study_setup import StudySetup
 from unetx_studies.ranking import is_complete
 from unetx_studies.store import Records, find_location, full_disk_explained, open_store
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from unetx_studies.candidate import Candidate
 
 FIRST_REFERENCE_SEED = 2_000_000
-"""Above the seed of the audit: no reference shares initial values or batches with a proxy."""
+"""The first seed of references, added to the audit's: none shares initial values or batches with a proxy."""
 STEPS = "steps"
-"""What Optuna knows of a training beside its design's genes."""
+"""The parameter of a training in Optuna's tables beside its design's genes."""
 
 
 def audit(
@@ -60,11 +60,11 @@ def audit(
             preflight(engine.slots, console)
         trainer = evaluator or proxy_evaluator(engine.slots)
         with no_empty_folders(config.folder, config.cache_folder):
-            found, settled = _begun(config, engine, trainer, source or source_of(config, console), console)
-            task, budget = found.task, found.budget
-            setup = StudySetup(task.backbone(), task.patch, found.space, budget, config.seed, config.max_cost)
-            designs = sampled(setup, config.designs, FEWEST)
-            keep_beside(config.folder, task)
+            resolved, settings = _resolved(config, engine, trainer, source or source_of(config, console), console)
+            task, budget = resolved.task, resolved.budget
+            setup = StudySetup(task.backbone(), task.patch, resolved.space, budget, config.seed, config.max_cost)
+            designs = sample_designs(setup, config.designs, MIN_DESIGNS)
+            write_split_and_task(config.folder, task)
         listed = tuple(trainings(designs, budget, config))
         say(console, outlook_text(config, designs, budget.steps, listed))
         study = ListedStudy(
@@ -76,44 +76,44 @@ def audit(
             n_trials=len(listed),
             genes=setup.genes | {STEPS: CategoricalDistribution(sorted({one.budget.steps for one in listed}))},
             diagnosis=config.diagnosis,
-            settled=settled,
+            settings=settings,
         )
         was_stopped = study.train(lambda records: ListedProposals(listed), engine, trainer, console)
-        result = Audit(config, designs, budget.steps, _trained(config), len(listed), was_stopped)
-        keep_audit(result)
+        result = Audit(config, designs, budget.steps, _read_trainings(config), len(listed), was_stopped)
+        write_audit(result)
         if not was_stopped:
             AuditFile.of(task, budget).write(result.recommendation)
         return result
 
 
-def _begun(
+def _resolved(
     config: AuditConfig, engine: Engine, trainer: Evaluator, source: Source, console: Console
-) -> tuple[Asked, Settled]:
-    """What the request comes to, and what the study is begun with, checked where it has begun."""
-    settings = config.folder / SETTINGS
-    check_stated(config, settings)
-    begun = read_begun(settings) if settings.exists() else None
-    found = asked(
+) -> tuple[ResolvedRequest, StudySettings]:
+    """The resolved request and the settings of its study, checked against those of one that has begun."""
+    path = config.folder / SETTINGS
+    check_request(config, path)
+    stored = read_settings(path) if path.exists() else None
+    resolved = resolve_request(
         config,
         source,
         engine.slots[0].device,
         lambda task: engine.executor(trainer, task, engine.slots),
         console,
-        begun,
+        stored,
     )
-    settled = replace(found.settled, audit=config.stated)
-    if begun is not None:
-        settled.check(settings)
-    return found, settled
+    settings = replace(resolved.settings, audit=config.stated)
+    if stored is not None:
+        settings.check(path)
+    return resolved, settings
 
 
 def proxy_lengths(steps: int) -> tuple[int, ...]:
-    """The numbers of steps that are tried as proxies: half the default's, as many, and twice."""
+    """Return the numbers of steps that are tried as proxies: half the default's, as many, and twice as many."""
     return steps // 2, steps, 2 * steps
 
 
 def trainings(designs: Sequence[Candidate], budget: Budget, config: AuditConfig) -> Iterator[Proposal]:
-    """All of them, seed by seed, the short ones first: an early end leaves whole tables, an error shows at once."""
+    """Yield all trainings seed by seed, the short ones first, so that an early end leaves tables that are complete."""
     for n in range(config.seeds):
         for steps in proxy_lengths(budget.steps):
             yield from (_training(one, budget, steps, config.seed + n) for one in designs)
@@ -132,14 +132,14 @@ def _training(design: Candidate, budget: Budget, steps: int, seed: int) -> Propo
     return Proposal(candidate, seed, trained)
 
 
-def _trained(config: AuditConfig) -> tuple[Trained, ...]:
+def _read_trainings(config: AuditConfig) -> tuple[AuditTraining, ...]:
     """What the study's folder holds by now."""
     location = find_location(config.folder)
     with open_store(location.url, create=False, read_only=True) as store:
         records = Records(store, location.study or config.study_name)
         trials, curves = records.trials(), records.curves()
         return tuple(
-            Trained(
+            AuditTraining(
                 trial,
                 is_complete(trial),
                 _loss_sum([(point.step, point.loss) for point in curves.get(trial.number, ())]),

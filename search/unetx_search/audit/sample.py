@@ -1,4 +1,4 @@
-"""Which designs an audit trains: U-Net, the net without skips, and a sample spread over what designs differ by."""
+"""The designs of an audit: U-Net, the net without skips, and a sample spread over costs, skips and operators."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from unetx_search.study_setup import StudySetup
 
 N_DRAWN = 400
-"""Designs among which the sample is chosen, at random from the space."""
-MOST_IN_VAIN = 300
+"""The number of random designs among which the sample is chosen."""
+MAX_DRAWS_IN_VAIN = 300
 """Draws in a row without a new one, after which a space, or what is affordable of it, counts as exhausted."""
 
 
-def sampled(setup: StudySetup, n_designs: int, fewest: int) -> tuple[Candidate, ...]:
-    """The designs a search begins with, and others up to so many in all; the same for the same seed.
+def sample_designs(setup: StudySetup, n_designs: int, min_designs: int) -> tuple[Candidate, ...]:
+    """Return the designs that a search begins with, and others up to so many in all; they depend on the seed alone.
 
     Strata of equal size by cost, by the number of skips and by that of operators are crossed at random, one design to
     each (a Latin hypercube over ranks: McKay, Beckman and Conover, Technometrics 21(2), 239-245, 1979), and for each
-    crossing the nearest of many random designs is taken. Raises RequestError where there are not even ``fewest``.
+    crossing the nearest of many random designs is taken. Raises RequestError where there are not even ``min_designs``.
     """
     given, rng = list(setup.given()), random.Random(setup.seed)
     pool = _pool(setup, rng, {one.key for one in given})
     n = min(n_designs - len(given), len(pool))
-    if len(given) + n < fewest:
+    if len(given) + n < min_designs:
         raise RequestError(
-            f"an audit needs at least {fewest} designs within --max-cost, and this space has {len(given) + n}; allow "
-            "more choices, or a higher --max-cost"
+            f"an audit needs at least {min_designs} designs within --max-cost, and this space has {len(given) + n}; "
+            "allow more choices, or a higher --max-cost"
         )
     features = np.array([_features(one) for one in pool]).reshape(len(pool), 3)
     ranks = np.column_stack([_ranks(column, rng) for column in features.T])
@@ -53,7 +53,7 @@ def _pool(setup: StudySetup, rng: random.Random, known: set[str]) -> list[Candid
     """Different affordable designs in the order in which they were drawn."""
     found: dict[str, Candidate] = {}
     n_in_vain = 0
-    while len(found) < N_DRAWN and n_in_vain < MOST_IN_VAIN:
+    while len(found) < N_DRAWN and n_in_vain < MAX_DRAWS_IN_VAIN:
         params = {name: rng.choice(choices) for name, choices in setup.space.genes.items()}
         candidate = setup.admitted(params, Origin(OriginKind.RANDOM), "one of the audit's sample")
         is_new = candidate is not None and candidate.key not in known and candidate.key not in found

@@ -30,46 +30,46 @@ from unetx_studies.processes import ProcessIdentity
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is asked: one evaluation."""
+    """An evaluation that an executor is to run in a worker."""
 
     trial: int
     architecture: Architecture
     budget: Budget
     seed: int
     checkpoint: Path | None = None
-    """Where the evaluation keeps its state at rungs, and finds that of an earlier try."""
+    """The file in which the evaluation keeps its state, and finds that of an earlier try; None keeps none."""
     weights: Path | None = None
-    """Where the trained parameters go."""
+    """The file for the trained parameters, as safetensors; None writes none."""
     diagnosed_above: float = -math.inf
     """The score above which the evaluation is diagnosed: zero-cost features, similarities."""
 
 
 class Handler(Protocol):
-    """Who is told what happened: the coordinator. An error it raises flies out of ``poll``."""
+    """Receives an executor's events, as the coordinator does. An error that it raises leaves ``poll``."""
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None:
         """The evaluation begins in slot ``worker`` on a device such as "GPU 0: NVIDIA H200", in a process."""
 
     def on_step(self, trial: int, step: int) -> None:
-        """Training reached ``step``; the first step is told, then about two a second."""
+        """Training has reached ``step``; this is called for the first step, then about twice a second."""
 
     def on_rung(self, trial: int, point: CurvePoint) -> bool:
-        """What is known at a rung; the evaluation waits for the answer. True: prune."""
+        """The evaluation has a score at a rung and waits for the answer: True prunes it."""
 
     def on_finished(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        """The answer, whatever its outcome. The slot is free again when this is told."""
+        """The evaluation has ended, with whatever outcome. Its slot is free again."""
 
     def on_lost(self, trial: int, worker: int, evaluation: Evaluation) -> None:
-        """Its worker's exit code or signal speaks against it, or an error of its device that it may have caused.
+        """The job's worker died, or its device failed in a way that the job may have caused.
 
-        ``evaluation`` is what that comes to, CRASHED, should the job not be given to another worker.
+        ``evaluation`` is the result, with the outcome CRASHED, for a job that is not given to another worker.
         """
 
     def on_preempted(self, trial: int, reason: str) -> None:
-        """The worker, or the way to it, was lost through no fault of the job: to be run again from its checkpoint."""
+        """The worker, or the connection to it, was lost through no fault of the job, which is to be run again."""
 
     def on_interrupted(self, trial: int) -> None:
-        """Left without a result, to be run again. The slot is free again when this is told."""
+        """The job was stopped without a result and is to be run again. Its slot is free again."""
 
 
 class Executor(Protocol):
@@ -78,30 +78,30 @@ class Executor(Protocol):
     n_slots: int
 
     def n_free(self) -> int:
-        """Slots that take a job now. A slot whose last worker died takes none before its memory is free again."""
+        """Return how many slots take a job now; one whose worker died does not before its GPU's memory is free."""
 
     def takes(self, trial: int) -> bool:
-        """A slot takes this trial now: not where its device failed under it, as long as there are other devices."""
+        """Return whether a slot takes this trial now; one whose device failed under it does only as the last."""
         return self.n_free() > 0
 
     def submit(self, job: Job) -> None:
-        """Give a free slot the job. Raises RuntimeError when no slot is free or the executor is closed."""
+        """Give the job to a free slot. Raises RuntimeError when no slot is free or the executor is closed."""
 
     def poll(self, handler: Handler, timeout_s: float) -> None:
-        """Tell the handler what happened; wait at most ``timeout_s`` for something, return earlier at will.
+        """Pass what has happened to the handler, after a wait of at most ``timeout_s`` for something to happen.
 
-        Raises UnetxError when no slot is left in which workers can work, StorageFull when a worker cannot write: its
-        job has been told as interrupted then.
+        Raises UnetxError when no slot is left in which workers can work, StorageFull when a worker cannot write; the
+        worker's job has been reported as interrupted then.
         """
 
     def interrupt(self) -> None:
         """Ask every job under way to stop at its next step; ``on_interrupted`` follows through ``poll``.
 
-        Jobs submitted later are not concerned. A job that ends by itself first is told as finished.
+        Jobs that are submitted later are not concerned. A job that ends by itself before is reported as finished.
         """
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Leave no process behind, whatever happened; jobs under way are dropped without a word. May be repeated."""
+        """End all workers. Jobs under way are dropped without an event. May be called again."""
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +115,7 @@ class Executor(Protocol):
 def failed_evaluation(
     outcome: Outcome, reason: str, *, curve: Sequence[CurvePoint] = (), seconds: float = 0.0, traceback: str = ""
 ) -> Evaluation:
-    """What an executor answers for an evaluator that could not; rungs that were reached still count."""
+    """Return the evaluation of a training that failed, with the points of its curve that were reached."""
     return Evaluation(
         outcome,
         reason,

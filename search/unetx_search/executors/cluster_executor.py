@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 
 class ClusterExecutor(Supervisor[H]):
-    """Workers all over a cluster, which show before their first job that they reach the task's arrays and, where one is
-    given, the folder of the ``checkpoints``."""
+    """Runs evaluations in workers all over a cluster.
+
+    Before its first job each worker shows that it reaches the task's arrays and, where one is given, the folder of the
+    ``checkpoints``.
+    """
 
     def __init__(
         self,
@@ -39,8 +42,8 @@ class ClusterExecutor(Supervisor[H]):
         overtime_s: float,
     ) -> None:
         self._files = files = SharedFilesCheck.of(task, checkpoints)
-        self._is_gathering = True
-        """A worker that is not fit still ends the run."""
+        self._is_starting = True
+        """Whether a worker that is not fit ends the run."""
         super().__init__(
             evaluator,
             replace(task, folder=task.folder.absolute()),
@@ -56,11 +59,11 @@ class ClusterExecutor(Supervisor[H]):
         checkpoint, weights = (file and file.absolute() for file in (job.checkpoint, job.weights))
         super().submit(replace(job, checkpoint=checkpoint, weights=weights))
 
-    def _heed_unfit(self, slot: SlotState[H], problem: str) -> None:
-        """A node that is not ready when it joins later (a disk that is mounted late) ends no run."""
-        if self._is_gathering:
+    def _on_unfit(self, slot: SlotState[H], problem: str) -> None:
+        """A node that joins later and is not ready (its disk is mounted late, say) does not end the run."""
+        if self._is_starting:
             raise UnetxError(problem)
-        super()._heed_unfit(slot, problem)
+        super()._on_unfit(slot, problem)
 
     def close(self, timeout_s: float = 10.0) -> None:
         self._files.forget()

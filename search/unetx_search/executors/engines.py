@@ -1,4 +1,4 @@
-"""What every engine gives: slots, and an executor for them."""
+"""Engines open what a request's ``--engine`` names: worker slots, and executors that run jobs in them."""
 
 from __future__ import annotations
 
@@ -22,25 +22,28 @@ if TYPE_CHECKING:
 
 LOGS = "logs"
 CHECKPOINTS = "checkpoints"
-"""Folders of a study."""
+"""Names of the folders in a study's for the workers' logs and the state of running evaluations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Slots, and what runs jobs in them."""
+    """The slots that a request may use, and a function that makes an executor over some of them."""
 
     slots: tuple[Slot, ...]
     executor: Callable[[Evaluator, Task, Sequence[Slot]], Executor]
 
 
 def open_engine(config: SearchConfig, *, probe: GpuProbe) -> AbstractContextManager[Engine]:
-    """The engine that a request names. Raises RequestError when there are not the slots it asks for."""
+    """Open the engine that a request names. Raises RequestError when there are not the slots that it asks for."""
     engine: AbstractContextManager[Engine] = resolve_name(ENGINES[config.engine])(config, probe)
     return engine
 
 
 def check_torch(slots: Sequence[Slot]) -> None:
-    """GPU workers need a torch that was built for them; its version tells without the seconds of an import."""
+    """Raises RequestError where slots are on GPUs and the installed torch was built for CPUs only.
+
+    The version of the package tells, without the seconds of an import.
+    """
     if any(slot.device != "cpu" for slot in slots) and version("torch").endswith("+cpu"):
         raise RequestError(
             f"{len(slots)} GPU worker(s) were asked for, but the installed torch {version('torch')} was built for CPUs "
@@ -49,7 +52,7 @@ def check_torch(slots: Sequence[Slot]) -> None:
 
 
 def proxy_evaluator(slots: Sequence[Slot]) -> Evaluator:
-    """The trainer as it runs in these slots."""
+    """Return the trainer for the device and the number of threads of these slots."""
     from unetx_evaluators.proxy import ProxyEvaluator
 
     return ProxyEvaluator(device=slots[0].device, n_threads=slots[0].n_threads)

@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 SLACK_MIB = 256
 LOOK_EVERY_S = 0.5
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 ANSWER_S = 0.2
-"""What a look waits for the driver, which answers in milliseconds; a later answer counts at a later look."""
+"""Seconds that a look waits for the driver, which answers in milliseconds; a later answer counts at a later look."""
 FIRST_ANSWER_S = 10.0
 
 
 class MemoryWatch:
-    """Knows how much was free on each GPU before the first worker, and when that is so again."""
+    """Notes how much memory was free on each GPU before the first worker, and tells when it is free again."""
 
     def __init__(
         self,
@@ -42,16 +42,17 @@ class MemoryWatch:
         self._at_first = dict(first.answer or {}) if first is not None else {}
 
     def wait_for(self, slot: Slot) -> Callable[[], bool]:
-        """Whether a new worker may start in the slot whose worker died just now, to be asked again until it may.
+        """Return a function that tells whether a new worker may start in the slot, whose worker has just died.
 
-        What was free at first has to be free again, or, where other workers share the GPU, no more is coming. After a
-        minute the answer is yes with a warning, for then somebody else has it. Looks at most twice a second.
+        What was free at first has to be free again; where other workers share the GPU, no more memory may be coming
+        free. After a minute the answer is yes, with a warning, as somebody else has the memory then. The driver is
+        asked at most twice a second.
         """
         if slot.gpu not in self._at_first:
             return lambda: True
         enough_mib = self._at_first[slot.gpu] - SLACK_MIB if self._n_workers[slot.gpu] == 1 else None
         next_look_s = self._clock()
-        until_s, last_mib = next_look_s + PATIENCE_S, None
+        until_s, last_mib = next_look_s + TIMEOUT_S, None
         look: _Look | None = None
 
         def is_free() -> bool:

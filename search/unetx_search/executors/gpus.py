@@ -30,7 +30,7 @@ class Gpu:
     uuid: str
     name: str
     memory_mib: int | None = None
-    """None where the driver does not say."""
+    """Total memory in MiB; None where the driver does not say."""
     slice_of: str = ""
     """UUID of the GPU that this is a slice of; empty for a whole GPU."""
 
@@ -45,53 +45,53 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """How a device stands now, as far as the driver tells."""
+    """The state of a device at an instant, as far as the driver tells."""
 
     driver: str
-    """The driver's version."""
+    """Version of the driver."""
     mode: str
-    """Which processes it admits: "default", "exclusive" (one at a time), "prohibited"; empty where that is not told."""
+    """The compute mode: "default", "exclusive" (one process at a time), "prohibited"; empty where it is not known."""
     free_mib: int | None
     total_mib: int | None
     others: tuple[str, ...] = ()
-    """Processes that compute on it: "python (pid 123)"."""
+    """Processes that compute on the device, such as "python (pid 123)"."""
 
 
 class GpuProbe(Protocol):
-    """Says which GPUs may be used. The default asks the driver; tests pretend."""
+    """A function that returns the GPUs which may be used; tests replace that which asks the driver."""
 
     def __call__(self) -> tuple[Gpu, ...]: ...
 
 
 class FreeMemoryProbe(Protocol):
-    """Says how much memory is free on each device in MiB, by the device's UUID. The default asks the driver."""
+    """A function that returns the free memory in MiB by the device's UUID; tests replace that which asks the driver."""
 
     def __call__(self) -> Mapping[str, int]: ...
 
 
 def usable_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that the driver lists and an outer CUDA_VISIBLE_DEVICES leaves."""
+    """Return the GPUs that the driver lists, as far as CUDA_VISIBLE_DEVICES leaves them."""
     with _driver() as nvml:
         gpus = tuple(gpu for _, gpu in _devices(nvml))
     return visible_gpus(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def free_memory_mib() -> Mapping[str, int]:
-    """Free memory of every GPU and slice that tells it."""
+    """Return the free memory in MiB of every GPU and slice that tells it, by UUID."""
     with _driver() as nvml:
-        told = {gpu.uuid: _told(nvml.nvmlDeviceGetMemoryInfo, handle) for handle, gpu in _devices(nvml)}
+        told = {gpu.uuid: _ask(nvml.nvmlDeviceGetMemoryInfo, handle) for handle, gpu in _devices(nvml)}
     return {uuid: memory.free // MIB for uuid, memory in told.items() if memory is not None}
 
 
 def gpu_states() -> Mapping[str, GpuState]:
-    """How every GPU and slice stands, by its UUID."""
+    """Return the state of every GPU and slice, by UUID."""
     states: dict[str, GpuState] = {}
     with _driver() as nvml:
-        driver = nvml and _told(nvml.nvmlSystemGetDriverVersion)
+        driver = nvml and _ask(nvml.nvmlSystemGetDriverVersion)
         for handle, gpu in _devices(nvml):
-            memory = _told(nvml.nvmlDeviceGetMemoryInfo, handle)
-            mode = MODES.get(_told(nvml.nvmlDeviceGetComputeMode, handle), "")
-            processes = _told(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
+            memory = _ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+            mode = MODES.get(_ask(nvml.nvmlDeviceGetComputeMode, handle), "")
+            processes = _ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
             free, total = (None, None) if memory is None else (memory.free // MIB, memory.total // MIB)
             others = tuple(_process_words(process.pid) for process in processes)
             states[gpu.uuid] = GpuState(driver or "", mode, free, total, others)
@@ -137,10 +137,10 @@ def _devices(nvml: Any) -> Iterator[tuple[Any, Gpu]]:
         except nvml.NVMLError as error:
             logger.warning("GPU %d is left out, for the driver says of it: %s", index, error)
             continue
-        memory, slices = _told(nvml.nvmlDeviceGetMemoryInfo, handle), []
-        if (_told(nvml.nvmlDeviceGetMigMode, handle) or (0, 0))[0] == nvml.NVML_DEVICE_MIG_ENABLE:
-            numbers = range(_told(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0)
-            found = (_told(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number) for number in numbers)
+        memory, slices = _ask(nvml.nvmlDeviceGetMemoryInfo, handle), []
+        if (_ask(nvml.nvmlDeviceGetMigMode, handle) or (0, 0))[0] == nvml.NVML_DEVICE_MIG_ENABLE:
+            numbers = range(_ask(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0)
+            found = (_ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number) for number in numbers)
             slices = [part for part in found if part is not None]
         for part in slices:
             profile = str(nvml.nvmlDeviceGetName(part)).removeprefix(name).strip()
@@ -149,7 +149,7 @@ def _devices(nvml: Any) -> Iterator[tuple[Any, Gpu]]:
             yield handle, Gpu(index, uuid, name, memory and memory.total // MIB)
 
 
-def _told(ask: Callable[..., Any], *arguments: Any) -> Any:
+def _ask(ask: Callable[..., Any], *arguments: Any) -> Any:
     """What the driver answers; None where this device or this driver does not know."""
     import pynvml
 
@@ -160,7 +160,7 @@ def _told(ask: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def visible_gpus(gpus: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
-    """What a CUDA_VISIBLE_DEVICES of ``setting`` leaves, in its order; None leaves everything.
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves when it is ``setting``, in its order; None leaves all.
 
     As in CUDA's programming guide (environment variables): indices or UUIDs, whose beginning is enough when it is
     unique; the first entry that names no device ends the list, so that "" and "-1" leave nothing. Indices are read

@@ -1,4 +1,4 @@
-"""One slot in this very process: the whole loop without processes or GPUs, for tests and for debugging."""
+"""The executor with one slot in this process, for tests, for debugging and for trainings on a single device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEVICE = "this process"
 
 
 class InlineExecutor(Executor):
-    """``poll`` runs the submitted job to its end. A process that dies or hangs here takes the coordinator with it."""
+    """Runs each job inside ``poll``, to its end. An evaluation that crashes or hangs takes the coordinator with it."""
 
     def __init__(self, evaluator: Evaluator, task: Task) -> None:
         self.n_slots = 1
@@ -41,7 +41,7 @@ class InlineExecutor(Executor):
         self._job, self._interrupted = job, False
 
     def poll(self, handler: Handler, timeout_s: float) -> None:
-        """As promised by Executor; never waits, for what is under way is this call."""
+        """Run the submitted job to its end and pass its events to the handler; return at once where there is none."""
         job = self._job
         if job is None:
             return
@@ -55,16 +55,16 @@ class InlineExecutor(Executor):
         """Run the job; how to tell its end, once the slot is free. Re-raises what the handler raised."""
         if self._interrupted:
             return partial(handler.on_interrupted, job.trial)
-        told = _Told()
+        handler_error = _HandlerError()
         relay = Relay(
             is_interrupted=lambda: self._interrupted,
-            tell_step=told.guard(partial(handler.on_step, job.trial)),
-            ask_at_rung=told.guard(partial(handler.on_rung, job.trial)),
+            tell_step=handler_error.guard(partial(handler.on_step, job.trial)),
+            ask_at_rung=handler_error.guard(partial(handler.on_rung, job.trial)),
         )
         handler.on_started(job.trial, 0, DEVICE, this_process())
         evaluation = evaluate_job(self._evaluator, self._task, job, relay)
-        if told.error is not None:
-            raise told.error
+        if handler_error.error is not None:
+            raise handler_error.error
         if evaluation is None:
             return partial(handler.on_interrupted, job.trial)
         return partial(handler.on_finished, job.trial, 0, evaluation)
@@ -76,7 +76,7 @@ class InlineExecutor(Executor):
         self._closed, self._job = True, None
 
 
-class _Told:
+class _HandlerError:
     """Carries an error of the handler past the evaluator, which must not take it for one of its own."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from unetx_search.executors.gpus import FreeMemoryProbe, GpuProbe, free_memory_m
 from unetx_search.executors.slots import Slot, make_slots
 from unetx_search.executors.supervisor import Supervisor
 from unetx_search.executors.worker_handle import WorkerProcess, wait_for_reports
-from unetx_search.sharing.mps import MpsUnavailable, served
+from unetx_search.sharing.mps import MpsUnavailable, mps_enabled
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Serve = Callable[[Sequence[Slot]], AbstractContextManager[tuple[Slot, ...]]]
-"""Has slots that share a GPU served there."""
+EnableMps = Callable[[Sequence[Slot]], AbstractContextManager[tuple[Slot, ...]]]
+"""Makes slots that share a GPU use its multi-process service, for the length of a ``with``."""
 
 
 class LocalExecutor(Supervisor[WorkerProcess]):
-    """Workers on this machine, each started with its slot's first job."""
+    """Runs evaluations in worker processes on this machine, each started with its slot's first job."""
 
     def __init__(
         self,
@@ -41,10 +41,12 @@ class LocalExecutor(Supervisor[WorkerProcess]):
         overtime_s: float = 60.0,
         free_memory: FreeMemoryProbe = free_memory_mib,
         needs_mps: bool = False,
-        serve: Serve = served,
+        mps_enabled: EnableMps = mps_enabled,
     ) -> None:
-        """Workers that share a GPU compute at the same time where the GPU's multi-process service is to be had, else in
-        turns. With ``needs_mps`` raises MpsUnavailable there."""
+        """Start no worker yet; those that share a GPU will compute at the same time through MPS, NVIDIA's service.
+
+        Where the service is not to be had they compute in turns; with ``needs_mps`` MpsUnavailable is raised instead.
+        """
         watch = MemoryWatch(slots, probe=free_memory)
 
         def start(slot: Slot, log_file: Path | None) -> WorkerProcess:
@@ -52,7 +54,7 @@ class LocalExecutor(Supervisor[WorkerProcess]):
 
         with ExitStack() as services:
             try:
-                slots = services.enter_context(serve(slots))
+                slots = services.enter_context(mps_enabled(slots))
             except MpsUnavailable as error:
                 if needs_mps:
                     raise
@@ -74,8 +76,8 @@ class LocalExecutor(Supervisor[WorkerProcess]):
 
 @contextmanager
 def local_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
-    """The GPUs or cores of this machine, with a worker process for each slot."""
-    sharing = config.counted_workers  # auto begins with one, and adds more
+    """Open the engine whose workers are processes on the GPUs or cores of this machine, one for each slot."""
+    sharing = config.fixed_workers_per_gpu  # auto begins with one, and adds more
     slots = make_slots(config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers, probe=probe)
     logs = config.folder / LOGS
     yield Engine(slots, lambda evaluator, task, chosen: LocalExecutor(evaluator, task, chosen, log_folder=logs))

@@ -83,14 +83,14 @@ class ReachedRung:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Report: the job's answer."""
+    """Report: the evaluation has ended, with this result."""
 
     number: int
     evaluation: Evaluation
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Interrupted:
     """Report: the job was left without a result, as asked."""
 
     number: int
@@ -111,7 +111,7 @@ class DeviceLost:
     number: int
     reason: str
     may_be_design: bool
-    """As DeviceFailed has it."""
+    """Whether the job's own computation may have caused it, as in DeviceFailed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,5 +136,6 @@ class Unfit:
 
 
 Order = Setup | Begin | Answer | Interrupt
-JobReport = Started | Stepped | ReachedRung | Finished | Left | DiskFull | DeviceLost
+JobEnd = Finished | Interrupted | DiskFull | DeviceLost
+JobReport = Started | Stepped | ReachedRung | JobEnd
 Report = Hello | StartFailed | JobReport | Exited | ConnectionLost | Unfit

@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
 
 VISIBLE_WITHIN_S = 10.0
-"""For a file that one node has written to appear on another; network filesystems look again after seconds."""
+"""Seconds for a file that one node has written to appear on another, as network filesystems look again after some."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedFilesCheck:
-    """What every worker has to see, as the coordinator sees it."""
+    """The files that every worker has to see as the coordinator sees them."""
 
     arrays: Path
     """The prepared task's folder."""
     sizes: Mapping[str, int]
-    """Bytes of every array that a search reads, by its path below ``arrays``."""
+    """The size in bytes of every array that a search reads, by its path below ``arrays``."""
     sample: str
-    """The array that is compared by checksum; empty where there is none."""
+    """The path below ``arrays`` of the array that is compared by checksum; empty where there is none."""
     checksum: str
     checkpoints: Path | None
     token: str
-    """Of this run alone, so that nothing an earlier one left is taken for an answer."""
+    """A random word of this run, so that no file of an earlier run is taken for an answer."""
 
     @classmethod
     def of(cls, task: Task, checkpoints: Path | None) -> SharedFilesCheck:
-        """What this process sees; leaves its token in the folder of the checkpoints."""
+        """Note what this process sees, and leave its token in the folder of the checkpoints."""
         folder, checkpoints = task.folder.absolute(), checkpoints and checkpoints.absolute()
         cases = (*task.splits.train, *task.splits.validation)
         names = [f"{kind}/{case}.npy" for kind in ("images", "labels") for case in cases]
@@ -59,17 +59,17 @@ class SharedFilesCheck:
 
     @property
     def question(self) -> Path:
-        """The coordinator's token."""
+        """The file with the coordinator's token."""
         assert self.checkpoints is not None
         return self.checkpoints / f"shared-files-{self.token}.asked"
 
     def answer(self, worker: int) -> Path:
-        """The token as a worker leaves it."""
+        """Return the file in which a worker leaves the token."""
         assert self.checkpoints is not None
         return self.checkpoints / f"shared-files-{self.token}-{worker}.answered"
 
     def problem(self, worker: int, host: str) -> str:
-        """On the worker's node: what it cannot reach, with the way out; empty when it reaches everything."""
+        """Return, on the worker's node, what it cannot reach and what to do; empty when it reaches everything."""
         rule = f"every worker reads the prepared task in {self.arrays}; on {host}"
         way_out = "put the cache on a filesystem that all nodes share, and name it with --cache"
         name = ""
@@ -94,7 +94,7 @@ class SharedFilesCheck:
         return ""
 
     def confirm(self, worker: int, device: str) -> None:
-        """On the coordinator's node: the worker's token has arrived. Raises UnetxError where it has not."""
+        """Check, on the coordinator's node, that the worker's token has arrived. Raises UnetxError where it has not."""
         if self.checkpoints is None:
             return
         if not _appears(self.answer(worker), self.token):

@@ -19,13 +19,13 @@ from unetx_space.errors import RequestError
 Device = Literal["cuda", "cpu"]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Read once, when torch, MKL and numpy's OpenBLAS are loaded."""
-MOST_THREADS = 4
-"""Of a worker on a GPU, whose host has little to compute: more wait for each other, and for those of other workers."""
+"""Environment variables that torch, MKL and numpy's OpenBLAS read once, when they are loaded."""
+MAX_THREADS = 4
+"""CPU threads of a worker on a GPU, at most. Its host has little to compute: more threads wait for each other."""
 MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY"
-"""Names the folder of the multi-process service that a process computes through (``sharing/mps.py``)."""
-DIVIDED = 0.9
-"""Part of a GPU's memory that its workers divide; the rest is for what CUDA needs beside, and for others."""
+"""The environment variable that names the folder of the multi-process service (``sharing/mps.py``)."""
+WORKERS_SHARE = 0.9
+"""Share of a GPU's memory that its workers divide; the rest is for CUDA itself and for other processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,40 +35,41 @@ class Slot:
     index: int
     device: Device
     label: str
-    """For people: "GPU 0: NVIDIA H200" or "CPU 1"."""
+    """The device's name for people, such as "GPU 0: NVIDIA H200" or "CPU 1"."""
     environment: Mapping[str, str]
-    """Set before the worker imports torch: pins the device, its part of the memory and the number of threads."""
+    """Variables set before the worker imports torch; they pin its device, its part of the memory and its threads."""
     n_threads: int
 
     @classmethod
     def on_cpu(cls, index: int, label: str, n_threads: int = 1) -> Self:
-        """A slot without a GPU; an empty list hides those there are, as a CPU worker must not open a context on one."""
+        """Make a slot without a GPU. All GPUs are hidden from its worker, which must not open a context on one."""
         return cls(index, "cpu", label, {"CUDA_VISIBLE_DEVICES": "", **_threads(n_threads)}, n_threads)
 
     @classmethod
     def on_gpu(cls, index: int, label: str, uuid: str, n_threads: int, n_workers: int = 1) -> Self:
-        """A slot on the GPU of this UUID, which has so many: an index would not do, as CUDA and the driver may count
-        differently."""
+        """Make a slot on a GPU that ``n_workers`` share. The UUID names it, as CUDA and the driver may count
+        differently.
+        """
         pinned = {
             "CUDA_VISIBLE_DEVICES": uuid,
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            MEMORY_FRACTION: f"{DIVIDED / n_workers:.4f}",
+            MEMORY_FRACTION: f"{WORKERS_SHARE / n_workers:.4f}",
         }
         return cls(index, "cuda", label, {**pinned, **_threads(n_threads)}, n_threads)
 
     @property
     def kind(self) -> str:
-        """The name of its GPU, which others may have, too; empty for a CPU."""
+        """The model of the slot's GPU, such as "NVIDIA H200"; empty for a CPU."""
         return self.label.partition(": ")[2] if self.device == "cuda" else ""
 
     @property
-    def is_served(self) -> bool:
-        """Its worker computes through a multi-process service; what breaks that service breaks all of the GPU's."""
+    def uses_mps(self) -> bool:
+        """Whether its worker computes through a multi-process service, whose failure ends all workers of the GPU."""
         return MPS_PIPES in self.environment
 
     @property
     def gpu(self) -> str:
-        """The UUID of its GPU; empty for a CPU."""
+        """The UUID of the slot's GPU; empty for a CPU."""
         return self.environment.get("CUDA_VISIBLE_DEVICES", "") if self.device == "cuda" else ""
 
 
@@ -81,12 +82,11 @@ def make_slots(
     free_memory: FreeMemoryProbe | None = None,
     n_cores: int | None = None,
 ) -> tuple[Slot, ...]:
-    """Slots on those ``gpus`` visible GPUs that have the most memory free, or CPU workers with one thread each where
-    that means none.
+    """Return slots on those ``gpus`` visible GPUs that have the most memory free, or CPU slots where that means none.
 
-    ``all`` means what is visible. ``cpu_workers`` counts where it comes to CPU workers; by default one per usable core.
-    Neighbouring slots sit on different GPUs, so that few jobs spread over all of them. Raises RequestError for
-    numbers that are negative or more than there is.
+    ``all`` means every visible GPU. CPU slots have one thread each; there are ``cpu_workers``, by default one for each
+    usable core. Neighbouring slots lie on different GPUs, so that few jobs spread over all of them. Raises RequestError
+    for numbers that are negative or more than there is.
     """
     way_out = "--gpus 0 for CPU workers, or leave it out for all visible GPUs"
     _refuse_below("--gpus", gpus if isinstance(gpus, int) else 0, 0, way_out)
@@ -104,16 +104,16 @@ def make_slots(
 
 
 def gpu_worker_threads(cores: int, n_workers: int) -> int:
-    """CPU threads of each of so many workers on the GPUs of a machine."""
-    return min(MOST_THREADS, max(1, cores // n_workers))
+    """Return the CPU threads of each of ``n_workers`` workers on the GPUs of a machine with so many cores."""
+    return min(MAX_THREADS, max(1, cores // n_workers))
 
 
 def shared_slots(
     slots: Sequence[Slot], workers: Mapping[str, int], *, at_most: int | None = None, n_cores: int | None = None
 ) -> tuple[Slot, ...]:
-    """Slots on the GPUs of ``slots``, of which there is one a GPU, with so many ``workers`` on each GPU by its kind.
+    """Return slots on the GPUs of ``slots``, of which there is one a GPU, with so many ``workers`` on each by its kind.
 
-    Neighbours still sit on different GPUs as far as there are any; the first ``at_most`` slots in all.
+    Neighbouring slots lie on different GPUs as far as possible; there are ``at_most`` slots in all.
     """
     cores = usable_cores() if n_cores is None else n_cores
     rounds = range(max(workers[slot.kind] for slot in slots))

@@ -11,11 +11,11 @@ import psutil
 from unetx_studies.processes import Presence, ProcessIdentity, presence, this_process
 from unetx_studies.store import TrialRecord
 
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 
 
-def end_stale_workers(jobs: Iterable[TrialRecord], *, patience_s: float = PATIENCE_S) -> tuple[ProcessIdentity, ...]:
-    """Wait until no worker that a job names is alive on this machine; kill those that stay, and name them.
+def end_stale_workers(jobs: Iterable[TrialRecord], *, patience_s: float = TIMEOUT_S) -> tuple[ProcessIdentity, ...]:
+    """Wait until no worker that a job names is alive on this machine; kill those that stay, and return them.
 
     Two workers must never train the same trial: they would share its checkpoint and its device. To be called by the
     holder of the study's lease before it hands out a job.

@@ -1,4 +1,4 @@
-"""The worker's side: a process that waits for jobs, evaluates them one at a time and says what came out.
+"""The worker's side: a process that waits for jobs, evaluates them one at a time and reports the results.
 
 The parent pins the device in the environment this process starts with, so nothing here imports torch, directly or not:
 the evaluator does, when it is unpickled or called.
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
 
 STEP_INTERVAL_S = 0.5
-"""Between two reported steps."""
+"""Seconds between two reported steps."""
 
 
 class Relay(Observer):
-    """An evaluation's observer that passes on what it sees and stops the evaluation when asked; keeps the curve."""
+    """Observes an evaluation: passes its progress on, stops it when asked, and keeps the curve."""
 
     def __init__(
         self,
@@ -63,28 +63,28 @@ class Relay(Observer):
         self._next_report_s = 0.0
 
     def on_step(self, step: int) -> None:
-        self._leave_if_interrupted()
+        self._raise_if_interrupted()
         now_s = time.monotonic()
         if now_s >= self._next_report_s:
             self._next_report_s = now_s + STEP_INTERVAL_S
             self._tell_step(step)
 
     def on_rung(self, point: CurvePoint) -> bool:
-        self._leave_if_interrupted()
+        self._raise_if_interrupted()
         self.curve.append(point)
         prune = self._ask_at_rung(point)
-        self._leave_if_interrupted()
+        self._raise_if_interrupted()
         return prune
 
-    def _leave_if_interrupted(self) -> None:
+    def _raise_if_interrupted(self) -> None:
         if self._is_interrupted():
             raise EvaluationInterrupted
 
 
 def evaluate_job(evaluator: Evaluator, task: Task, job: Job, relay: Relay) -> Evaluation | None:
-    """The evaluator's answer, CRASHED with its traceback where it raises; None when it was interrupted.
+    """Evaluate a job; an error becomes a CRASHED evaluation with its traceback. None when the job was interrupted.
 
-    Raises StorageFull and DeviceFailed: they say nothing about the design, and every other job would meet them, too.
+    Raises StorageFull and DeviceFailed, which say nothing about the design and would meet every other job, too.
     """
     began_s = time.monotonic()
     try:
@@ -108,21 +108,21 @@ def evaluate_job(evaluator: Evaluator, task: Task, job: Job, relay: Relay) -> Ev
     except (StorageFull, DeviceFailed):
         raise
     except MemoryError as error:
-        return crashed(error, relay, time.monotonic() - began_s, Outcome.OUT_OF_MEMORY)
+        return crash_evaluation(error, relay, time.monotonic() - began_s, Outcome.OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001  a failed trial is data: stored with its traceback, and the study goes on
-        return crashed(error, relay, time.monotonic() - began_s)
+        return crash_evaluation(error, relay, time.monotonic() - began_s)
     return evaluation
 
 
-def crashed(error: Exception, relay: Relay, seconds: float, outcome: Outcome = Outcome.CRASHED) -> Evaluation:
-    """An unforeseen error as an evaluation; as text, for not every exception can be pickled."""
+def crash_evaluation(error: Exception, relay: Relay, seconds: float, outcome: Outcome = Outcome.CRASHED) -> Evaluation:
+    """Return the evaluation for an unforeseen error, which becomes text, as not every exception can be pickled."""
     reason = traceback.format_exception_only(error)[-1].strip()
     text = "".join(traceback.format_exception(error))
     return failed_evaluation(outcome, reason, curve=relay.curve, seconds=seconds, traceback=text)
 
 
 def main(connection: Connection[messages.Report, messages.Order], slot: Slot, log_file: Path | None) -> None:
-    """A worker process from its first line to its last. Returns only when the set-up failed."""
+    """Run a worker process; returns only when its set-up failed."""
     os.environ.update(slot.environment)  # stood already as it began; once more, in case a start-up hook undid it
     ignore_signals()
     if log_file is not None:
@@ -158,14 +158,14 @@ def _do_job(evaluator: Evaluator, task: Task, order: messages.Begin, mailbox: Ma
     except DeviceFailed as error:
         traceback.print_exc()  # for the log
         mailbox.send(messages.DeviceLost(number, str(error), error.may_be_design))
-        _leave()
+        _exit_at_once()
     if evaluation is None:
-        mailbox.send(messages.Left(number))
+        mailbox.send(messages.Interrupted(number))
         return
     try:
         mailbox.send(messages.Finished(number, evaluation))
     except Exception as error:  # noqa: BLE001  pickling runs foreign code, which raises what it likes
-        mailbox.send(messages.Finished(number, crashed(error, relay, time.monotonic() - began_s)))
+        mailbox.send(messages.Finished(number, crash_evaluation(error, relay, time.monotonic() - began_s)))
 
 
 class Mailbox:
@@ -175,20 +175,20 @@ class Mailbox:
         self.setups: SimpleQueue[messages.Setup] = SimpleQueue()
         self.jobs: SimpleQueue[messages.Begin] = SimpleQueue()
         self.interrupted = 0
-        """Number of the latest job that is to be left; numbers start at 1."""
+        """The number of the latest job that is to be interrupted; numbers start at 1."""
         self._answers: SimpleQueue[messages.Answer] = SimpleQueue()
         self._connection = connection
         threading.Thread(target=self._listen, name="mailbox", daemon=True).start()
 
     def send(self, report: messages.Report) -> None:
-        """Blocks while the pipe is full. Raises what pickling raises; a parent that has gone ends the process."""
+        """Send a report; it waits while the pipe is full. Raises what pickling raises; exits without a parent."""
         try:
             self._connection.send(report)
         except OSError:
-            _leave()
+            _exit_at_once()
 
     def ask(self, number: int, point: CurvePoint) -> bool:
-        """Report a rung and wait for the answer; an interrupt counts as one."""
+        """Report a rung and return whether to prune; an interrupt counts as the answer no."""
         self.send(messages.ReachedRung(number, point))
         while True:
             answer = self._answers.get()
@@ -200,7 +200,7 @@ class Mailbox:
             try:
                 order = self._connection.recv()
             except (EOFError, OSError):
-                _leave()
+                _exit_at_once()
             match order:
                 case messages.Setup():
                     self.setups.put(order)
@@ -213,7 +213,7 @@ class Mailbox:
                     self._answers.put(messages.Answer(order.number, prune=False))  # wakes a job that waits at a rung
 
 
-def _leave() -> NoReturn:
+def _exit_at_once() -> NoReturn:
     """End this process from any thread, at once: nobody waits for an answer, or its device answers nothing any more."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A worker as its executor sees it, wherever it runs; here: a spawned process with a pipe, ended for certain."""
+"""A worker as its executor sees it, wherever it runs, and the handle of a spawned process on this machine."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from unetx_search.executors.messages import Exited, Hello, Order, Report
 from unetx_search.executors.slots import Slot
 
 KILL_TIMEOUT_S = 5.0
-"""For the kernel to take away a killed process; longer only when a driver holds it."""
+"""Seconds for the kernel to take away a killed process; it takes longer only when a driver holds the process."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 _start_lock = threading.Lock()
-"""Starting a process changes this process's environment for a moment."""
+"""Held while a process starts, which changes this process's environment for a moment."""
 _alive: set[BaseProcess] = set()
 """Worker processes that were started and not released, also those whose handle a Ctrl-C has lost."""
 
@@ -40,22 +40,22 @@ class WorkerHandle(Protocol):
     """One worker process from its start to its end. Nothing here waits for long, or raises because the worker died."""
 
     def send(self, order: Order) -> None:
-        """Give a worker that has said hello an order; one that has died gets none."""
+        """Send an order to a worker that is up; nothing happens where it has died."""
 
     def receive(self) -> Report | None:
-        """The next report, None when there is none now. Exited, ConnectionLost or Unfit is the last."""
+        """Return the next report, None when there is none now. Exited, ConnectionLost or Unfit is the last."""
 
     def hang_up(self) -> None:
-        """End the worker: it leaves at once by itself unless it hangs, and Exited follows."""
+        """Ask the worker to exit, which it does at once unless it hangs; Exited follows."""
 
     def kill(self) -> None:
-        """End the worker by force; Exited follows."""
+        """Kill the worker; Exited follows."""
 
     def is_released(self) -> bool:
-        """After Exited: what the worker held of its device is free again."""
+        """Return, after Exited, whether the worker's memory on its device is free again."""
 
     def release(self) -> None:
-        """Free what belongs to this handle; a worker that still lives is killed."""
+        """Free what belongs to this handle, and kill a worker that still lives."""
 
 
 class WorkerProcess(WorkerHandle):
@@ -70,9 +70,9 @@ class WorkerProcess(WorkerHandle):
         self._connection: Connection[Order, Report]
         self._connection, theirs = _SPAWN.Pipe()
         self._is_up = False
-        """It has said hello: from now on it reads everything at once, and sending never blocks for long."""
+        """Whether the worker is up: from then on it reads at once, and sending never blocks for long."""
         self._kill_by_s = float("inf")
-        """When a process that was killed counts as ended, whatever holds it."""
+        """When a process that was killed counts as ended, whatever still holds it."""
         self._process = _SPAWN.Process(
             target=worker.main, args=(theirs, slot, log_file), name=f"unetx-worker-{slot.index}"
         )
@@ -82,7 +82,7 @@ class WorkerProcess(WorkerHandle):
 
     @property
     def sources(self) -> list[Connection[Order, Report] | int]:
-        """What to wait for: words from the worker, or its end."""
+        """The handles to wait for: the worker's pipe and its end."""
         return [self._process.sentinel] if self._connection.closed else [self._connection, self._process.sentinel]
 
     def send(self, order: Order) -> None:
@@ -129,12 +129,12 @@ class WorkerProcess(WorkerHandle):
 
 
 def wait_for_reports(workers: Sequence[WorkerProcess], timeout_s: float) -> None:
-    """Wait until one of the workers has something to tell."""
+    """Wait until one of the workers has a report, at most ``timeout_s`` seconds."""
     wait([source for worker in workers for source in worker.sources], timeout_s)
 
 
 def describe_exit(code: int) -> str:
-    """An exit code in words: "exited with code 3", "was killed by SIGSEGV"."""
+    """Put an exit code into words, such as "exited with code 3" or "was killed by SIGSEGV"."""
     if code >= 0:
         return f"exited with code {code}"
     try:

@@ -27,7 +27,7 @@ from unetx_search.executors.slots import Slot
 from unetx_search.executors.worker_handle import WorkerProcess
 
 LOOK_EVERY_S = 0.5
-"""For what no pipe tells, such as memory that is free again."""
+"""Seconds between looks for what no pipe tells, such as memory that is free again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +35,29 @@ class Start:
     """What a worker on a node is started with."""
 
     slot: Slot
-    """As the cluster has it; the device is for the cluster to say."""
+    """The slot, whose device the cluster decides."""
     log_file: Path | None
     workers_per_gpu: int
     files: SharedFilesCheck
     version: str
-    """Of the coordinator's unetx-search."""
+    """The version of the coordinator's unetx-search."""
 
 
 class WorkerHolder:
-    """Holds one worker. One thread reports and does with the worker what others ask for."""
+    """Holds one worker on a node. One thread reads its reports and does what others request."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
         self._requests: SimpleQueue[tuple[str, tuple[Order, ...]]] = SimpleQueue()
-        self._bell, self._bell_rope = multiprocessing.Pipe(duplex=False)
+        self._wakeup, self._wakeup_sender = multiprocessing.Pipe(duplex=False)
 
     def request(self, method: str, *orders: Order) -> None:
-        """Call a method of the worker's handle."""
+        """Have a method of the worker's handle called, from any thread."""
         self._requests.put((method, orders))
-        self._bell_rope.send_bytes(b".")
+        self._wakeup_sender.send_bytes(b".")
 
     def reports(self) -> Iterator[Report]:
-        """Start the worker; everything it reports, and nothing more once what it held is free again."""
+        """Start the worker and yield its reports; ends when the worker has exited and its memory is free again."""
         start, host, found = self._start, socket.gethostname(), version("unetx-search")
         if found != start.version:
             rule = f"coordinator and workers run the same unetx-search; the coordinator has {start.version}"
@@ -67,13 +67,13 @@ class WorkerHolder:
             yield Unfit(problem)
             return
         sys.modules["__main__"] = ModuleType("__main__")  # spawned workers run it anew; here it is the cluster's own
-        slot = slot_here(start.slot, host, start.workers_per_gpu)
+        slot = slot_on_node(start.slot, host, start.workers_per_gpu)
         worker = WorkerProcess(slot, start.log_file, MemoryWatch([slot] * start.workers_per_gpu).wait_for)
         report: Report | None = None
         while not isinstance(report, Exited):
-            wait([self._bell, *worker.sources], LOOK_EVERY_S)
-            while self._bell.poll():
-                self._bell.recv_bytes()
+            wait([self._wakeup, *worker.sources], LOOK_EVERY_S)
+            while self._wakeup.poll():
+                self._wakeup.recv_bytes()
                 method, orders = self._requests.get()
                 getattr(worker, method)(*orders)
             while not isinstance(report, Exited) and (report := worker.receive()) is not None:
@@ -82,8 +82,8 @@ class WorkerHolder:
             time.sleep(LOOK_EVERY_S)
 
 
-def slot_here(slot: Slot, host: str, workers_per_gpu: int = 1, probe: GpuProbe = usable_gpus) -> Slot:
-    """The slot on this node, on the device in CUDA_VISIBLE_DEVICES, which the cluster gave."""
+def slot_on_node(slot: Slot, host: str, workers_per_gpu: int = 1, probe: GpuProbe = usable_gpus) -> Slot:
+    """Return the slot on this node, on the device that the cluster gave in CUDA_VISIBLE_DEVICES."""
     if slot.device == "cpu":
         return Slot.on_cpu(slot.index, f"CPU on {host}", slot.n_threads)
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -1,4 +1,4 @@
 """Explanations: what the skips of a design do, once it is trained on a dataset."""
 
 EXPLAIN = "explain"
-"""Folder of the explanations, in a study's or below --out."""
+"""Name of the folder of explanations, in a study's folder or below --out."""

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from unetx_search.converters import Json
 from unetx_search.data_choices import DataChoices
 
 
@@ -17,7 +18,7 @@ def explain(
     steps: int | None = None,
     validation_cases: int | None = None,
     gpus: Literal["all"] | int = "all",
-    json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Tell what each skip of a design does: trained on a dataset, then with one skip replaced after the other.
 
@@ -44,16 +45,14 @@ def explain(
     json
         Print explain.json instead.
     """
-    from rich.console import Console
-
     from unetx_search.explain.explaining import explain
+    from unetx_search.progress import stderr_console
     from unetx_studies.explanation import explanation_text
 
-    console = Console(stderr=True, highlight=False)
     done = explain(
         what,
         choices,
-        console=console,
+        console=stderr_console(),
         folder=folder,
         seeds=seeds,
         steps=steps,

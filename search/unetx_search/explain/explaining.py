@@ -1,4 +1,4 @@
-"""What a design's skips do on a dataset: it is trained as its study did, with a twin without skips, and looked at."""
+"""``unetx-search explain``: a design and its twin without skips are trained on a dataset and examined."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import using
-from unetx_search.config import MARGIN, SearchConfig, differing_data, read_begun, read_request
+from unetx_search.architectures import named_architecture
+from unetx_search.config import MARGIN, SearchConfig, differing_data, read_request, read_settings
 from unetx_search.data_choices import DataChoices, at_least, check_rules
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import make_slots
@@ -21,10 +22,9 @@ from unetx_search.explain import EXPLAIN
 from unetx_search.explain.parts import Work, gradient_steps
 from unetx_search.preparing import case_groups, no_empty_folders, prepared_task
 from unetx_search.progress import Steps
+from unetx_search.resolving import piloted_spacing, stored_pilot, unpiloted_budget
 from unetx_search.run import REQUEST, SETTINGS
-from unetx_search.settling import kept_pilot, moved_to, unpiloted_budget
 from unetx_search.status import read_status
-from unetx_search.summary import named_architecture
 from unetx_space import Architecture, RequestError
 from unetx_space.canonical import key
 from unetx_space.files import write_whole
@@ -43,7 +43,7 @@ _TRIAL = re.compile(r"(.+):(\d{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What came of it, and where it stands as ``explain.json`` and ``explain.svg``."""
+    """An explanation, with the folder that has it as ``explain.json`` and ``explain.svg``."""
 
     architecture: Architecture
     findings: Explanation
@@ -51,13 +51,13 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Subject:
     """What is to be explained, as far as it is known before any data are read."""
 
     name: str
-    """For its folder."""
+    """The name of its folder."""
     architecture: Architecture | None
-    """None for a preset, which goes with the data's backbone."""
+    """The architecture; None for a preset, which gets the backbone of the data."""
     study: Path | None = None
     budget: Budget | None = None
     seed: int = 0
@@ -74,33 +74,33 @@ def explain(
     validation_cases: int | None = None,
     gpus: Literal["all"] | int = "all",
 ) -> Explained:
-    """Train and look at ``what``: a study's folder (its best design), FOLDER:TRIAL, an architecture file, or a preset.
+    """Train and examine ``what``: a study's folder (its best design), FOLDER:TRIAL, an architecture file, or a preset.
 
     Raises RequestError when the request cannot be met; UnetxError where a training ends without a result.
     """
     check_rules(at_least(1, seeds=seeds, steps=steps, validation_cases=validation_cases))
-    asked = _asked(what)
-    choices = choices if asked.study is None else _as_in(asked.study, choices)
+    subject = _subject(what)
+    choices = choices if subject.study is None else _with_study_choices(subject.study, choices)
     slot = make_slots(gpus)[0]
     check_torch([slot])
-    if choices.data is None and asked.study is None:
+    if choices.data is None and subject.study is None:
         console.print("no --data given: explaining on the built-in demo task (synthetic images)")
     source = choices.source()
-    home = asked.study / EXPLAIN if asked.study is not None else choices.out / EXPLAIN
-    target = folder or home / asked.name
+    home = subject.study / EXPLAIN if subject.study is not None else choices.out / EXPLAIN
+    target = folder or home / subject.name
     if target.exists() and not target.is_dir():
         raise RequestError(f"-o names a folder for the explanation, and {target} is a file; name another")
     with no_empty_folders(choices.cache_folder, target), full_disk_explained(target):
-        task, budget = _trained_on(asked, choices, source, slot.device, console)
+        task, budget = _task_and_budget(subject, choices, source, slot.device, console)
         budget = replace(budget, validation_cases=validation_cases or len(task.splits.validation))
         budget = budget if steps is None else with_steps(budget, steps)
         check_rankable(task, budget)
-        architecture = asked.architecture or _on(task, what)
+        architecture = subject.architecture or _preset_on(task, what)
         with using(task), Steps(console) as progress:
             work = Work(
                 architecture, task, budget, case_groups(source, choices), slot.device, slot.n_threads, target, progress
             )
-            looks = [work.look(asked.seed + number) for number in range(seeds)]
+            looks = [work.look(subject.seed + number) for number in range(seeds)]
         early, midway = gradient_steps(budget.steps)
         margin = choices.margin if isinstance(choices, SearchConfig) else MARGIN
         findings = make_explanation(looks, early=early, midway=midway, groups=work.groups, margin=margin)
@@ -110,10 +110,10 @@ def explain(
     return done
 
 
-# What is asked
+# What is explained
 
 
-def _asked(what: str) -> _Asked:
+def _subject(what: str) -> _Subject:
     match = _TRIAL.fullmatch(what)
     path = Path(match[1] if match else what)
     if match or (path.is_dir() and what not in PRESETS):
@@ -121,11 +121,11 @@ def _asked(what: str) -> _Asked:
         return _of_study(path, int(match[2]) if match else None)
     architecture = named_architecture(what)
     if what in PRESETS:
-        return _Asked(what, None)
-    return _Asked(f"{path.stem}-{key(architecture)[:12]}", architecture)
+        return _Subject(what, None)
+    return _Subject(f"{path.stem}-{key(architecture)[:12]}", architecture)
 
 
-def _of_study(folder: Path, number: int | None) -> _Asked:
+def _of_study(folder: Path, number: int | None) -> _Subject:
     status = read_status(folder)
     best = status.best
     if number is None and best is None:
@@ -138,10 +138,10 @@ def _of_study(folder: Path, number: int | None) -> _Asked:
     with open_store(find_location(folder).url, create=False, read_only=True) as store:
         design = Records(store, status.study).architecture(trial.key)
     provenance = {"study": status.study, "trial": trial.number}
-    return _Asked(f"trial-{trial.number}", replace(design, provenance=provenance), folder, trial.budget, trial.seed)
+    return _Subject(f"trial-{trial.number}", replace(design, provenance=provenance), folder, trial.budget, trial.seed)
 
 
-def _as_in(study: Path, choices: DataChoices) -> DataChoices:
+def _with_study_choices(study: Path, choices: DataChoices) -> DataChoices:
     """What a study's search was told of its data, where that is kept; what is said now wins."""
     if not (study / REQUEST).exists():
         return choices
@@ -150,8 +150,8 @@ def _as_in(study: Path, choices: DataChoices) -> DataChoices:
     return replace(read_request(study / REQUEST), **told)
 
 
-def _trained_on(
-    asked: _Asked, choices: DataChoices, source: Source, device: Literal["cpu", "cuda"], console: Console
+def _task_and_budget(
+    subject: _Subject, choices: DataChoices, source: Source, device: Literal["cpu", "cuda"], console: Console
 ) -> tuple[Task, Budget]:
     """The data as the study has them, with its budget; else as a search would, with a pilot's answer where one is kept.
 
@@ -161,25 +161,27 @@ def _trained_on(
 
     def prepared(spacing: tuple[float, ...] | None) -> Task:
         wanted = options if spacing is None else replace(options, spacing=spacing)
-        return prepared_task(asked.study or choices.out / EXPLAIN, source, choices.cache_folder, wanted, console)
+        return prepared_task(subject.study or choices.out / EXPLAIN, source, choices.cache_folder, wanted, console)
 
-    if asked.study is not None and asked.budget is not None:
-        settings = asked.study / SETTINGS
-        voxels = None if choices.spacing is not None else read_begun(settings).get("pilot_spacing")
+    if subject.study is not None and subject.budget is not None:
+        settings = subject.study / SETTINGS
+        voxels = None if choices.spacing is not None else read_settings(settings).get("pilot_spacing")
         task = prepared(None if voxels is None else tuple(voxels))
         if differences := differing_data(settings, task):
             raise RequestError(
-                f"the design was trained on other data by the study in {asked.study}:\n" + "\n".join(differences) + "\n"
+                f"the design was trained on other data by the study in {subject.study}:\n"
+                + "\n".join(differences)
+                + "\n"
                 "name its dataset with --data PATH, and the options about data that it was begun with; or explain the "
                 "design's file, which goes with any data"
             )
-        return task, asked.budget
+        return task, subject.budget
     config = SearchConfig(**{field.name: getattr(choices, field.name) for field in fields(DataChoices)})
     task = prepared(None)
-    pilot = kept_pilot(config, task)
-    spacing = None if pilot is None else moved_to(task, pilot)
+    pilot = stored_pilot(config, task)
+    spacing = None if pilot is None else piloted_spacing(task, pilot)
     task = task if spacing is None else prepared(spacing)
-    own = None if asked.architecture is None else _own_budget(asked.architecture, task)
+    own = None if subject.architecture is None else _own_budget(subject.architecture, task)
     return task, own or (unpiloted_budget(config, task) if pilot is None else pilot.budget)
 
 
@@ -193,14 +195,14 @@ def _own_budget(architecture: Architecture, task: Task) -> Budget | None:
         return None
 
 
-def _on(task: Task, preset: str) -> Architecture:
+def _preset_on(task: Task, preset: str) -> Architecture:
     genome = PRESETS[preset].genome(len(task.strides))
     provenance = {"preset": PRESETS[preset].title, "task": {"patch": list(task.patch)}}
     return Architecture(task.backbone(), genome, provenance=provenance)
 
 
 def explanation_json(done: Explained, task: Task, budget: Budget) -> str:
-    """All numbers, with the design, the data and the training that they are of."""
+    """Return all numbers as JSON, with the design, the data and the training that they belong to."""
     facts = {
         "format": FORMAT,
         "version": VERSION,

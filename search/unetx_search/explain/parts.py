@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from unetx_search.progress import Steps
 
 FORMAT = 1
-"""Raised whenever the same question would be answered differently."""
-MOST_STEPS = 10
+"""The version of the answers, which is raised whenever the same question would be answered differently."""
+MAX_STEPS = 10
 """Steps whose gradients are taken early in a training, and as many midway."""
 
 
 def gradient_steps(n_steps: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The steps, from 1, whose gradients count as early and as midway: at most MOST_STEPS each, none as both."""
+    """Return the steps, from 1, whose gradients count as early and as midway: at most MAX_STEPS each, none as both."""
     middle = max(1, n_steps // 2)
-    early = tuple(range(1, min(MOST_STEPS, max(1, middle - 1)) + 1))
-    return early, tuple(range(middle, min(middle + MOST_STEPS, n_steps + 1)))
+    early = tuple(range(1, min(MAX_STEPS, max(1, middle - 1)) + 1))
+    return early, tuple(range(middle, min(middle + MAX_STEPS, n_steps + 1)))
 
 
 def without_skips(architecture: Architecture) -> Architecture:
-    """The same encoder, decoder and operators without any source."""
+    """Return the architecture with the same encoder, decoder and operators, and no skips."""
     nodes = tuple(replace(node, sources=()) for node in architecture.genome.nodes)
     return Architecture(architecture.backbone, canonical(Genome(nodes)))
 
@@ -78,7 +78,7 @@ class Work:
         self._parts = folder / f"parts-{digest[:12]}"
 
     def look(self, seed: int) -> SeedObservations:
-        """All that is seen of one seed."""
+        """Train the design and its twin with one seed, and examine them."""
         weights = self._parts / f"seed-{seed}.safetensors"
         design = self._trained(f"seed-{seed}-design", self._architecture, seed, weights)
         twin = without_skips(self._architecture)

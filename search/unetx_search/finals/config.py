@@ -1,4 +1,4 @@
-"""What finals can be told; nothing heavy is imported here.
+"""The options of finals; nothing heavy is imported here.
 
 Annotations are not postponed, as in ``data_choices.py``.
 """
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unetx_search.config import MOST_HOURS, SearchConfig
+from unetx_search.config import MAX_HOURS, SearchConfig
 from unetx_search.data_choices import Rule, at_least, check_rules
 from unetx_space.errors import RequestError, unknown_name
 from unetx_space.presets import PRESETS
@@ -16,12 +16,12 @@ from unetx_space.presets import PRESETS
 BASELINES = "u-net,u-net-no-top,attention-u-net,unet++,unet-3+,no-skip"
 FINALS = "finals"
 REFERENCE = "u-net"
-"""The baseline that everything is measured against."""
+"""The baseline that every design is compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinalsConfig:
-    """Finals as their user asked for them; what is None is taken from the search, or chosen from the machine."""
+    """The options of finals, as their user gave them; what is None comes from the search or the machine."""
 
     top: int = 3
     """How many of the search's best designs compete."""
@@ -74,20 +74,20 @@ class FinalsConfig:
         yield from at_least(2, folds=self.folds)
         yield "margin", self.margin, "at least 0 and less than 1", self.margin is None or 0 <= self.margin < 1
         hours = self.max_hours
-        yield "max-hours", hours, f"above 0 and at most {MOST_HOURS}", hours is None or 0 < hours <= MOST_HOURS
+        yield "max-hours", hours, f"above 0 and at most {MAX_HOURS}", hours is None or 0 < hours <= MAX_HOURS
 
     @property
     def baseline_names(self) -> tuple[str, ...]:
-        """The reference first, then the others as they were named, each once."""
+        """The names of the baselines: the reference first, then the others in their order, each once."""
         named = [name.strip() for name in self.baselines.split(",") if name.strip()]
         return tuple(dict.fromkeys([REFERENCE, *named]))
 
     def request(self, search: SearchConfig, study: Path, fold: int | None) -> SearchConfig:
-        """The search's request, moved to the folder of these finals (or of one of their folds), on these workers."""
+        """Return the search's request for the folder and the workers of these finals, or of one of their folds."""
         folder = study / self.name if fold is None else study / self.name / f"fold-{fold}"
         workers = {name: getattr(self, name) for name in ("gpus", "cpu_workers", "workers_per_gpu", "data")}
         told = {name: value for name, value in workers.items() if value is not None}
-        told.setdefault("workers_per_gpu", search.counted_workers)
+        told.setdefault("workers_per_gpu", search.fixed_workers_per_gpu)
         as_of_search = asdict(search)
         return SearchConfig(
             **{
@@ -97,6 +97,6 @@ class FinalsConfig:
         )  # fmt: skip
 
     def stated(self) -> dict[str, Any]:
-        """What decides the results; the number of seeds may grow."""
+        """Return the options that a continuation must agree on; the number of seeds may grow."""
         fixed = ("top", "baselines", "steps", "width_factor", "plan", "equal_cost", "folds", "race")
         return {name: getattr(self, name) for name in fixed}

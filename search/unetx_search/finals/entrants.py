@@ -16,12 +16,12 @@ from unetx_studies.candidate import Candidate, Origin, OriginKind
 
 if TYPE_CHECKING:
     from unetx_search.finals.config import FinalsConfig
-    from unetx_search.finals.search_results import Search
+    from unetx_search.finals.search_results import SearchResults
     from unetx_space.backbone import Backbone
     from unetx_space.genome import Genome
 
 EQUAL = 0.05
-"""How far from the reference's cost a design may be that was made as wide as it takes."""
+"""How far a design's cost may be from the reference's after its width was adapted."""
 N_HALVINGS = 40
 
 
@@ -30,11 +30,11 @@ class Entrant:
     """A design that competes."""
 
     name: str
-    """``trial-12``, or a preset's."""
+    """The name of the design, such as ``trial-12``, or of a preset."""
     trial: int | None
-    """The first of the search that evaluated it; None for a baseline."""
+    """The first trial of the search that evaluated the design; None for a baseline."""
     architecture: Architecture
-    """At full size, on the backbone of the finals' task."""
+    """The full-size architecture on the backbone of the finals' task."""
     width_factor: float
 
     @property
@@ -43,15 +43,15 @@ class Entrant:
 
     @property
     def trained(self) -> Architecture:
-        """At the width that is trained."""
+        """The architecture at the width that is trained."""
         return replace(self.architecture, backbone=self.architecture.backbone.scaled(self.width_factor))
 
     def trained_cost(self, patch: tuple[int, ...]) -> Cost:
-        """Of what is trained, for one patch."""
+        """Return the cost of the trained architecture for one patch."""
         return cost(self.trained, patch)
 
     def candidate(self, patch: tuple[int, ...], reason: str) -> Candidate:
-        """As a trial is handed it."""
+        """Return the design as the candidate of a trial."""
         origin = Origin(OriginKind.FINALIST, trial=self.trial) if self.is_candidate else None
         return Candidate(
             self.architecture,
@@ -74,22 +74,22 @@ class Entrant:
 
 
 GENE = "design"
-"""What Optuna knows of an entrant: its name."""
+"""The only parameter of a final's trial in Optuna's tables: the design's name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """All that compete, the reference among them."""
+class Lineup:
+    """All designs that compete in finals, among them the reference."""
 
     entrants: tuple[Entrant, ...]
     left_out: tuple[str, ...]
-    """Why designs that were asked for do not, a sentence each."""
+    """Why designs that were asked for do not compete, a sentence each."""
 
 
-def chosen_field(
-    search: Search, config: FinalsConfig, backbone: Backbone, patch: tuple[int, ...], width_factor: float
-) -> Field:
-    """The search's best designs that are no baselines, its cheapest as good as U-Net, and the baselines.
+def choose_lineup(
+    search: SearchResults, config: FinalsConfig, backbone: Backbone, patch: tuple[int, ...], width_factor: float
+) -> Lineup:
+    """Choose who competes: the search's best designs, its cheapest that is as good as U-Net, and the baselines.
 
     What does not fit the backbone, and with ``--equal-cost`` what no width makes cost what the reference does, is left
     out with a reason.
@@ -116,7 +116,7 @@ def chosen_field(
     if config.equal_cost:
         entrants = list(_as_wide_as_it_takes(entrants, patch, left_out))
     candidates, given = [e for e in entrants if e.is_candidate], [e for e in entrants if not e.is_candidate]
-    return Field((*candidates, *given), tuple(left_out))
+    return Lineup((*candidates, *given), tuple(left_out))
 
 
 def _as_wide_as_it_takes(entrants: Sequence[Entrant], patch: tuple[int, ...], left_out: list[str]) -> Iterable[Entrant]:

@@ -1,4 +1,4 @@
-"""What finals came to: the verdict as text, as JSON, as a table of cases, and the winners as architectures."""
+"""The results of finals: the verdict as text and JSON, a table of cases, and the winners as architectures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.metrics import summarise
-from unetx_search.best import keep_winner, whereabouts
-from unetx_search.caution import WIDTH
 from unetx_search.cheapest import COSTS
+from unetx_search.evidence_text import WIDTH
 from unetx_search.finals.config import FINALS, REFERENCE, FinalsConfig
 from unetx_search.progress import duration
+from unetx_search.winner_files import search_provenance, write_winner
 from unetx_space.canonical import key
 from unetx_space.files import json_text, write_whole
 from unetx_studies.study_folders import BEST, CHEAPEST
@@ -28,47 +28,47 @@ if TYPE_CHECKING:
     from unetx_evaluators.evaluation import Budget, CaseScore
     from unetx_evaluators.tasks import Task
     from unetx_search.config import CheapBy
-    from unetx_search.finals.entrants import Entrant, Field
+    from unetx_search.finals.entrants import Entrant, Lineup
     from unetx_space.architecture import Architecture
 
 VERDICT, CASES = "verdict.json", "cases.csv"
-"""Files of finals."""
+"""Names of the files in the folder of finals."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Finals as they stand."""
+    """The results of finals, complete or not."""
 
     study: str
     folder: Path
-    field: Field
+    lineup: Lineup
     trainings: Mapping[tuple[str, int], Sequence[CaseScore]]
-    """The case scores of each complete training, by design and seed."""
+    """The case scores of each complete training, by name of the design and seed."""
     groups: Mapping[str, str]
     """The patient of each scored case."""
     costs: Mapping[str, float]
     cost_by: CheapBy
     margin: float
     asked: int
-    """How many designs of the search should compete."""
-    out: frozenset[str]
-    """Who was given up early."""
+    """How many designs of the search were to compete."""
+    given_up: frozenset[str]
+    """Names of the designs that were given up early."""
     budget: Budget
     task: Task
     failures: tuple[str, ...]
     seconds: float
-    """Of all trainings together."""
+    """The duration of all trainings together."""
     was_stopped: bool
     is_cross_validated: bool
 
     def joined(self, other: Results) -> Results:
-        """With another fold's: the same trainings on other cases."""
+        """Return the results joined with those of another fold: the same trainings on other cases."""
         places = dict.fromkeys([*self.trainings, *other.trainings])
         return replace(
             self,
             trainings={at: (*self.trainings.get(at, ()), *other.trainings.get(at, ())) for at in places},
             groups={**self.groups, **other.groups},
-            out=self.out | other.out,
+            given_up=self.given_up | other.given_up,
             failures=self.failures + other.failures,
             seconds=self.seconds + other.seconds,
             was_stopped=self.was_stopped or other.was_stopped,
@@ -80,14 +80,20 @@ class Results:
 
     @cached_property
     def verdict(self) -> Verdict:
-        candidates = [one.name for one in self.field.entrants if one.is_candidate]
-        baselines = [one.name for one in self.field.entrants if not one.is_candidate]
+        candidates = [one.name for one in self.lineup.entrants if one.is_candidate]
+        baselines = [one.name for one in self.lineup.entrants if not one.is_candidate]
         return verdict(
-            self.scores, candidates, baselines, margin=self.margin, costs=self.costs, asked=self.asked, out=self.out
+            self.scores,
+            candidates,
+            baselines,
+            margin=self.margin,
+            costs=self.costs,
+            asked=self.asked,
+            out=self.given_up,
         )
 
     def entrant(self, name: str) -> Entrant:
-        return next(one for one in self.field.entrants if one.name == name)
+        return next(one for one in self.lineup.entrants if one.name == name)
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -95,21 +101,23 @@ class Results:
         found = [*self.verdict.limits]
         if self.is_cross_validated:
             found.append("Cross-validated: most of these cases have also chosen the designs, which favours those.")
-        found += [f"Left out: {reason}." for reason in self.field.left_out]
-        found += [f"Given up early, as behind the leader with 99 % certainty: {name}." for name in sorted(self.out)]
+        found += [f"Left out: {reason}." for reason in self.lineup.left_out]
+        found += [
+            f"Given up early, as behind the leader with 99 % certainty: {name}." for name in sorted(self.given_up)
+        ]
         found += [f"Without a score: {failure}." for failure in self.failures]
         return tuple(found)
 
 
 def outlook_text(
-    field: Field, noise: Noise | None, config: FinalsConfig, groups: Mapping[str, str], margin: float
+    lineup: Lineup, noise: Noise | None, config: FinalsConfig, groups: Mapping[str, str], margin: float
 ) -> str:
-    """What these finals could show, before anything is trained."""
-    names = ", ".join(one.name for one in field.entrants)
+    """Say what finals could show, before anything is trained."""
+    names = ", ".join(one.name for one in lineup.entrants)
     head = f"finals: {names}; {config.seeds} seeds each, on {len(groups)} test cases"
     if config.folds is not None:
         head = f"finals: {names}; {config.seeds} seeds each, all cases in {config.folds} folds"
-    lines = [head, *(f"left out: {reason}" for reason in field.left_out)]
+    lines = [head, *(f"left out: {reason}" for reason in lineup.left_out)]
     n_groups = len(set(groups.values())) * (config.folds or 1)
     of = "cases" if len(set(groups.values())) == len(groups) else "patients"
     if noise is None:
@@ -121,7 +129,7 @@ def outlook_text(
 
 
 def finals_text(results: Results) -> str:
-    """One screen: the designs with their differences to U-Net, the conclusion, and what cannot be concluded."""
+    """Return one screen of text: the designs with their differences to U-Net, the conclusion, and its limits."""
     scores, found = results.scores, results.verdict
     head = "finals stopped; the same command continues them" if results.was_stopped else "finals"
     lines = [f"{results.study}: {head} ({duration(results.seconds)} of training)", ""]
@@ -165,7 +173,7 @@ def _table(results: Results) -> list[str]:
 
 
 def cheapest_sentence(results: Results) -> str:
-    """Of the design that costs least and is shown to be as good as U-Net."""
+    """Say which design costs least and is shown to be as good as U-Net."""
     found, cost = results.verdict.cheapest, COSTS[results.cost_by]
     if found is None:
         return (
@@ -178,8 +186,8 @@ def cheapest_sentence(results: Results) -> str:
     )
 
 
-def kept_conclusion(study: Path) -> str | None:
-    """What the last finals of a study concluded; None where there were none, or their file is damaged."""
+def read_conclusion(study: Path) -> str | None:
+    """Read the conclusion of a study's finals; None where there were none, or their file is damaged."""
     try:
         told = json.loads((study / FINALS / VERDICT).read_text(encoding="utf-8"))
         return str(told["conclusion"])
@@ -188,7 +196,7 @@ def kept_conclusion(study: Path) -> str | None:
 
 
 def finals_facts(results: Results) -> dict[str, Any]:
-    """The same for machines."""
+    """Return the results for JSON."""
     scores, found = results.scores, results.verdict
     return {
         "study": results.study,
@@ -206,11 +214,11 @@ def finals_facts(results: Results) -> dict[str, Any]:
                 "width_factor": one.width_factor,
                 "cost": results.costs[one.name],
                 "cost_by": results.cost_by,
-                "given_up": one.name in results.out,
+                "given_up": one.name in results.given_up,
                 "seeds": sorted(seed for design, seed in results.trainings if design == one.name),
                 "dice": scores.mean(one.name) if one.name in scores.designs else None,
             }
-            for one in results.field.entrants
+            for one in results.lineup.entrants
         ],
         "comparisons": [
             {**asdict(one), "difference": one.difference.mean, "standard_error": one.difference.standard_error}
@@ -238,13 +246,13 @@ def _chosen_facts(chosen: Chosen) -> dict[str, Any]:
     }
 
 
-def keep_results(folder: Path, results: Results) -> None:
-    """Write verdict, cases and winners into the folder of the finals; a winner that is none any more goes."""
+def write_results(folder: Path, results: Results) -> None:
+    """Write verdict, cases and winners into the folder of the finals, and remove the file of a former winner."""
     facts = finals_facts(results)
     write_whole(folder / VERDICT, json_text(facts) + "\n")
     write_whole(folder / CASES, _cases_csv(results))
     for file, winner in ((BEST, results.verdict.chosen), (CHEAPEST, results.verdict.cheapest)):
-        keep_winner(folder / file, None if winner is None else _described(results, winner.design, facts))
+        write_winner(folder / file, None if winner is None else _described(results, winner.design, facts))
 
 
 def _described(results: Results, name: str, facts: Mapping[str, Any]) -> Architecture:
@@ -262,7 +270,7 @@ def _described(results: Results, name: str, facts: Mapping[str, Any]) -> Archite
             "seeds": seeds,
             "verdict": {one: facts[one] for one in ("conclusion", "cheapest_conclusion", "chosen", "limits")},
         },
-        provenance={**whereabouts(results.study, entrant.trial, results.task), "design": name},
+        provenance={**search_provenance(results.study, entrant.trial, results.task), "design": name},
     )
 
 

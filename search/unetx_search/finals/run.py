@@ -1,4 +1,4 @@
-"""Finals from the request to the verdict."""
+"""Finals, from the request to the verdict."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from unetx_search.config import SearchConfig
 from unetx_search.executors.engines import Engine, open_engine, proxy_evaluator
 from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.finals.config import REFERENCE, FinalsConfig
-from unetx_search.finals.entrants import GENE, Entrant, Field, chosen_field
-from unetx_search.finals.report import Results, cheapest_sentence, keep_results, outlook_text
+from unetx_search.finals.entrants import GENE, Entrant, Lineup, choose_lineup
+from unetx_search.finals.report import Results, cheapest_sentence, outlook_text, write_results
 from unetx_search.finals.schedule import FIRST_SEED, FinalsSchedule
-from unetx_search.finals.search_results import Search, noise_of, read_search
+from unetx_search.finals.search_results import SearchResults, noise_of, read_search_results
 from unetx_search.gpu_check import preflight
 from unetx_search.listed_study import ListedStudy
-from unetx_search.preparing import case_groups, keep_beside, no_empty_folders, prepared_task
+from unetx_search.preparing import case_groups, no_empty_folders, prepared_task, write_split_and_task
 from unetx_search.progress import say
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.options import TaskOptions
 
 FROZEN = "finals.json"
-"""In the folder of finals: what they were begun with."""
+"""Name of the file in the folder of finals with what they were begun with."""
 LONGER = 4
-"""Times the search's steps that finals train, when nobody says."""
+"""How many times the search's steps finals train by default."""
 MAX_SECONDS = 7 * 24 * 3600.0
 
 
@@ -59,14 +59,14 @@ def finals(
     evaluator: Evaluator | None = None,
     source: Source | None = None,
 ) -> Results:
-    """Train what competes, or go on with that, and compare it. ``probe``, ``evaluator`` and ``source`` replace the
-    machine, the trainer and the data in tests.
+    """Train the designs that compete, or continue that, and compare them.
 
-    Raises RequestError when there is no such study, nothing competes, or earlier finals in the folder were others.
+    ``probe``, ``evaluator`` and ``source`` replace the machine, the trainer and the data in tests. Raises RequestError
+    when there is no such study, nothing competes, or the folder's finals were begun with other options.
     """
-    search = read_search(study)
+    search = read_search_results(study)
     folds: list[int | None] = [None] if config.folds is None else list(range(config.folds))
-    out: set[str] = set()
+    given_up: set[str] = set()
     results = None
     for fold in folds:
         request = config.request(search.request, study, fold)
@@ -75,17 +75,17 @@ def finals(
                 preflight(engine.slots, console)
             found = source or request.source()
             with no_empty_folders(request.folder):
-                one = _Final.begun(study, config, search, request, engine, found, fold, console)
+                one = _Final.opened(study, config, search, request, engine, found, fold, console)
             if fold in (None, 0):
-                told = outlook_text(one.field, noise_of(search, one.groups), config, one.scored_groups, one.margin)
+                told = outlook_text(one.lineup, noise_of(search, one.groups), config, one.scored_groups, one.margin)
                 say(console, told)
-            stopped = one.train(engine, evaluator or proxy_evaluator(engine.slots), console, out)
-            ended = one.results(stopped, out)
+            stopped = one.train(engine, evaluator or proxy_evaluator(engine.slots), console, given_up)
+            ended = one.results(stopped, given_up)
             results = ended if results is None else results.joined(ended)
             if stopped:
                 break
     assert results is not None
-    keep_results(study / config.name, results)
+    write_results(study / config.name, results)
     url = find_location(study).url
     words = [results.verdict.conclusion, cheapest_sentence(results), *results.limits]
     note_finals(url, search.name, "\n\n".join(words))
@@ -94,25 +94,25 @@ def finals(
 
 @dataclass(frozen=True, slots=True)
 class _Final:
-    """Finals on one task: all of them, or one fold."""
+    """Finals on one task: all of the finals, or one fold."""
 
     study: Path
     config: FinalsConfig
-    search: Search
+    search: SearchResults
     request: SearchConfig
     task: Task
-    field: Field
+    lineup: Lineup
     budget: Budget
     margin: float
     groups: Mapping[str, str]
-    """Of every case, as far as the user has said whose it is."""
+    """The group of each case, where the user has named groups."""
 
     @classmethod
-    def begun(
+    def opened(
         cls,
         study: Path,
         config: FinalsConfig,
-        search: Search,
+        search: SearchResults,
         request: SearchConfig,
         engine: Engine,
         source: Source,
@@ -130,48 +130,48 @@ class _Final:
         frozen = _frozen(request.folder / FROZEN, config, task)
         if frozen is not None:
             budget, left_out = Budget.from_json(frozen["budget"]), tuple(frozen["left_out"])
-            field = Field(tuple(Entrant.from_json(one) for one in frozen["entrants"]), left_out)
-            return cls(study, config, search, request, task, field, budget, margin, groups)
+            lineup = Lineup(tuple(Entrant.from_json(one) for one in frozen["entrants"]), left_out)
+            return cls(study, config, search, request, task, lineup, budget, margin, groups)
         budget = _budget(config, search, task, plan)
         check_rankable(task, budget)
-        field = chosen_field(search, config, task.backbone(), task.patch, budget.width_factor)
-        if len(field.entrants) < 2:
-            raise RequestError(f"{study}: there is nothing to compare the U-Net with; {'; '.join(field.left_out)}")
-        keep_beside(request.folder, task)
-        begun = cls(study, config, search, request, task, field, budget, margin, groups)
-        begun.freeze(request.folder / FROZEN)
-        return begun
+        lineup = choose_lineup(search, config, task.backbone(), task.patch, budget.width_factor)
+        if len(lineup.entrants) < 2:
+            raise RequestError(f"{study}: there is nothing to compare the U-Net with; {'; '.join(lineup.left_out)}")
+        write_split_and_task(request.folder, task)
+        final = cls(study, config, search, request, task, lineup, budget, margin, groups)
+        final.freeze(request.folder / FROZEN)
+        return final
 
     def freeze(self, path: Path) -> None:
-        """Write what these finals are begun with."""
+        """Write what these finals are begun with, which a continuation must agree on."""
         facts = {
             "stated": self.config.stated(),
             "task_digest": self.task.digest,
             "budget": asdict(self.budget),
-            "entrants": [one.to_json() for one in self.field.entrants],
-            "left_out": list(self.field.left_out),
+            "entrants": [one.to_json() for one in self.lineup.entrants],
+            "left_out": list(self.lineup.left_out),
         }
         write_whole(path, json.dumps(facts, indent=2) + "\n")
 
     @property
     def scored_groups(self) -> dict[str, str]:
-        """Of the cases that are scored; a case of which nothing is said is a group of its own."""
+        """The group of each scored case; a case without one is a group of its own."""
         return {case: self.groups.get(case, case) for case in self.task.splits.validation}
 
     @property
     def _name(self) -> str:
         return "-".join([self.search.name, *self.request.folder.relative_to(self.study).parts])
 
-    def train(self, engine: Engine, evaluator: Evaluator, console: Console, out: set[str]) -> bool:
-        """Bring these finals to their end; whether somebody or the time ended them before it."""
+    def train(self, engine: Engine, evaluator: Evaluator, console: Console, given_up: set[str]) -> bool:
+        """Train what is missing. Returns whether the user or the time limit ended the finals early."""
         seeds = [FIRST_SEED + self.request.seed + n for n in range(self.config.seeds)]
         schedules: list[FinalsSchedule] = []
 
         def schedule(records: Records) -> FinalsSchedule:
             schedules.append(
                 FinalsSchedule(
-                    self.field.entrants, seeds, self.budget, self.task.patch, records.case_scores,
-                    self.scored_groups, REFERENCE, race=self.config.race, out=out,
+                    self.lineup.entrants, seeds, self.budget, self.task.patch, records.case_scores,
+                    self.scored_groups, REFERENCE, race=self.config.race, given_up=given_up,
                 )
             )  # fmt: skip
             return schedules[0]
@@ -182,15 +182,15 @@ class _Final:
             database=self.search.database,
             task=self.task,
             budget=self.budget,
-            n_trials=len(seeds) * len(self.field.entrants),
-            genes={GENE: CategoricalDistribution([one.name for one in self.field.entrants])},
+            n_trials=len(seeds) * len(self.lineup.entrants),
+            genes={GENE: CategoricalDistribution([one.name for one in self.lineup.entrants])},
         )
         stopped = study.train(schedule, engine, evaluator, console)
-        out |= schedules[0].out
+        given_up |= schedules[0].given_up
         return stopped
 
-    def results(self, was_stopped: bool, out: Collection[str]) -> Results:
-        """What the folder holds by now; ``out`` were shown to be behind the leader."""
+    def results(self, was_stopped: bool, given_up: Collection[str]) -> Results:
+        """The results that the folder holds by now; designs in ``given_up`` were shown to be behind the leader."""
         location = find_location(self.request.folder)
         with open_store(location.url, create=False, read_only=True) as store:
             records = Records(store, location.study or self._name)
@@ -202,14 +202,14 @@ class _Final:
         return Results(
             study=self.search.name,
             folder=self.study / self.config.name,
-            field=self.field,
+            lineup=self.lineup,
             trainings=trainings,
             groups=self.scored_groups,
             costs=self._costs(),
             cost_by=self.request.cheap_by,
             margin=self.margin,
             asked=self.config.top,
-            out=frozenset(name for name in out if n_begun[name] < self.config.seeds),
+            given_up=frozenset(name for name in given_up if n_begun[name] < self.config.seeds),
             budget=self.budget,
             task=self.task,
             failures=tuple(
@@ -226,12 +226,12 @@ class _Final:
         """Of what is trained, by name."""
         patch, by = self.task.patch, self.request.cheap_by
         if by == "memory":
-            return {one.name: float(training_memory(one.trained, patch)) for one in self.field.entrants}
-        costs = {one.name: one.trained_cost(patch) for one in self.field.entrants}
+            return {one.name: float(training_memory(one.trained, patch)) for one in self.lineup.entrants}
+        costs = {one.name: one.trained_cost(patch) for one in self.lineup.entrants}
         return {name: float(one.macs if by == "macs" else one.n_parameters) for name, one in costs.items()}
 
 
-def _options(search: Search, request: SearchConfig, plan: str, device: str) -> TaskOptions:
+def _options(search: SearchResults, request: SearchConfig, plan: str, device: str) -> TaskOptions:
     """How the data become the finals' task: as for the search, or as memory alone allows, for as many levels."""
     options = request.task_options("cpu" if device == "cpu" else "cuda")
     levels = len(search.begun["task"]["strides"])
@@ -253,7 +253,7 @@ def _on_test_cases(task: Task, config: FinalsConfig, fold: int | None, groups: M
     return replace(task, splits=moved, digest=digest)
 
 
-def _budget(config: FinalsConfig, search: Search, task: Task, plan: str) -> Budget:
+def _budget(config: FinalsConfig, search: SearchResults, task: Task, plan: str) -> Budget:
     begun = Budget.from_json(dict(search.begun["budget"]))
     steps = config.steps or LONGER * begun.steps
     return replace(

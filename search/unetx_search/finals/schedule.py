@@ -1,4 +1,4 @@
-"""In which order finals are trained, and who is given up early."""
+"""The order in which finals train, and which designs are given up early."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
 
 FIRST_SEED = 1_000_000
-"""Of finals, above that of the search: far from every seed that chose something."""
+"""The first seed of finals, added to the search's: far from every seed that has chosen designs."""
 HOPELESS = 0.99
-"""The probability of being behind the leader at which a design is given up."""
-FEWEST_SEEDS = 2
-"""Before anybody is given up."""
+"""The probability of being behind the leader at which a design is given up early."""
+MIN_SEEDS_TO_GIVE_UP = 2
+"""Seeds of a design before it may be given up."""
 
 
 class FinalsSchedule(ListedProposals):
@@ -42,7 +42,7 @@ class FinalsSchedule(ListedProposals):
         reference: str,
         *,
         race: bool = True,
-        out: Collection[str] = (),
+        given_up: Collection[str] = (),
     ) -> None:
         super().__init__(
             Proposal(
@@ -58,12 +58,12 @@ class FinalsSchedule(ListedProposals):
         self._reference = reference
         self._race = race
         self._known: dict[tuple[str, int], Sequence[CaseScore]] = {}
-        self.out: set[str] = set()
-        """Who was given up."""
-        self._give_up(out)
+        self.given_up: set[str] = set()
+        """Names of the designs that were given up."""
+        self._give_up(given_up)
 
-    def know(self, trial: TrialRecord) -> None:
-        super().know(trial)
+    def observe(self, trial: TrialRecord) -> None:
+        super().observe(trial)
         place = str(trial.params[GENE]), trial.seed
         if is_complete(trial) and place not in self._known:
             self._known[place] = self._scores_of(trial.number)
@@ -71,12 +71,12 @@ class FinalsSchedule(ListedProposals):
                 self._give_up(self._hopeless())
 
     def _give_up(self, names: Collection[str]) -> None:
-        self.out |= set(names)
-        self._left = {at: one for at, one in self._left.items() if one.candidate.params[GENE] not in self.out}
+        self.given_up |= set(names)
+        self._left = {at: one for at, one in self._left.items() if one.candidate.params[GENE] not in self.given_up}
 
     def _hopeless(self) -> set[str]:
         scores = scores_table(self._known, self._groups)
-        means = {name: scores.mean(name) for name in scores.designs if name not in self.out}
+        means = {name: scores.mean(name) for name in scores.designs if name not in self.given_up}
         if not means:
             return set()
         leader = max(means, key=lambda name: means[name])
@@ -84,6 +84,10 @@ class FinalsSchedule(ListedProposals):
         for name in means:
             behind = scores.difference(leader, name)
             sure = behind.probability_above(0.0)
-            if name not in (leader, self._reference) and behind.n_seeds >= FEWEST_SEEDS and (sure or 0.0) >= HOPELESS:
+            if (
+                name not in (leader, self._reference)
+                and behind.n_seeds >= MIN_SEEDS_TO_GIVE_UP
+                and (sure or 0.0) >= HOPELESS
+            ):
                 found.add(name)
         return found

@@ -1,4 +1,4 @@
-"""What finals know of the search before them."""
+"""What finals know of the study's search."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_search.cheapest import CostOf, cheapest
-from unetx_search.config import SearchConfig, read_begun, read_request
+from unetx_search.config import SearchConfig, read_request, read_settings
 from unetx_search.finals.config import REFERENCE
 from unetx_search.run import REQUEST, SETTINGS
 from unetx_space.errors import RequestError
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """What finals know of the search before them."""
+class SearchResults:
+    """What finals know of the study's search."""
 
     name: str
     request: SearchConfig
     begun: Mapping[str, Any]
     ranking: Ranking
     genomes: Mapping[str, Genome]
-    """By key."""
+    """The genome of each design, by key."""
     trainings: Mapping[tuple[str, int], Sequence[CaseScore]]
     """The case scores of the designs with several seeds, by key and seed."""
     reference: str | None
@@ -40,11 +40,11 @@ class Search:
     cheapest: str | None
     seed_deviation: float
     database: str | None
-    """The URL of the server that keeps it; None for a file."""
+    """The URL of the server that keeps the study; None for a file."""
 
 
-def read_search(study: Path) -> Search:
-    """The search in a folder. Raises RequestError when there is none, or none of its trials is complete."""
+def read_search_results(study: Path) -> SearchResults:
+    """Read the search of the study in a folder. Raises RequestError when there is none, or no trial is complete."""
     check_study(study)
     request = read_request(study / REQUEST)
     location = find_location(study)
@@ -60,10 +60,10 @@ def read_search(study: Path) -> Search:
         cost_of = CostOf(request.cheap_by, lambda key: training_memory(records.architecture(key), _patch(study)))
         shrunken = ranking.shrinkage
         found = cheapest(ranking, reference, request.cheap_by, request.margin, cost_of)
-        return Search(
+        return SearchResults(
             name=name,
             request=request,
-            begun=read_begun(study / SETTINGS),
+            begun=read_settings(study / SETTINGS),
             ranking=ranking,
             genomes={one.key: records.architecture(one.key).genome for one in ranking.designs},
             trainings={
@@ -77,11 +77,11 @@ def read_search(study: Path) -> Search:
 
 
 def _patch(study: Path) -> tuple[int, ...]:
-    return tuple(read_begun(study / SETTINGS)["task"]["patch"])
+    return tuple(read_settings(study / SETTINGS)["task"]["patch"])
 
 
-def noise_of(search: Search, groups: Mapping[str, str]) -> Noise | None:
-    """How much differences to U-Net vary over seeds and cases, as far as the search's repeated designs tell."""
+def noise_of(search: SearchResults, groups: Mapping[str, str]) -> Noise | None:
+    """Estimate how differences to U-Net vary over seeds and cases, from the search's replicates; None without any."""
     if search.reference is None:
         return None
     table = scores_table(search.trainings, groups)

@@ -1,22 +1,22 @@
-"""What leaves when a path is exported: an architecture's file, or a trained model with its weights."""
+"""What a path to export stands for: an architecture's file, or a trained model with its weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from unetx_search.summary import loaded
+from unetx_search.architectures import load_with_hint
 from unetx_space.architecture import Architecture
 from unetx_space.errors import RequestError
 from unetx_studies.model_folder import PLAN, ModelFolder
 
 
 def with_weights(path: Path, weights: Path | None) -> tuple[Architecture, Path | None]:
-    """The architecture at ``path``, and the weights that go along: those given, or a model's own.
+    """Return the architecture at ``path`` and the weights to export with it: those given, or a model's own.
 
     Raises RequestError where a model has several folds, each of which is a network of its own, or none yet.
     """
     if not (path / PLAN).is_file():
-        return loaded(path), weights
+        return load_with_hint(path), weights
     model = ModelFolder.load(path)
     if weights is None:
         folds = model.folds

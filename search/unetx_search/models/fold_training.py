@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class FoldTraining:
-    """One fold's job. The job's number is the fold's."""
+    """The training of one fold. The job's trial is the fold's number."""
 
     task: Task
     job: Job
     bar: TrainingBar
     n_processes: int = 1
-    """That share each of its batches."""
+    """The number of processes that share each batch."""
 
 
 @dataclass
 class _Process(Handler):
-    """One of the processes of a fold, and what came of it."""
+    """One of the processes of a fold, as the Handler of its executor's events."""
 
     fold: FoldTraining
     executor: Executor
@@ -49,7 +49,7 @@ class _Process(Handler):
     answer: Evaluation | None = None
     was_lost: bool = False
     is_waiting: bool = True
-    """No slot has it."""
+    """Whether no slot has its job."""
 
     def poll(self) -> None:
         if self.is_waiting and self.executor.n_free() > 0:
@@ -85,7 +85,7 @@ class _Process(Handler):
 
 
 @dataclass
-class _Running:
+class _RunningFold:
     """A fold under way."""
 
     training: FoldTraining
@@ -93,7 +93,7 @@ class _Running:
     slots: list[Slot | None]
 
     def poll(self) -> Evaluation | None:
-        """The answer, once there is one: of the first process when all have theirs, or why one has failed."""
+        """Return the result: of the first process when all have ended, or of one that failed; None before."""
         for process in self.processes:
             process.poll()
         if not self._failed:
@@ -121,10 +121,10 @@ def train_folds(
 ) -> None:
     """Run every training, in as many workers as there are ``slots``, or in this process without any.
 
-    ``on_end`` hears of each as it ends; what it raises ends all others, which keep their checkpoints.
+    ``on_end`` is called with each training that has ended; what it raises ends all others, which keep checkpoints.
     """
     free: list[Slot | None] = [*slots] or [None]
-    running: list[_Running] = []
+    running: list[_RunningFold] = []
     waiting = list(trainings)
     with ExitStack() as stack:
         meetings = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unetx-")))
@@ -137,7 +137,7 @@ def train_folds(
                     rank = Rank(number, one.n_processes, meetings / f"fold{one.job.trial}")
                     executor = stack.enter_context(_executor(replace(evaluator, rank=rank), one.task, slot))
                     processes.append(_Process(one, executor, rank))
-                running.append(_Running(one, processes, taken))
+                running.append(_RunningFold(one, processes, taken))
             for fold in list(running):
                 if (answer := fold.poll()) is not None:
                     for process in fold.processes:

@@ -27,7 +27,7 @@ from unetx_evaluators.tasks.cache import Manifest
 from unetx_evaluators.tasks.examination import Request
 from unetx_evaluators.tasks.prepare import with_splits
 from unetx_evaluators.training.recipe import Recipe
-from unetx_search.best import task_facts
+from unetx_search.architectures import named_architecture
 from unetx_search.executors.base import Job
 from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import Slot, make_slots
@@ -36,7 +36,7 @@ from unetx_search.models.scores import score_on_tests
 from unetx_search.models.training_progress import TrainingBars
 from unetx_search.models.verdict import verdict_json, verdict_on
 from unetx_search.preparing import PreparationBars, case_groups, no_empty_folders
-from unetx_search.summary import named_architecture
+from unetx_search.winner_files import task_facts
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import key
 from unetx_space.errors import RequestError, UnetxError, unknown_name
@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from unetx_studies.verdict import Verdict
 
 FULL_BATCH = {2: 8, 3: 2}
-"""Patches of a step, by dimensions."""
+"""Patches of a training step by default, by dimensions."""
 CHECKPOINTS = "checkpoints"
-"""In a model's folder until it is complete."""
+"""Name of the folder of checkpoints in a model's, which is removed once the model is complete."""
 
 
 class TrainingFailed(UnetxError):
@@ -65,33 +65,33 @@ class TrainingFailed(UnetxError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A complete model."""
+    """A complete model with its scores."""
 
     model: ModelFolder
     scores: Mapping[str, Any]
-    """As in its ``scores.json``."""
+    """The scores, as in ``scores.json``."""
     was_complete: bool
-    """There was nothing left to do."""
+    """Whether there was nothing left to train."""
     verdict: Verdict | None = None
-    """On the preset that was trained the same way, where one was."""
+    """The comparison with a preset that was trained the same way; None without one."""
 
 
 @dataclass(frozen=True)
-class Data:
-    """A dataset, prepared by its full plan."""
+class PreparedData:
+    """A dataset prepared by its full plan, and what it is trained on."""
 
     source: Source
-    """With the names that everything else uses."""
+    """The source, with the case names that the task uses."""
     folds: tuple[Task, ...]
-    """The task as each fold divides it; one where there are no folds."""
+    """The task with each fold's split; one where there are no folds."""
     slots: tuple[Slot, ...]
-    """Where folds train at the same time, and each in several processes where there are more slots than folds; none:
-    here, one after the other."""
+    """Slots in which folds train at the same time, each in several processes where there are more slots than folds.
+    Without any, folds train in this process, one after the other."""
     machine: str
     n_threads: int
     batch_size: int
     groups: Mapping[str, str]
-    """Of each test case: a patient's, where the user says so; else each is by itself."""
+    """The group of each test case, such as its patient; each case is its own group where the user names none."""
 
     @property
     def task(self) -> Task:
@@ -108,7 +108,7 @@ def train(
     against: str | None = None,
     source: Source | None = None,
 ) -> Trained:
-    """Train the architecture ``name``, a file or a preset, into the folder ``path``, or go on with that.
+    """Train the architecture ``name``, a file or a preset, into the folder ``path``, or continue its training.
 
     ``against`` names a preset that is trained the same way, on the same backbone, into a folder in ``path``;
     ``source`` takes the place of the data that the choices name. Raises RequestError where the request does not fit the
@@ -128,8 +128,8 @@ def train(
     source = source or choices.source()
     if found is not None:
         check_fit(found, source, choices.dims)
-    with no_empty_folders(path, choices.cache_folder), full_disk_explained(path), alone_with(path):
-        data = prepared(found, source, choices, how, console)
+    with no_empty_folders(path, choices.cache_folder), full_disk_explained(path), locked(path):
+        data = prepare_data(found, source, choices, how, console)
         done = train_on(data, name, found, path, how, console, searched_recipe(found))
         if against is None:
             return done
@@ -145,7 +145,7 @@ def train(
 
 
 def check_fit(architecture: Architecture, source: Source, dims: int | None) -> None:
-    """Raises RequestError where an architecture cannot read the images or name the classes."""
+    """Check that an architecture fits the images and classes of a source. Raises RequestError where it does not."""
     backbone = architecture.backbone
     for what, has, needs in (
         ("dimensions", backbone.dims, dims or source.dims),
@@ -160,10 +160,10 @@ def check_fit(architecture: Architecture, source: Source, dims: int | None) -> N
             )
 
 
-def prepared(
+def prepare_data(
     found: Architecture | None, source: Source, choices: DataChoices, how: TrainChoices, console: Console
-) -> Data:
-    """The data by the full plan, with as many levels as the architecture has. Raises DataError."""
+) -> PreparedData:
+    """Prepare the data by the full plan, with as many levels as the architecture has. Raises DataError."""
     from unetx_evaluators.device import best_device
 
     slots = () if how.gpus is None else make_slots(how.gpus)
@@ -181,11 +181,11 @@ def prepared(
     groups = case_groups(source, choices)
     of_tests = {name: groups.get(name, name) for name in task.splits.test}
     n_threads = slots[0].n_threads if slots else how.n_threads
-    return Data(named, folds, slots, machine, n_threads, batch_size, of_tests)
+    return PreparedData(named, folds, slots, machine, n_threads, batch_size, of_tests)
 
 
 def train_on(
-    data: Data,
+    data: PreparedData,
     name: str,
     found: Architecture | None,
     path: Path,
@@ -193,13 +193,13 @@ def train_on(
     console: Console,
     searched: Recipe | None,
 ) -> Trained:
-    """Train on prepared data; the folder is this process's alone. ``searched`` is the recipe of the search."""
+    """Train on prepared data, in a folder that this process has locked. ``searched`` is the search's recipe."""
     task = data.task
     architecture = trained_architecture(name, found, task, how)
     budget = full_budget(task, data.batch_size, how.recipe(task.dims, searched), how)
     check_rankable(task, budget)
     n_processes = processes_of_a_fold(data, architecture, console)
-    record = _Record(path, {**_begun(data, architecture, budget, how), "processes": n_processes})
+    record = _TrainingFile(path, {**_settings(data, architecture, budget, how), "processes": n_processes})
     manifest = Manifest.read(task.folder)
     assert manifest is not None
     plan = ModelPlan.of(task, data.source, manifest.basis.preparation, budget.recipe.mirror)
@@ -215,7 +215,7 @@ def train_on(
 
 
 def trained_architecture(name: str, found: Architecture | None, task: Task, how: TrainChoices) -> Architecture:
-    """At the width that is trained: a file's own, a preset's by the task's plan."""
+    """Return the architecture that is trained: the one that was found, or a preset by the task's plan, at its width."""
     if found is None:
         genome = PRESETS[name].genome(len(task.strides))
         found = Architecture(task.backbone(), genome, provenance={"preset": PRESETS[name].title})
@@ -225,7 +225,7 @@ def trained_architecture(name: str, found: Architecture | None, task: Task, how:
 
 
 def searched_recipe(found: Architecture | None) -> Recipe | None:
-    """How the search trained that found an architecture, where its file tells that in a way that is understood."""
+    """Return the recipe of the search that found an architecture; None where its document does not tell it."""
     try:
         return None if found is None else Budget.from_json(found.score["budget"]).recipe
     except (KeyError, TypeError, ValueError):
@@ -233,21 +233,21 @@ def searched_recipe(found: Architecture | None) -> Recipe | None:
 
 
 def full_budget(task: Task, batch_size: int, recipe: Recipe, how: TrainChoices) -> Budget:
-    """The whole training of one fold."""
+    """Return the budget of the whole training of one fold."""
     n = min(how.validations, how.steps)
     rungs = tuple(round(how.steps * number / n) for number in range(1, n + 1))
     n_cases = len(task.splits.validation)
     return Budget(how.steps, batch_size, 1.0, rungs, n_cases, max_seconds=math.inf, recipe=recipe)
 
 
-def _begun(data: Data, architecture: Architecture, budget: Budget, how: TrainChoices) -> dict[str, Any]:
+def _settings(data: PreparedData, architecture: Architecture, budget: Budget, how: TrainChoices) -> dict[str, Any]:
     """All that decides what comes out, as JSON values."""
     told = {**asdict(budget), "max_seconds": None, "data": data.task.digest, "architecture": key(architecture)}
     return {**told, "seed": how.seed, "folds": len(data.folds), "device": data.machine, "threads": data.n_threads}
 
 
-def processes_of_a_fold(data: Data, architecture: Architecture, console: Console) -> int:
-    """How many processes share the batches of a fold; says so where that is fewer than there are slots for."""
+def processes_of_a_fold(data: PreparedData, architecture: Architecture, console: Console) -> int:
+    """Return how many processes share the batches of a fold; say so where there are slots for more."""
     wanted = max(1, len(data.slots) // len(data.folds))
     n, why = min(wanted, data.batch_size), f"a batch has {data.batch_size} patches (--batch-size)"
     if architecture.backbone.norm == "batch":
@@ -260,10 +260,10 @@ def processes_of_a_fold(data: Data, architecture: Architecture, console: Console
 def _train_missing(
     model: ModelFolder,
     budget: Budget,
-    data: Data,
+    data: PreparedData,
     how: TrainChoices,
     n_processes: int,
-    record: _Record,
+    record: _TrainingFile,
     console: Console,
 ) -> None:
     """Train the folds that have no weights yet."""
@@ -305,8 +305,8 @@ def _failure(fold: int, answer: Evaluation) -> UnetxError:
     return TrainingFailed(told)
 
 
-class _Record:
-    """``training.json``: what a model was begun with, and how its trainings got on."""
+class _TrainingFile:
+    """The file ``training.json`` of a model: what it was begun with, and the curves of its trainings."""
 
     def __init__(self, path: Path, begun: Mapping[str, Any]) -> None:
         """Raises RequestError where the folder was begun with something else."""
@@ -321,7 +321,7 @@ class _Record:
         self._write()
 
     def note(self, fold: int, point: CurvePoint) -> None:
-        """One more point of a fold's curve; a later one that a resumed training reaches again takes its place."""
+        """Add a point to a fold's curve, in place of points that a resumed training reaches again."""
         curve = self._data["folds"].setdefault(str(fold), {}).setdefault("curve", [])
         curve[:] = [one for one in curve if one["step"] < point.step]
         told = {"step": point.step, "loss": point.loss, "validation_dice": point.score, "seconds": point.seconds}
@@ -329,7 +329,7 @@ class _Record:
         self._write()
 
     def finish(self, fold: int, answer: Evaluation, task: Task) -> None:
-        """What is to be known of a complete training."""
+        """Note the result of a complete training."""
         self._data["folds"][str(fold)] |= {
             "validation_dice": answer.score,
             "n_parameters": answer.n_parameters,
@@ -357,8 +357,8 @@ class _Record:
 
 
 @contextmanager
-def alone_with(path: Path) -> Iterator[None]:
-    """Nobody else trains into the folder meanwhile. Raises RequestError where somebody does."""
+def locked(path: Path) -> Iterator[None]:
+    """Lock a model's folder against other trainings. Raises RequestError where another process has the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:

@@ -1,4 +1,4 @@
-"""What a user can say about a prediction. Nothing heavy is imported here."""
+"""The options of a prediction. Nothing heavy is imported here."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from unetx_search.converters import numbers
 from unetx_search.data_choices import Rule, check_rules
-from unetx_search.reading_words import numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictChoices:
-    """How images are predicted; nnU-Net's names of these options are understood, too."""
+    """The options of a prediction; nnU-Net's names of these options are understood, too."""
 
     folds: Annotated[
         tuple[int, ...] | None, Parameter(name=("--folds", "-f"), converter=numbers, n_tokens=1, negative=())
@@ -62,5 +62,5 @@ class PredictChoices:
 
     @property
     def scores_name(self) -> str:
-        """Of the file with scores, beside the masks."""
+        """The name of the file with scores, beside the masks."""
         return "scores.json" if self.num_parts == 1 else f"scores-part{self.part_id}.json"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from unetx_search.converters import Json
 from unetx_search.models.predict_choices import PredictChoices
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def predict(
     images: Annotated[Path, Parameter(name=("--images", "-i"))],
     out: Annotated[Path, Parameter(name=("--out", "-o"))],
     how: Annotated[PredictChoices, Parameter(name="*")] = PredictChoices(),  # noqa: B008 (frozen)
-    json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Predict masks with a trained model, on the images' own grids.
 
@@ -34,11 +35,10 @@ def predict(
     json
         Print what was done as JSON.
     """
-    from rich.console import Console
-
     from unetx_search.models.predicting import predict
+    from unetx_search.progress import stderr_console
 
-    done = predict(model, images, out, how, console=Console(stderr=True, highlight=False))
+    done = predict(model, images, out, how, console=stderr_console())
     print(_json(done) if json else _text(done, out))
 
 

@@ -22,7 +22,7 @@ from unetx_evaluators.tasks.sources.formats import READ, stem_of
 from unetx_evaluators.tasks.sources.header import check_agreement
 from unetx_evaluators.tasks.sources.images import ImageFiles, list_images
 from unetx_evaluators.tasks.sources.mask_values import read_mask
-from unetx_search.models.scores import counted, prediction_scores, scores_json
+from unetx_search.models.scores import prediction_scores, scores_json, tracked
 from unetx_space.errors import RequestError
 from unetx_space.files import write_whole
 from unetx_studies.disk_full import full_disk_explained
@@ -40,36 +40,36 @@ if TYPE_CHECKING:
     from unetx_search.models.predict_choices import PredictChoices
 
 N_SHOWN = 12
-"""Images of a preview, at most; evenly spread over all."""
+"""Images of a preview, at most, which are evenly spread over all."""
 PROBABILITIES = "_probabilities.npy"
 UNFINISHED = ".unfinished-"
-"""Beginning of the folder in which a part writes before it gives names."""
+"""The beginning of the name of the folder in which a part writes files before they get their names."""
 
 
 @dataclass
 class Predicted:
-    """What came of a call."""
+    """The results of a prediction."""
 
     written: list[Path] = field(default_factory=list)
     n_kept: int = 0
-    """Masks that were there."""
+    """Number of masks that were there before."""
     statistics: list[dict[str, Any]] = field(default_factory=list)
-    """Of all masks, those that were there as well."""
+    """Volumes by image, of all masks, those that were there before among them."""
     scores: list[CaseScore] = field(default_factory=list)
-    """Of the images that were predicted now."""
+    """Scores of the images that were predicted now."""
 
     @property
     def scores_json(self) -> dict[str, Any] | None:
-        """None where no masks were given."""
+        """The scores for JSON; None where no masks were given."""
         return scores_json(self.scores) if self.scores else None
 
 
 def predict(path: Path, images: Path, out: Path, how: PredictChoices, *, console: Console) -> Predicted:
     """Predict every image at ``images`` with the model at ``path``.
 
-    Model, weights, every image's header and masks are looked at first: RequestError for what does not fit comes before
-    anything is written. An image whose voxels cannot be used keeps no other from being predicted; it is told at the
-    end.
+    Model, weights, and the headers of images and masks are checked first, so that RequestError for what does not fit
+    comes before anything is written. An image whose voxels cannot be used does not keep others from being predicted;
+    DataError names it at the end.
     """
     from unetx_evaluators import device as devices
     from unetx_evaluators.predicting.predictor import Predictor
@@ -85,33 +85,33 @@ def predict(path: Path, images: Path, out: Path, how: PredictChoices, *, console
     profile = devices.profile(devices.best_device() if how.device == "auto" else how.device)
     predictor = Predictor(networks, model.plan, profile, mirrors=not how.disable_tta)
     problems = Problems()
-    with full_disk_explained(out), _Folder.opened(out, how.part_id) as folder, ExitStack() as stack:
+    with full_disk_explained(out), _OutputFolder.opened(out, how.part_id) as folder, ExitStack() as stack:
         work = _Work(predictor, folder, masks, how, frozenset([*mine][:: max(1, math.ceil(len(mine) / N_SHOWN))]))
         stack.enter_context(devices.tuned(profile, how.n_threads, devices.AUTOTUNED_STEPS))
         stack.enter_context(predictor.ready())
-        for name in counted([*mine], "predicting images", console):
+        for name in tracked([*mine], "predicting images", console):
             with problems.collecting():
                 work.predict(mine[name])
-        work.write_told()
+        work.write_extras()
     problems.raise_all()
     return work.done
 
 
 @dataclass
 class _Work:
-    """A call under way, image by image."""
+    """A prediction under way, image by image."""
 
     predictor: Predictor
-    folder: _Folder
+    folder: _OutputFolder
     masks: Mapping[str, Path]
     how: PredictChoices
     shown: frozenset[str]
-    """Images of the preview."""
+    """Names of the images of the preview."""
     done: Predicted = field(default_factory=Predicted)
     pictures: list[Picture] = field(default_factory=list)
 
     def predict(self, one: ImageFiles) -> None:
-        """Raises DataError where the image cannot be used."""
+        """Predict an image. Raises DataError where it cannot be used."""
         from unetx_evaluators.device import is_out_of_memory
 
         plan, done = self.predictor.plan, self.done
@@ -158,8 +158,8 @@ class _Work:
             one.write_mask(aside, predictor.plan.values(prediction.label))
         return prediction
 
-    def write_told(self) -> None:
-        """What was asked for beside the masks."""
+    def write_extras(self) -> None:
+        """Write the files that were asked for beside the masks."""
         how, done = self.how, self.done
         if how.statistics is not None:
             write_whole(how.statistics, json.dumps({"images": done.statistics}, indent=2) + "\n")
@@ -170,15 +170,15 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Folder:
-    """Where masks are written: aside first, and named once they are whole."""
+class _OutputFolder:
+    """The folder for masks. Files are written aside first, and get their names once they are complete."""
 
     path: Path
     aside: Path
 
     @classmethod
     @contextmanager
-    def opened(cls, path: Path, part: int) -> Iterator[_Folder]:
+    def opened(cls, path: Path, part: int) -> Iterator[_OutputFolder]:
         path.mkdir(parents=True, exist_ok=True)
         for left in path.glob(f"{UNFINISHED}{part}-*"):  # by a process of this part that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -186,13 +186,13 @@ class _Folder:
             yield cls(path, Path(aside))
 
     def has(self, one: ImageFiles, with_probabilities: bool) -> bool:
-        """Whether all that is wanted of an image is there; what is there is whole."""
+        """Return whether all files of an image are there; those that are there are complete."""
         wanted = [one.mask_name, *([f"{one.name}{PROBABILITIES}"] if with_probabilities else [])]
         return all((self.path / name).is_file() for name in wanted)
 
     @contextmanager
     def written(self, name: str) -> Iterator[Path]:
-        """A place to write to, with the right ending."""
+        """Give a path to write to, which gets its name at the end."""
         yield self.aside / name
         (self.aside / name).replace(self.path / name)
 

@@ -1,4 +1,4 @@
-"""What a trained model is worth on test cases: predicted as a user would, from their files, and compared there."""
+"""Scores of a trained model on test cases, which are predicted from their files, as a user would."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 def score_on_tests(
     model: ModelFolder, source: Source, task: Task, device: str, n_threads: int, weights: str, console: Console
 ) -> None:
-    """Write the scores of all folds together on the test cases, and of each; ``weights`` says which those have."""
+    """Write the scores on the test cases, of all folds averaged and of each; ``weights`` names what was scored."""
     from unetx_evaluators import device as devices
     from unetx_evaluators.predicting.predictor import Predictor
 
@@ -37,7 +37,7 @@ def score_on_tests(
     predictors = {"test": together, **(each if len(each) > 1 else {})}
     scores: dict[str, list[CaseScore]] = {key: [] for key in predictors}
     with devices.tuned(profile, n_threads, devices.AUTOTUNED_STEPS), together.ready():
-        for name in counted(sorted(task.splits.test), "predicting test cases", console):
+        for name in tracked(sorted(task.splits.test), "predicting test cases", console):
             case = source.read(name)
             for key, predictor in predictors.items():
                 found = predictor.predict(case.image, case.spacing, name)
@@ -47,8 +47,8 @@ def score_on_tests(
     write_json(model.path / SCORES, told)
 
 
-def counted(names: Sequence[T], what: str, console: Console) -> Iterator[T]:
-    """The names in turn, with a bar on a terminal and a line elsewhere."""
+def tracked(names: Sequence[T], what: str, console: Console) -> Iterator[T]:
+    """Yield the names, with a progress bar on a terminal and a line elsewhere."""
     if not console.is_terminal:
         console.print(f"{what}: {len(names)}", markup=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -59,7 +59,7 @@ def counted(names: Sequence[T], what: str, console: Console) -> Iterator[T]:
 def prediction_scores(
     name: str, truth: Any, spacing: Sequence[float], found: Prediction, plan: ModelPlan
 ) -> tuple[CaseScore, ...]:
-    """A case's scores by class: on the plan's voxels within the box that was predicted, and on the image's own."""
+    """Return a case's scores by class: on the plan's voxels within the predicted box, and on the image's own."""
     n_classes, preparation = len(plan.classes), plan.preparation
     mm = preparation.network_spacing
     if preparation.slice_axis is not None:
@@ -70,7 +70,7 @@ def prediction_scores(
 
 
 def scores_json(scores: Sequence[CaseScore]) -> dict[str, Any]:
-    """Means by class and over classes, and every case."""
+    """Return means over classes and by class, and the scores of every case, for JSON."""
     return {
         "n_cases": len({score.case for score in scores}),
         "means": {name: mean_over_classes(scores, name) for name in METRICS},
@@ -80,13 +80,13 @@ def scores_json(scores: Sequence[CaseScore]) -> dict[str, Any]:
 
 
 def mean_over_classes(scores: Iterable[CaseScore], metric: str) -> float | None:
-    """None where no case shows a class."""
+    """Return a metric's mean over classes; None where no case shows a class."""
     means = class_means(scores, metric)
     return METRICS[metric].average([*means.values()]) if means else None
 
 
 def scores_text(test: dict[str, Any]) -> list[str]:
-    """Test scores as a table."""
+    """Return test scores as the lines of a table."""
     metrics = test["metrics"]
     if not metrics:
         return ["no test case shows any class"]

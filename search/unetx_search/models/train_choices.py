@@ -1,4 +1,4 @@
-"""What a user can say about a full training. Nothing heavy is imported here."""
+"""The options of a full training. Nothing heavy is imported here."""
 
 import math
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ Switch = Annotated[bool, Parameter(group="Training", negative=())]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainChoices:
-    """How an architecture is trained in full."""
+    """The options of a full training."""
 
     steps: Annotated[int, Training] = 25_000
     """Training steps of each fold."""
@@ -71,7 +71,7 @@ class TrainChoices:
         return self.threads or usable_cores()
 
     def recipe(self, dims: int, searched: "Recipe | None") -> "Recipe":
-        """``searched`` is that of the search which found the architecture, where it tells."""
+        """Return the recipe of the training; ``searched`` is that of the architecture's search, if it is known."""
         from dataclasses import replace
 
         from unetx_evaluators.training.recipe import STRONG, Recipe

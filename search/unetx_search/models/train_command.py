@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from unetx_search.converters import Json
 from unetx_search.data_choices import DataChoices
 from unetx_search.models.train_choices import TrainChoices
 
@@ -21,7 +22,7 @@ def train(
     choices: Annotated[DataChoices, Parameter(name="*")] = DataChoices(),  # noqa: B008 (frozen)
     how: Annotated[TrainChoices, Parameter(name="*")] = TrainChoices(),  # noqa: B008 (frozen)
     against: str | None = None,
-    json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Train an architecture in full, into a folder that predict and export use; the same command again goes on.
 
@@ -36,11 +37,10 @@ def train(
     json
         Print the scores as JSON.
     """
-    from rich.console import Console
-
     from unetx_search.models.full_training import train
+    from unetx_search.progress import stderr_console
 
-    trained = train(architecture, model, choices, how, console=Console(stderr=True, highlight=False), against=against)
+    trained = train(architecture, model, choices, how, console=stderr_console(), against=against)
     print(_json(trained) if json else _text(trained))
 
 

@@ -1,4 +1,4 @@
-"""A full training as a person sees it: a bar for each fold on a terminal, and a line for each validation."""
+"""The display of a full training: a bar for each fold on a terminal, and a line for each validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TrainingBars:
-    """Bars below each other, as long as this lasts."""
+    """Shows the bars of several trainings, below each other."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -37,12 +37,12 @@ class TrainingBars:
         self._bars.stop()
 
     def begin(self, what: str, n_steps: int, on_point: Callable[[CurvePoint], None]) -> TrainingBar:
-        """The bar of a training; ``on_point`` hears of every validation."""
+        """Add the bar of a training; ``on_point`` is called with every validation."""
         return TrainingBar(what, n_steps, self._console, self._bars, self._bars.add_task(what, total=n_steps), on_point)
 
 
 class TrainingBar:
-    """Watches one training."""
+    """Shows the progress of one training."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class TrainingBar:
         self._bars.update(self._task, completed=step)
 
     def on_point(self, point: CurvePoint) -> None:
-        """A line about a validation."""
+        """Print a line about a validation."""
         self._on_point(point)
         left = point.seconds / point.step * (self._n_steps - point.step)
         rest = f", about {_clock(left)} left" if point.step < self._n_steps else ""
@@ -74,7 +74,7 @@ class TrainingBar:
 
 
 def _clock(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``3 h 20 min``."""
+    """Put seconds into words, such as ``45 s``, ``12 min`` or ``3 h 20 min``."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

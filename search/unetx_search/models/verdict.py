@@ -16,7 +16,7 @@ METRIC = "original_dice"
 def verdict_on(
     name: str, scores: Mapping[str, Any], against: str, others: Mapping[str, Any], groups: Mapping[str, str]
 ) -> Verdict:
-    """Of two ``scores.json``. Folds stand for seeds: each is a training of its own, the same for both designs."""
+    """Compare two models by their ``scores.json``. Folds stand for seeds, as each is a training of its own."""
     trainings = {
         (design, int(fold)): [CaseScore(one["case"], one["class"], {METRIC: one[METRIC]}) for one in of_fold["cases"]]
         for design, told in ((name, scores), (against, others))
@@ -26,7 +26,7 @@ def verdict_on(
 
 
 def verdict_json(found: Verdict) -> dict[str, Any]:
-    """The conclusion, what it rests on, and what it cannot say."""
+    """Return the verdict for JSON: the conclusion, what it rests on, and its limits."""
     comparisons = [
         {**asdict(one), "difference": {"mean": one.difference.mean, "by_group": list(one.difference.by_group)}}
         for one in found.comparisons

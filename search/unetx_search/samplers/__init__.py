@@ -1,1 +1,1 @@
-"""Optuna samplers for genomes."""
+"""Optuna's samplers, and what makes their proposals valid designs."""

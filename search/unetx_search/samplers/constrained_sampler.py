@@ -1,4 +1,4 @@
-"""What a sampler proposes becomes valid, affordable and new, or is drawn again."""
+"""A wrapper of Optuna's samplers whose proposals are valid, affordable and new."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 SamplerOf = Callable[[int], BaseSampler]
 """Makes a sampler from its seed."""
 Admitted = Callable[["dict[str, Any]", Origin, str], Candidate | None]
-"""The design that genes spell; None where it is invalid or too expensive."""
+"""Returns the design of genes; None where it is invalid or too expensive."""
 
 
 class ConstrainedSampler:
-    """Wraps any Optuna sampler.
+    """Proposes designs by any Optuna sampler that are valid, affordable and new.
 
     Every trial gets a sampler of its own, seeded by (seed, trial number): what it proposes is a function of these and
     of the trials it is shown, and nothing is lost when the process ends. It is asked for all genes jointly from the
@@ -51,7 +51,7 @@ class ConstrainedSampler:
         self._n_random = n_random
 
     def propose(self, study: Study, trial: FrozenTrial, seen: Container[str]) -> Candidate | None:
-        """The first admissible draw whose key is not in ``seen``; None where ``n_random`` random draws gave none.
+        """Return the first admissible draw whose key is not in ``seen``; None where no random draw was new, either.
 
         Raises RuntimeError when no draw is admissible.
         """
@@ -101,14 +101,14 @@ class ConstrainedSampler:
             yield {**single, **params, **rest}
 
     def random(self, trial_number: int) -> Iterator[dict[str, Any]]:
-        """Genes at random for a trial."""
+        """Draw genes at random for a trial."""
         rng = random.Random(f"{self._seed}:{trial_number}")
         for _ in range(self._n_random):
             yield {name: rng.choice(gene.choices) for name, gene in self._genes.items()}
 
 
 def trial_seed(seed: int, trial_number: int) -> int:
-    """A seed of 32 bits for one trial of a study."""
+    """Return a seed of 32 bits for a trial of a study."""
     digest = hashlib.blake2b(f"{seed}:{trial_number}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big")
 

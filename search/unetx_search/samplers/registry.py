@@ -1,4 +1,4 @@
-"""What proposes designs, by the names of ``--sampler``; Optuna is imported only when a sampler is made."""
+"""The samplers by the names of ``--sampler``; Optuna is imported only when a sampler is made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def made_by(name: str, **options: Any) -> SamplerOf:
-    """Samplers of a class, ``module:class``, each made from its seed and these options."""
+    """Return a function that makes a sampler of a class, ``module:class``, from a seed and these options."""
 
     def make(seed: int) -> BaseSampler:
         sampler: BaseSampler = resolve_name(name)(seed=seed, **options)

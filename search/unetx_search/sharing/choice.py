@@ -17,43 +17,43 @@ from typing import Any
 from unetx_space.files import write_whole
 
 SHARING = "sharing.json"
-"""Beside a study: what was measured, and what it came to."""
+"""Name of the file in a study's folder with what was measured, and the numbers of workers chosen by it."""
 
-LEAST_GAIN = 0.10
+MIN_GAIN = 0.10
 """A worker that adds less of what those before it do together is not worth its memory, nor that proposals know less."""
 SPARE = 0.10
-"""Part of the free memory that is left alone: for fragments, and for others."""
-MOST_WORKERS = 8
-"""On one GPU; so many keep the coordinator and the host's cores busy, too."""
+"""Share of the free memory that is left alone, for fragments and for other processes."""
+MAX_WORKERS = 8
+"""Workers on one GPU, at most; so many keep the coordinator and the host's cores busy, too."""
 MEMORY_UNKNOWN = "how much memory is free is not known"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What so many workers did on one device at the same time."""
+    """A measurement of so many workers that evaluated on one device at the same time."""
 
     n_workers: int
     evaluations_per_min: float
-    """Of all together."""
+    """Evaluations a minute of all workers together."""
     worker_mib: float | None
-    """Most that one worker's process has held of the device's memory, its context included; None is not known."""
+    """The most memory that one worker's process has held, its context included, in MiB; None where it is not known."""
     trouble: str = ""
-    """Why so many could not work; the numbers are void then."""
+    """Why so many could not work; the numbers are void then. Empty where they could."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many workers a device could take, whatever is measured."""
+    """What bounds the number of workers on a device, whatever is measured."""
 
     free_mib: float | None
-    """Before any worker; None is not known."""
+    """Free memory in MiB before any worker; None where it is not known."""
     at_most: int
-    """Workers that could be of use: of its cores, of the trials that are left, of what --deterministic allows."""
+    """Workers that could be of use, by the host's cores, the trials that are left and --deterministic."""
     extra_mib: float = 0.0
-    """What the most expensive design of the search takes more than the one that is measured."""
+    """Memory in MiB that the most expensive design of the search takes more than the one that is measured."""
 
     def objection(self, n_workers: int, worker_mib: float | None) -> str:
-        """What speaks against so many workers that hold as much as was seen, as the end of a sentence; else empty."""
+        """Return why so many workers of this memory are too many, as the end of a sentence; empty where not."""
         if n_workers > self.at_most:
             return f"more than {counted(self.at_most)} would be of no use"
         if self.free_mib is None:
@@ -69,7 +69,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """What was measured on a kind of device, and what it came to."""
+    """What was measured on a kind of device, and the number of workers chosen by it."""
 
     kind: str
     """The device's name, such as "NVIDIA H200"."""
@@ -93,9 +93,9 @@ class Sharing:
 
 
 def decide(kind: str, samples: Sequence[Sample], limits: Limits) -> Sharing:
-    """The number of workers for a device on which 1, 2, 3, ... were measured in this order.
+    """Choose the number of workers for a device on which 1, 2, 3, ... were measured in this order.
 
-    It grows while another worker adds at least LEAST_GAIN to the evaluations a minute and all of them fit. At least 1:
+    It grows while another worker adds at least MIN_GAIN to the evaluations a minute and all of them fit. At least 1:
     a device without room for one worker is for the evaluations to report.
     """
     n_workers, reason, before = 1, "", None
@@ -106,8 +106,8 @@ def decide(kind: str, samples: Sequence[Sample], limits: Limits) -> Sharing:
             reason = MEMORY_UNKNOWN
         elif before is not None:
             gain = sample.evaluations_per_min / before.evaluations_per_min - 1
-            too_little = f"worker {sample.n_workers} adds {gain:.0%}, and pays from {LEAST_GAIN:.0%} on"
-            reason = limits.objection(sample.n_workers, sample.worker_mib) or (gain < LEAST_GAIN) * too_little
+            too_little = f"worker {sample.n_workers} adds {gain:.0%}, and pays from {MIN_GAIN:.0%} on"
+            reason = limits.objection(sample.n_workers, sample.worker_mib) or (gain < MIN_GAIN) * too_little
         if reason:
             break
         n_workers, before = sample.n_workers, sample
@@ -117,7 +117,7 @@ def decide(kind: str, samples: Sequence[Sample], limits: Limits) -> Sharing:
 
 
 def counted(n_workers: int) -> str:
-    """In words: "1 worker" or "3 workers"."""
+    """Return a number of workers in words, such as "1 worker" or "3 workers"."""
     return f"{n_workers} worker{'' if n_workers == 1 else 's'}"
 
 
@@ -126,15 +126,15 @@ def _gib(mib: float) -> str:
 
 
 def write_sharing(path: Path, sharing: Iterable[Sharing], torch: str) -> None:
-    """Keep what was measured, and with which torch."""
+    """Write what was measured, and with which torch."""
     kinds = {kept.kind: asdict(kept) for kept in sharing}
     write_whole(path, json.dumps({"torch": torch, "kinds": kinds}, indent=2) + "\n")
 
 
 def read_sharing(path: Path, torch: str | None = None) -> Mapping[str, Sharing]:
-    """What was kept, by kind of device; nothing where nothing is, or what is there is damaged or of another ``torch``.
+    """Read what was measured, by kind of device.
 
-    With None any torch will do.
+    Nothing is returned where there is no file, or it is damaged or of another ``torch``; None accepts any.
     """
 
     def sharing(facts: dict[str, Any]) -> Sharing:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from typing import TYPE_CHECKING
@@ -22,7 +23,16 @@ from unetx_search.executors.base import Executor, Handler, Job, failed_evaluatio
 from unetx_search.executors.gpus import FreeMemoryProbe, free_memory_mib
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, shared_slots
-from unetx_search.sharing.choice import MOST_WORKERS, SHARING, Limits, Sample, decide, read_sharing, write_sharing
+from unetx_search.sharing.choice import (
+    MAX_WORKERS,
+    SHARING,
+    Limits,
+    Sample,
+    Sharing,
+    decide,
+    read_sharing,
+    write_sharing,
+)
 from unetx_search.sharing.mps import MpsUnavailable
 from unetx_space.training_memory import FLOAT32_BYTES, training_memory
 
@@ -36,18 +46,18 @@ if TYPE_CHECKING:
     from unetx_studies.processes import ProcessIdentity
 
 WARM_UP_STEPS = 30
-"""Past the choice of algorithms and the capture of a step."""
+"""Steps of the short evaluation, enough for the choice of algorithms and the capture of a step."""
 SCORED_CASES = 4
-"""At the end of the short evaluation, at most."""
-PATIENCE_S = 120.0
-"""For a worker to start and warm up, and beyond the budget's own limit."""
+"""Cases that are scored at the end of the short evaluation, at most."""
+TIMEOUT_S = 120.0
+"""Seconds for workers to start and warm up, and beyond the budget's own limit."""
 LOOK_EVERY_S = 0.5
-"""At the device's free memory."""
+"""Seconds between two looks at the device's free memory."""
 N_DRAWN = 200
-"""Designs that stand for the most expensive one."""
+"""Designs drawn at random, the most expensive of which stands for that of the search."""
 
 Measure = Callable[[Slot, int], Sample]
-"""So many workers evaluate on the slot's device at the same time, and this is what they do."""
+"""Measures so many workers that evaluate on the slot's device at the same time."""
 
 
 def slots_that_pay(
@@ -63,10 +73,11 @@ def slots_that_pay(
     free_memory: FreeMemoryProbe = free_memory_mib,
     n_cores: int | None = None,
 ) -> tuple[Slot, ...]:
-    """Slots on the devices of ``slots``, of which there is one a device, as many on each as pay; CPU workers stay.
+    """Return slots on the devices of ``slots``, of which there is one a device, with as many on each as pay.
 
-    What has been measured for this study already is not measured again. ``console`` is told what was measured and what
-    it came to; ``measure``, ``free_memory`` and ``n_cores`` replace the machine in tests.
+    CPU workers stay as they are. What has been measured for this study already is not measured again. ``console`` is
+    told what was measured and what it came to; ``measure``, ``free_memory`` and ``n_cores`` replace the machine in
+    tests.
     """
     if config.engine != "local":
         return tuple(slots)
@@ -75,51 +86,74 @@ def slots_that_pay(
             console.print("--workers-per-gpu auto is about GPUs, and none is used: CPU workers share nothing")
         return tuple(slots)
     cores = usable_cores() if n_cores is None else n_cores
-    kinds: dict[str, list[Slot]] = {}
-    for slot in slots:
-        kinds.setdefault(slot.kind, []).append(slot)
-
-    def with_own_workers(slot: Slot, n_workers: int) -> Sample:
-        shared = shared_slots([slot], {slot.kind: n_workers}, n_cores=max(1, cores // len(slots)))
-        try:
-            executor = LocalExecutor(evaluator_of(shared), task, shared, needs_mps=True)
-        except MpsUnavailable as error:  # workers that compute in turns fill few gaps
-            return Sample(n_workers, 0.0, None, f"NVIDIA's multi-process service (MPS) is not to be had: {error}")
-        with executor:
-            bench = Workbench(
-                executor, setup.u_net, setup.budget, free.get(slot.gpu), lambda: free_memory().get(slot.gpu)
-            )
-            return bench.sample()
-
     at_most = useful_workers(len(slots), cores=cores, n_missing=n_missing, window=config.deterministic)
     free, extra_mib, path = free_memory(), _extra_mib(setup), config.folder / SHARING
+    measure = measure or partial(
+        _measure, evaluator_of, task, setup, free, free_memory, n_cores=max(1, cores // len(slots))
+    )
+    by_kind: dict[str, list[Slot]] = {}
+    for slot in slots:
+        by_kind.setdefault(slot.kind, []).append(slot)
     kept = dict(read_sharing(path, version("torch")))
-    for kind, same in kinds.items():
+    for kind, same in by_kind.items():
         known = [free.get(slot.gpu) for slot in same]
         least = None if None in known else float(min(mib for mib in known if mib is not None))
-        limits = Limits(least, at_most, extra_mib)
-        sharing = decide(kind, kept[kind].samples if kind in kept else (), limits)
-        if not sharing.reason:
-            console.print(
-                f"measuring how many workers a {kind} can feed: a whole evaluation of the U-Net in each of 1, 2, ... "
-                "workers; --workers-per-gpu N spares it"
-            )
-            sharing = decide(kind, (), limits)
-            while not sharing.reason:
-                sample = (measure or with_own_workers)(same[0], len(sharing.samples) + 1)
-                sharing = decide(kind, (*sharing.samples, sample), limits)
-        kept[kind] = sharing
+        before = kept[kind].samples if kind in kept else ()
+        kept[kind] = _decided(kind, before, Limits(least, at_most, extra_mib), partial(measure, same[0]), console)
         others = f" and {len(same) - 1} more of the kind" if len(same) > 1 else ""
-        console.print(f"{same[0].label}{others}: {sharing}")
+        console.print(f"{same[0].label}{others}: {kept[kind]}")
     write_sharing(path, kept.values(), version("torch"))
-    workers = {kind: kept[kind].n_workers for kind in kinds}
+    workers = {kind: kept[kind].n_workers for kind in by_kind}
     return shared_slots(slots, workers, at_most=config.deterministic, n_cores=cores)
 
 
+def _decided(
+    kind: str, before: Sequence[Sample], limits: Limits, measure: Callable[[int], Sample], console: Console
+) -> Sharing:
+    """By what was measured before, where that is enough; else measured now, with one worker more each time."""
+    sharing = decide(kind, before, limits)
+    if not sharing.reason:
+        console.print(
+            f"measuring how many workers a {kind} can feed: a whole evaluation of the U-Net in each of 1, 2, ... "
+            "workers; --workers-per-gpu N spares it"
+        )
+        sharing = decide(kind, (), limits)
+    while not sharing.reason:
+        sample = measure(len(sharing.samples) + 1)
+        sharing = decide(kind, (*sharing.samples, sample), limits)
+    return sharing
+
+
+def _measure(
+    evaluator_of: Callable[[Sequence[Slot]], Evaluator],
+    task: Task,
+    setup: StudySetup,
+    free_at_first: Mapping[str, int],
+    free_memory: FreeMemoryProbe,
+    slot: Slot,
+    n_workers: int,
+    *,
+    n_cores: int,
+) -> Sample:
+    """What so many of the search's own workers do on the slot's device, with so many of the host's cores."""
+    shared = shared_slots([slot], {slot.kind: n_workers}, n_cores=n_cores)
+    try:
+        executor = LocalExecutor(evaluator_of(shared), task, shared, needs_mps=True)
+    except MpsUnavailable as error:  # workers that compute in turns fill few gaps
+        return Sample(n_workers, 0.0, None, f"NVIDIA's multi-process service (MPS) is not to be had: {error}")
+    with executor:
+        benchmark = ThroughputBenchmark(
+            executor, setup.u_net, setup.budget, free_at_first.get(slot.gpu), lambda: free_memory().get(slot.gpu)
+        )
+        return benchmark.sample()
+
+
 def useful_workers(n_gpus: int, *, cores: int, n_missing: int, window: int | None) -> int:
-    """How many workers could be of use on each GPU: each needs a core of the host and a trial, and the window of
-    --deterministic allows so many in all."""
-    wanted = [MOST_WORKERS, cores // n_gpus, -(-n_missing // n_gpus)]
+    """Return how many workers on each GPU could be of use.
+
+    Each needs a core of the host and a trial, and the ``window`` of --deterministic allows so many workers in all.
+    """
+    wanted = [MAX_WORKERS, cores // n_gpus, -(-n_missing // n_gpus)]
     return max(1, min(wanted if window is None else [*wanted, -(-window // n_gpus)]))
 
 
@@ -139,15 +173,15 @@ def _extra_mib(setup: StudySetup) -> float:
     return max(0.0, most - kept_mib(setup.u_net))
 
 
-class Trouble(Exception):
+class MeasurementFailed(Exception):
     """So many workers cannot be measured, for this reason."""
 
 
-class Workbench(Handler):
-    """Has all workers of an executor evaluate at the same time, and watches.
+class ThroughputBenchmark(Handler):
+    """Measures what all workers of an executor do when they evaluate at the same time, and which memory they take.
 
-    What the device has free less than ``at_first_mib`` is theirs; its driver does not always know whose the memory is.
-    Raises UnetxError when workers cannot be started at all.
+    Memory that was free at first, ``at_first_mib``, and is not now counts as theirs, as the driver does not always know
+    whose memory is. Raises UnetxError when workers cannot be started at all.
     """
 
     def __init__(
@@ -174,15 +208,15 @@ class Workbench(Handler):
         self._ended: dict[int, Evaluation] = {}
 
     def sample(self) -> Sample:
-        """What the workers do together."""
+        """Measure the workers once."""
         n_workers = self._executor.n_slots
         try:
-            self._evaluate(self._short, PATIENCE_S, f"the first steps of {n_workers} worker(s)")
+            self._evaluate(self._short, TIMEOUT_S, f"the first steps of {n_workers} worker(s)")
             seconds = self._evaluate(
-                self._budget, PATIENCE_S + self._budget.max_seconds, f"the evaluations of {n_workers} worker(s)"
+                self._budget, TIMEOUT_S + self._budget.max_seconds, f"the evaluations of {n_workers} worker(s)"
             )
-        except Trouble as trouble:
-            return Sample(n_workers, 0.0, None, str(trouble))
+        except MeasurementFailed as error:
+            return Sample(n_workers, 0.0, None, str(error))
         return Sample(n_workers, 60.0 * n_workers / seconds, self._worker_mib(n_workers))
 
     def _worker_mib(self, n_workers: int) -> float | None:
@@ -191,19 +225,19 @@ class Workbench(Handler):
         return (self._at_first_mib - self._least_free_mib) / n_workers
 
     def _evaluate(self, budget: Budget, patience_s: float, what: str) -> float:
-        """An evaluation in each slot; the seconds to the end of the last. Raises Trouble when one does not complete."""
+        """An evaluation in each slot; the seconds to the end of the last. Raises MeasurementFailed where one fails."""
         began_s = self._clock()
         numbers = [next(self._numbers) for _ in range(self._executor.n_slots)]
         for number in numbers:
             self._executor.submit(Job(number, self._architecture, budget, seed=0))
         while not all(number in self._ended for number in numbers):
             if self._clock() >= began_s + patience_s:
-                raise Trouble(f"{what} took longer than {patience_s:g} s")
+                raise MeasurementFailed(f"{what} took longer than {patience_s:g} s")
             self._executor.poll(self, timeout_s=0.1)
             self._look()
             for evaluation in self._ended.values():
                 if evaluation.outcome is not Outcome.COMPLETE:
-                    raise Trouble(f"a training ended as {evaluation.outcome}: {evaluation.reason}")
+                    raise MeasurementFailed(f"a training ended as {evaluation.outcome}: {evaluation.reason}")
         return self._clock() - began_s
 
     def _look(self) -> None:

@@ -21,25 +21,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from unetx_search.executors.slots import MPS_PIPES, Slot
-from unetx_search.gpu_check import Try, tried_apart
+from unetx_search.gpu_check import TryGpus, try_in_processes
 from unetx_space.errors import UnetxError
 
 CONTROL = "nvidia-cuda-mps-control"
 MPS_LOGS = "CUDA_MPS_LOG_DIRECTORY"
 START_S = 20.0
-"""For a daemon to listen."""
+"""Seconds for a daemon to listen."""
 END_S = 20.0
-"""For a daemon to end, and its server with it."""
+"""Seconds for a daemon to end, and its server with it."""
 
 logger = logging.getLogger(__name__)
 
 
 class MpsUnavailable(UnetxError):
-    """The service cannot be had, for this reason."""
+    """NVIDIA's multi-process service cannot be used, for this reason."""
 
 
-class Daemon:
-    """The service of one GPU. The constructor starts it; raises MpsUnavailable."""
+class MpsDaemon:
+    """The multi-process service of one GPU. The constructor starts it; raises MpsUnavailable."""
 
     def __init__(self, gpu: str) -> None:
         """``gpu`` is its UUID."""
@@ -48,7 +48,7 @@ class Daemon:
         for folder in folders.values():
             folder.mkdir()
         self.environment = {name: str(folder) for name, folder in folders.items()}
-        """Of the processes that it is to serve."""
+        """Environment variables of the processes that it is to serve."""
         self._own = {**os.environ, **self.environment, "CUDA_VISIBLE_DEVICES": gpu}
         try:
             self._process = subprocess.Popen(
@@ -80,7 +80,7 @@ class Daemon:
             time.sleep(0.05)
 
     def servers(self) -> list[str]:
-        """Processes that serve others on the GPU: none before somebody has computed there through the service."""
+        """Return the service's server processes; there are none before somebody has computed through it."""
         return self._told("get_server_list").split()
 
     def _told(self, command: str) -> str:
@@ -93,7 +93,7 @@ class Daemon:
         return ""
 
     def end(self) -> None:
-        """End the service and take its folders away."""
+        """End the service and remove its folders."""
         if self._process.poll() is None:
             self._told("quit")
         try:
@@ -107,16 +107,16 @@ class Daemon:
 
 
 @contextmanager
-def served(
-    slots: Sequence[Slot], *, start: Callable[[str], Daemon] = Daemon, try_gpus: Try = tried_apart
+def mps_enabled(
+    slots: Sequence[Slot], *, start: Callable[[str], MpsDaemon] = MpsDaemon, try_gpus: TryGpus = try_in_processes
 ) -> Iterator[tuple[Slot, ...]]:
-    """The slots; those that share a GPU with others are served there inside, once a trial has shown that it works.
+    """Give the slots, of which those that share a GPU use its multi-process service, after a trial on each GPU.
 
-    Raises MpsUnavailable when it does not on one of them; nothing is left running then.
+    Raises MpsUnavailable when the service does not work on one of them; nothing is left running then.
     """
     shared = [gpu for gpu, n in Counter(slot.gpu for slot in slots).items() if gpu and n > 1]
     with ExitStack() as stack:
-        daemons: dict[str, Daemon] = {}
+        daemons: dict[str, MpsDaemon] = {}
         for gpu in shared:
             daemons[gpu] = start(gpu)
             stack.callback(daemons[gpu].end)
@@ -126,7 +126,7 @@ def served(
             else slot
             for slot in slots
         )
-        first = {slot.gpu: slot for slot in reversed(ready) if slot.is_served}
+        first = {slot.gpu: slot for slot in reversed(ready) if slot.uses_mps}
         for (gpu, slot), trial in zip(first.items(), try_gpus([*first.values()]), strict=True):
             if trial["trouble"]:
                 raise MpsUnavailable(f"{slot.label} cannot be used through it: {trial['trouble']}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import plotly.graph_objects as go
@@ -21,10 +21,20 @@ DASHES = {"finer": "dash", "coarser": "dot"}
 HEIGHT_PX = 640
 
 
-def to_figure(architecture: Architecture, patch: Sequence[int]) -> go.Figure:
-    """The figure of an architecture without faults; its costs are those of one patch."""
-    layout, plan = make_layout(architecture), make_plan(architecture)
-    costs, memory = part_costs(plan, tuple(patch)), part_memory(plan, tuple(patch))
+PartCosts = Mapping[StageRef, tuple[Cost, int]]
+"""The cost of each part of an architecture, and the bytes that training keeps of it."""
+
+
+def costs_by_part(architecture: Architecture, patch: Sequence[int]) -> PartCosts:
+    """Return what each part of an architecture without faults costs for one patch."""
+    plan = make_plan(architecture)
+    memory = part_memory(plan, tuple(patch))
+    return {ref: (cost, memory[ref]) for ref, cost in part_costs(plan, tuple(patch)).items()}
+
+
+def to_figure(architecture: Architecture, costs: PartCosts) -> go.Figure:
+    """Draw an architecture without faults as a figure that shows the costs of the part that is pointed at."""
+    layout = make_layout(architecture)
     figure = go.Figure()
     for wire in sorted(layout.wires, key=lambda wire: wire.is_source):
         x, y = zip(*_points(wire), strict=True)
@@ -34,7 +44,7 @@ def to_figure(architecture: Architecture, patch: Sequence[int]) -> go.Figure:
         )  # fmt: skip
     for box in layout.boxes.values():
         x, y = zip(*_corners(box), strict=True)
-        words = _words(architecture, box.ref, costs[box.ref], memory[box.ref])
+        words = _words(architecture, box.ref, *costs[box.ref])
         is_encoder = box.ref.kind == "E"
         figure.add_scatter(
             x=x, y=y, mode="lines", fill="toself", hoveron="fills", hoverinfo="text", text=words, showlegend=False,
@@ -53,13 +63,11 @@ def to_figure(architecture: Architecture, patch: Sequence[int]) -> go.Figure:
     return figure
 
 
-def part_rows(architecture: Architecture, patch: Sequence[int]) -> list[tuple[str, str, str, str]]:
-    """The rows of a table of an architecture's parts: name, parameters, multiply-adds and memory for one patch."""
-    plan = make_plan(architecture)
-    costs, memory = part_costs(plan, tuple(patch)), part_memory(plan, tuple(patch))
+def part_rows(costs: PartCosts) -> list[tuple[str, str, str, str]]:
+    """Return a table's rows: every part with its parameters, multiply-adds and memory."""
     return [
-        (str(ref), short_number(one.n_parameters), short_number(one.macs), f"{memory[ref] / 2**20:.3g} MiB")
-        for ref, one in costs.items()
+        (str(ref), short_number(cost.n_parameters), short_number(cost.macs), f"{memory / 2**20:.3g} MiB")
+        for ref, (cost, memory) in costs.items()
     ]
 
 

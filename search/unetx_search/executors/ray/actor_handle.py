@@ -25,7 +25,7 @@ RESOLUTION = 10_000
 
 
 class WorkerOnRay(WorkerHandle):
-    """The handle of a worker on a cluster. The constructor asks Ray for its actor, which comes when there is room."""
+    """The handle of a worker on a Ray cluster. The constructor asks for an actor, which Ray starts where it can."""
 
     def __init__(self, start: Start) -> None:
         share = RESOLUTION // start.workers_per_gpu / RESOLUTION
@@ -35,12 +35,12 @@ class WorkerOnRay(WorkerHandle):
         self._actor = ray.remote(WorkerHolder).options(**options).remote(start)
         self._stream = self._actor.reports.options(num_returns="streaming").remote()
         self._requests: list[Any] = []
-        """Those of which it is not known whether they have arrived."""
+        """Requests of which it is not known whether they have arrived."""
         self._is_up = False
 
     @property
     def sources(self) -> list[Any]:
-        """What Ray can wait for: the next report, or news of a request."""
+        """The references that Ray can wait for: the next report, and the requests under way."""
         return [self._stream, *self._requests]
 
     def send(self, order: Order) -> None:
@@ -66,7 +66,7 @@ class WorkerOnRay(WorkerHandle):
         except RayTaskError:
             raise  # a bug of ours
         except RayError as error:
-            return ConnectionLost(_account(error))
+            return ConnectionLost(_error_text(error))
         except StopIteration:
             return ConnectionLost("its stream of reports ended")
         except UnetxError as error:
@@ -94,7 +94,7 @@ class WorkerOnRay(WorkerHandle):
 
 
 def wait_for_reports(workers: Sequence[WorkerOnRay], timeout_s: float) -> None:
-    """Wait until one of the workers has something to tell."""
+    """Wait until one of the workers has a report, at most ``timeout_s`` seconds."""
     sources = [source for worker in workers for source in worker.sources]
     if sources:
         ray.wait(sources, num_returns=1, timeout=timeout_s)
@@ -102,7 +102,7 @@ def wait_for_reports(workers: Sequence[WorkerOnRay], timeout_s: float) -> None:
         time.sleep(min(timeout_s, LOOK_EVERY_S))
 
 
-def _account(error: RayError) -> str:
+def _error_text(error: RayError) -> str:
     """Ray's account of a death in one line, without colours, the names of our own class and its guesses."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
     own = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "name:", "The actor died unexpectedly")

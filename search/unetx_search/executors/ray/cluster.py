@@ -1,4 +1,4 @@
-"""The way into a Ray cluster, and how many slots it has; ray itself is imported on use."""
+"""The connection to a Ray cluster, and the slots that it has; ray itself is imported on use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEAD_ANSWERS_WITHIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A living node of a cluster and what Ray may give away there."""
+    """A living node of a cluster, with the GPUs and CPUs that Ray may give away there."""
 
     host: str
     n_gpus: int
@@ -42,7 +42,7 @@ class Node:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[tuple[Node, ...]]:
-    """Be connected to a cluster: its nodes. A connection that the process has already is used, and kept.
+    """Connect to a cluster and give its nodes. A connection that the process has already is used, and kept.
 
     ``address`` is what ``ray.init`` takes: HOST:PORT of the head; None for the cluster in RAY_ADDRESS, else the one
     that runs on this machine, else one that is started here and ends with this; "local" for the last in any case.
@@ -122,9 +122,9 @@ def cluster_slots(
     workers_per_gpu: int = 1,
     cpu_workers: int | None = None,
 ) -> tuple[Slot, ...]:
-    """Slots on ``gpus`` GPUs of the cluster, or CPU workers of one CPU each where that means none.
+    """Return slots on ``gpus`` GPUs of the cluster, or CPU slots of one CPU each where that means none.
 
-    Which GPU a slot gets is for Ray to say, so a slot here pins nothing. Raises RequestError for more than there is.
+    Ray decides which GPU a slot gets, so the slots pin nothing. Raises RequestError for more than there is.
     """
     n_gpus, n_cpus = sum(node.n_gpus for node in nodes), sum(node.n_cpus for node in nodes)
     have = f"the Ray cluster has {n_gpus} GPUs and {n_cpus} CPUs on {len(nodes)} nodes"
@@ -152,8 +152,8 @@ def cluster_slots(
 
 @contextmanager
 def ray_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
-    """The GPUs or CPUs of a cluster, with a worker for each slot; the GPUs of this machine are not counted."""
-    sharing = config.counted_workers
+    """Open the engine whose workers run on the GPUs or CPUs of a Ray cluster; this machine's GPUs do not matter."""
+    sharing = config.fixed_workers_per_gpu
     with connected(config.ray_address) as nodes:
         slots = cluster_slots(nodes, config.gpus, workers_per_gpu=sharing, cpu_workers=config.cpu_workers)
 

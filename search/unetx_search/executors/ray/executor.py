@@ -28,12 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 class RayExecutor(ClusterExecutor[WorkerOnRay]):
-    """Workers all over a cluster, each held by an actor on its node.
+    """Runs evaluations in workers all over a Ray cluster, each held by an actor on its node.
 
-    Begins with waiting until the workers are up. Raises UnetxError when one is not fit, or when none came up within
-    ``start_within_s``; those that are not up by then may join later. Without any worker it waits for ``lonely_s``.
-
-    To be made while connected to a cluster (``unetx_search.executors.ray.cluster.connected``).
+    The constructor waits until the workers are up, while connected to a cluster (``cluster.connected``). It raises
+    UnetxError when a worker is not fit, or when none came up within ``start_timeout_s``; others may join later. While
+    all workers are lost, ``poll`` waits for one for ``no_worker_timeout_s``, and then raises UnetxError.
     """
 
     def __init__(
@@ -46,11 +45,11 @@ class RayExecutor(ClusterExecutor[WorkerOnRay]):
         checkpoints: Path | None = None,
         log_folder: Path | None = None,
         overtime_s: float = 60.0,
-        start_within_s: float = 120.0,
-        lonely_s: float = 600.0,
+        start_timeout_s: float = 120.0,
+        no_worker_timeout_s: float = 600.0,
     ) -> None:
-        self._start_within_s = start_within_s
-        self._lonely_s = lonely_s
+        self._start_timeout_s = start_timeout_s
+        self._no_worker_timeout_s = no_worker_timeout_s
         self._last_up_s = time.monotonic()
         self._warned = False
         super().__init__(
@@ -65,14 +64,14 @@ class RayExecutor(ClusterExecutor[WorkerOnRay]):
             overtime_s=overtime_s,
         )
         try:
-            self._gather()
+            self._wait_for_workers()
         except BaseException:
             self.close(0.0)
             raise
 
-    def _gather(self) -> None:
-        """Wait for the workers; content with some when time is up."""
-        deadline_s, n_up = time.monotonic() + self._start_within_s, 0
+    def _wait_for_workers(self) -> None:
+        """Wait for the workers; some are enough when the time is up."""
+        deadline_s, n_up = time.monotonic() + self._start_timeout_s, 0
         while n_up < self.n_slots and time.monotonic() < deadline_s:
             super().poll(cast(Handler, None), 0.5)  # no job is under way: nobody is told anything
             n_up = sum(slot.is_up for slot in self._slots)
@@ -82,11 +81,11 @@ class RayExecutor(ClusterExecutor[WorkerOnRay]):
                 for found in (ray.cluster_resources(), ray.available_resources())
             )
             raise UnetxError(
-                f"workers begin when Ray finds room for them; in {self._start_within_s:g} s it found none for any of "
+                f"workers begin when Ray finds room for them; in {self._start_timeout_s:g} s it found none for any of "
                 f"{self.n_slots}. The cluster has {there}, of which "
                 f"{free} are free: wait until others have left it, or ask for less"
             )
-        self._is_gathering = False
+        self._is_starting = False
         if n_up < self.n_slots:
             words = "%d of %d workers are up; the others join as soon as Ray finds room for them"
             logger.warning(words, n_up, self.n_slots)
@@ -96,15 +95,16 @@ class RayExecutor(ClusterExecutor[WorkerOnRay]):
         now_s = time.monotonic()
         if any(slot.is_up for slot in self._slots):
             self._last_up_s, self._warned = now_s, False
-        elif now_s - self._last_up_s > self._lonely_s:
+        elif now_s - self._last_up_s > self._no_worker_timeout_s:
             raise UnetxError(
-                f"a run needs a worker; all {self.n_slots} were lost and for {self._lonely_s:g} s the cluster "
-                "had room for none. Every trial that had finished is safe: mend the cluster and run the same command"
+                f"a run needs a worker; all {self.n_slots} were lost and for {self._no_worker_timeout_s:g} s the "
+                "cluster had room for none. Every trial that had finished is safe: mend the cluster and run the same "
+                "command"
             )
         elif not self._warned:
             self._warned = True
             words = "no worker is left; waiting up to %g s for a node with room for one"
-            logger.warning(words, self._lonely_s)
+            logger.warning(words, self._no_worker_timeout_s)
 
     def close(self, timeout_s: float = 10.0) -> None:
         if ray.is_initialized():  # otherwise the connection is gone, and with it the actors

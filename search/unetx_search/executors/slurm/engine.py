@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from unetx_search.executors.engines import CHECKPOINTS, LOGS, Engine
-from unetx_search.executors.slots import MOST_THREADS, Slot
+from unetx_search.executors.slots import MAX_THREADS, Slot
 from unetx_space.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from unetx_search.executors.slurm.jobs import SlurmJobs
 
 FOLDER = "slurm"
-"""Of a study: scripts and output of its jobs."""
-OURS = (
+"""Name of the folder in a study's that has scripts and output of its jobs."""
+RESERVED_OPTIONS = (
     "array",
     "error",
     "nodes",
@@ -34,13 +34,13 @@ OURS = (
     "requeue",
     "signal",
 )
-"""Options of sbatch that a search decides itself."""
-OF_GPUS = ("gres", "gpus", "gpus_per_node", "gpus_per_task", "tres_per_task")
+"""Options of sbatch that a search sets itself."""
+GPU_OPTIONS = ("gres", "gpus", "gpus_per_node", "gpus_per_task", "tres_per_task")
 """Options that say which GPU a job gets."""
 
 
 def sbatch_options(told: Sequence[str]) -> dict[str, str | bool]:
-    """The options of sbatch in ``--slurm``, by their names with underscores. Raises RequestError."""
+    """Read the options of sbatch in ``--slurm``, by their names with underscores. Raises RequestError."""
     options: dict[str, str | bool] = {}
     for each in told:
         name, equals, value = each.removeprefix("--").partition("=")
@@ -49,16 +49,16 @@ def sbatch_options(told: Sequence[str]) -> dict[str, str | bool]:
             raise RequestError(
                 f"--slurm takes options of sbatch by their long names, such as partition=gpu or exclusive, got {each!r}"
             )
-        if key in OURS:
+        if key in RESERVED_OPTIONS:
             raise RequestError(f"--slurm {name}: a search decides this itself, as it has a job for each worker")
         options[key] = value if equals else True
     return options
 
 
 def slurm_slots(config: SearchConfig, options: Mapping[str, str | bool], sharing: int) -> tuple[Slot, ...]:
-    """Slots on as many GPUs as the request says, ``sharing`` on each, or CPU workers where that is none.
+    """Return slots on as many GPUs as the request names, ``sharing`` on each, or CPU workers where it names none.
 
-    Which GPUs and cores these are, is for Slurm to say, so a slot here pins nothing.
+    Slurm decides which GPUs and cores these are, so the slots pin nothing. Raises RequestError without a number.
     """
     if config.gpus == "all":
         raise RequestError(
@@ -69,18 +69,18 @@ def slurm_slots(config: SearchConfig, options: Mapping[str, str | bool], sharing
         raise RequestError(
             "--engine slurm has a job for every CPU worker, so it must be told how many: --cpu-workers N"
         )
-    told = str(options.get("cpus_per_task", MOST_THREADS if config.gpus else 1))
+    told = str(options.get("cpus_per_task", MAX_THREADS if config.gpus else 1))
     if not told.isdecimal() or int(told) < 1:
         raise RequestError(f"--slurm cpus-per-task is a whole number of at least 1, got {told}")
     if config.gpus == 0:
         return tuple(Slot(index, "cpu", f"worker {index}", {}, int(told)) for index in range(config.cpu_workers or 0))
-    n_threads = min(int(told), MOST_THREADS)
+    n_threads = min(int(told), MAX_THREADS)
     return tuple(Slot(index, "cuda", f"worker {index}", {}, n_threads) for index in range(config.gpus * sharing))
 
 
 @contextmanager
 def slurm_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
-    """Jobs of Slurm, with a worker for each slot; the GPUs of this machine are not counted."""
+    """Open the engine whose workers run in jobs of Slurm, one for each slot; this machine's GPUs do not matter."""
     if find_spec("submitit") is None:
         raise RequestError('--engine slurm needs submitit, which is not installed: pip install "unetx-search[slurm]"')
     if shutil.which("sbatch") is None:
@@ -89,9 +89,9 @@ def slurm_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
             "cluster's login node, or another of its machines, or use --engine local"
         )
     options = sbatch_options(config.slurm)
-    sharing = config.counted_workers if config.gpus else 1
+    sharing = config.fixed_workers_per_gpu if config.gpus else 1
     slots = slurm_slots(config, options, sharing)
-    if config.gpus and not options.keys() & OF_GPUS:
+    if config.gpus and not options.keys() & GPU_OPTIONS:
         options["gpus_per_node"] = "1"
     from unetx_search.executors.slurm.queue import SlurmQueue
 
@@ -102,7 +102,7 @@ def slurm_engine(config: SearchConfig, probe: GpuProbe) -> Iterator[Engine]:
         jobs: SlurmJobs | None = None
 
         def executor(evaluator: Evaluator, task: Task, chosen: Sequence[Slot]) -> Executor:
-            """One after the other, in the same jobs."""
+            """Called once for each task; all executors use the same jobs."""
             from unetx_search.executors.slurm.executor import SlurmExecutor
             from unetx_search.executors.slurm.jobs import SlurmJobs
 

@@ -1,4 +1,4 @@
-"""The executor on Slurm: the same supervisor, with a worker for each slot in whatever job has called.
+"""The executor on Slurm: the same supervisor, with a worker for each slot in whichever job has connected.
 
 Jobs begin when Slurm says so. A slot without a job waits, for hours if need be, while the others work.
 """
@@ -15,8 +15,8 @@ from unetx_search.executors.base import Handler
 from unetx_search.executors.cluster_executor import ClusterExecutor
 from unetx_search.executors.messages import ConnectionLost, Exited, Hello, Order, Report, Unfit
 from unetx_search.executors.slots import Slot
-from unetx_search.executors.slurm.jobs import Place, SlurmJobs
-from unetx_search.executors.slurm.link import Line
+from unetx_search.executors.slurm.connection import JobConnection
+from unetx_search.executors.slurm.jobs import JobTask, SlurmJobs
 from unetx_search.executors.worker_handle import WorkerHandle
 from unetx_search.executors.worker_holder import Start
 from unetx_space.errors import UnetxError
@@ -26,56 +26,56 @@ if TYPE_CHECKING:
 
 
 class WorkerInJob(WorkerHandle):
-    """The handle of a worker in a job. The constructor wants a place for it, which comes when there is a free one."""
+    """The handle of a worker in a job. The constructor asks for a job, which the worker gets when one is free."""
 
     def __init__(self, start: Start, jobs: SlurmJobs) -> None:
         self._start = start
         self._jobs: SlurmJobs | None = jobs
-        jobs.n_wanted += 1
-        self._place: Place | None = None
+        jobs.n_workers_wanted += 1
+        self._job_task: JobTask | None = None
         self._number = 0
         self._has_ended = False
 
     @property
-    def lines(self) -> list[Line]:
-        """What to wait for."""
-        line = None if self._place is None else self._place.line
-        return [] if line is None or line.closed else [line]
+    def connections(self) -> list[JobConnection]:
+        """The connections that tell of the worker."""
+        connection = None if self._job_task is None else self._job_task.connection
+        return [] if connection is None or connection.closed else [connection]
 
     def send(self, order: Order) -> None:
-        self._tell("send", order)
+        self._request("send", order)
 
-    def _tell(self, method: str, *given: object) -> None:
-        if self._place is not None and self._place.line is not None:
+    def _request(self, method: str, *given: object) -> None:
+        if self._job_task is not None and self._job_task.connection is not None:
             with suppress(OSError):  # it is gone; receive tells
-                self._place.line.send((self._number, method, *given))
+                self._job_task.connection.send((self._number, method, *given))
 
     def receive(self) -> Report | None:
         if self._jobs is None:
             return ConnectionLost("it was given up")
-        if self._place is None:
+        if self._job_task is None:
             failure = self._jobs.failure()
-            self._place = None if failure else self._jobs.free_place()
-            if self._place is None:
+            self._job_task = None if failure else self._jobs.free_task()
+            if self._job_task is None:
                 return ConnectionLost(failure) if failure else None
-            self._place.n_workers += 1
-            self._number = self._place.n_workers
-            self._tell("start", self._start)
-        return self._heard(self._jobs, self._place)
+            self._job_task.n_workers += 1
+            self._number = self._job_task.n_workers
+            self._request("start", self._start)
+        return self._next_report(self._jobs, self._job_task)
 
-    def _heard(self, jobs: SlurmJobs, place: Place) -> Report | None:
-        assert place.line is not None
+    def _next_report(self, jobs: SlurmJobs, job_task: JobTask) -> Report | None:
+        assert job_task.connection is not None
         try:
-            while place.line.poll():
-                number, report = place.line.recv()
+            while job_task.connection.poll():
+                number, report = job_task.connection.recv()
                 if number == self._number:
-                    return self._heeded(report)
+                    return self._noted(report)
         except (EOFError, OSError):
-            self._place = None
-            return ConnectionLost(f"{place.name} ended, or the way to it; {jobs.drop(place)}")
+            self._job_task = None
+            return ConnectionLost(f"{job_task.name} ended, or the way to it; {jobs.drop(job_task)}")
         return None
 
-    def _heeded(self, report: Report) -> Report:
+    def _noted(self, report: Report) -> Report:
         self._has_ended = self._has_ended or isinstance(report, Exited | Unfit)
         if isinstance(report, Hello):
             try:
@@ -85,31 +85,34 @@ class WorkerInJob(WorkerHandle):
         return report
 
     def hang_up(self) -> None:
-        if self._place is None:  # nothing to lose
+        if self._job_task is None:  # nothing to lose
             self.release()
-        self._tell("hang_up")
+        self._request("hang_up")
 
     def kill(self) -> None:
-        self._tell("kill")
+        self._request("kill")
 
     def is_released(self) -> bool:
         return isinstance(self.receive(), ConnectionLost)
 
     def release(self) -> None:
-        """The job is kept for another worker where this one is known to have ended."""
+        """Give the worker up; its job takes another where this one is known to have ended."""
         if self._jobs is None:
             return
-        self._jobs.n_wanted -= 1
-        if self._place is not None and self._has_ended:
-            self._place.is_taken = False
-        elif self._place is not None:
-            self._jobs.drop(self._place)
-        self._jobs = self._place = None
+        self._jobs.n_workers_wanted -= 1
+        if self._job_task is not None and self._has_ended:
+            self._job_task.is_taken = False
+        elif self._job_task is not None:
+            self._jobs.drop(self._job_task)
+        self._jobs = self._job_task = None
 
 
 class SlurmExecutor(ClusterExecutor[WorkerInJob]):
-    """Workers in jobs of Slurm. Raises RequestError when Slurm refuses the first of them, UnetxError when a worker that
-    comes up before any other is not fit."""
+    """Runs evaluations in jobs of Slurm.
+
+    Raises RequestError when Slurm refuses the first of them, UnetxError when a worker that comes up before any other is
+    not fit.
+    """
 
     def __init__(
         self,
@@ -124,7 +127,7 @@ class SlurmExecutor(ClusterExecutor[WorkerInJob]):
         overtime_s: float = 60.0,
     ) -> None:
         def wait_for_reports(workers: Sequence[WorkerInJob], timeout_s: float) -> None:
-            jobs.wait([line for worker in workers for line in worker.lines], timeout_s)
+            jobs.wait([connection for worker in workers for connection in worker.connections], timeout_s)
 
         super().__init__(
             evaluator,
@@ -140,4 +143,4 @@ class SlurmExecutor(ClusterExecutor[WorkerInJob]):
 
     def poll(self, handler: Handler, timeout_s: float) -> None:
         super().poll(handler, timeout_s)
-        self._is_gathering = self._is_gathering and not any(slot.is_up for slot in self._slots)
+        self._is_starting = self._is_starting and not any(slot.is_up for slot in self._slots)

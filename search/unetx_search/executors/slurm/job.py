@@ -1,5 +1,7 @@
-"""What a job of Slurm runs: it calls the coordinator and holds workers for it, one after the other, until one of them
-goes or Slurm ends the job."""
+"""What a job of Slurm runs: it connects to the coordinator and holds one worker after another for it.
+
+It ends when the coordinator does, or when Slurm ends it.
+"""
 
 from __future__ import annotations
 
@@ -12,63 +14,63 @@ from typing import Any
 import submitit
 
 from unetx_search.executors.messages import ConnectionLost, Exited, Report
-from unetx_search.executors.slurm.link import Coordinator, Joined, Line
+from unetx_search.executors.slurm.connection import CoordinatorAddress, JobConnection, Joined
 from unetx_search.executors.worker_holder import Start, WorkerHolder
 
-ENDING = (signal.SIGTERM, signal.SIGUSR2)
-"""From Slurm: the job is cancelled or preempted; its time is nearly up."""
+END_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+"""Slurm's signals to a job that is cancelled or preempted, and to one whose time is nearly up."""
 
 
-def hold_workers(coordinator: Coordinator) -> None:
-    """The job. Ends when the coordinator hangs up, or has gone, and when Slurm says so."""
+def hold_workers(coordinator: CoordinatorAddress) -> None:
+    """Hold workers as a task of a job; returns when the coordinator ends the connection or Slurm the job."""
     job = submitit.JobEnvironment()
-    line = coordinator.call(Joined(job.job_id, job.global_rank, socket.gethostname()))
-    _Holding(line, f"Slurm job {job.job_id} on {socket.gethostname()}").go_on()
+    connection = coordinator.connect(Joined(job.job_id, job.global_rank, socket.gethostname()))
+    _JobTask(connection, f"Slurm job {job.job_id} on {socket.gethostname()}").run()
 
 
-class _Holding:
-    """The job's end of the line: the main thread starts workers and reports, another one listens.
+class _JobTask:
+    """A task of a job: its main thread starts workers and reports, another one reads the coordinator's messages.
 
-    Everything that is said about a worker carries its number, so that what comes late concerns nobody.
+    Every message about a worker carries its number, so that what comes late concerns nobody.
     """
 
-    def __init__(self, line: Line, name: str) -> None:
-        self._line = line
+    def __init__(self, connection: JobConnection, name: str) -> None:
+        self._connection = connection
         self._name = name
         self._waiting: SimpleQueue[tuple[int, WorkerHolder] | None] = SimpleQueue()
         self._newest: tuple[int, WorkerHolder] | None = None
-        self._leaving = ""
-        """Why the job ends."""
-        for number in ENDING:  # in place of submitit's own handlers
+        self._end_reason = ""
+        """Why the job ends; empty while it goes on."""
+        for number in END_SIGNALS:  # in place of submitit's own handlers
             signal.signal(number, self._on_signal)
-        threading.Thread(target=self._listen, name="line", daemon=True).start()
+        threading.Thread(target=self._listen, name="messages", daemon=True).start()
 
-    def go_on(self) -> None:
+    def run(self) -> None:
         """Hold workers until the job is to end."""
-        while (begun := self._waiting.get()) is not None and not self._leaving:
-            number, holder = begun
+        while (newest := self._waiting.get()) is not None and not self._end_reason:
+            number, holder = newest
             for report in holder.reports():
-                if isinstance(report, Exited) and self._leaving:  # its end says nothing about its trial
-                    self._tell(number, ConnectionLost(self._leaving))
+                if isinstance(report, Exited) and self._end_reason:  # its end says nothing about its trial
+                    self._report(number, ConnectionLost(self._end_reason))
                     return
-                self._tell(number, report)
-            self._tell(number, ConnectionLost("what it held is free again"))
+                self._report(number, report)
+            self._report(number, ConnectionLost("what it held is free again"))
 
-    def _tell(self, number: int, report: Report) -> None:
+    def _report(self, number: int, report: Report) -> None:
         try:
-            self._line.send((number, report))
+            self._connection.send((number, report))
         except OSError:
-            self._leave("the coordinator has gone")
+            self._end("the coordinator has gone")
 
     def _listen(self) -> None:
         try:
             while True:
-                number, method, *given = self._line.recv()
-                self._heed(number, method, given)
+                number, method, *given = self._connection.recv()
+                self._on_message(number, method, given)
         except (EOFError, OSError):
-            self._leave("the coordinator has gone")
+            self._end("the coordinator has gone")
 
-    def _heed(self, number: int, method: str, given: list[Any]) -> None:
+    def _on_message(self, number: int, method: str, given: list[Any]) -> None:
         if method == "start":
             [start] = given
             assert isinstance(start, Start)
@@ -78,11 +80,11 @@ class _Holding:
             self._newest[1].request(method, *given)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self._leave(f"{self._name} was told to end by {signal.Signals(number).name}")
+        self._end(f"{self._name} was told to end by {signal.Signals(number).name}")
 
-    def _leave(self, reason: str) -> None:
-        """End the job soon, from any thread."""
-        self._leaving = self._leaving or reason
+    def _end(self, reason: str) -> None:
+        """End the job soon; any thread may ask for it."""
+        self._end_reason = self._end_reason or reason
         if self._newest is not None:
             self._newest[1].request("kill")
         self._waiting.put(None)

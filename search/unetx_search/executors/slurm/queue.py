@@ -17,64 +17,69 @@ import submitit
 from submitit.core.core import Executor
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 
+from unetx_search.executors.slurm.connection import CoordinatorAddress
 from unetx_search.executors.slurm.job import hold_workers
-from unetx_search.executors.slurm.link import Coordinator
 from unetx_space.errors import RequestError
 
-AS_TEXT: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60.0}
-"""A command's answer, awaited from a controller with much to do."""
-WARNED_S = 60
-"""Between Slurm's signal and the end of a job whose time is up."""
+RUN_OPTIONS: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60.0}
+"""How Slurm's commands are run: their answer is text, and a busy controller may take long for it."""
+SIGNAL_BEFORE_END_S = 60
+"""Seconds between Slurm's signal and the end of a job whose time is up."""
 GONE = "GONE"
 """The state of a job that Slurm does not know any more."""
 FAILED = ("FAILED", "OUT_OF_MEMORY", "COMPLETED", GONE)
-"""A job that ends so before its workers have joined could not do its work."""
-TAKEN = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT")
-"""A job that ends so was ended by others."""
+"""States of a job that ended by itself: before its workers have joined, it could not do its work."""
+ENDED_BY_OTHERS = ("BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT")
+"""States of a job that Slurm or somebody else ended."""
 
 
-OF_THE_USER = ("SLURM_CONF", "SBATCH_")
-"""Variables that say where Slurm is and what jobs need, and not which job this process is in."""
+USER_VARIABLES = ("SLURM_CONF", "SBATCH_")
+"""Beginnings of environment variables that say where Slurm is and what jobs need, not which job this process is in."""
 
 
 class JobState(NamedTuple):
-    """How a job stands."""
+    """The state of a job in the queue."""
 
     state: str
-    """In Slurm's words, such as PENDING."""
+    """Slurm's name of the state, such as PENDING."""
     reason: str
-    """Why it waits, such as Resources."""
+    """Slurm's reason why the job waits, such as Resources."""
 
 
 class SlurmQueue:
-    """Where jobs are submitted that hold ``n_tasks`` workers each, of so many threads.
+    """Submits jobs of ``n_tasks`` tasks with ``n_threads`` CPUs each, asks for their states and cancels them.
 
-    The options are those of ``sbatch``, with underscores in their names.
+    ``options`` are those of ``sbatch``, with underscores in their names; scripts and output go into ``folder``.
     """
 
     def __init__(self, folder: Path, n_tasks: int, n_threads: int, options: Mapping[str, str | bool]) -> None:
         self.folder = folder
         self.n_tasks = n_tasks
-        own = {"ntasks_per_node": n_tasks, "cpus_per_task": n_threads, "signal": f"USR2@{WARNED_S}", "no_requeue": True}
+        own = {
+            "ntasks_per_node": n_tasks,
+            "cpus_per_task": n_threads,
+            "signal": f"USR2@{SIGNAL_BEFORE_END_S}",
+            "no_requeue": True,
+        }
         self._options = {"job_name": "unetx-search", **own, **options}
 
     def check(self) -> None:
-        """Raises RequestError when Slurm would refuse such a job."""
+        """Ask Slurm whether it would take such a job. Raises RequestError when it would not."""
         told = ((name.replace("_", "-"), value) for name, value in self._options.items())
         flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in told]
         try:
-            done = subprocess.run(("sbatch", "--test-only", *flags, "--wrap=true"), **AS_TEXT)
+            done = subprocess.run(("sbatch", "--test-only", *flags, "--wrap=true"), **RUN_OPTIONS)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise _refused(str(error)) from error
         if done.returncode != 0:
             raise _refused(done.stderr)
 
-    def submit(self, n_jobs: int, coordinator: Coordinator) -> list[str]:
-        """The ids of so many new jobs, an array where it is more than one. Raises RequestError when Slurm refuses."""
-        said = {name: value for name, value in os.environ.items() if name.startswith(OF_THE_USER)}
+    def submit(self, n_jobs: int, coordinator: CoordinatorAddress) -> list[str]:
+        """Submit jobs, several as an array, and return their ids. Raises RequestError when Slurm refuses them."""
+        variables = {name: value for name, value in os.environ.items() if name.startswith(USER_VARIABLES)}
         try:
             with submitit.helpers.clean_env():  # the coordinator may be a job itself
-                os.environ.update(said)
+                os.environ.update(variables)
                 jobs = self._submitter(n_jobs).map_array(hold_workers, [coordinator] * n_jobs)
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             raise _refused(str(error)) from error
@@ -92,14 +97,14 @@ class SlurmQueue:
         return executor
 
     def states(self, ids: Sequence[str]) -> Mapping[str, JobState] | None:
-        """How jobs stand; None where Slurm does not answer. It forgets a job some minutes after its end."""
+        """Return the states of jobs; None where Slurm does not answer. It forgets a job some minutes after its end."""
         jobs = ",".join(sorted({name.partition("_")[0] for name in ids}))
         words = ("squeue", "--array", "--noheader", "--states=all", f"--jobs={jobs}", "--format=%i|%T|%r")
         try:
-            done = subprocess.run(words, **AS_TEXT)
+            done = subprocess.run(words, **RUN_OPTIONS)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        is_unknown = "Invalid job id" in done.stderr and "," not in jobs  # said where one alone is asked for
+        is_unknown = "Invalid job id" in done.stderr and "," not in jobs  # variables where one alone is asked for
         if done.returncode != 0 and not is_unknown:
             return None
         rows = (line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
@@ -107,34 +112,34 @@ class SlurmQueue:
         return {name: found.get(name, JobState(GONE, "")) for name in ids}
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """End jobs, as far as they are still there and Slurm listens; by name, too, as a cluster may count anew."""
+        """Cancel jobs that still exist. Their name must agree, too, as a cluster may number its jobs anew."""
         if ids:
             with suppress(OSError, subprocess.TimeoutExpired):
-                subprocess.run(("scancel", "--quiet", f"--name={self._options['job_name']}", *ids), **AS_TEXT)
+                subprocess.run(("scancel", "--quiet", f"--name={self._options['job_name']}", *ids), **RUN_OPTIONS)
 
-    def last_words(self, job: str, task: int = 0) -> str:
-        """The end of what a job has printed, with the file."""
+    def log_tail(self, job: str, task: int = 0) -> str:
+        """Say where the log of a job's task is, and what its last line says."""
         log = JobPaths(self.folder, job, task).stderr
         lines = log.read_text(errors="replace").split("\n") if log.exists() else []
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"its log is {log}" + (f" and ends with: {last}" if last else "")
 
 
-def _refused(said: str) -> RequestError:
-    """With what sbatch said, without submitit's account of the call."""
-    errors = re.findall(r"sbatch: (?:error: |fatal: )?(.*)", said)
+def _refused(answer: str) -> RequestError:
+    """The error with what sbatch printed, without submitit's account of the call."""
+    errors = re.findall(r"sbatch: (?:error: |fatal: )?(.*)", answer)
     return RequestError(
-        f"--engine slurm submits its workers as jobs, and Slurm refuses them: {'; '.join(errors) or said.strip()}\n"
+        f"--engine slurm submits its workers as jobs, and Slurm refuses them: {'; '.join(errors) or answer.strip()}\n"
         "say what they need with --slurm, such as --slurm partition=NAME account=NAME time=08:00:00 cpus-per-task=2; "
         "unetx-search doctor lists the partitions"
     )
 
 
-def cluster_words() -> str:
-    """Slurm's version and partitions for people."""
+def describe_cluster() -> str:
+    """Return Slurm's version and partitions in a line of text."""
     words: Any = (("sbatch", "--version"), ("sinfo", "--noheader", "--format=%P (%a, at most %l, %D nodes, %G)"))
     try:
-        version, told = (subprocess.run(each, **AS_TEXT) for each in words)
+        version, told = (subprocess.run(each, **RUN_OPTIONS) for each in words)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"does not answer: {error}"
     if told.returncode != 0:

@@ -1,4 +1,4 @@
-"""What an examination of a dataset found, as facts to print and pictures to look at."""
+"""What an examination of a dataset found, as facts to print and as pictures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SLICES_FIRST = 0
 
 
 def dataset_facts(found: Examination, pilot: PilotFacts | None = None) -> DatasetFacts:
-    """Everything about the data but their voxels, and what their pilot has settled."""
+    """Return the facts of an examined dataset: all but its voxels, and what its pilot has settled."""
     source, basis = found.source, found.basis
     part_of: Mapping[str, Part] = {name: part for part in PARTS for name in getattr(found.splits, part, ())}
     if basis is None:
@@ -57,7 +57,7 @@ def dataset_facts(found: Examination, pilot: PilotFacts | None = None) -> Datase
 
 
 def pilot_facts(pilot: Pilot, *, was_kept: bool) -> PilotFacts:
-    """A pilot's trainings in the order in which they were asked for, and what came of them."""
+    """Return the facts of a pilot: its trainings in their order, and what they settled."""
     trainings = [
         Training(
             round=run.job.round,
@@ -107,7 +107,7 @@ def _choices(choices: Mapping[str, Mapping[str, Any]]) -> Iterator[Choice]:
 
 
 def pictures(found: Examination) -> Iterator[Picture]:
-    """A dozen training cases, drawn by lot, the same at every look; as a network would get them."""
+    """Yield pictures of a dozen training cases, drawn at random but always the same, as a network would get them."""
     if found.splits is None or found.basis is None:
         return
     source, facts, preparation = found.source, found.basis.facts, found.basis.preparation

@@ -1,4 +1,4 @@
-"""A report of a study: everything that its records and files tell, put on one page."""
+"""The page of a study's report, with all that its records and files tell."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unetx_search.caution import caution
 from unetx_search.cheapest import cheapest_words
+from unetx_search.evidence_text import evidence_lines
 from unetx_search.finals.config import REFERENCE
 from unetx_search.progress import duration
-from unetx_search.reported_cases import shown_cases
-from unetx_search.reported_insight import insight_sections
-from unetx_search.reported_study import ReportedStudy, read_reported
+from unetx_search.report.cases import shown_cases
+from unetx_search.report.insight import insight_sections
+from unetx_search.report.study import ReportedStudy
 from unetx_space import Architecture, RequestError, encoder
 from unetx_space.canonical import canonical
 from unetx_space.files import write_whole
@@ -32,18 +32,17 @@ if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
 
 REPORT = "report.html"
-"""Of a study, in its folder; CSV and JSON of the same name lie beside it."""
-MOST_THUMBNAILS = 60
+"""Name of the report in a study's folder; CSV and JSON of the same name lie beside it."""
+MAX_THUMBNAILS = 60
 THICKEST_PX = 7.0
-"""Of a skip that all of the best designs have."""
+"""Width of a skip that all of the best designs have."""
 
 
-def write_report(folder: Path, target: Path) -> None:
-    """Write the report of the study in ``folder``, with tables as CSV and JSON beside it.
+def write_report(study: ReportedStudy, target: Path) -> None:
+    """Write the report of a study as HTML, with tables as CSV and JSON beside it.
 
-    Raises RequestError when there is no such study, or the place cannot be written.
+    Raises RequestError when the files cannot be written.
     """
-    study = read_reported(folder)
     try:
         write_whole(target, page_html(_page(study)))
         write_whole(target.with_suffix(".csv"), _csv(study))
@@ -54,11 +53,11 @@ def write_report(folder: Path, target: Path) -> None:
 
 def _page(study: ReportedStudy) -> Page:
     shown = evidence(study.status.evaluations)
-    words = [line.strip() for line in caution(shown) if line.strip()]
+    words = [line.strip() for line in evidence_lines(shown) if line.strip()]
     sentence = study.verdict["conclusion"] if study.verdict else _closing(words)
     front = numbers.pareto_front(study.designs, study.costs)
     cases = shown_cases(study)
-    thumbs = {one.key: one for one in (*front, *study.designs[:MOST_THUMBNAILS])}.values()
+    thumbs = {one.key: one for one in (*front, *study.designs[:MAX_THUMBNAILS])}.values()
     return Page(
         title=study.status.study,
         sentence=sentence or "No trial is complete yet.",
@@ -69,7 +68,7 @@ def _page(study: ReportedStudy) -> Page:
         classes=list(study.task.get("classes", ())),
         limits=list(study.verdict["limits"]) if study.verdict else [],
         sections=[*_result_sections(study, front, cases), *_design_sections(study), *_record_sections(study, words)],
-        thumbnails={one.key: to_thumbnail(_named(study, one)) for one in list(thumbs)[: 2 * MOST_THUMBNAILS]},
+        thumbnails={one.key: to_thumbnail(_named(study, one)) for one in list(thumbs)[: 2 * MAX_THUMBNAILS]},
     )
 
 

@@ -1,4 +1,4 @@
-"""What a report is made of: a study's records and files, read once."""
+"""What a report of a study is made of: its records and files, read once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.tasks.task import Task
 from unetx_search.cheapest import COSTS, CostOf
-from unetx_search.config import read_begun, read_request
+from unetx_search.config import read_request, read_settings
 from unetx_search.explain import EXPLAIN
 from unetx_search.finals.config import FINALS, REFERENCE
 from unetx_search.finals.report import VERDICT
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pictured:
-    """What one training of a design found on cases."""
+    """The predictions and scores of one training of a design, by case."""
 
     trial: int
     predictions: Mapping[str, Prediction]
@@ -44,7 +44,7 @@ class Pictured:
 
 @dataclass(frozen=True)
 class ReportedStudy:
-    """What is read of a study, once."""
+    """All that a report needs of a study, read once."""
 
     status: Status
     ranking: Ranking
@@ -54,15 +54,15 @@ class ReportedStudy:
     cases: Mapping[str, Mapping[str, float]]
     """Mean Dice by case, of the best design and U-Net, over their seeds."""
     pictured: Mapping[str, Pictured]
-    """Of the same, where predictions were kept."""
+    """Predictions of the best design and U-Net by their keys, where they were kept."""
     insights: Mapping[int, Mapping[str, Any]]
     explained: Mapping[str, Mapping[str, Any]]
-    """What ``unetx-search explain`` found, by the designs' names."""
+    """The findings of ``unetx-search explain``, by the designs' names."""
     costs: Mapping[str, float]
     cost_by: str
     task: Mapping[str, Any]
     prepared: Task | None
-    """The same with its arrays, where they are still there and images may be shown."""
+    """The task with its arrays; None where they are gone or images may not be shown."""
     settings: Mapping[str, Any]
     verdict: Mapping[str, Any] | None
 
@@ -84,12 +84,12 @@ class ReportedStudy:
 
     @cached_property
     def effects(self) -> tuple[numbers.Effect, ...]:
-        """What goes with each choice."""
+        """The effect of each choice on the score, of the choices that are known."""
         return numbers.effects(self.designs, self.genomes)
 
     @cached_property
     def progress(self) -> tuple[numbers.Progress, ...]:
-        """After each complete trial; takes seconds in a long study."""
+        """The best score and estimate after each complete trial; computing it takes seconds in a long study."""
         return numbers.progress(self.status.evaluations)
 
     def name(self, one: Ranked) -> str:
@@ -98,8 +98,8 @@ class ReportedStudy:
         return f"{one.number} ({one.origin.preset})" if one.origin.preset else f"trial {one.number}"
 
 
-def read_reported(folder: Path) -> ReportedStudy:
-    """All of it. Raises RequestError when there is no such study, or a file of it is damaged."""
+def read_reported_study(folder: Path) -> ReportedStudy:
+    """Read the study in ``folder`` for a report. Raises RequestError when there is none, or a file of it is damaged."""
     status = read_status(folder)
     location = find_location(folder)
     ranking = Ranking(status.evaluations)
@@ -112,7 +112,7 @@ def read_reported(folder: Path) -> ReportedStudy:
         pictured = {one.key: seen for one in told if (seen := _pictured(folder, records, one)) is not None}
         insights = {one.number: records.insight(one.number) or {} for one in told}
         curves = records.curves()
-    settings = read_begun(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    settings = read_settings(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
     by = read_request(folder / REQUEST).cheap_by if (folder / REQUEST).exists() else "macs"
     patch = tuple(settings["task"]["patch"]) if settings else ()
     task = read_object(folder / TASK, {}, "the next run of the study writes it") if (folder / TASK).exists() else {}

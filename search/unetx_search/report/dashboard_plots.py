@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unetx_search.report.study import ReportedStudy
 
 
-def show_study_plots(folder: Path) -> None:
-    """Draw them anew, from what the study's records tell by now. Nothing happens before there is a score."""
-    from unetx_search.reported_study import read_reported
+def show_study_plots(study: ReportedStudy) -> None:
+    """Put the figures of a study into Optuna's dashboard in place of earlier ones; nothing happens without a score."""
     from unetx_studies.artifacts import show_plots
     from unetx_studies.report import figures, numbers
     from unetx_studies.store import find_location
 
-    study = read_reported(folder)
     if not study.designs:
         return
     front = numbers.pareto_front(study.designs, study.costs)
@@ -26,4 +27,4 @@ def show_study_plots(folder: Path) -> None:
     }
     for figure, title in zip(plots.values(), ("Progress", "Dice and cost", "Skips of the best third"), strict=True):
         figure.update_layout(title=title, margin={"t": 70}, paper_bgcolor="#fcfdff", plot_bgcolor="#fcfdff")
-    show_plots(find_location(folder).url, study.status.study, plots)
+    show_plots(find_location(study.status.folder).url, study.status.study, plots)

@@ -1,4 +1,4 @@
-"""The winners of a study as files: ``best.json`` and ``best.svg``, ``cheapest.json`` and ``cheapest.svg``."""
+"""The files of a study's winners: ``best.json`` and ``best.svg``, ``cheapest.json`` and ``cheapest.svg``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class WinnerFiles:
-    """Keeps the files of a study's winners as its ranking says."""
+    """Keeps the files of a study's winners up to date with its ranking."""
 
     folder: Path
     study: str
@@ -35,25 +35,25 @@ class WinnerFiles:
     margin: float
     cost_of: Callable[[TrialRecord], float]
     _written: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """The trials of each winner that was written, by file."""
+    """The trials of each winner that was written, by name of the file."""
 
-    def follow(self, ranking: Ranking) -> None:
-        """While the study runs: a winner is written where it is another design, or has another seed."""
+    def update(self, ranking: Ranking) -> None:
+        """Write the winners that are other designs, or have another seed, than those written before."""
         found = self.cheapest(ranking)
         for name, winner in ((BEST, ranking.best), (CHEAPEST, found.design if found else None)):
             told = {"cheapest": found.facts} if found is not None and name == CHEAPEST else {}
             trials = () if winner is None else tuple(trial.number for trial in winner.trials)
             if self._written.get(name) != trials:
-                keep_winner(self.folder / name, None if winner is None else self._described(winner, told))
+                write_winner(self.folder / name, None if winner is None else self._described(winner, told))
                 self._written[name] = trials
 
     def finish(self, ranking: Ranking) -> None:
-        """At the end: written anew, as further scores of other designs move the estimates, too."""
+        """Write all winners again at the end, as scores of other designs have moved their estimates, too."""
         self._written.clear()
-        self.follow(ranking)
+        self.update(ranking)
 
     def cheapest(self, ranking: Ranking) -> Cheapest | None:
-        """The cheapest design that is as good as U-Net, by this study's cost and margin."""
+        """Find the cheapest design that is as good as U-Net, by this study's cost and margin."""
         return cheapest(ranking, self.reference, self.by, self.margin, self.cost_of)
 
     def _described(self, winner: Ranked, told: dict[str, Any]) -> Architecture:
@@ -74,7 +74,7 @@ class WinnerFiles:
                 **told,
             },
             provenance={
-                **whereabouts(self.study, first.number, self.task),
+                **search_provenance(self.study, first.number, self.task),
                 "trials": [trial.number for trial in winner.trials],
                 "origin": str(first.origin),
                 "key": first.key,
@@ -83,8 +83,8 @@ class WinnerFiles:
         )
 
 
-def keep_winner(path: Path, architecture: Architecture | None) -> None:
-    """A winner as JSON and its drawing beside it; where there is none, or none any more, both files go."""
+def write_winner(path: Path, architecture: Architecture | None) -> None:
+    """Write a winner as JSON with its drawing beside it; without a winner both files are removed."""
     drawing = path.with_suffix(".svg")
     if architecture is None:
         for file in (path, drawing):
@@ -94,13 +94,13 @@ def keep_winner(path: Path, architecture: Architecture | None) -> None:
         write_whole(drawing, to_svg(architecture))
 
 
-def whereabouts(study: str, trial: int | None, task: Task) -> dict[str, Any]:
-    """The part of an architecture's provenance that is known before it is trained."""
+def search_provenance(study: str, trial: int | None, task: Task) -> dict[str, Any]:
+    """Return the provenance of a study's architecture: study, trial and task."""
     return {"study": study, "trial": trial, "task": task_facts(task)}
 
 
 def task_facts(task: Task) -> dict[str, Any]:
-    """What provenance tells of a task: exports read from it how images are to be prepared."""
+    """Return what provenance says of a task, from which exports know how images are prepared."""
     return {
         "name": task.name,
         "digest": task.digest,

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from unetx_search.caution import caution, evidence_facts, measured_lines, spread_lines
+from unetx_search.evidence_text import evidence_facts, evidence_lines, measured_lines, spread_lines
 from unetx_studies.evidence import Evidence, Lead, Reliability
 from unetx_studies.spread import SeedSpread
 
@@ -27,7 +27,7 @@ VAGUE = replace(MEASURED, seeds=SeedSpread(0.0031, 1, 0.0031 * 0.446, 0.0031 * 3
 
 
 def words(evidence: Evidence) -> str:
-    return " ".join(" ".join(caution(evidence)).split())
+    return " ".join(" ".join(evidence_lines(evidence)).split())
 
 
 def test_all_that_was_measured_is_told_with_what_it_rests_on() -> None:
@@ -73,13 +73,13 @@ def test_without_a_second_seed_the_caution_stays_and_says_how_noise_is_measured(
 
 
 def test_before_an_evaluation_is_complete_nothing_is_said_and_without_u_net_no_verdict() -> None:
-    assert caution(NOTHING) == spread_lines(NOTHING) == []
+    assert evidence_lines(NOTHING) == spread_lines(NOTHING) == []
     assert "U-Net:" not in words(replace(MEASURED, lead=None))
 
 
 @pytest.mark.parametrize("evidence", [NOTHING, UNKNOWN, MEASURED, VAGUE])
 def test_lines_fit_a_terminal_and_machines_get_the_same(evidence: Evidence) -> None:
-    assert all(len(line) <= 100 for line in caution(evidence))
+    assert all(len(line) <= 100 for line in evidence_lines(evidence))
     facts = json.loads(json.dumps(evidence_facts(evidence), allow_nan=False))
     assert facts["is_gain"] is evidence.is_gain
     assert facts["lead"] == (asdict(evidence.lead) if evidence.lead else None)

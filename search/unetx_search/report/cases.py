@@ -1,4 +1,4 @@
-"""The cases of a report that are shown as pictures: where the best design does worst and best, beside U-Net."""
+"""The cases of a report that are shown as pictures: those where the best design does worst and best, with U-Net's."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from unetx_studies.overlays import overlays
 from unetx_studies.report.cases import ShownCase
 
 if TYPE_CHECKING:
-    from unetx_search.reported_study import ReportedStudy
+    from unetx_search.report.study import ReportedStudy
 
 OF_EACH = 2
-"""Worst cases, and best ones."""
+"""Number of worst cases that are shown, and of best ones."""
 
 
 def shown_cases(study: ReportedStudy) -> list[ShownCase]:
-    """The worst first; none where images may not be shown, or the prepared cases or all predictions are gone."""
+    """Draw the cases, the worst first; none where images may not be shown or the data are gone."""
     if study.best is None or study.prepared is None or study.best.key not in study.pictured:
         return []
     both = {"U-Net": study.unet} if study.best.key == study.reference else {"best": study.best, "U-Net": study.unet}

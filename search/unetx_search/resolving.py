@@ -1,4 +1,4 @@
-"""From a request to what a study is begun with: its data, how they are trained on, and the design space.
+"""From a request to what a study is begun with: its prepared data, how designs are trained on them, and their space.
 
 A study that has begun keeps what it was begun with. For a new one the dataset's pilot decides what the user left open.
 """
@@ -14,7 +14,7 @@ from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import BACKGROUND_WEIGHTS, LEARNING_RATES, Limits, Pilot, Spacing, with_steps
 from unetx_evaluators.tasks.cache import using
 from unetx_search.audit.recommendation import AuditFile, Recommendation
-from unetx_search.config import SearchConfig, Settled
+from unetx_search.config import SearchConfig, StudySettings
 from unetx_search.piloting import ExecutorOf, PilotFile, piloted
 from unetx_search.preparing import prepared_task
 from unetx_search.progress import say
@@ -29,28 +29,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request comes to, once its data are prepared and its training is settled."""
+class ResolvedRequest:
+    """A request whose data are prepared and whose open choices are made."""
 
     task: Task
     space: DesignSpace
     budget: Budget
-    settled: Settled
-    pilot: Pilot | None = None
-    """None where a study goes on, or nothing was left to a pilot."""
+    settings: StudySettings
 
 
-def asked(
+def resolve_request(
     config: SearchConfig,
     source: Source,
     machine: Machine,
     executor_of: ExecutorOf,
     console: Console,
-    begun: Mapping[str, Any] | None = None,
-) -> Asked:
-    """Prepare the data and settle the training; ``begun`` is what the study was begun with, as its settings file says.
+    stored: Mapping[str, Any] | None = None,
+) -> ResolvedRequest:
+    """Prepare the data of a request and make the choices that it leaves open, with a pilot where that is needed.
 
-    ``executor_of`` opens an executor of the search's workers on a task, for the pilot.
+    ``stored`` is the settings file of a study that has begun, which keeps its choices. ``executor_of`` opens an
+    executor of the search's workers on a task, for the pilot.
     """
 
     def prepared(spacing: Spacing | None) -> Task:
@@ -58,43 +57,44 @@ def asked(
         options = options if spacing is None else replace(options, spacing=spacing)
         return prepared_task(config.folder, source, config.cache_folder, options, console)
 
-    if begun is not None:
-        voxels = None if config.spacing is not None else begun.get("pilot_spacing")
+    if stored is not None:
+        voxels = None if config.spacing is not None else stored.get("pilot_spacing")
         spacing = None if voxels is None else tuple(voxels)
-        task, budget, pilot = prepared(spacing), Budget.from_json(begun["budget"]), None
+        task, budget, pilot = prepared(spacing), Budget.from_json(stored["budget"]), None
     else:
-        task, budget, pilot = trained_on(config, prepared, executor_of, console)
-        spacing = None if pilot is None else moved_to(task, pilot)
+        task, budget, pilot = settle_training(config, prepared, executor_of, console)
+        spacing = None if pilot is None else piloted_spacing(task, pilot)
         task = task if spacing is None else prepared(spacing)
         budget = with_rungs_for(config.pruner, budget)
     if pilot is not None:
         task = replace(task, choices=pilot.choices(task.choices))
     space = config.design_space(len(task.strides))
-    return Asked(task, space, budget, Settled.of(config, task, space, budget, pilot_spacing=spacing), pilot)
+    settings = StudySettings.of(config, task, space, budget, pilot_spacing=spacing)
+    return ResolvedRequest(task, space, budget, settings)
 
 
-def audited(config: SearchConfig, found: Asked, console: Console) -> Asked:
-    """The same, trained for as many steps as an audit of the task recommends, unless the user has set them."""
-    kept = None if config.steps is not None else AuditFile.of(found.task, found.budget).read()
+def with_audited_steps(config: SearchConfig, resolved: ResolvedRequest, console: Console) -> ResolvedRequest:
+    """Take over the steps that an audit of the task has recommended, unless the user has set them."""
+    kept = None if config.steps is not None else AuditFile.of(resolved.task, resolved.budget).read()
     if kept is None or kept.steps is None:
-        return found
+        return resolved
     say(console, f"steps by the audit of this dataset (--steps N overrides): {kept.reason}")
-    budget = with_rungs_for(config.pruner, with_steps(found.budget, kept.steps))
-    task = replace(found.task, choices={**found.task.choices, **audit_choice(kept)})
-    return replace(found, task=task, budget=budget, settled=replace(found.settled, budget=asdict(budget)))
+    budget = with_rungs_for(config.pruner, with_steps(resolved.budget, kept.steps))
+    task = replace(resolved.task, choices={**resolved.task.choices, **audit_choice(kept)})
+    return replace(resolved, task=task, budget=budget, settings=replace(resolved.settings, budget=asdict(budget)))
 
 
 def audit_choice(kept: Recommendation) -> dict[str, Any]:
-    """Among a task's choices, what its audit says of the steps."""
+    """Return what an audit says of the steps, in the form of a task's choices: name, value and reason."""
     if kept.steps is None:
         return {"audit": {"value": None, "reason": kept.reason}}
     return {"steps": {"value": kept.steps, "reason": f"{kept.reason}, by the audit"}}
 
 
-def trained_on(
+def settle_training(
     config: SearchConfig, prepared: Callable[[Spacing | None], Task], executor_of: ExecutorOf, console: Console
 ) -> tuple[Task, Budget, Pilot | None]:
-    """The task as planned, how it is trained on, and the pilot that settled that, where one was asked.
+    """Return the task as planned, the budget to train on it, and the pilot that has settled that, if there was one.
 
     ``prepared`` gives the task at a voxel size, None for the planned one. Raises DataError where no design could be
     ranked, and what ``piloted`` raises.
@@ -109,18 +109,18 @@ def trained_on(
     return task, pilot.budget, pilot
 
 
-def kept_pilot(config: SearchConfig, task: Task) -> Pilot | None:
-    """What a pilot has settled for such a search already; None where it would have to be run."""
+def stored_pilot(config: SearchConfig, task: Task) -> Pilot | None:
+    """Read what a pilot has settled for such a search already; None where a pilot would have to be run."""
     return PilotFile.of(task, unpiloted_budget(config, task), pilot_limits(config, task)).read()
 
 
-def moved_to(task: Task, pilot: Pilot) -> Spacing | None:
-    """The voxel size that a pilot has chosen in the place of the task's own; None where it keeps that."""
+def piloted_spacing(task: Task, pilot: Pilot) -> Spacing | None:
+    """Return the voxel size that a pilot has chosen in place of the task's own; None where it keeps that."""
     return None if pilot.spacing in (None, *task.alternatives[-1:]) else pilot.spacing
 
 
 def unpiloted_budget(config: SearchConfig, task: Task) -> Budget:
-    """The task's default budget with what the user set; new ``steps`` move the rungs along."""
+    """Return the task's default budget with what the user has set; other ``steps`` move the rungs along."""
     budget = default_budget(task)
     recipe = replace(
         budget.recipe,
@@ -137,7 +137,7 @@ def unpiloted_budget(config: SearchConfig, task: Task) -> Budget:
 
 
 def pilot_limits(config: SearchConfig, task: Task) -> Limits:
-    """What the user has left for a pilot to settle."""
+    """Return what the user has left for a pilot to settle, and within which limits."""
     return Limits(
         max_steps=task.max_steps or default_budget(task).steps,
         min_gain=config.pilot_gain,

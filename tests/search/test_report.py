@@ -20,9 +20,9 @@ from unetx_evaluators.views import Prediction, View
 from unetx_search.config import SearchConfig
 from unetx_search.finals.config import FinalsConfig
 from unetx_search.finals.run import finals
-from unetx_search.reported_insight import insight_sections
-from unetx_search.reported_study import read_reported
-from unetx_search.reporting import write_report
+from unetx_search.report.insight import insight_sections
+from unetx_search.report.page import write_report
+from unetx_search.report.study import read_reported_study
 from unetx_search.run import search
 from unetx_search.status import read_status
 from unetx_space.errors import RequestError
@@ -75,7 +75,7 @@ def read(html: str) -> Reader:
 
 
 def test_the_first_screen_tells_verdict_estimates_cost_and_worst_case(study: Path, tmp_path: Path) -> None:
-    write_report(study, tmp_path / "report.html")
+    write_report(read_reported_study(study), tmp_path / "report.html")
     reader = read((tmp_path / "report.html").read_text(encoding="utf-8"))
     words = " ".join(reader.words)
     ranking = Ranking(read_status(study).evaluations)
@@ -89,7 +89,7 @@ def test_the_first_screen_tells_verdict_estimates_cost_and_worst_case(study: Pat
 
 
 def test_tables_stand_beside_it(study: Path, tmp_path: Path) -> None:
-    write_report(study, tmp_path / "r.html")
+    write_report(read_reported_study(study), tmp_path / "r.html")
     with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     trials = read_status(study).trials
@@ -115,7 +115,7 @@ def test_names_stay_text(task: Task) -> None:
 
 
 def test_worst_and_best_cases_are_shown_as_both_designs_predict_them(study: Path, tmp_path: Path) -> None:
-    write_report(study, tmp_path / "r.html")
+    write_report(read_reported_study(study), tmp_path / "r.html")
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     words = " ".join(read(html).words)
     for told in ("Worst case of the best design", "Next worst case", "Best case", "Next best case", "reference"):
@@ -126,19 +126,19 @@ def test_worst_and_best_cases_are_shown_as_both_designs_predict_them(study: Path
 
 def test_what_explain_and_diagnosis_found_stands_in_the_report(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study, tmp_path / "s")
-    best = read_reported(study).best
+    best = read_reported_study(study).best
     assert best is not None
     found = tmp_path / "s" / "explain" / f"trial-{best.number}" / "explain.json"
     found.parent.mkdir(parents=True)
     change = {"mean": -0.125, "low": -0.2, "high": None, "n_cases": 4}
     skip = {"node": "D1", "source": "E3", "dice": {"mean": change}, "role": "helps", "says": NASTY}
     found.write_text(json.dumps({"skips": [skip]}), encoding="utf-8")
-    write_report(tmp_path / "s", tmp_path / "r.html")
+    write_report(read_reported_study(tmp_path / "s"), tmp_path / "r.html")
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "What each skip is worth" in html
     assert "D1 reads E3" in html
     assert NASTY not in html
-    read_back = read_reported(tmp_path / "s")
+    read_back = read_reported_study(tmp_path / "s")
     gradients = {
         "1": [{"stage": "E0", "norm": 0.5}],
         "20": [{"stage": "E0", "norm": 0.25}, {"stage": "D0", "norm": None}],
@@ -164,7 +164,7 @@ def test_without_the_prepared_cases_or_where_images_are_not_wanted_a_report_says
         ({"no_images": True}, "--no-images"),
     ):
         (tmp_path / "s" / "task.json").write_text(json.dumps(task | change), encoding="utf-8")
-        write_report(tmp_path / "s", tmp_path / "r.html")
+        write_report(read_reported_study(tmp_path / "s"), tmp_path / "r.html")
         html = (tmp_path / "r.html").read_text(encoding="utf-8")
         assert reason in html
         assert "<image" not in html
@@ -176,10 +176,10 @@ def test_a_study_without_a_score_has_a_report_too(tmp_path: Path) -> None:
     config = SearchConfig(out=tmp_path, trials=2, gpus=0, cpu_workers=1, steps=12, pilot=False, study="s")
     console = Console(quiet=True)
     search(config, console=console, evaluator=FakeEvaluator(acts_by_seed={0: Outcome.DIVERGED}), source=SOURCE)
-    write_report(tmp_path / "s", tmp_path / "report.html")
+    write_report(read_reported_study(tmp_path / "s"), tmp_path / "report.html")
     words = " ".join(read((tmp_path / "report.html").read_text(encoding="utf-8")).words)
     assert "diverged" in words
     with pytest.raises(RequestError, match="is not there"):
-        write_report(tmp_path / "nowhere", tmp_path / "report.html")
+        read_reported_study(tmp_path / "nowhere")
     with pytest.raises(RequestError, match="cannot be written"):
-        write_report(tmp_path / "s", tmp_path / "missing" / "report.html")
+        write_report(read_reported_study(tmp_path / "s"), tmp_path / "missing" / "report.html")

@@ -9,11 +9,11 @@ import pytest
 from command_line import Run, refusal
 
 from unetx_search import cli
-from unetx_search.reading_words import sizes_joined
+from unetx_search.converters import join_sizes
 
 
 def bound(*words: str) -> dict[str, Any]:
-    return dict(cli.app.parse_args(sizes_joined(words))[1].arguments)
+    return dict(cli.app.parse_args(join_sizes(words))[1].arguments)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_size_may_be_written_in_every_usual_way_by_a_search_and_by_export(
 
 def test_words_that_are_no_size_stay_as_they_are() -> None:
     words = ["--patch", "--trials", "3", "--spacing", "1", "1", "2.5", "4", "--patch"]
-    assert sizes_joined(words) == ["--patch", "--trials", "3", "--spacing", "1x1x2.5", "4", "--patch"]
+    assert join_sizes(words) == ["--patch", "--trials", "3", "--spacing", "1x1x2.5", "4", "--patch"]
 
 
 @pytest.mark.parametrize(

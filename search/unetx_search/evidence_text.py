@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 WIDTH = 88
 
 
-def caution(evidence: Evidence) -> list[str]:
-    """The end of a summary: what was measured, and whether the best design's lead over U-Net is more than noise."""
+def evidence_lines(evidence: Evidence) -> list[str]:
+    """Return lines on what was measured, and whether the best design's lead over U-Net is more than noise."""
     if not evidence.n_complete:
         return []
     verdict = textwrap.wrap(_verdict(evidence), WIDTH)
@@ -21,7 +21,7 @@ def caution(evidence: Evidence) -> list[str]:
 
 
 def measured_lines(evidence: Evidence) -> list[str]:
-    """The spread of seeds and designs and the reliability of a score, and what they rest on."""
+    """Return lines on the spread of seeds and designs and the reliability of a score, and what they rest on."""
     left_out = f"; {evidence.n_pruned} pruned, which have no final score, are left out" if evidence.n_pruned else ""
     evaluations = _counted(evidence.n_complete, "complete evaluation")
     return [
@@ -31,7 +31,7 @@ def measured_lines(evidence: Evidence) -> list[str]:
 
 
 def spread_lines(evidence: Evidence) -> list[str]:
-    """The measured numbers alone, each under its label; nothing before an evaluation is complete."""
+    """Return a line for each measured number; none before an evaluation is complete."""
     if not evidence.n_complete:
         return []
     seeds, deviation, score = evidence.seeds, evidence.design_deviation, evidence.reliability
@@ -79,7 +79,7 @@ def _verdict(evidence: Evidence) -> str:
 
 
 def evidence_facts(evidence: Evidence) -> dict[str, Any]:
-    """The same for machines."""
+    """Return a study's evidence for JSON."""
     return {**asdict(evidence), "is_gain": evidence.is_gain}
 
 

@@ -1,4 +1,4 @@
-"""What a report tells of how designs work: gradients by stage, redundant skips, and what each skip is worth."""
+"""A report's sections on how designs work: gradients by stage, redundant skips, and what each skip is worth."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from unetx_studies.report import figures
 from unetx_studies.report.page import Section
 
 if TYPE_CHECKING:
-    from unetx_search.reported_study import ReportedStudy
+    from unetx_search.report.study import ReportedStudy
 
 
 def insight_sections(study: ReportedStudy) -> list[Section]:
-    """As far as it was noted in training, and found by ``unetx-search explain``."""
+    """Return the sections on the best design and U-Net, as far as training or ``explain`` noted something."""
     told = {
         study.name(one): study.insights[one.number]
         for one in (study.best, study.unet)
