@@ -186,8 +186,8 @@ class DesignSpace:
         found = {places[ref]: genome[ref].renamed(places) for ref in places}
         known = [names.candidate.ref for names in self.nodes]
         if len(found) < len(places) or not found.keys() <= set(known) or known[-1] not in found:
-            came = ", ".join(map(str, places.values()))
-            raise ValueError(f"this space has the nodes {', '.join(map(str, known))}, got {came}")
+            given = ", ".join(map(str, places.values()))
+            raise ValueError(f"this space has the nodes {', '.join(map(str, known))}, got {given}")
         return found
 
     def _spelling(self, names: NodeGenes, node: DecoderNode) -> dict[str, Choice]:

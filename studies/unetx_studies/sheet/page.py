@@ -52,19 +52,19 @@ def sheet_html(facts: DatasetFacts, pictures: Sequence[Picture] = (), *, why_no_
 def _header(facts: DatasetFacts) -> str:
     n = len(facts.problems)
     verdict = f"{n} problem{'s' if n != 1 else ''}" if n else "fit for a search"
-    told = [
+    parts = [
         f"{facts.dims}D",
         counted(len(facts.channels), "channel"),
         counted(len(facts.classes) - 1, "class", "classes"),
         counted(len(facts.cases), "case"),
     ]
     if facts.n_bytes:
-        told.append(f"{size_words(facts.n_bytes)} on disk")
+        parts.append(f"{size_words(facts.n_bytes)} on disk")
     if facts.cache_bytes is not None:
-        told.append(f"{size_words(facts.cache_bytes)} prepared")
+        parts.append(f"{size_words(facts.cache_bytes)} prepared")
     return (
         f'<header><h1>{escape(facts.name)} <span class="verdict {"bad" if n else "good"}">{verdict}</span></h1>'
-        f"<p>{' · '.join(told)}</p><p class='muted'>{escape(facts.source)}</p></header>"
+        f"<p>{' · '.join(parts)}</p><p class='muted'>{escape(facts.source)}</p></header>"
     )
 
 
