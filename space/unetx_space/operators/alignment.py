@@ -104,7 +104,7 @@ class SpaceToDepthAlignment(nn.Module):
 
 
 NO_GATES: Mapping[Gate, Tensor] = MappingProxyType({})
-"""For sources whose attention reads no second map."""
+"""The gates of a source whose attention reads no second map."""
 
 
 class Source(nn.Module):

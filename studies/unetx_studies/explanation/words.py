@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 from unetx_evaluators.gates import CLOSED, OPEN
@@ -228,7 +228,11 @@ def _sentences(sentences: Sequence[str]) -> str:
 
 def explanation_svg(architecture: Architecture, found: Explanation) -> str:
     """The drawing with each skip's loss beside its name and in its width, and each stage's gradient in its box."""
-    changes = dict(_mean_changes(found))
+    changes = {
+        (StageRef.parse(skip.source), StageRef.parse(skip.node)): change
+        for skip in found.skips
+        if (change := skip.dice[Replacement.MEAN]) is not None
+    }
     numbers = Numbers(
         sources={pair: _signed(change.mean).replace("-", "−") for pair, change in changes.items()},
         widths={
@@ -249,10 +253,3 @@ def explanation_svg(architecture: Architecture, found: Explanation) -> str:
         ),
     )
     return to_svg(architecture, numbers)
-
-
-def _mean_changes(found: Explanation) -> Iterator[tuple[tuple[StageRef, StageRef], Change]]:
-    for skip in found.skips:
-        change = skip.dice[Replacement.MEAN]
-        if change is not None:
-            yield (StageRef.parse(skip.source), StageRef.parse(skip.node)), change

@@ -21,7 +21,7 @@ class CaseGrid:
     spacing: tuple[float, ...]
     """mm per voxel and axis."""
     part: Part | None
-    """None where the data could not be split."""
+    """The part of the case; None where the data could not be split."""
 
 
 @dataclass(frozen=True, slots=True)
