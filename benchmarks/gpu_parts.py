@@ -51,7 +51,7 @@ from unetx_search.executors.engines import proxy_evaluator
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import make_slots
 from unetx_search.sharing.measurement import ThroughputBenchmark
-from unetx_search.sharing.mps import served
+from unetx_search.sharing.mps import mps_enabled
 from unetx_space import network
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
@@ -320,8 +320,8 @@ def workers(bench: Bench) -> Iterator[Item]:
 def together(bench: Bench, n_workers: int, *, through_mps: bool) -> Mapping[str, Any]:
     _, task, budget = bench.blobs
     slots = make_slots(1 if bench.on_cuda else 0, workers_per_gpu=n_workers, cpu_workers=n_workers)
-    serve = served if through_mps else nullcontext
-    with LocalExecutor(proxy_evaluator(slots), task, slots, needs_mps=through_mps, serve=serve) as executor:
+    serve = mps_enabled if through_mps else nullcontext
+    with LocalExecutor(proxy_evaluator(slots), task, slots, needs_mps=through_mps, mps_enabled=serve) as executor:
         sample = ThroughputBenchmark(executor, architecture(task, "u-net"), budget, None, lambda: None).sample()
     return {"n_workers": n_workers, "evaluations_per_min": sample.evaluations_per_min, "trouble": sample.trouble}
 

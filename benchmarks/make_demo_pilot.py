@@ -18,19 +18,19 @@ from rich.console import Console
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_search.config import SearchConfig
-from unetx_search.piloting import FOLDER
+from unetx_search.piloting import PILOTS
 from unetx_search.run import search
 
 
 def main() -> None:
-    folder = Path(str(files("unetx_evaluators"))) / FOLDER
+    folder = Path(str(files("unetx_evaluators"))) / PILOTS
     shutil.rmtree(folder, ignore_errors=True)
     with TemporaryDirectory() as out:
         config = SearchConfig(trials=1, gpus=0, out=Path(out))
         summary = search(config, console=Console(stderr=True))
         if summary.evaluations[0].outcome is not Outcome.COMPLETE:
             sys.exit("the search after the pilot came to nothing")
-        (answer,) = config.cache_folder.glob(f"*/{FOLDER}/*.json")
+        (answer,) = config.cache_folder.glob(f"*/{PILOTS}/*.json")
         folder.mkdir()
         print("wrote", shutil.copy(answer, folder))
 

@@ -58,7 +58,7 @@ from unetx_evaluators.training.recipe import Recipe
 from unetx_search.config import SearchConfig
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import make_slots
-from unetx_search.settling import asked
+from unetx_search.resolving import resolve_request
 from unetx_space.architecture import Architecture
 from unetx_space.canonical import canonical, key
 from unetx_space.cost import cost
@@ -127,7 +127,9 @@ def settled(dataset: str, data: Path, out: Path) -> tuple[Task, Budget]:
     config = SearchConfig(data=data / dataset, out=out, gpus=0, group_by=GROUPS.get(dataset))
     slots = make_slots(0, cpu_workers=2)
     console = Console(file=sys.stderr)
-    found = asked(config, config.source(), "cpu", lambda task: LocalExecutor(ProxyEvaluator(), task, slots), console)
+    found = resolve_request(
+        config, config.source(), "cpu", lambda task: LocalExecutor(ProxyEvaluator(), task, slots), console
+    )
     return found.task, found.budget
 
 

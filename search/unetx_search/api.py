@@ -21,7 +21,7 @@ from unetx_search.models.predict_choices import PredictChoices
 from unetx_search.models.train_choices import TrainChoices
 from unetx_search.preparing import prepared_task
 from unetx_search.progress import stderr_console
-from unetx_search.status import read_status, status_text
+from unetx_search.status import read_status, status_text, trial_facts
 from unetx_space import PRESETS, key
 from unetx_space.errors import RequestError
 from unetx_studies.drawing import to_svg
@@ -142,21 +142,7 @@ class Study:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a dictionary for each trial, with its genes, outcome, Dice, seconds and costs."""
-        return [
-            {
-                "trial": trial.number,
-                "origin": str(trial.origin),
-                "design": trial.key,
-                "seed": trial.seed,
-                "outcome": None if trial.outcome is None else str(trial.outcome),
-                "dice": trial.score,
-                "seconds": trial.seconds,
-                "parameters": trial.n_parameters,
-                "multiply_adds": trial.macs,
-                **trial.params,
-            }
-            for trial in self.trials
-        ]
+        return [{**trial_facts(trial), **trial.params} for trial in self.trials]
 
     def __str__(self) -> str:
         return status_text(read_status(self.folder))

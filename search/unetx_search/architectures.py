@@ -39,6 +39,23 @@ def named_architecture(name: str, n_levels: int = 5) -> Architecture:
     return load_with_hint(path)
 
 
+def named_architectures(name: str, other: str, n_levels: int = 5) -> tuple[Architecture, Architecture]:
+    """Return two architectures to be compared; a preset beside a file gets the file's backbone. Raises RequestError."""
+    first, second = named_architecture(name, n_levels), named_architecture(other, n_levels)
+    if name in PRESETS and other not in PRESETS:
+        return _preset_like(second, name), second
+    if other in PRESETS and name not in PRESETS:
+        return first, _preset_like(first, other)
+    return first, second
+
+
+def _preset_like(found: Architecture, preset: str) -> Architecture:
+    """The preset on the backbone, and for the patch, of another architecture."""
+    patch = found.searched_patch or DEFAULT_PATCH[found.backbone.dims]
+    provenance = {"preset": PRESETS[preset].title, "task": {"patch": list(patch)}}
+    return Architecture(found.backbone, PRESETS[preset].genome(found.backbone.n_levels), provenance=provenance)
+
+
 def load_with_hint(path: Path) -> Architecture:
     """Read an architecture file. Raises RequestError, which names the file that was probably meant."""
     try:

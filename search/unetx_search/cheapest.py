@@ -18,7 +18,7 @@ COSTS: Mapping[CheapBy, str] = {"macs": "multiply-adds", "params": "parameters",
 
 
 class CostOf:
-    """Returns the cost of a trial's design at full size. ``memory_of`` gives bytes by a design's key; each is kept."""
+    """Computes the cost of a trial's design at full size; ``memory_of`` gives the bytes of a design by its key."""
 
     def __init__(self, by: CheapBy, memory_of: Callable[[str], int]) -> None:
         self._by = by

@@ -160,7 +160,7 @@ def show(
     what
         A JSON file such as runs/NAME/best.json, or the name of a preset; with --space the name of a space.
     other
-        Another one, to be compared with.
+        Another one, to be compared with. A preset beside a file is put on the file's backbone.
     space
         Print the genes, the choices and the number of distinct designs of a space.
     levels
@@ -182,8 +182,10 @@ def show(
         return
     if what is None:
         raise RequestError("show needs an architecture file or the name of a preset, or --space")
-    found = architectures.named_architecture(what, levels)
-    beside = None if other is None else architectures.named_architecture(other, levels)
+    if other is None:
+        found, beside = architectures.named_architecture(what, levels), None
+    else:
+        found, beside = architectures.named_architectures(what, other, levels)
     if svg is not None:
         architectures.write_svg(found, svg, beside)
     if html is not None:
@@ -195,7 +197,7 @@ def show(
 
 
 def _drawn(architecture: Architecture, ascii: bool) -> str:
-    """With box characters where they are wanted and the terminal has them."""
+    """Draw with box characters where they are wanted and the terminal has them."""
     from unetx_search.architectures import architecture_text
 
     text = architecture_text(architecture, ascii=ascii)
@@ -405,7 +407,7 @@ def main() -> None:
 
 
 def _error_panel(error: CycloptsError) -> Any:
-    """As cyclopts words it; where a first word is no command, with the nearest command instead."""
+    """The error as cyclopts words it; where a first word is no command, the nearest command is named instead."""
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return unknown_name("command", error.unused_tokens[0], COMMANDS)
     return CycloptsPanel(error)

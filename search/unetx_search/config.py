@@ -104,9 +104,9 @@ class SearchConfig(DataChoices, Choices):
     validation_cases: int | None = None
     """Cases scored at every rung, at most."""
     learning_rate: float | None = None
-    """Of the training, at the end of its warm-up. Found by the pilot by default."""
+    """Learning rate of the training, at the end of its warm-up. Found by the pilot by default."""
     background_weight: float | None = None
-    """Of the background in the cross entropy, against 1 for every other class. Found by the pilot by default."""
+    """Weight of the background in the cross entropy, against 1 for every other class. Found by the pilot by default."""
     pilot: bool = True
     """Train the U-Net a few times, briefly, before the first search on a dataset, to settle learning rate, background
     weight, steps and, where the plan leaves it open, voxel size. Kept with the prepared data."""
@@ -138,6 +138,11 @@ class SearchConfig(DataChoices, Choices):
     UNet 3+), or several columns per level (nested, as in UNet++)."""
     max_cost: Annotated[float, Parameter(group="Design space")] = 4.0
     """Designs dearer than this many times the U-Net's multiply-adds are not tried."""
+
+    @classmethod
+    def on(cls, choices: DataChoices) -> Self:
+        """Return a search on these data whose other options have their defaults."""
+        return cls(**{one.name: getattr(choices, one.name) for one in fields(DataChoices)})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -355,7 +360,7 @@ def check_request(config: SearchConfig, path: Path) -> None:
 
 
 def _as_stored(settings: dict[str, Any]) -> dict[str, Any]:
-    """As a file gives it back."""
+    """Return settings as a file gives them back: JSON values."""
     return dict(json.loads(json.dumps(settings)))
 
 

@@ -212,7 +212,7 @@ class Coordinator:
                 return
 
     def _is_enough_known(self) -> bool:
-        """Every trial that the next proposal has to see has finished."""
+        """Whether every trial that the next proposal has to see has finished."""
         horizon = self._horizon(self._n_asked)
         unfinished = [*self._running, *(waiting.trial.number for waiting in self._waiting)]
         return horizon is None or all(number > horizon for number in unfinished)

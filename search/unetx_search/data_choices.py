@@ -80,7 +80,7 @@ class DataChoices:
     patch: Annotated[tuple[int, ...] | None, Data, Parameter(converter=voxels, n_tokens=1)] = None
     """Voxels per axis of the network's input, such as 96x96x48."""
     levels: Annotated[int | None, Data] = None
-    """Resolutions of the network."""
+    """Number of resolutions of the network."""
     base_width: Annotated[int | None, Data] = None
     """Channels at the finest level of the full-size network."""
     memory_gib: Annotated[float, Data] = 8.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,7 @@ from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, make_slots
 from unetx_search.gpu_check import HEADS, GpuFacts, TryGpus, check_gpus
-from unetx_search.piloting import FOLDER, PilotFailed
+from unetx_search.piloting import PILOTS, PilotFailed
 from unetx_search.preparing import PreparationBars, no_empty_folders
 from unetx_search.progress import say
 from unetx_search.resolving import audit_choice, piloted_spacing, settle_training, stored_pilot
@@ -52,7 +52,7 @@ OPTIONAL = ("onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that ``unetx-search doctor`` has found."""
+    """The findings of ``unetx-search doctor``."""
 
     machine: Mapping[str, str]
     workers: tuple[str, ...]
@@ -130,7 +130,7 @@ class _Dataset:
     ) -> None:
         self._source = choices.source()
         self._options = choices.task_options(slots[0].device)
-        self._config = SearchConfig(**{field.name: getattr(choices, field.name) for field in fields(DataChoices)})
+        self._config = SearchConfig.on(choices)
         self._slots = slots
         self._console = console
         self._evaluator = evaluator or proxy_evaluator(slots)
@@ -154,7 +154,7 @@ class _Dataset:
                 return found, replace(facts, problems=tuple(map(str, errors)))
         if pilot is None:
             return found, dataset_facts(found)
-        found = self._settled(found, pilot)
+        found = self._as_searched(found, pilot)
         return found, dataset_facts(found, pilot_facts(pilot, was_kept=was_kept))
 
     def _kept(self, spacing: Spacing | None = None) -> Kept | None:
@@ -176,10 +176,10 @@ class _Dataset:
             return prepare(self._source, self._config.cache_folder, options, watcher=bars)
 
     def _executor(self, task: Task) -> Executor:
-        return LocalExecutor(self._evaluator, task, self._slots, log_folder=task.folder / FOLDER / LOGS)
+        return LocalExecutor(self._evaluator, task, self._slots, log_folder=task.folder / PILOTS / LOGS)
 
-    def _settled(self, found: Examination, pilot: Pilot) -> Examination:
-        """As a search would have it: network and grid at the voxel size that the pilot chose, steps by the audit."""
+    def _as_searched(self, found: Examination, pilot: Pilot) -> Examination:
+        """Adapt the examination to what a search would use: the pilot's voxel size, and the audit's steps."""
         planned = self._kept()
         spacing = None if planned is None else piloted_spacing(planned.task, pilot)
         moved = None if spacing is None else self._kept(spacing)
@@ -248,8 +248,8 @@ def findings_text(findings: Findings) -> str:
     blocks = [_aligned(rows)]
     if findings.gpus:
         blocks.append(_aligned([HEADS, *(gpu.row() for gpu in findings.gpus)]))
-        blocks += _told("warning", "of GPUs", [told for gpu in findings.gpus for told in gpu.warnings])
-        blocks += _told(
+        blocks += _block("warning", "of GPUs", [told for gpu in findings.gpus for told in gpu.warnings])
+        blocks += _block(
             "problem", "no search can use these GPUs", [told for gpu in findings.gpus for told in gpu.problems]
         )
     if findings.data is not None:
@@ -257,8 +257,8 @@ def findings_text(findings: Findings) -> str:
     if findings.caches:
         blocks.append(caches_text(findings.caches))
     if findings.data is not None:
-        blocks += _told("warning", "a search can start", findings.data.warnings)
-    blocks += _told("problem", "the data cannot be used before they are mended", findings.problems)
+        blocks += _block("warning", "a search can start", findings.data.warnings)
+    blocks += _block("problem", "the data cannot be used before they are mended", findings.problems)
     return "\n\n".join(blocks)
 
 
@@ -313,7 +313,7 @@ def _pilot_blocks(pilot: PilotFacts) -> Iterator[str]:
         yield fill(pilot.advice, LINE)
 
 
-def _told(noun: str, note: str, findings: Sequence[str]) -> Iterator[str]:
+def _block(noun: str, note: str, findings: Sequence[str]) -> Iterator[str]:
     if findings:
         count = f"{len(findings)} {noun}{'s' if len(findings) > 1 else ''}"
         yield "\n".join([f"{count} ({note}):", *(f"- {finding}" for finding in findings)])

@@ -178,8 +178,10 @@ def _warnings(
 
 
 def preflight(slots: Sequence[Slot], console: Console, *, try_gpus: TryGpus | None = None) -> None:
-    """Try the GPUs that a search is to use; RequestError with everything that is wrong with any of them, or when torch
-    is not built for GPUs at all."""
+    """Try the GPUs that a search is to use, and print what makes it slower.
+
+    Raises RequestError, which names everything that is wrong with any of them, or when torch was built for CPUs only.
+    """
     check_torch(slots)
     facts = check_gpus(slots, try_gpus=try_gpus)
     for warning in (warning for gpu in facts for warning in gpu.warnings):

@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution
 from unetx_evaluators.tasks.cache import using
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.engines import CHECKPOINTS
-from unetx_search.progress import WORKERS, Standing, WorkersFile, display
+from unetx_search.progress import WORKERS, SearchProgress, WorkersFile, display
 from unetx_search.pruners import PRUNERS
 from unetx_search.run import SETTINGS
 from unetx_search.sampler_study import SamplerStudy
@@ -77,8 +77,8 @@ class ListedStudy:
             claim.is_settled = True
             records = Records(claim.store, run.study, claim.lease)
             n_done = len(records.trials(finished_only=True))
-            standing = Standing(run.study, self.n_trials, self.budget.steps, len(engine.slots), n_done=n_done)
-            screen = display(standing, console, WorkersFile(self.config.folder / WORKERS))
+            progress = SearchProgress(run.study, self.n_trials, self.budget.steps, len(engine.slots), n_done=n_done)
+            screen = display(progress, console, WorkersFile(self.config.folder / WORKERS))
             with (
                 OptunaMirror(claim.store, run.study, records, self.genes, attach=self._attach) as mirror,
                 heartbeats(claim.store.url, claim.lease.run),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 """The version of the answers, which is raised whenever the same question would be answered differently."""
-FOLDER = "pilots"
+PILOTS = "pilots"
 """Name of the folder in a task's, and in the package for the built-in demo, that keeps pilots' answers."""
 PRESET = "u-net"
 ExecutorOf = Callable[["Task"], "Executor"]
@@ -43,23 +43,23 @@ PreparedAt = Callable[[tuple[float, ...]], "Task"]
 
 
 class PilotFailed(UnetxError):
-    """Not one training of a pilot's first round was completed. CLI exit code 1."""
+    """No training of a pilot's first round was completed. CLI exit code 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class PilotFile:
-    """Where a pilot's answer is kept: in the task's folder, named by all that the answer depends on."""
+    """The file that keeps a pilot's answer, in the task's folder and named by all that the answer depends on."""
 
     path: Path
 
     @classmethod
     def of(cls, task: Task, budget: Budget, limits: Limits) -> PilotFile:
         question = json.dumps([FORMAT, task.digest, asdict(budget), asdict(limits)], sort_keys=True)
-        return cls(task.folder / FOLDER / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
+        return cls(task.folder / PILOTS / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
 
     def read(self) -> Pilot | None:
         """Read the answer in the task's folder, or in the package; None where there is none that can be used."""
-        with as_file(files("unetx_evaluators") / FOLDER / self.path.name) as packaged:
+        with as_file(files("unetx_evaluators") / PILOTS / self.path.name) as packaged:
             answers = map(_pilot_in, (self.path, packaged))
             return next((pilot for pilot in answers if pilot is not None), None)
 
@@ -116,7 +116,7 @@ class _Pilot:
                 if not is_any_complete:
                     raise PilotFailed(_why_failed(jobs[0], answers[0]))
                 for job, answer in zip(jobs, answers, strict=True):
-                    say(self._console, f"  {job.words}: {_told(answer)}")
+                    say(self._console, f"  {job.words}: {_result_words(answer)}")
                 jobs = rounds.send(answers)
         except StopIteration as end:
             pilot: Pilot = end.value
@@ -125,7 +125,7 @@ class _Pilot:
         return pilot
 
     def _answered(self, jobs: Sequence[PilotJob], bar: RoundBar) -> list[Evaluation]:
-        """In the order of the jobs; those of one voxel size run together."""
+        """Run the jobs, those of one voxel size together, and return their evaluations in order."""
         answers: dict[int, Evaluation] = {}
         for spacing in dict.fromkeys(job.spacing for job in jobs):
             task = self._task
@@ -221,7 +221,7 @@ class Answers:
         self.bar.on_end(trial)
 
 
-def _told(answer: Evaluation) -> str:
+def _result_words(answer: Evaluation) -> str:
     if answer.outcome is not Outcome.COMPLETE or answer.score is None:
         return f"{answer.outcome}: {answer.reason}"
     return f"Dice {answer.score:.4f} in {answer.seconds:.0f} s"

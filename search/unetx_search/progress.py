@@ -43,7 +43,7 @@ class WorkerState:
 
 
 @dataclass(slots=True)
-class Standing:
+class SearchProgress:
     """The state of a search, as its display shows it."""
 
     study: str
@@ -55,7 +55,6 @@ class Standing:
     """The shrunken estimate of the best design's Dice."""
     best_trial: int | None = None
     workers: dict[int, WorkerState] = field(default_factory=dict)
-    outcomes: dict[Outcome, int] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     """The duration of each evaluation of this run."""
 
@@ -99,8 +98,8 @@ class WorkersFile:
 class LineReporter:
     """Shows a search as one line per finished trial, for logs, pipes and batch systems."""
 
-    def __init__(self, standing: Standing, console: Console, workers_file: WorkersFile | None = None) -> None:
-        self.standing = standing
+    def __init__(self, progress: SearchProgress, console: Console, workers_file: WorkersFile | None = None) -> None:
+        self.progress = progress
         self._console = console
         self._workers_file = workers_file
         self._worker_of: dict[int, int] = {}
@@ -113,13 +112,13 @@ class LineReporter:
 
     def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None:
         self._worker_of[trial] = worker
-        self.standing.workers[worker] = WorkerState(device, trial, origin)
+        self.progress.workers[worker] = WorkerState(device, trial, origin)
 
     def trial_step(self, trial: int, step: int) -> None:
         if (state := self._state(trial)) is not None:
             state.step = step
         if self._workers_file is not None:
-            self._workers_file.write(self.standing.workers)
+            self._workers_file.write(self.progress.workers)
 
     def trial_rung(self, trial: int, point: CurvePoint) -> None:
         if (state := self._state(trial)) is not None:
@@ -127,13 +126,12 @@ class LineReporter:
 
     def trial_finished(self, trial: int, evaluation: Evaluation, best: Ranked | None, is_best: bool) -> None:
         state = self._leave(trial)
-        standing = self.standing
-        standing.n_done += 1
-        standing.outcomes[evaluation.outcome] = standing.outcomes.get(evaluation.outcome, 0) + 1
-        standing.seconds.append(evaluation.seconds)
+        progress = self.progress
+        progress.n_done += 1
+        progress.seconds.append(evaluation.seconds)
         if best is not None:
-            standing.best, standing.best_trial = best.estimate, best.number
-        line = trial_line(trial, state.origin if state else "", evaluation, is_best, standing)
+            progress.best, progress.best_trial = best.estimate, best.number
+        line = trial_line(trial, state.origin if state else "", evaluation, is_best, progress)
         self._console.print(line, soft_wrap=True)
 
     def trial_lost(self, trial: int, reason: str) -> None:
@@ -148,10 +146,10 @@ class LineReporter:
         self._console.print("\n".join(measured_lines(evidence)), soft_wrap=True, markup=False, highlight=False)
 
     def _state(self, trial: int) -> WorkerState | None:
-        return self.standing.workers.get(self._worker_of.get(trial, -1))
+        return self.progress.workers.get(self._worker_of.get(trial, -1))
 
     def _leave(self, trial: int) -> WorkerState | None:
-        return self.standing.workers.pop(self._worker_of.pop(trial, -1), None)
+        return self.progress.workers.pop(self._worker_of.pop(trial, -1), None)
 
 
 class LiveReporter(LineReporter):
@@ -159,13 +157,13 @@ class LiveReporter(LineReporter):
 
     def __init__(
         self,
-        standing: Standing,
+        progress: SearchProgress,
         console: Console,
         workers_file: WorkersFile | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(standing, console, workers_file)
+        super().__init__(progress, console, workers_file)
         self._clock = clock
         self._begin = clock()
         self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=2, transient=True)
@@ -179,10 +177,10 @@ class LiveReporter(LineReporter):
         self._live.stop()
 
     def _panel(self) -> RenderableType:
-        return panel(self.standing, self._clock() - self._begin)
+        return panel(self.progress, self._clock() - self._begin)
 
 
-class Steps:
+class StageDisplay:
     """Shows the few long steps of some work: a clock on a terminal, elsewhere lines for each step."""
 
     def __init__(self, console: Console, *, every_s: float = 15.0) -> None:
@@ -229,13 +227,13 @@ def say(console: Console, words: str) -> None:
     console.print(words, markup=False, soft_wrap=True)
 
 
-def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, standing: Standing) -> Text:
+def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, progress: SearchProgress) -> Text:
     """Return ``[8/20] trial 7 complete Dice 0.8120 31 s random``, and the reason below where there is one.
 
     A pruned trial has its last step in place of Dice, which is of a few cases only and would look like a score.
     """
-    done = f"[{standing.n_done}/{standing.n_trials}]"
-    width = 2 * len(str(standing.n_trials)) + 3
+    done = f"[{progress.n_done}/{progress.n_trials}]"
+    width = 2 * len(str(progress.n_trials)) + 3
     score = "" if evaluation.score is None else f"Dice {evaluation.score:.4f}"
     if evaluation.outcome is Outcome.PRUNED and evaluation.curve:
         score = f"step {evaluation.curve[-1].step}"
@@ -249,25 +247,25 @@ def trial_line(trial: int, origin: str, evaluation: Evaluation, is_best: bool, s
     return line
 
 
-def panel(standing: Standing, elapsed_s: float) -> RenderableType:
+def panel(progress: SearchProgress, elapsed_s: float) -> RenderableType:
     """Draw the live panel of a search after ``elapsed_s`` seconds."""
     head = Table.grid(padding=(0, 2), expand=False)
     best = (
-        f"best Dice {standing.best:.4f} (trial {standing.best_trial})" if standing.best is not None else "no best yet"
+        f"best Dice {progress.best:.4f} (trial {progress.best_trial})" if progress.best is not None else "no best yet"
     )
-    eta = standing.eta_s()
+    eta = progress.eta_s()
     left = f"about {duration(eta)} left" if eta is not None else "time left not known yet"
-    bar = ProgressBar(total=standing.n_trials, completed=standing.n_done, width=24)
+    bar = ProgressBar(total=progress.n_trials, completed=progress.n_done, width=24)
     head.add_row(
-        Text(standing.study, style="bold"), bar, f"{standing.n_done}/{standing.n_trials} trials", best,
+        Text(progress.study, style="bold"), bar, f"{progress.n_done}/{progress.n_trials} trials", best,
         f"{duration(elapsed_s)} so far", left,
     )  # fmt: skip
     workers = Table.grid(padding=(0, 2))
-    for _, state in sorted(standing.workers.items()):
+    for _, state in sorted(progress.workers.items()):
         score = f"Dice {state.score:.4f}" if state.score is not None else ""
-        bar = ProgressBar(total=standing.n_steps, completed=state.step, width=16)
+        bar = ProgressBar(total=progress.n_steps, completed=state.step, width=16)
         workers.add_row(
-            f"  {state.device}", f"trial {state.trial}", bar, f"{state.step}/{standing.n_steps}", score, state.origin
+            f"  {state.device}", f"trial {state.trial}", bar, f"{state.step}/{progress.n_steps}", score, state.origin
         )
     return Group(head, workers)
 
@@ -284,7 +282,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
-def display(standing: Standing, console: Console, workers_file: WorkersFile | None = None) -> LineReporter:
+def display(progress: SearchProgress, console: Console, workers_file: WorkersFile | None = None) -> LineReporter:
     """Return the display of a search: a live panel on a terminal, plain lines elsewhere."""
     reporter = LiveReporter if console.is_terminal else LineReporter
-    return reporter(standing, console, workers_file)
+    return reporter(progress, console, workers_file)

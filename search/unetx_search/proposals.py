@@ -156,7 +156,7 @@ class SearchProposals:
         )
 
     def _least_repeated(self) -> Replicate:
-        """Where the space is exhausted and no score tells whom to repeat: the design with the fewest seeds."""
+        """Return the design with the fewest seeds, where the space is exhausted and no score tells which to repeat."""
         uses = Counter(trial.key for trial in self._trials.values())
         key = min(self._designs, key=lambda one: uses[one])
         used = {trial.seed for trial in self._trials.values() if trial.key == key}

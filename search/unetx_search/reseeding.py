@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from unetx_search.config import DEFAULT_SHARE, MARGIN
-from unetx_studies.shrinkage import shrinkage
+from unetx_studies.shrinkage import Estimate, shrinkage
 from unetx_studies.spread import Scored
 
 MAX_ROUNDS = 6
@@ -92,22 +92,11 @@ def next_replicate(
     known = shrinkage(sorted(Scored(one.design, one.seed, one.score) for one in begun if one.score is not None))
     if known is None:
         return None
-    ranked = sorted(known.estimates, key=lambda one: (-one.mean, one.design))
-    best = [one.design for one in ranked if one.design != reference]
-    anchor = next((one for one in ranked if one.design == reference), None)
-    cheap: list[str] = []
-    if anchor is not None and costs is not None:
-        good = (one.design for one in ranked if one.mean >= anchor.mean - margin)
-        cheap = sorted((one for one in good if costs[one] < costs[anchor.design]), key=lambda one: costs[one])
-
+    rivals = _Rivals.of(known.estimates, reference, costs, margin)
     n_rounds = next((n for n in range(1, MAX_ROUNDS) if wanted <= n * 2**n), MAX_ROUNDS)
     n_first, n_done = -(-wanted // n_rounds), n_begun - len(used)
     for number in range(min(n_done // n_first, n_rounds - 1), MAX_ROUNDS + 1):
-        places = -(-n_first // 2**number)
-        n_cheap = min(len(cheap), max(1, places // CHEAP_PLACES))
-        n_best = max(2, places - n_cheap)
-        given = [] if anchor is None else [anchor.design]
-        contenders = dict.fromkeys([*best[:1], *given, *best[1:n_best], *cheap[:n_cheap]])
+        contenders = rivals.contenders(n_places=-(-n_first // 2**number))
         for design in sorted(contenders, key=lambda one: len(used[one])):
             fresh = next((seed for seed in seeds if seed not in used[design]), None)
             if len(used[design]) < 2 ** (number + 1) and fresh is not None:
@@ -118,8 +107,40 @@ def next_replicate(
 def _early_replicate(
     begun: Iterable[Training], used: Mapping[str, set[int]], seeds: Sequence[int], reference: str | None
 ) -> Replicate | None:
-    """The reference with the second seed, once enough designs have begun and it has a score from the first alone."""
+    """Return the reference with the second seed, once enough designs have begun and it has a score from the first."""
     has_score = any(one.design == reference and one.score is not None for one in begun)
     if reference is None or not has_score or len(used) < FIRST_DESIGNS or len(used[reference]) > 1 or len(seeds) < 2:
         return None
     return Replicate(reference, seeds[1])
+
+
+class _Rivals(NamedTuple):
+    """Designs among which the contenders of a round are chosen."""
+
+    best: Sequence[str]
+    """All designs but the reference, the best estimate first."""
+    reference: Sequence[str]
+    """The reference alone; empty where it has no score."""
+    cheap: Sequence[str]
+    """The designs that may be as good as the reference and cost less, the cheapest first."""
+
+    @classmethod
+    def of(
+        cls, estimates: Iterable[Estimate], reference: str | None, costs: Mapping[str, float] | None, margin: float
+    ) -> _Rivals:
+        ranked = sorted(estimates, key=lambda one: (-one.mean, one.design))
+        best = [one.design for one in ranked if one.design != reference]
+        anchor = next((one for one in ranked if one.design == reference), None)
+        if anchor is None:
+            return cls(best, (), ())
+        if costs is None:
+            return cls(best, (anchor.design,), ())
+        good = (one.design for one in ranked if one.mean >= anchor.mean - margin)
+        cheap = sorted((one for one in good if costs[one] < costs[anchor.design]), key=lambda one: costs[one])
+        return cls(best, (anchor.design,), cheap)
+
+    def contenders(self, n_places: int) -> list[str]:
+        """Return about so many designs, the leader and the reference first."""
+        n_cheap = min(len(self.cheap), max(1, n_places // CHEAP_PLACES))
+        n_best = max(2, n_places - n_cheap)
+        return list(dict.fromkeys([*self.best[:1], *self.reference, *self.best[1:n_best], *self.cheap[:n_cheap]]))

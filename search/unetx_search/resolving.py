@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from unetx_evaluators.tasks import Source, Task
     from unetx_evaluators.tasks.options import Machine
+    from unetx_search.data_choices import DataChoices
     from unetx_space.design_space import DesignSpace
 
 
@@ -58,8 +59,7 @@ def resolve_request(
         return prepared_task(config.folder, source, config.cache_folder, options, console)
 
     if stored is not None:
-        voxels = None if config.spacing is not None else stored.get("pilot_spacing")
-        spacing = None if voxels is None else tuple(voxels)
+        spacing = stored_spacing(config, stored)
         task, budget, pilot = prepared(spacing), Budget.from_json(stored["budget"]), None
     else:
         task, budget, pilot = settle_training(config, prepared, executor_of, console)
@@ -107,6 +107,12 @@ def settle_training(
     with using(task):
         pilot = piloted(task, budget, limits, executor_of, prepared, console)
     return task, pilot.budget, pilot
+
+
+def stored_spacing(choices: DataChoices, settings: Mapping[str, Any]) -> Spacing | None:
+    """Return the voxel size that a study's pilot has chosen, by its settings file; None where the user gives one."""
+    voxels = None if choices.spacing is not None else settings.get("pilot_spacing")
+    return None if voxels is None else tuple(voxels)
 
 
 def stored_pilot(config: SearchConfig, task: Task) -> Pilot | None:

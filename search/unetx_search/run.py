@@ -20,7 +20,7 @@ from unetx_search.executors.gpus import GpuProbe, usable_gpus
 from unetx_search.executors.slots import Slot
 from unetx_search.gpu_check import preflight
 from unetx_search.preparing import no_empty_folders, split_warnings, write_split_and_task
-from unetx_search.progress import WORKERS, LineReporter, Standing, WorkersFile, display
+from unetx_search.progress import WORKERS, LineReporter, SearchProgress, WorkersFile, display
 from unetx_search.proposals import Reseeding, SearchProposals
 from unetx_search.pruners import PRUNERS
 from unetx_search.resolving import ResolvedRequest, resolve_request, with_audited_steps
@@ -263,7 +263,7 @@ class _Search:
 
     def _screen(self, executor: Executor, done: Sequence[TrialRecord]) -> LineReporter:
         best = Ranking(done).best
-        standing = Standing(
+        progress = SearchProgress(
             study=self._study,
             n_trials=self._config.trials,
             n_steps=self._setup.budget.steps,
@@ -272,7 +272,7 @@ class _Search:
             best=best.estimate if best else None,
             best_trial=best.number if best else None,
         )
-        return display(standing, self._console, WorkersFile(self._config.folder / WORKERS))
+        return display(progress, self._console, WorkersFile(self._config.folder / WORKERS))
 
     def _coordinator(self, executor: Executor, mirror: OptunaMirror, screen: LineReporter, ahead: int) -> Coordinator:
         config, setup = self._config, self._setup

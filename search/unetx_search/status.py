@@ -118,7 +118,7 @@ def _cheapest(path: Path) -> dict[str, Any] | None:
 
 
 def _name(location: StudyLocation, store: Store) -> str:
-    """Of the study; a server's is one among others, a file has one, whatever its folder is called.
+    """The name of the study; a server's is one among others, a file has one, whatever its folder is called.
 
     Raises RequestError when it has begun no trial, or none of several is called as the folder.
     """
@@ -131,6 +131,21 @@ def _name(location: StudyLocation, store: Store) -> str:
         wanted = f"the study {location.study!r}" if location.is_on_server else "one study"
         raise RequestError(f"expected {wanted} in {location.shown}, found {found}")
     return names[0]
+
+
+def trial_facts(trial: TrialRecord) -> dict[str, Any]:
+    """Return a row of a table of trials: number, design, outcome, Dice, seconds and costs; None where unknown."""
+    return {
+        "trial": trial.number,
+        "design": trial.key,
+        "origin": str(trial.origin),
+        "seed": trial.seed,
+        "outcome": None if trial.outcome is None else str(trial.outcome),
+        "dice": trial.score,
+        "seconds": trial.seconds,
+        "parameters": trial.n_parameters,
+        "multiply_adds": trial.macs,
+    }
 
 
 def status_text(status: Status) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from unetx_search.architectures import architecture_text
 from unetx_search.evidence_text import evidence_lines
-from unetx_search.progress import Standing, panel
+from unetx_search.progress import SearchProgress, panel
 from unetx_search.status import Status, read_status, status_line
 from unetx_space.documents import load
 from unetx_space.errors import RequestError
@@ -53,7 +53,7 @@ def watch(folder: Path, console: Console, *, sleep: Callable[[float], None] = ti
 
 def screen(status: Status, *, ascii: bool = False) -> RenderableType:
     """Draw progress and workers, the scores so far, what they can tell apart, and the best design."""
-    parts: list[RenderableType] = [panel(_standing(status), (status.now - status.run.started_at).total_seconds())]
+    parts: list[RenderableType] = [panel(_progress(status), (status.now - status.run.started_at).total_seconds())]
     if scores := [trial.score or 0.0 for trial in complete(status.compared)]:
         bars = spark_line(scores, ASCII_BARS if ascii else BARS)
         parts.append(Text(f"\nDice of complete trials  {bars}  {min(scores):.4f} to {max(scores):.4f}", no_wrap=True))
@@ -63,10 +63,10 @@ def screen(status: Status, *, ascii: bool = False) -> RenderableType:
     return Group(*parts)
 
 
-def _standing(status: Status) -> Standing:
-    """The study as its own terminal has it; time left by the trials that ended in this run."""
+def _progress(status: Status) -> SearchProgress:
+    """The study's progress as its own terminal has it, by the trials that ended in this run."""
     began, best, workers = status.run.started_at, status.best, dict(status.workers)
-    return Standing(
+    return SearchProgress(
         status.study,
         status.n_trials,
         max((trial.budget.steps for trial in status.trials), default=1),
@@ -95,7 +95,7 @@ def spark_line(values: Sequence[float], bars: str = BARS) -> str:
 
 
 def _best_drawing(folder: Path, ascii: bool) -> str | None:
-    """Of the design in the study's folder; None before there is one, or where it is damaged."""
+    """Draw the best design in the study's folder; None before there is one, or where its file is damaged."""
     try:
         return architecture_text(load(folder / BEST), ascii=ascii)
     except (RequestError, OSError):

@@ -249,7 +249,7 @@ def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector
     Q = _precision(has.sum(0), x, c * n_designs, rho, kappa)
     sums_of_set = np.bincount(own_pattern, sums, n_sets)
     moments = (np.append(y.sum(), y.sum(0)) - (c * sums_of_set) @ x) / (1.0 - rho)[:, None]
-    spread = np.linalg.inv(Q)
+    spread = np.asarray(np.linalg.inv(Q), dtype=np.float64)
     effects = np.einsum("nfg,ng->nf", spread, moments)
     total = ((y**2).sum() - c @ np.bincount(own_pattern, sums**2, n_sets)) / (1.0 - rho)
     rest = total - np.einsum("nf,nf->n", effects, moments)

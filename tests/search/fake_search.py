@@ -3,27 +3,13 @@ OUT TRIALS SECONDS_PER_STEP [SETTING=VALUE ...]; the setting ``act`` is what eve
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from searching_process import search_to_end
 
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_evaluators.tasks import DemoSource
-from unetx_search.config import SearchConfig
-from unetx_search.run import search
-from unetx_search.summary import summary_json
+from unetx_evaluators.fake import Misdeed
 
 if __name__ == "__main__":
-    out, trials, seconds_per_step = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     told: dict[str, Any] = dict(word.split("=", 1) for word in sys.argv[4:])
     acts = {0: Misdeed(told.pop("act"))} if "act" in told else {}
-    settings = {"study": "s", "gpus": 0, "steps": 12, "cpu_workers": 2, "pilot": False, **told}
-    found = search(
-        SearchConfig(trials=trials, out=out, **settings),
-        console=Console(stderr=True),
-        evaluator=FakeEvaluator(seconds_per_step=seconds_per_step, acts_by_seed=acts),
-        source=DemoSource(n_cases=6),
-    )
-    print(summary_json(found))
-    sys.exit(130 if found.was_stopped else 0)
+    search_to_end(acts, notes_calls=False, **told)

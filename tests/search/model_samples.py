@@ -55,6 +55,13 @@ def organ_folder(root: Path, n_cases: int = 6) -> Path:
     return root
 
 
+def copied(model: Path, target: Path) -> Path:
+    target.mkdir()
+    for file in model.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
 def trained(
     data: Path, model: Path, choices: DataChoices, name: str = "u-net", *, against: str | None = None, **how: Any
 ) -> Trained:

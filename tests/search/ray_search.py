@@ -3,35 +3,11 @@ OUT TRIALS SECONDS_PER_STEP ADDRESS [MISDEED].
 """
 
 import sys
-from pathlib import Path
 
-from rich.console import Console
+from searching_process import search_to_end
 
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
-from unetx_evaluators.tasks import DemoSource
-from unetx_search.config import SearchConfig
-from unetx_search.run import search
-from unetx_search.summary import summary_json
+from unetx_evaluators.fake import Misdeed
 
 if __name__ == "__main__":
-    out, trials, seconds_per_step, address = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     acts = {0: Misdeed(sys.argv[5])} if len(sys.argv) > 5 else {}
-    config = SearchConfig(
-        trials=trials,
-        gpus=0,
-        out=out,
-        study="s",
-        steps=12,
-        cpu_workers=2,
-        pilot=False,
-        engine="ray",
-        ray_address=address,
-    )
-    found = search(
-        config,
-        console=Console(stderr=True),
-        evaluator=FakeEvaluator(seconds_per_step=seconds_per_step, acts_by_seed=acts, calls_folder=out / "calls"),
-        source=DemoSource(n_cases=6),
-    )
-    print(summary_json(found))
-    sys.exit(130 if found.was_stopped else 0)
+    search_to_end(acts, engine="ray", ray_address=sys.argv[4])

@@ -181,6 +181,15 @@ def test_two_designs_are_shown_with_what_differs(run: Run) -> None:
     assert "did you mean 'u-net'" in refusal(run, "show", "u-net", "u-nett")
 
 
+def test_a_preset_is_compared_with_a_file_on_the_files_backbone(run: Run) -> None:
+    volumes = isotropic_backbone(3, n_levels=3, base_width=8, in_channels=2)
+    Architecture(volumes, PRESETS["no-skip"].genome(3)).save(Path("design.json"))
+    for words in (("u-net", "design.json"), ("design.json", "u-net")):
+        facts = json.loads(run("show", *words, "--json")[1])
+        assert len(facts["differences"]) == 2, "two skips, and nothing of the backbone"
+        assert all("E0" in one or "E1" in one for one in facts["differences"])
+
+
 def test_presets_are_listed_and_drawn(run: Run) -> None:
     code, out, _ = run("presets")
     assert code == 0

@@ -26,7 +26,7 @@ from unetx_search.data_choices import DataChoices
 from unetx_search.doctor import Findings, diagnose, findings_json, findings_text
 from unetx_search.executors.base import Executor, Handler
 from unetx_search.executors.inline import InlineExecutor
-from unetx_search.piloting import FOLDER
+from unetx_search.piloting import PILOTS
 from unetx_search.resolving import stored_pilot
 from unetx_search.run import search
 
@@ -197,7 +197,7 @@ def test_an_interrupted_pilot_closes_its_workers_and_keeps_no_half_of_an_answer(
     assert "stopped in the pilot with 0 of 4 trainings of its round done" in err
     assert LeftAlone.n_closed == 1
     assert (
-        list(choices.out.rglob("*.tmp")) == list(choices.out.rglob("users/*")) == list(choices.out.rglob(FOLDER)) == []
+        list(choices.out.rglob("*.tmp")) == list(choices.out.rglob("users/*")) == list(choices.out.rglob(PILOTS)) == []
     )
     monkeypatch.setattr(doctor, "LocalExecutor", lambda _, task, *__, **___: InlineExecutor(evaluator, task))
     code, out, err = run(*words)

@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="process groups and signals are POSIX"),
 ]
 
-FOUR_GPUS = tuple(Gpu(index, f"GPU-{index}{index}", "Pretended", 1000) for index in range(4))
+FOUR_GPUS = tuple(Gpu(index, f"GPU-{index}{index}", "Pretended") for index in range(4))
 
 
 class SlowToUnpickle(FakeEvaluator):

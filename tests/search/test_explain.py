@@ -24,7 +24,7 @@ from unetx_search.data_choices import DataChoices
 from unetx_search.explain import parts
 from unetx_search.explain.parts import Work, gradient_steps, without_skips
 from unetx_search.preparing import case_groups
-from unetx_search.progress import Steps
+from unetx_search.progress import StageDisplay
 from unetx_search.run import search
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 QUIET = Console(file=io.StringIO(), width=200)
 
 
-class Recorded(Steps):
+class Recorded(StageDisplay):
     """Remembers which parts were worked on."""
 
     def __init__(self) -> None:

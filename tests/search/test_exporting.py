@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_samples import TWO_D, cell_folder, predicted, trained
+from model_samples import TWO_D, cell_folder, copied, predicted, trained
 from PIL import Image
 
 from unetx_search.models.exporting import with_weights
@@ -29,13 +29,6 @@ def model(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "model"
     trained(cells, path, replace(TWO_D, normalisation="ct"), steps=20, learning_rate=0.01)
     return path
-
-
-def copied(model: Path, target: Path) -> Path:
-    target.mkdir()
-    for file in model.iterdir():
-        (target / file.name).write_bytes(file.read_bytes())
-    return target
 
 
 def test_an_exported_model_segments_as_predict_does(model: Path, cells: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_samples import THREE_D, TWO_D, cell_folder, organ_folder, predicted, quiet, trained
+from model_samples import THREE_D, TWO_D, cell_folder, copied, organ_folder, predicted, quiet, trained
 from painted_source import PaintedSource
 from rich.console import Console
 from safetensors.torch import load_file
@@ -44,13 +44,6 @@ def model(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "model"
     trained(cells, path, TWO_D)
     return path
-
-
-def copied(model: Path, target: Path) -> Path:
-    target.mkdir()
-    for file in model.iterdir():
-        (target / file.name).write_bytes(file.read_bytes())
-    return target
 
 
 def on_cores(n: int) -> tuple[Slot, ...]:

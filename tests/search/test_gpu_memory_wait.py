@@ -16,7 +16,7 @@ from unetx_search.executors.gpus import Gpu
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, make_slots
 
-GPU = Gpu(0, "GPU-0", "Pretended", 1000)
+GPU = Gpu(0, "GPU-0", "Pretended")
 
 
 class Clock:

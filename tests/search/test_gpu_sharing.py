@@ -28,7 +28,7 @@ from unetx_search.executors.gpus import Gpu, free_memory_mib, usable_gpus
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import Slot, gpu_worker_threads, make_slots
 from unetx_search.sharing import measurement, mps
-from unetx_search.sharing.choice import Limits, Sample, decide
+from unetx_search.sharing.choice import Sample, SharingLimits, decide
 from unetx_search.sharing.measurement import ThroughputBenchmark, slots_that_pay, useful_workers
 from unetx_search.status import read_status, status_json, status_text
 from unetx_search.study_setup import StudySetup
@@ -272,7 +272,7 @@ def test_workers_evaluate_at_once_after_a_short_evaluation_each(tmp_path: Path, 
 def test_an_evaluation_that_ends_badly_is_the_reason_why_it_cannot_be_measured() -> None:
     sample = sampled(FakeEvaluator(acts_by_seed={0: Outcome.OUT_OF_MEMORY}))
     assert sample.trouble.startswith("a training ended as out-of-memory")
-    assert decide("x", [sample], Limits(1000, 8)).n_workers == 1
+    assert decide("x", [sample], SharingLimits(1000, 8)).n_workers == 1
 
 
 def test_a_worker_that_dies_is_the_reason_too(tmp_path: Path) -> None:

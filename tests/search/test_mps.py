@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from executor_helpers import TASK, Recorder, cpu_slots, job
-from test_supervisor import DONE, Stage
+from pretended_workers import DONE, Stage
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator

@@ -22,13 +22,13 @@ from unetx_evaluators.pilot import Limits, Pilot, PilotJob
 from unetx_evaluators.tasks import DemoSource, Task, prepare
 from unetx_search.config import SearchConfig
 from unetx_search.executors.inline import InlineExecutor
-from unetx_search.piloting import FOLDER, PilotFailed, PilotFile, RoundBar, piloted
+from unetx_search.piloting import PILOTS, PilotFailed, PilotFile, RoundBar, piloted
 from unetx_search.resolving import pilot_limits, stored_pilot, unpiloted_budget
 from unetx_search.run import Summary, search
 from unetx_space.errors import RequestError
 
 SOURCE = DemoSource(n_cases=6)
-(DEMO_FILE,) = (Path(unetx_evaluators.pilot.__file__).parent / FOLDER).iterdir()
+(DEMO_FILE,) = (Path(unetx_evaluators.pilot.__file__).parent / PILOTS).iterdir()
 """The answer for the built-in demo, stored with the package."""
 LIMITS = Limits(max_steps=8)
 
@@ -79,7 +79,7 @@ def test_it_runs_once_and_is_found_with_the_task(task: Task, evaluator: FakeEval
 @pytest.mark.parametrize("damage", ["", "{", '{"budget": 1}', "[]"])
 def test_a_damaged_file_is_as_good_as_none(damage: str, task: Task, evaluator: FakeEvaluator) -> None:
     first, _ = pilot(task, evaluator)
-    (file,) = (task.folder / FOLDER).iterdir()
+    (file,) = (task.folder / PILOTS).iterdir()
     file.write_text(damage, encoding="utf-8")
     assert pilot(task, evaluator)[0].budget == first.budget
     assert n_calls(evaluator) == 16
@@ -90,7 +90,7 @@ def test_another_question_has_another_answer(limits: Limits, task: Task, evaluat
     pilot(task, evaluator)
     pilot(task, evaluator, limits)
     assert n_calls(evaluator) == 16
-    assert len(list((task.folder / FOLDER).iterdir())) == 2
+    assert len(list((task.folder / PILOTS).iterdir())) == 2
 
 
 def test_voxel_sizes_in_question_are_trained_each_on_its_own_task(task: Task, evaluator: FakeEvaluator) -> None:
@@ -106,7 +106,7 @@ def test_voxel_sizes_in_question_are_trained_each_on_its_own_task(task: Task, ev
 def test_a_round_that_comes_to_nothing_ends_it(task: Task) -> None:
     with pytest.raises(PilotFailed, match=r"learning rate 0\.01, background weight 1 ended as diverged"):
         pilot(task, FakeEvaluator(acts_by_seed={0: Outcome.DIVERGED}))
-    assert not (task.folder / FOLDER).exists(), "nothing was settled"
+    assert not (task.folder / PILOTS).exists(), "nothing was settled"
 
 
 def test_on_a_terminal_a_bar_tells_trainings_and_steps_of_the_round() -> None:
@@ -127,7 +127,7 @@ def test_on_a_terminal_a_bar_tells_trainings_and_steps_of_the_round() -> None:
 
 
 def test_what_the_cache_has_is_taken_before_what_comes_with_the_package(task: Task, evaluator: FakeEvaluator) -> None:
-    kept = PilotFile(task.folder / FOLDER / DEMO_FILE.name)
+    kept = PilotFile(task.folder / PILOTS / DEMO_FILE.name)
     packaged = kept.read()
     assert packaged == PilotFile(DEMO_FILE).read() is not None
     other, _ = pilot(task, evaluator)

@@ -149,7 +149,7 @@ def test_gpus_with_a_torch_that_was_built_for_cpus_are_refused_before_anything_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unetx_search.executors.engines.version", lambda package: "2.13.0+cpu")
-    gpu = Gpu(index=0, uuid="GPU-0", name="pretended", memory_mib=1000)
+    gpu = Gpu(index=0, uuid="GPU-0", name="pretended")
     config = SearchConfig(trials=1, out=tmp_path / "runs")
     with pytest.raises(RequestError, match="built for CPUs only"):
         search(config, console=Console(stderr=True, quiet=True), probe=lambda: (gpu,), source=SOURCE)
@@ -157,7 +157,7 @@ def test_gpus_with_a_torch_that_was_built_for_cpus_are_refused_before_anything_s
 
 
 def test_four_pretended_gpus_each_give_their_worker_exactly_one_device(tmp_path: Path) -> None:
-    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i:08d}", name="pretended", memory_mib=1000) for i in range(4))
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i:08d}", name="pretended") for i in range(4))
     config = SearchConfig(trials=12, gpus=4, out=tmp_path, study="s", steps=12)
     summary = search(
         config,

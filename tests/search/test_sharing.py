@@ -12,14 +12,14 @@ import pytest
 from unetx_search.sharing.choice import (
     MIN_GAIN,
     SPARE,
-    Limits,
     Sample,
+    SharingLimits,
     decide,
     read_sharing,
     write_sharing,
 )
 
-LARGE = Limits(free_mib=140_000, at_most=8)
+LARGE = SharingLimits(free_mib=140_000, at_most=8)
 
 
 def samples(*evaluations_per_min: float, worker_mib: float | None = 3000) -> tuple[Sample, ...]:
@@ -63,28 +63,30 @@ def test_the_number_grows_while_another_worker_adds_a_tenth(
 def test_as_many_as_could_hold_the_most_expensive_design_at_the_same_time(
     free_mib: float, extra_mib: float, n_workers: int, is_final: bool
 ) -> None:
-    choice = decide("x", samples(10, 20, 30), Limits(free_mib, 8, extra_mib))
+    choice = decide("x", samples(10, 20, 30), SharingLimits(free_mib, 8, extra_mib))
     assert (choice.n_workers, bool(choice.reason)) == (n_workers, is_final)
 
 
 def test_the_largest_process_that_was_seen_counts() -> None:
     seen = (Sample(1, 10, 4000), Sample(2, 20, 3000))
-    assert not decide("x", seen, Limits(13_400, 8)).reason
-    assert decide("x", seen, Limits(13_400, 8)).n_workers == 2  # 12,060 to use: a third like the first needs 12,000
-    assert decide("x", seen, Limits(13_300, 8)).reason.startswith("3 workers would need 12 GiB")
+    assert not decide("x", seen, SharingLimits(13_400, 8)).reason
+    assert (
+        decide("x", seen, SharingLimits(13_400, 8)).n_workers == 2
+    )  # 12,060 to use: a third like the first needs 12,000
+    assert decide("x", seen, SharingLimits(13_300, 8)).reason.startswith("3 workers would need 12 GiB")
 
 
 @pytest.mark.parametrize("at_most", [1, 2, 3])
 def test_never_more_than_are_of_use(at_most: int) -> None:
-    choice = decide("x", samples(10, 20, 30, 40), Limits(140_000, at_most))
+    choice = decide("x", samples(10, 20, 30, 40), SharingLimits(140_000, at_most))
     assert choice.n_workers == at_most
     assert choice.reason == f"more than {at_most} worker{'s' if at_most > 1 else ''} would be of no use"
 
 
 def test_without_a_word_about_memory_there_is_one_worker() -> None:
     for seen, room in (
-        ((), Limits(None, 8)),
-        (samples(10, 20), Limits(None, 8)),
+        ((), SharingLimits(None, 8)),
+        (samples(10, 20), SharingLimits(None, 8)),
         (samples(10, 20, worker_mib=None), LARGE),
     ):
         choice = decide("x", seen, room)
@@ -106,7 +108,7 @@ def test_the_choice_is_lawful_whatever_was_measured() -> None:
         rates = [40.0]
         for gain in factors:
             rates.append(rates[-1] * (1 + gain))
-        seen, room = samples(*rates), Limits(free_mib, at_most)
+        seen, room = samples(*rates), SharingLimits(free_mib, at_most)
         choice = decide("x", seen, room)
         n = choice.n_workers
         assert 1 <= n <= max(1, at_most)
@@ -122,13 +124,13 @@ def test_people_are_told_what_was_measured_and_what_it_comes_to() -> None:
         "1 worker 41.2 evaluations/min, 2 workers 63.0, 3 workers 65.9: 2 workers "
         "(worker 3 adds 5%, and pays from 10% on); 3.1 GiB each, 137 free"
     )
-    assert str(decide("x", (), Limits(None, 8))) == "1 worker (how much memory is free is not known)"
+    assert str(decide("x", (), SharingLimits(None, 8))) == "1 worker (how much memory is free is not known)"
     troubled = decide("x", (Sample(1, 0.0, None, "it died"),), LARGE)
     assert str(troubled) == "1 worker (with 1 worker it went wrong: it died)"
 
 
 def test_what_was_measured_can_be_read_again(tmp_path: Path) -> None:
-    kept = [decide("A", samples(41, 63, 66), LARGE), decide("B", samples(9, worker_mib=None), Limits(None, 8))]
+    kept = [decide("A", samples(41, 63, 66), LARGE), decide("B", samples(9, worker_mib=None), SharingLimits(None, 8))]
     write_sharing(tmp_path / "sharing.json", kept, "2.13")
     assert dict(read_sharing(tmp_path / "sharing.json", "2.13")) == {"A": kept[0], "B": kept[1]}
     assert set(read_sharing(tmp_path / "sharing.json")) == {"A", "B"}

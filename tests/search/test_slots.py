@@ -15,7 +15,7 @@ from unetx_search.executors.gpus import Gpu, GpuState, free_memory_mib, gpu_stat
 from unetx_search.executors.slots import make_slots, shared_slots
 from unetx_space.errors import RequestError
 
-A, B, C = (Gpu(index, f"GPU-{letter}0ff-11ee", "NVIDIA H200", 143771) for index, letter in enumerate("abc"))
+A, B, C = (Gpu(index, f"GPU-{letter}0ff-11ee", "NVIDIA H200") for index, letter in enumerate("abc"))
 SLICES = tuple(
     Gpu(0, uuid, "NVIDIA A100 MIG 3g.20gb", slice_of="GPU-d0ff-11ee") for uuid in ("MIG-1111", "MIG-1222", "MIG-2222")
 )
@@ -204,10 +204,10 @@ def test_the_driver_is_asked_and_a_sliced_gpu_is_replaced_by_its_slices(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     whole, first, second, odd = usable_gpus()
     assert opened == []
-    assert whole == Gpu(0, "GPU-whole", "NVIDIA A100", 40960)
+    assert whole == Gpu(0, "GPU-whole", "NVIDIA A100")
     assert (first.index, first.uuid, first.label) == (1, "MIG-a", "GPU 1: NVIDIA A100 MIG 3g.20gb")
     assert (second.uuid, second.name, second.slice_of) == ("MIG-b", "NVIDIA A100 MIG 1g.5gb", "GPU-sliced")
-    assert odd == Gpu(3, "GPU-odd", "Tesla, special edition", None)
+    assert odd == Gpu(3, "GPU-odd", "Tesla, special edition")
     assert "GPU 2 is left out, for the driver says of it: GPU is lost" in caplog.text
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert usable_gpus() == (odd,)

@@ -124,9 +124,9 @@ class PretendedQueue(SlurmQueue):
 
 
 @pytest.fixture
-def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def _queries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_jobs, "FIRST_QUERY_S", 0.0)
-    monkeypatch.setattr(slurm_jobs, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(slurm_jobs, "QUERY_EVERY_S", 0.0)
 
 
 def see_to(jobs: SlurmJobs, n_times: int = 10) -> None:
@@ -134,7 +134,7 @@ def see_to(jobs: SlurmJobs, n_times: int = 10) -> None:
         jobs.wait([], 0.02)
 
 
-@pytest.mark.usefixtures("_looks_at_once")
+@pytest.mark.usefixtures("_queries_at_once")
 def test_jobs_that_wait_are_told_once_with_slurms_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     queue = PretendedQueue(tmp_path, "PENDING", "Resources")
     with SlurmJobs(queue) as jobs:
@@ -147,7 +147,7 @@ def test_jobs_that_wait_are_told_once_with_slurms_reason(tmp_path: Path, caplog:
     assert queue.submitted == queue.cancelled == ["0", "1", "2"]
 
 
-@pytest.mark.usefixtures("_looks_at_once")
+@pytest.mark.usefixtures("_queries_at_once")
 def test_jobs_that_fail_before_they_call_end_the_run_with_their_last_words(tmp_path: Path) -> None:
     for number in range(2):
         (tmp_path / f"{number}_0_log.err").write_text("Traceback ...\nModuleNotFoundError: No module named 'torch'\n")
@@ -164,7 +164,7 @@ def test_jobs_that_fail_before_they_call_end_the_run_with_their_last_words(tmp_p
     assert queue.submitted == ["0", "1"]
 
 
-@pytest.mark.usefixtures("_looks_at_once")
+@pytest.mark.usefixtures("_queries_at_once")
 @pytest.mark.parametrize("state", ["CANCELLED", "PREEMPTED", "NODE_FAIL"])
 def test_a_job_that_is_taken_away_before_it_calls_is_nobodys_fault_and_asked_for_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, state: str

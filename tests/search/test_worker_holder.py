@@ -31,12 +31,12 @@ from unetx_search.executors.messages import (
 )
 from unetx_search.executors.shared_files_check import SharedFilesCheck
 from unetx_search.executors.slots import Slot
-from unetx_search.executors.worker_holder import Start, WorkerHolder, slot_on_node
+from unetx_search.executors.worker_holder import WorkerHolder, WorkerSpec, slot_on_node
 
 pytestmark = pytest.mark.timeout(120)
 
 CPU = Slot(3, "cpu", "worker 3", {}, 1)
-START = Start(CPU, None, 1, SharedFilesCheck.of(TASK, None), version("unetx-search"))
+START = WorkerSpec(CPU, None, 1, SharedFilesCheck.of(TASK, None), version("unetx-search"))
 
 
 @pytest.fixture(autouse=True)

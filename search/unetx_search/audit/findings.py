@@ -134,7 +134,7 @@ class Audit:
         return found, reference, np.array([self._worth[key] for key in whole])
 
     def _seeds(self, values: Values) -> list[int]:
-        """Those of a table; as long as there is more to train, those alone that most designs have already."""
+        """Return the seeds of a table; of an audit that was stopped, those that most designs have."""
         n_designs = Counter(seed for _, seed in values)
         most = max(n_designs.values(), default=0)
         return sorted(seed for seed, n in n_designs.items() if n == most or not self.was_stopped)

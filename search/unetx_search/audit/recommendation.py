@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from unetx_evaluators.tasks.cache import read_json, usable
-from unetx_search.piloting import FOLDER
+from unetx_search.piloting import PILOTS
 from unetx_space.files import write_whole
 from unetx_studies.proxy_agreement import Bounded, agreement, excess_regret
 
@@ -76,7 +76,7 @@ def _words(excess: Bounded) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AuditFile:
-    """Where a recommendation is kept: beside the task's pilot, named by all that it depends on.
+    """The file that keeps a recommendation, beside the task's pilot and named by all that it depends on.
 
     That is the data as the networks get them and how they are trained, but for how long.
     """
@@ -86,7 +86,7 @@ class AuditFile:
     @classmethod
     def of(cls, task: Task, budget: Budget) -> Self:
         question = json.dumps([FORMAT, task.digest, asdict(replace(budget, steps=1, rungs=(1,)))], sort_keys=True)
-        return cls(task.folder / FOLDER / f"audit-{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
+        return cls(task.folder / PILOTS / f"audit-{hashlib.sha256(question.encode()).hexdigest()[:16]}.json")
 
     def read(self) -> Recommendation | None:
         """Read the recommendation; None where there is none that can be used."""

@@ -150,6 +150,6 @@ def _read_trainings(config: AuditConfig) -> tuple[AuditTraining, ...]:
 
 
 def _loss_sum(curve: Sequence[tuple[int, float]]) -> float:
-    """Of all training steps, from the mean losses between rungs."""
+    """Return the sum over all training steps, from the mean losses between rungs."""
     steps = [0, *(step for step, _ in curve)]
     return sum((step - before) * loss for before, (step, loss) in zip(steps, curve, strict=False))

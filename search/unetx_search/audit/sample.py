@@ -71,7 +71,7 @@ def _features(candidate: Candidate) -> tuple[float, int, int]:
 
 
 def _ranks(values: npt.NDArray[np.float64], rng: random.Random) -> npt.NDArray[np.float64]:
-    """From 0 to 1; of equals in an order by lot."""
+    """Return ranks from 0 to 1; equals are ordered at random."""
     lots = np.array([rng.random() for _ in values])
     ranks = np.empty(len(values))
     ranks[np.lexsort((lots, values))] = (np.arange(len(values)) + 0.5) / max(len(values), 1)

@@ -13,8 +13,8 @@ from unetx_search.executors.base import Job
 from unetx_search.executors.shared_files_check import SharedFilesCheck
 from unetx_search.executors.slot_state import H, SlotState
 from unetx_search.executors.slots import Slot
-from unetx_search.executors.supervisor import Supervisor, Wait
-from unetx_search.executors.worker_holder import Start
+from unetx_search.executors.supervisor import Supervisor, WaitForReports
+from unetx_search.executors.worker_holder import WorkerSpec
 from unetx_space.errors import UnetxError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class ClusterExecutor(Supervisor[H]):
         evaluator: Evaluator,
         task: Task,
         slots: Sequence[Slot],
-        start: Callable[[Start], H],
-        wait: Wait[H],
+        start: Callable[[WorkerSpec], H],
+        wait: WaitForReports[H],
         *,
         workers_per_gpu: int,
         checkpoints: Path | None,
@@ -48,7 +48,7 @@ class ClusterExecutor(Supervisor[H]):
             evaluator,
             replace(task, folder=task.folder.absolute()),
             slots,
-            lambda slot, log_file: start(Start(slot, log_file, workers_per_gpu, files, version("unetx-search"))),
+            lambda slot, log_file: start(WorkerSpec(slot, log_file, workers_per_gpu, files, version("unetx-search"))),
             wait,
             starts_at_once=True,
             log_folder=log_folder,

@@ -29,8 +29,6 @@ class Gpu:
     """The GPU's place on the PCI bus, as ``nvidia-smi`` counts; slices of one GPU share it."""
     uuid: str
     name: str
-    memory_mib: int | None = None
-    """Total memory in MiB; None where the driver does not say."""
     slice_of: str = ""
     """UUID of the GPU that this is a slice of; empty for a whole GPU."""
 
@@ -137,7 +135,7 @@ def _devices(nvml: Any) -> Iterator[tuple[Any, Gpu]]:
         except nvml.NVMLError as error:
             logger.warning("GPU %d is left out, for the driver says of it: %s", index, error)
             continue
-        memory, slices = _ask(nvml.nvmlDeviceGetMemoryInfo, handle), []
+        slices: list[Any] = []
         if (_ask(nvml.nvmlDeviceGetMigMode, handle) or (0, 0))[0] == nvml.NVML_DEVICE_MIG_ENABLE:
             numbers = range(_ask(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0)
             found = (_ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number) for number in numbers)
@@ -146,7 +144,7 @@ def _devices(nvml: Any) -> Iterator[tuple[Any, Gpu]]:
             profile = str(nvml.nvmlDeviceGetName(part)).removeprefix(name).strip()
             yield part, Gpu(index, nvml.nvmlDeviceGetUUID(part), f"{name} {profile}", slice_of=uuid)
         if not slices:
-            yield handle, Gpu(index, uuid, name, memory and memory.total // MIB)
+            yield handle, Gpu(index, uuid, name)
 
 
 def _ask(ask: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an executor and a worker tell each other, wherever the worker runs: plain data, through a pipe or a cluster.
+"""Messages between an executor and a worker: orders and reports, plain data that go through a pipe or a cluster.
 
 Whatever concerns a job carries the job's number, which no other job of this executor has. So orders may overtake one
 another, and a message about a job that has ended concerns nobody. A worker's reports come in order.
@@ -15,14 +15,14 @@ from unetx_studies.processes import ProcessIdentity
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Order, once: load this pickled pair of evaluator and task."""
+    """The order, given once, to load a pickled pair of evaluator and task."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Order: evaluate this job."""
+    """The order to evaluate a job."""
 
     number: int
     job: Job
@@ -30,7 +30,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Order: what to do at the rung that the job has reported."""
+    """The order that answers a reported rung: to prune the job or to go on."""
 
     number: int
     prune: bool
@@ -38,28 +38,28 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """Order: leave the job at its next step."""
+    """The order to interrupt a job at its next step."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Report: the worker is up and listening, on this device."""
+    """The report that the worker is up and listening, on a device of this name."""
 
     label: str
 
 
 @dataclass(frozen=True, slots=True)
 class StartFailed:
-    """Report: the evaluator or the task could not be unpickled; the worker ends."""
+    """The report that evaluator or task could not be unpickled; the worker ends."""
 
     traceback: str
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Report: the evaluation begins."""
+    """The report that an evaluation begins, in this process."""
 
     number: int
     process: ProcessIdentity
@@ -67,7 +67,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """Report: training reached this step."""
+    """The report that the training has reached a step."""
 
     number: int
     step: int
@@ -75,7 +75,7 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class ReachedRung:
-    """Report: what is known at a rung; an Answer is awaited."""
+    """The report of a score at a rung; the worker waits for an Answer."""
 
     number: int
     point: CurvePoint
@@ -83,7 +83,7 @@ class ReachedRung:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Report: the evaluation has ended, with this result."""
+    """The report that an evaluation has ended, with its result."""
 
     number: int
     evaluation: Evaluation
@@ -91,14 +91,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """Report: the job was left without a result, as asked."""
+    """The report that a job was interrupted, without a result."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class DiskFull:
-    """Report: the job was left because something could not be written."""
+    """The report that a job was stopped, as something could not be written."""
 
     number: int
     message: str
@@ -106,7 +106,7 @@ class DiskFull:
 
 @dataclass(frozen=True, slots=True)
 class DeviceLost:
-    """Report: the worker can no longer use its device, and ends; the job is to be run in another."""
+    """The report that the worker cannot use its device any more, and ends; its job is to be run in another."""
 
     number: int
     reason: str
@@ -116,21 +116,21 @@ class DeviceLost:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """Report, the last one, by the process that started the worker: the worker's exit code or signal in words."""
+    """The last report, by the process that started the worker: its exit code or signal in words."""
 
     how: str
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLost:
-    """Report, the last one, by the handle: whatever lay between broke, so that nothing is known of the worker."""
+    """The last report, by the handle: the connection broke, so that nothing is known of the worker."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """Report, the only one: no worker can do its work there."""
+    """The only report: no worker can do its work on that node, for this reason."""
 
     problem: str
 

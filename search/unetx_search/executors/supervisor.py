@@ -39,9 +39,9 @@ SILENT_AFTER_KILL_S = 30.0
 UNFIT_S = 60.0
 """Seconds before another worker is tried in a slot whose worker was not fit."""
 
-Start = Callable[[Slot, Path | None], H]
+StartWorker = Callable[[Slot, Path | None], H]
 """Starts a worker in a slot, with the file for its log."""
-Wait = Callable[[Sequence[H], float], None]
+WaitForReports = Callable[[Sequence[H], float], None]
 """Waits until one of the workers has a report, at most so many seconds."""
 
 
@@ -63,8 +63,8 @@ class Supervisor(Executor, Generic[H]):
         evaluator: Evaluator,
         task: Task,
         slots: Sequence[Slot],
-        start: Start[H],
-        wait: Wait[H],
+        start: StartWorker[H],
+        wait: WaitForReports[H],
         *,
         starts_at_once: bool = False,
         log_folder: Path | None = None,

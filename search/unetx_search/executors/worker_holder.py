@@ -31,7 +31,7 @@ LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class WorkerSpec:
     """What a worker on a node is started with."""
 
     slot: Slot
@@ -46,8 +46,8 @@ class Start:
 class WorkerHolder:
     """Holds one worker on a node. One thread reads its reports and does what others request."""
 
-    def __init__(self, start: Start) -> None:
-        self._start = start
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
         self._requests: SimpleQueue[tuple[str, tuple[Order, ...]]] = SimpleQueue()
         self._wakeup, self._wakeup_sender = multiprocessing.Pipe(duplex=False)
 
@@ -58,17 +58,17 @@ class WorkerHolder:
 
     def reports(self) -> Iterator[Report]:
         """Start the worker and yield its reports; ends when the worker has exited and its memory is free again."""
-        start, host, found = self._start, socket.gethostname(), version("unetx-search")
-        if found != start.version:
-            rule = f"coordinator and workers run the same unetx-search; the coordinator has {start.version}"
+        spec, host, found = self._spec, socket.gethostname(), version("unetx-search")
+        if found != spec.version:
+            rule = f"coordinator and workers run the same unetx-search; the coordinator has {spec.version}"
             yield Unfit(f"{rule}, {host} has {found}: install one version on all nodes")
             return
-        if problem := start.files.problem(start.slot.index, host):
+        if problem := spec.files.problem(spec.slot.index, host):
             yield Unfit(problem)
             return
         sys.modules["__main__"] = ModuleType("__main__")  # spawned workers run it anew; here it is the cluster's own
-        slot = slot_on_node(start.slot, host, start.workers_per_gpu)
-        worker = WorkerProcess(slot, start.log_file, MemoryWatch([slot] * start.workers_per_gpu).wait_for)
+        slot = slot_on_node(spec.slot, host, spec.workers_per_gpu)
+        worker = WorkerProcess(slot, spec.log_file, MemoryWatch([slot] * spec.workers_per_gpu).wait_for)
         report: Report | None = None
         while not isinstance(report, Exited):
             wait([self._wakeup, *worker.sources], LOOK_EVERY_S)

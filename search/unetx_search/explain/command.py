@@ -20,7 +20,7 @@ def explain(
     gpus: Literal["all"] | int = "all",
     json: Json = False,
 ) -> None:
-    """Tell what each skip of a design does: trained on a dataset, then with one skip replaced after the other.
+    """Tell what each skip of a design or a trained model does: one after the other is replaced, and cases scored again.
 
     For each skip the change of Dice with an interval, its likeness to what the decoder has, and its gate; for each
     stage the gradient beside that of a twin without skips; targets by size, and edges. Killed or stopped, the same
@@ -29,11 +29,11 @@ def explain(
     Parameters
     ----------
     what
-        A study's folder such as runs/NAME (its best design), runs/NAME:TRIAL, an architecture file, or a preset.
-        A study knows its data; others need --data.
+        A study's folder such as runs/NAME (its best design), runs/NAME:TRIAL, an architecture file, a preset, or a
+        trained model's folder. A study knows its data; others need --data.
     folder
-        Where explain.json, explain.svg and the finished parts go. By default explain/trial-N in the study's folder, or
-        explain/NAME below --out.
+        Where explain.json, explain.svg and the finished parts go. By default explain/trial-N in the study's folder,
+        explain/fold-N in the model's, or explain/NAME below --out.
     seeds
         Trainings of the design and of its twin; three or more also tell how far other trainings differ.
     steps

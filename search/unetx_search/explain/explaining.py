@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,9 +21,10 @@ from unetx_search.executors.engines import check_torch
 from unetx_search.executors.slots import make_slots
 from unetx_search.explain import EXPLAIN
 from unetx_search.explain.parts import Work, gradient_steps
+from unetx_search.explain.trained_model import examine_model
 from unetx_search.preparing import case_groups, no_empty_folders, prepared_task
-from unetx_search.progress import Steps
-from unetx_search.resolving import piloted_spacing, stored_pilot, unpiloted_budget
+from unetx_search.progress import StageDisplay
+from unetx_search.resolving import piloted_spacing, stored_pilot, stored_spacing, unpiloted_budget
 from unetx_search.run import REQUEST, SETTINGS
 from unetx_search.status import read_status
 from unetx_space import Architecture, RequestError
@@ -30,6 +32,7 @@ from unetx_space.canonical import key
 from unetx_space.files import write_whole
 from unetx_space.presets import PRESETS
 from unetx_studies.explanation import Explanation, explanation_svg, make_explanation
+from unetx_studies.model_folder import PLAN, ModelFolder
 from unetx_studies.store import Records, check_study, find_location, full_disk_explained, open_store
 
 if TYPE_CHECKING:
@@ -74,11 +77,16 @@ def explain(
     validation_cases: int | None = None,
     gpus: Literal["all"] | int = "all",
 ) -> Explained:
-    """Train and examine ``what``: a study's folder (its best design), FOLDER:TRIAL, an architecture file, or a preset.
+    """Examine a trained model as it is, or a study's best design, FOLDER:TRIAL, an architecture file or a preset after
+    trainings for the purpose.
 
     Raises RequestError when the request cannot be met; UnetxError where a training ends without a result.
     """
     check_rules(at_least(1, seeds=seeds, steps=steps, validation_cases=validation_cases))
+    if what not in PRESETS and (Path(what) / PLAN).is_file():
+        if seeds != 1 or steps is not None:
+            raise RequestError(f"{what} is trained already: leave --seeds and --steps out")
+        return _explain_model(Path(what), choices, folder, validation_cases, gpus, console)
     subject = _subject(what)
     choices = choices if subject.study is None else _with_study_choices(subject.study, choices)
     slot = make_slots(gpus)[0]
@@ -87,16 +95,14 @@ def explain(
         console.print("no --data given: explaining on the built-in demo task (synthetic images)")
     source = choices.source()
     home = subject.study / EXPLAIN if subject.study is not None else choices.out / EXPLAIN
-    target = folder or home / subject.name
-    if target.exists() and not target.is_dir():
-        raise RequestError(f"-o names a folder for the explanation, and {target} is a file; name another")
+    target = _checked_target(folder or home / subject.name)
     with no_empty_folders(choices.cache_folder, target), full_disk_explained(target):
         task, budget = _task_and_budget(subject, choices, source, slot.device, console)
         budget = replace(budget, validation_cases=validation_cases or len(task.splits.validation))
         budget = budget if steps is None else with_steps(budget, steps)
         check_rankable(task, budget)
         architecture = subject.architecture or _preset_on(task, what)
-        with using(task), Steps(console) as progress:
+        with using(task), StageDisplay(console) as progress:
             work = Work(
                 architecture, task, budget, case_groups(source, choices), slot.device, slot.n_threads, target, progress
             )
@@ -104,9 +110,38 @@ def explain(
         early, midway = gradient_steps(budget.steps)
         margin = choices.margin if isinstance(choices, SearchConfig) else MARGIN
         findings = make_explanation(looks, early=early, midway=midway, groups=work.groups, margin=margin)
-        done = Explained(architecture, findings, target)
-        write_whole(target / "explain.json", explanation_json(done, task, budget))
-        write_whole(target / "explain.svg", explanation_svg(architecture, findings))
+        return _written(Explained(architecture, findings, target), task, budget)
+
+
+def _explain_model(
+    path: Path,
+    choices: DataChoices,
+    folder: Path | None,
+    validation_cases: int | None,
+    gpus: Literal["all"] | int,
+    console: Console,
+) -> Explained:
+    model = ModelFolder.load(path)
+    slot = make_slots(gpus)[0]
+    check_torch([slot])
+    source = choices.source()
+    target = _checked_target(folder or path / EXPLAIN / f"fold-{choices.fold}")
+    with no_empty_folders(choices.cache_folder, target), full_disk_explained(target):
+        findings, task, budget = examine_model(
+            model, choices, source, slot, target, validation_cases=validation_cases, console=console
+        )
+        return _written(Explained(model.architecture, findings, target), task, budget)
+
+
+def _checked_target(target: Path) -> Path:
+    if target.exists() and not target.is_dir():
+        raise RequestError(f"-o names a folder for the explanation, and {target} is a file; name another")
+    return target
+
+
+def _written(done: Explained, task: Task, budget: Budget) -> Explained:
+    write_whole(done.folder / "explain.json", explanation_json(done, task, budget))
+    write_whole(done.folder / "explain.svg", explanation_svg(done.architecture, done.findings))
     return done
 
 
@@ -165,8 +200,7 @@ def _task_and_budget(
 
     if subject.study is not None and subject.budget is not None:
         settings = subject.study / SETTINGS
-        voxels = None if choices.spacing is not None else read_settings(settings).get("pilot_spacing")
-        task = prepared(None if voxels is None else tuple(voxels))
+        task = prepared(stored_spacing(choices, read_settings(settings)))
         if differences := differing_data(settings, task):
             raise RequestError(
                 f"the design was trained on other data by the study in {subject.study}:\n"
@@ -176,7 +210,7 @@ def _task_and_budget(
                 "design's file, which goes with any data"
             )
         return task, subject.budget
-    config = SearchConfig(**{field.name: getattr(choices, field.name) for field in fields(DataChoices)})
+    config = SearchConfig.on(choices)
     task = prepared(None)
     pilot = stored_pilot(config, task)
     spacing = None if pilot is None else piloted_spacing(task, pilot)
@@ -209,7 +243,7 @@ def explanation_json(done: Explained, task: Task, budget: Budget) -> str:
         "key": key(done.architecture),
         "architecture": done.architecture.to_json(),
         "task": {"name": task.name, "digest": task.digest, "classes": list(task.classes)},
-        "budget": asdict(budget),
+        "budget": {**asdict(budget), "max_seconds": budget.max_seconds if isfinite(budget.max_seconds) else None},
         **asdict(done.findings),
     }
     return json.dumps(facts, indent=2, allow_nan=False) + "\n"

@@ -24,13 +24,13 @@ from unetx_space import Architecture, RequestError, UnetxError, build
 from unetx_space.canonical import canonical
 from unetx_space.files import write_whole
 from unetx_space.genome import Genome
+from unetx_space.network import SkipUNet
 from unetx_studies.explanation import SeedObservations
 from unetx_studies.export.weights import load_weights
 
 if TYPE_CHECKING:
-    from unetx_evaluators.device import DeviceProfile
     from unetx_evaluators.tasks import Task
-    from unetx_search.progress import Steps
+    from unetx_search.progress import StageDisplay
 
 FORMAT = 1
 """The version of the answers, which is raised whenever the same question would be answered differently."""
@@ -63,8 +63,10 @@ class Work:
         device: str,
         n_threads: int,
         folder: Path,
-        progress: Steps,
+        progress: StageDisplay,
+        weights: str = "",
     ) -> None:
+        """``weights`` is the checksum of those of a trained model, which ``observe`` is called with."""
         early, midway = gradient_steps(budget.steps)
         self.groups = groups
         self._architecture = architecture
@@ -74,6 +76,7 @@ class Work:
         self._progress = progress
         design = [architecture.backbone.to_json(), architecture.genome.to_json()]
         question = [FORMAT, design, task.digest, asdict(budget), sorted(groups.items()), device, versions()]
+        question += [weights] if weights else []
         digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
         self._parts = folder / f"parts-{digest[:12]}"
 
@@ -84,26 +87,36 @@ class Work:
         twin = without_skips(self._architecture)
         has_skips = any(node.sources for node in canonical(self._architecture.genome).nodes)
         beside = self._trained(f"seed-{seed}-twin", twin, seed) if has_skips else None
+        network = build(as_trained(self._architecture, self._budget), seed=seed)
+        load_weights(network, weights)
+        return replace(
+            self.observe(network, seed),
+            gradients=_gradients(design),
+            twin_scores=() if beside is None else tuple(CaseScore(**score) for score in beside["case_scores"]),
+            twin_gradients=None if beside is None else _gradients(beside),
+        )
+
+    def observe(self, network: SkipUNet, seed: int) -> SeedObservations:
+        """Examine a trained network with every skip in its place, and with one replaced after the other."""
         device = trusted(profile(self._evaluator.device), self._architecture.backbone.sizes(self._task.patch))
         with tuned(device, self._evaluator.n_threads):
-            network = self._network(seed, weights, device)
-            looked_at = self._part(
-                f"seed-{seed}-look", "looking at it with every skip in its place", lambda: _seen(network)
+            network.to(device.device)
+            network.to(memory_format=memory_format(self._task.dims, device.device))  # type: ignore[call-overload]  # not in torch's stubs
+            cases = open_cases(self._task, device, self._budget.validation_cases)
+            trained = TrainedNetwork(network, self._task, cases, device, seed, self.groups)
+            intact = self._part(
+                f"seed-{seed}-look", "looking at it with every skip in its place", lambda: _seen(trained)
             )
             without = {
-                (str(skip.source), str(skip.node)): self._without(network, skip, seed)
-                for skip in skips_of(network.network)
+                (str(skip.source), str(skip.node)): self._without(trained, skip, seed) for skip in skips_of(network)
             }
         return SeedObservations(
             seed,
-            Measured.from_json(looked_at["intact"]),
+            Measured.from_json(intact["intact"]),
             without,
-            tuple(SkipSimilarity(**one) for one in looked_at["similarities"]),
-            tuple(GateStatistics(**one) for one in looked_at["gates"]),
-            looked_at["volumes"],
-            _gradients(design),
-            () if beside is None else tuple(CaseScore(**score) for score in beside["case_scores"]),
-            None if beside is None else _gradients(beside),
+            tuple(SkipSimilarity(**one) for one in intact["similarities"]),
+            tuple(GateStatistics(**one) for one in intact["gates"]),
+            intact["volumes"],
         )
 
     def _part(self, name: str, words: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -151,14 +164,6 @@ class Work:
         made = self._part(name, f"training {what} for {self._budget.steps} steps, seed {seed}", train)
         checkpoint.unlink(missing_ok=True)
         return made
-
-    def _network(self, seed: int, weights: Path, device: DeviceProfile) -> TrainedNetwork:
-        network = build(as_trained(self._architecture, self._budget), seed=seed)
-        load_weights(network, weights)
-        network.to(device.device)
-        network.to(memory_format=memory_format(self._task.dims, device.device))  # type: ignore[call-overload]  # not in torch's stubs
-        cases = open_cases(self._task, device, self._budget.validation_cases)
-        return TrainedNetwork(network, self._task, cases, device, seed, self.groups)
 
     def _without(self, network: TrainedNetwork, skip: Skip, seed: int) -> dict[Replacement, Measured | None]:
         def scored() -> dict[str, Any]:

@@ -50,11 +50,11 @@ class FinalsConfig:
     name: str = FINALS
     """Folder of these finals in the study's; another one for finals of another kind."""
     gpus: Literal["all"] | int | None = None
-    """As for a search."""
+    """GPUs to use. As in the search by default."""
     cpu_workers: int | None = None
-    """As for a search."""
+    """CPU workers, one thread each, where no GPU is used. As in the search by default."""
     workers_per_gpu: int | None = None
-    """As for a search."""
+    """Worker processes that share one GPU. As in the search by default, 1 where the search measured how many pay."""
     max_hours: float | None = None
     """End this run in order after so many hours; the same command continues the finals."""
 

@@ -79,7 +79,7 @@ GENE = "design"
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """All designs that compete in finals, among them the reference."""
+    """The designs that compete in finals, the reference among them."""
 
     entrants: tuple[Entrant, ...]
     left_out: tuple[str, ...]
@@ -120,7 +120,7 @@ def choose_lineup(
 
 
 def _as_wide_as_it_takes(entrants: Sequence[Entrant], patch: tuple[int, ...], left_out: list[str]) -> Iterable[Entrant]:
-    """Each with the width at which it costs the multiply-adds of the first, the reference; by halving the interval."""
+    """Yield each with the width at which it costs as much as the first, the reference, found by halving an interval."""
     aim = entrants[0].trained_cost(patch).macs
     yield entrants[0]
     for entrant in entrants[1:]:

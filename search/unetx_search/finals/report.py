@@ -275,7 +275,7 @@ def _described(results: Results, name: str, facts: Mapping[str, Any]) -> Archite
 
 
 def _cases_csv(results: Results) -> str:
-    """Every score of every case, a row each."""
+    """Write every score of every case as a row of CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["design", "seed", "patient", "case", "class", "metric", "value"])

@@ -29,6 +29,7 @@ from unetx_search.gpu_check import preflight
 from unetx_search.listed_study import ListedStudy
 from unetx_search.preparing import case_groups, no_empty_folders, prepared_task, write_split_and_task
 from unetx_search.progress import say
+from unetx_search.resolving import stored_spacing
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
 from unetx_space.training_memory import training_memory
@@ -223,7 +224,7 @@ class _Final:
         )
 
     def _costs(self) -> dict[str, float]:
-        """Of what is trained, by name."""
+        """Return the cost of what is trained, by name of the design."""
         patch, by = self.task.patch, self.request.cheap_by
         if by == "memory":
             return {one.name: float(training_memory(one.trained, patch)) for one in self.lineup.entrants}
@@ -232,13 +233,13 @@ class _Final:
 
 
 def _options(search: SearchResults, request: SearchConfig, plan: str, device: str) -> TaskOptions:
-    """How the data become the finals' task: as for the search, or as memory alone allows, for as many levels."""
+    """Return how the data become the finals' task: as for the search, or as memory alone allows, for as many levels."""
     options = request.task_options("cpu" if device == "cpu" else "cuda")
-    levels = len(search.begun["task"]["strides"])
+    levels = len(search.settings["task"]["strides"])
     if plan == "full":
         return replace(options, seconds=math.inf, levels=levels)
-    spacing = search.begun.get("pilot_spacing")
-    return options if spacing is None or request.spacing is not None else replace(options, spacing=tuple(spacing))
+    spacing = stored_spacing(request, search.settings)
+    return options if spacing is None else replace(options, spacing=spacing)
 
 
 def _on_test_cases(task: Task, config: FinalsConfig, fold: int | None, groups: Mapping[str, str]) -> Task:
@@ -254,7 +255,7 @@ def _on_test_cases(task: Task, config: FinalsConfig, fold: int | None, groups: M
 
 
 def _budget(config: FinalsConfig, search: SearchResults, task: Task, plan: str) -> Budget:
-    begun = Budget.from_json(dict(search.begun["budget"]))
+    begun = Budget.from_json(dict(search.settings["budget"]))
     steps = config.steps or LONGER * begun.steps
     return replace(
         begun,

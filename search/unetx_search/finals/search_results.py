@@ -29,7 +29,7 @@ class SearchResults:
 
     name: str
     request: SearchConfig
-    begun: Mapping[str, Any]
+    settings: Mapping[str, Any]
     ranking: Ranking
     genomes: Mapping[str, Genome]
     """The genome of each design, by key."""
@@ -63,7 +63,7 @@ def read_search_results(study: Path) -> SearchResults:
         return SearchResults(
             name=name,
             request=request,
-            begun=read_settings(study / SETTINGS),
+            settings=read_settings(study / SETTINGS),
             ranking=ranking,
             genomes={one.key: records.architecture(one.key).genome for one in ranking.designs},
             trainings={

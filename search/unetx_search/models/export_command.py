@@ -45,11 +45,11 @@ def export(
         Replace what is there already.
     """
     from unetx_search.models.exporting import with_weights
-    from unetx_search.progress import Steps, stderr_console
+    from unetx_search.progress import StageDisplay, stderr_console
     from unetx_studies.export import export
 
     found, trained = with_weights(architecture, weights)
-    with Steps(stderr_console()) as steps:
+    with StageDisplay(stderr_console()) as steps:
         done = export(
             found,
             target,

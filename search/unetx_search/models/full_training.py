@@ -241,7 +241,7 @@ def full_budget(task: Task, batch_size: int, recipe: Recipe, how: TrainChoices) 
 
 
 def _settings(data: PreparedData, architecture: Architecture, budget: Budget, how: TrainChoices) -> dict[str, Any]:
-    """All that decides what comes out, as JSON values."""
+    """Return all that decides the trained weights, as JSON values."""
     told = {**asdict(budget), "max_seconds": None, "data": data.task.digest, "architecture": key(architecture)}
     return {**told, "seed": how.seed, "folds": len(data.folds), "device": data.machine, "threads": data.n_threads}
 

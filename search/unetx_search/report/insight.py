@@ -23,7 +23,7 @@ def insight_sections(study: ReportedStudy) -> list[Section]:
 
 
 def _gradients(told: Mapping[str, Mapping[str, Any]]) -> Section:
-    """At the last step at which they were noted."""
+    """The section on gradients, at the last step at which they were noted."""
     norms: dict[str, dict[str, float]] = {}
     rows: list[Sequence[str]] = []
     for name, insight in told.items():
@@ -51,7 +51,7 @@ def _redundancy(told: Mapping[str, Mapping[str, Any]]) -> Section:
 
 
 def _importance(name: str, found: Mapping[str, Any]) -> Section:
-    """From an ``explain.json``."""
+    """The section on the findings of an ``explain.json``."""
     skips = found["skips"]
     changes = list(_changes(skips))
     rows = [(skip["node"], skip["source"], skip["role"], skip["says"]) for skip in skips]

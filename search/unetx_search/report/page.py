@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unetx_search.cheapest import cheapest_words
 from unetx_search.evidence_text import evidence_lines
@@ -17,6 +17,7 @@ from unetx_search.progress import duration
 from unetx_search.report.cases import shown_cases
 from unetx_search.report.insight import insight_sections
 from unetx_search.report.study import ReportedStudy
+from unetx_search.status import trial_facts
 from unetx_space import Architecture, RequestError, encoder
 from unetx_space.canonical import canonical
 from unetx_space.files import write_whole
@@ -28,9 +29,6 @@ from unetx_studies.report import figures, numbers
 from unetx_studies.report.cases import ShownCase
 from unetx_studies.report.page import Page, Section, Table, page_html
 from unetx_studies.spread import REACH
-
-if TYPE_CHECKING:
-    from unetx_studies.store import TrialRecord
 
 REPORT = "report.html"
 """Name of the report in a study's folder; CSV and JSON of the same name lie beside it."""
@@ -286,7 +284,7 @@ def _design_sections(study: ReportedStudy) -> list[Section]:
 
 
 def _skip_map(study: ReportedStudy) -> Section:
-    """Every skip that some design has, drawn on the U as thick as it is frequent among the best."""
+    """The section with every skip that some design has, drawn on the U as thick as it is frequent among the best."""
     found = numbers.skip_frequencies(study.designs, study.genomes)
     heads = ("node", "reads", "best third", "all")
     rows = [(node, source, f"{one.among_best:.0%}", f"{one.among_all:.0%}") for (source, node), one in found.items()]
@@ -382,19 +380,11 @@ def _citations(study: ReportedStudy) -> Section:
 
 def _csv(study: ReportedStudy) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    heads = ("trial", "design", "origin", "seed", "outcome", "dice", "seconds", "parameters", "multiply_adds")
-    writer.writerow(heads)
-    for trial in study.status.trials:
-        writer.writerow(_trial_row(trial))
+    rows = list(map(trial_facts, study.status.trials))
+    writer = csv.DictWriter(text, fieldnames=rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
-
-
-def _trial_row(trial: TrialRecord) -> Sequence[object]:
-    outcome = "" if trial.outcome is None else str(trial.outcome)
-    score = "" if trial.score is None else trial.score
-    facts = (trial.seed, outcome, score, trial.seconds, trial.n_parameters, trial.macs)
-    return trial.number, trial.key, str(trial.origin), *facts
 
 
 def _facts(study: ReportedStudy) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def _mean_by_case(trainings: Sequence[Sequence[CaseScore]]) -> dict[str, float]:
 
 
 def _pictured(folder: Path, records: Records, one: Ranked) -> Pictured | None:
-    """Of the training nearest to the design's mean whose predictions were kept; of two as near, the lower."""
+    """Read the training nearest to the design's mean whose predictions were kept; of two as near, the lower."""
     for trial in sorted(one.trials, key=lambda trial: (round(abs((trial.score or 0.0) - one.dice), 9), trial.score)):
         if predictions := read_predictions(predictions_file(folder, trial.number)):
             return Pictured(trial.number, predictions, case_means(records.case_scores(trial.number)))

@@ -42,7 +42,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SharingLimits:
     """What bounds the number of workers on a device, whatever is measured."""
 
     free_mib: float | None
@@ -92,7 +92,7 @@ class Sharing:
         return f"{seen}{': ' if seen else ''}{counted(self.n_workers)} ({self.reason}){memory}"
 
 
-def decide(kind: str, samples: Sequence[Sample], limits: Limits) -> Sharing:
+def decide(kind: str, samples: Sequence[Sample], limits: SharingLimits) -> Sharing:
     """Choose the number of workers for a device on which 1, 2, 3, ... were measured in this order.
 
     It grows while another worker adds at least MIN_GAIN to the evaluations a minute and all of them fit. At least 1:

@@ -26,9 +26,9 @@ from unetx_search.executors.slots import Slot, shared_slots
 from unetx_search.sharing.choice import (
     MAX_WORKERS,
     SHARING,
-    Limits,
     Sample,
     Sharing,
+    SharingLimits,
     decide,
     read_sharing,
     write_sharing,
@@ -99,7 +99,9 @@ def slots_that_pay(
         known = [free.get(slot.gpu) for slot in same]
         least = None if None in known else float(min(mib for mib in known if mib is not None))
         before = kept[kind].samples if kind in kept else ()
-        kept[kind] = _decided(kind, before, Limits(least, at_most, extra_mib), partial(measure, same[0]), console)
+        kept[kind] = _decided(
+            kind, before, SharingLimits(least, at_most, extra_mib), partial(measure, same[0]), console
+        )
         others = f" and {len(same) - 1} more of the kind" if len(same) > 1 else ""
         console.print(f"{same[0].label}{others}: {kept[kind]}")
     write_sharing(path, kept.values(), version("torch"))
@@ -108,9 +110,9 @@ def slots_that_pay(
 
 
 def _decided(
-    kind: str, before: Sequence[Sample], limits: Limits, measure: Callable[[int], Sample], console: Console
+    kind: str, before: Sequence[Sample], limits: SharingLimits, measure: Callable[[int], Sample], console: Console
 ) -> Sharing:
-    """By what was measured before, where that is enough; else measured now, with one worker more each time."""
+    """Decide by what was measured before, where that is enough; else measure now, with one worker more each time."""
     sharing = decide(kind, before, limits)
     if not sharing.reason:
         console.print(

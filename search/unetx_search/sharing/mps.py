@@ -81,9 +81,9 @@ class MpsDaemon:
 
     def servers(self) -> list[str]:
         """Return the service's server processes; there are none before somebody has computed through it."""
-        return self._told("get_server_list").split()
+        return self._answer_to("get_server_list").split()
 
-    def _told(self, command: str) -> str:
+    def _answer_to(self, command: str) -> str:
         """Its answer; empty where it gives none."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(
@@ -95,7 +95,7 @@ class MpsDaemon:
     def end(self) -> None:
         """End the service and remove its folders."""
         if self._process.poll() is None:
-            self._told("quit")
+            self._answer_to("quit")
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:

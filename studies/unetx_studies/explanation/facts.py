@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from unetx_evaluators.evaluation import CaseScore, Measured
@@ -35,12 +35,12 @@ class SeedObservations:
     gates: tuple[GateStatistics, ...]
     volumes: Mapping[str, Mapping[str, int]]
     """Voxels in the reference, by case and class."""
-    gradients: Mapping[int, tuple[StageGradient, ...]]
-    """Gradients of all stages, by training step."""
+    gradients: Mapping[int, tuple[StageGradient, ...]] = field(default_factory=dict)
+    """Gradients of all stages, by training step; empty where a model was trained elsewhere."""
     twin_scores: tuple[CaseScore, ...] = ()
-    """The twin's scores; empty where the design has no skips."""
+    """The twin's scores; empty where there is no twin, or the design has no skips."""
     twin_gradients: Mapping[int, tuple[StageGradient, ...]] | None = None
-    """The twin's gradients by training step; None where the design has no skips."""
+    """The twin's gradients by training step; None where there is no twin, or the design has no skips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +137,9 @@ class Explanation:
     dice: float
     """The objective on the validation cases; the mean over seeds."""
     twin_dice: float | None
-    """The objective of the twin without skips; None where the design has none."""
+    """The objective of the twin without skips; None where there is no twin."""
     all_skips: Change | None
-    """What all skips together are worth: the design less its twin without any, both trained."""
+    """What all skips together are worth: the design less its twin without any, both trained; None without a twin."""
     skips: tuple[SkipEffect, ...]
     stages: tuple[StageFlow, ...]
     early: tuple[int, ...]

@@ -155,7 +155,12 @@ def _limits(seeds: Sequence[SeedObservations], groups: Mapping[str, str], skips:
     limits = ["A role is one in these trained networks: a design that is trained without the skip may do as well."]
     if not skips:
         limits = ["The design has no skips, so that there is nothing to take away and no twin to compare with."]
-    if len(seeds) == 1:
+    if not seeds[0].gradients:
+        limits.append(
+            "A trained model has no twin without skips, and its gradients are gone: explain its architecture.json for "
+            "these."
+        )
+    elif len(seeds) == 1:
         limits.append(
             "One training: intervals are about other cases, not about other trainings; --seeds 3 tells those."
         )

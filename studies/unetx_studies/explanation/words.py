@@ -42,7 +42,7 @@ def worth(found: Explanation) -> str:
     seeds = f"{len(found.seeds)} seeds" if len(found.seeds) > 1 else f"seed {found.seeds[0]}"
     own = f"Dice {found.dice:.4f} ({seeds})"
     if found.twin_dice is None or found.all_skips is None:
-        return f"{own} · no skips"
+        return own if found.skips else f"{own} · no skips"
     return f"{own} · {found.twin_dice:.4f} without skips: together they are worth {_interval(found.all_skips)}"
 
 

@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from unetx_search.executors.messages import ConnectionLost, Hello, Order, Report, Unfit
 from unetx_search.executors.worker_handle import WorkerHandle
-from unetx_search.executors.worker_holder import LOOK_EVERY_S, Start, WorkerHolder
+from unetx_search.executors.worker_holder import LOOK_EVERY_S, WorkerHolder, WorkerSpec
 from unetx_space.errors import UnetxError
 
 RESOLUTION = 10_000
@@ -27,12 +27,12 @@ RESOLUTION = 10_000
 class WorkerOnRay(WorkerHandle):
     """The handle of a worker on a Ray cluster. The constructor asks for an actor, which Ray starts where it can."""
 
-    def __init__(self, start: Start) -> None:
-        share = RESOLUTION // start.workers_per_gpu / RESOLUTION
-        needs = {"num_cpus": 0, "num_gpus": share} if start.slot.device == "cuda" else {"num_cpus": 1, "num_gpus": 0}
+    def __init__(self, spec: WorkerSpec) -> None:
+        share = RESOLUTION // spec.workers_per_gpu / RESOLUTION
+        needs = {"num_cpus": 0, "num_gpus": share} if spec.slot.device == "cuda" else {"num_cpus": 1, "num_gpus": 0}
         options = {**needs, "max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
-        self._start = start
-        self._actor = ray.remote(WorkerHolder).options(**options).remote(start)
+        self._spec = spec
+        self._actor = ray.remote(WorkerHolder).options(**options).remote(spec)
         self._stream = self._actor.reports.options(num_returns="streaming").remote()
         self._requests: list[Any] = []
         """Requests of which it is not known whether they have arrived."""
@@ -62,7 +62,7 @@ class WorkerOnRay(WorkerHandle):
             report: Report = ray.get(next(self._stream))
             if isinstance(report, Hello):
                 self._is_up = True
-                self._start.files.confirm(self._start.slot.index, report.label)
+                self._spec.files.confirm(self._spec.slot.index, report.label)
         except RayTaskError:
             raise  # a bug of ours
         except RayError as error:

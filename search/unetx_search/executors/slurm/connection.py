@@ -37,7 +37,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorAddress:
-    """Where a job connects to its coordinator, and with which key."""
+    """The coordinator's address, to which jobs connect, and the file with the key."""
 
     hosts: tuple[str, ...]
     port: int

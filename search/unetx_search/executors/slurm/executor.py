@@ -18,7 +18,7 @@ from unetx_search.executors.slots import Slot
 from unetx_search.executors.slurm.connection import JobConnection
 from unetx_search.executors.slurm.jobs import JobTask, SlurmJobs
 from unetx_search.executors.worker_handle import WorkerHandle
-from unetx_search.executors.worker_holder import Start
+from unetx_search.executors.worker_holder import WorkerSpec
 from unetx_space.errors import UnetxError
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class WorkerInJob(WorkerHandle):
     """The handle of a worker in a job. The constructor asks for a job, which the worker gets when one is free."""
 
-    def __init__(self, start: Start, jobs: SlurmJobs) -> None:
-        self._start = start
+    def __init__(self, spec: WorkerSpec, jobs: SlurmJobs) -> None:
+        self._spec = spec
         self._jobs: SlurmJobs | None = jobs
         jobs.n_workers_wanted += 1
         self._job_task: JobTask | None = None
@@ -60,7 +60,7 @@ class WorkerInJob(WorkerHandle):
                 return ConnectionLost(failure) if failure else None
             self._job_task.n_workers += 1
             self._number = self._job_task.n_workers
-            self._request("start", self._start)
+            self._request("start", self._spec)
         return self._next_report(self._jobs, self._job_task)
 
     def _next_report(self, jobs: SlurmJobs, job_task: JobTask) -> Report | None:
@@ -79,7 +79,7 @@ class WorkerInJob(WorkerHandle):
         self._has_ended = self._has_ended or isinstance(report, Exited | Unfit)
         if isinstance(report, Hello):
             try:
-                self._start.files.confirm(self._start.slot.index, report.label)
+                self._spec.files.confirm(self._spec.slot.index, report.label)
             except UnetxError as error:
                 return Unfit(str(error))
         return report
@@ -133,7 +133,7 @@ class SlurmExecutor(ClusterExecutor[WorkerInJob]):
             evaluator,
             task,
             slots,
-            lambda start: WorkerInJob(start, jobs),
+            lambda spec: WorkerInJob(spec, jobs),
             wait_for_reports,
             workers_per_gpu=workers_per_gpu,
             checkpoints=checkpoints,

@@ -15,7 +15,7 @@ import submitit
 
 from unetx_search.executors.messages import ConnectionLost, Exited, Report
 from unetx_search.executors.slurm.connection import CoordinatorAddress, JobConnection, Joined
-from unetx_search.executors.worker_holder import Start, WorkerHolder
+from unetx_search.executors.worker_holder import WorkerHolder, WorkerSpec
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """Slurm's signals to a job that is cancelled or preempted, and to one whose time is nearly up."""
@@ -72,9 +72,9 @@ class _JobTask:
 
     def _on_message(self, number: int, method: str, given: list[Any]) -> None:
         if method == "start":
-            [start] = given
-            assert isinstance(start, Start)
-            self._newest = number, WorkerHolder(start)
+            [spec] = given
+            assert isinstance(spec, WorkerSpec)
+            self._newest = number, WorkerHolder(spec)
             self._waiting.put(self._newest)
         elif self._newest is not None and self._newest[0] == number:
             self._newest[1].request(method, *given)
