@@ -18,7 +18,7 @@ from unetx_space.operators.alignment import Source
 from unetx_space.operators.blocks import NormAct, PlainStage, ResidualStage, ResNetDStage, Style
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS, Gate, Spec
 from unetx_space.operators.nd import conv
-from unetx_space.operators.upsampling import fit
+from unetx_space.operators.upsampling import crop_or_pad
 from unetx_space.plan import BlockPlan, NodePlan, SourcePlan, make_plan
 from unetx_space.validity import faults
 
@@ -76,7 +76,7 @@ class DecoderModule(nn.Module):
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         size = maps[self.level].shape[2:]
         coarse = maps[self.coarser]
-        up = fit(self.upsampled(self.upsampler(coarse)), size)  # [b, c_upsampled, *size]
+        up = crop_or_pad(self.upsampled(self.upsampler(coarse)), size)  # [b, c_upsampled, *size]
         gates: dict[Gate, Tensor] = {"upsampled": up, "coarse": coarse}
         sources = [source(maps[name], size, gates) for name, source in self.sources.items()]  # each [b, c_i, *size]
         fused = self.fused_attention(self.fusion([*sources, up]))  # [b, c_fused, *size]

@@ -21,13 +21,13 @@ from unetx_space.operators.alignment import (
     Source,
     SpaceToDepthAlignment,
     StridedConvAlignment,
-    fold,
+    pixel_unshuffle,
     whole_cells,
 )
 from unetx_space.operators.catalogue import ALIGNMENTS
 from unetx_space.operators.catalogue.alignment import folded_width, stride_steps
 from unetx_space.operators.nd import conv
-from unetx_space.operators.upsampling import shuffle
+from unetx_space.operators.upsampling import pixel_shuffle
 
 FACTORS = [(2, 2), (1, 4), (3, 2), (6, 8), (2, 2, 2), (1, 2, 4), (3, 1, 2)]
 SIZES = {2: (13, 17), 3: (7, 9, 10)}
@@ -135,14 +135,14 @@ def test_on_whole_cells_one_step_is_the_strided_convolution_of_the_encoder(size:
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_fold_is_the_inverse_of_shuffle(factor: tuple[int, ...]) -> None:
+def test_pixel_unshuffle_is_the_inverse_of_pixel_shuffle(factor: tuple[int, ...]) -> None:
     x = image(3 * prod(factor), (2, 3, 4)[: len(factor)])
-    assert torch.equal(fold(shuffle(x, factor), factor), x)
+    assert torch.equal(pixel_unshuffle(pixel_shuffle(x, factor), factor), x)
 
 
-def test_fold_equals_torchs_pixel_unshuffle() -> None:
+def test_pixel_unshuffle_equals_torchs() -> None:
     x = image(3, (8, 12))
-    assert torch.equal(fold(x, (4, 4)), F.pixel_unshuffle(x, 4))
+    assert torch.equal(pixel_unshuffle(x, (4, 4)), F.pixel_unshuffle(x, 4))
 
 
 @pytest.mark.parametrize("factor", [(2, 2), (1, 4), (2, 2, 2), (1, 2, 4), (3, 1, 2)])
