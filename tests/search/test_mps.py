@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from executor_helpers import TASK, Recorder, cpu_slots, job
 from pretended_workers import DONE, Stage
@@ -69,7 +73,11 @@ def two_on_each(*gpus: Gpu) -> tuple[Slot, ...]:
 
 
 def is_alive(pid: str) -> bool:
-    return Path("/proc", pid).exists()
+    """Whether a process runs; one whose parent has died and whom nobody has waited for does not."""
+    try:
+        return bool(psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_every_shared_gpu_has_a_daemon_of_its_own_that_ends_with_the_executor(
@@ -91,6 +99,23 @@ def test_every_shared_gpu_has_a_daemon_of_its_own_that_ends_with_the_executor(
             assert Path(folder).parent.stat().st_mode & 0o077 == 0, "no other user reads it"
     assert [words for words in control.told if words == ["quit"]] == [["quit"]] * 2
     assert not [words for words in started if is_alive(words[3]) or Path(words[1]).parent.exists()]
+
+
+def test_a_daemon_ends_with_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = Control(tmp_path, monkeypatch)
+    words = "from unetx_search.sharing.mps import MpsDaemon; d = MpsDaemon('GPU-a'); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", words], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        [[_, pipes, _, daemon]] = control.told
+        assert is_alive(daemon)
+        owner.kill()
+    ends = time.monotonic() + 60
+    while (is_alive(daemon) or Path(pipes).parent.exists()) and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert not is_alive(daemon)
+    assert not Path(pipes).parent.exists()
+    assert control.told[-1] == ["quit"]
 
 
 def test_a_gpu_with_one_worker_and_cpus_need_no_service(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,13 @@ START_S = 20.0
 """Seconds for a daemon to listen."""
 END_S = 20.0
 """Seconds for a daemon to end, and its server with it."""
+GUARD = """read gone
+echo quit | "$0"
+n=0
+while kill -0 "$2" 2>/dev/null && [ $n -lt 200 ]; do sleep 0.1; n=$((n + 1)); done
+rm -rf "$1"
+"""
+"""Waits for the end of its input, which comes with the process that holds the other end, then ends the daemon."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +46,10 @@ class MpsUnavailable(UnetxError):
 
 
 class MpsDaemon:
-    """The multi-process service of one GPU. The constructor starts it; raises MpsUnavailable."""
+    """The multi-process service of one GPU, which ends with this process even where it is killed.
+
+    The constructor starts it; raises MpsUnavailable.
+    """
 
     def __init__(self, gpu: str) -> None:
         """``gpu`` is its UUID."""
@@ -62,6 +72,14 @@ class MpsDaemon:
         except OSError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise MpsUnavailable(f"{CONTROL} cannot be started ({error.strerror})") from error
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, CONTROL, self._folder, str(self._process.pid)],
+            env=self._own,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             self._await_start()
         except MpsUnavailable:
@@ -94,13 +112,14 @@ class MpsDaemon:
 
     def end(self) -> None:
         """End the service and remove its folders."""
-        if self._process.poll() is None:
-            self._answer_to("quit")
-        try:
-            self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        for process in (self._process, self._guard):
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         assert self._process.stderr is not None
         self._process.stderr.close()
         shutil.rmtree(self._folder, ignore_errors=True)
