@@ -18,7 +18,7 @@ from unetx_space.network import module_of
 from unetx_space.operators.alignment import (
     AverageAlignment,
     MaxAlignment,
-    Source,
+    SourceModule,
     SpaceToDepthAlignment,
     StridedConvAlignment,
     pixel_unshuffle,
@@ -59,7 +59,7 @@ def test_alignment_reaches_the_size_of_every_level_from_every_finer_one(name: st
 
 
 def test_a_coarser_source_is_interpolated_to_the_exact_size() -> None:
-    source = Source(nn.Identity(), conv(2, 3, 5, 1, bias=False), nn.Identity())
+    source = SourceModule(nn.Identity(), conv(2, 3, 5, 1, bias=False), nn.Identity())
     assert source(torch.zeros(2, 3, 4, 3), (9, 11), {}).shape == (2, 5, 9, 11)
 
 

@@ -107,7 +107,7 @@ NO_GATES: Mapping[Gate, Tensor] = MappingProxyType({})
 """The gates of a source whose attention reads no second map."""
 
 
-class Source(nn.Module):
+class SourceModule(nn.Module):
     """One source of a decoder node: aligned, projected by a 1x1 convolution, and reweighted.
 
     A finer source is aligned and then projected; a coarser one projected and then interpolated, which is the same

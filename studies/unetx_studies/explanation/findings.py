@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 
 import numpy as np
 
 from unetx_evaluators.evaluation import OBJECTIVE
 from unetx_evaluators.insight import StageGradient
 from unetx_evaluators.metrics import METRICS, class_means, objective
-from unetx_studies.explanation.changes import Table, change_of_scores, change_of_table, mean, mean_of_known
+from unetx_studies.explanation.changes import Table, change_of_scores, change_of_table, mean_of_known
 from unetx_studies.explanation.facts import (
     Change,
     EdgeScore,
@@ -47,8 +48,8 @@ def make_explanation(
     skips = tuple(skip_effect(seeds, pair, groups, margin) for pair in seeds[0].without)
     return Explanation(
         seeds=tuple(seed.seed for seed in seeds),
-        dice=mean([objective(seed.intact.case_scores) for seed in seeds]),
-        twin_dice=mean([objective(seed.twin_scores) for seed in seeds]) if has_twin else None,
+        dice=fmean([objective(seed.intact.case_scores) for seed in seeds]),
+        twin_dice=fmean([objective(seed.twin_scores) for seed in seeds]) if has_twin else None,
         all_skips=(
             change_of_scores([(seed.twin_scores, seed.intact.case_scores) for seed in seeds], OBJECTIVE, groups)
             if has_twin

@@ -23,7 +23,7 @@ from torch import Tensor
 from unetx_space import PRESETS, Architecture, Backbone, RequestError, StageRef
 from unetx_space.initial_values import initialise
 from unetx_space.network import BLOCK_MODULES, module_name, module_of
-from unetx_space.operators.alignment import Source
+from unetx_space.operators.alignment import SourceModule
 from unetx_space.operators.blocks import NormAct, PlainStage, Style
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, PLAIN_ATTENTION, UPSAMPLERS, Spec
 from unetx_space.operators.nd import conv
@@ -148,7 +148,7 @@ class _Writer:
             return None
         options = f", gate={ATTENTIONS[plan.attention].gate!r}" if ATTENTIONS[plan.attention].gate else ""
         options += ", on_node_grid=True" if plan.projection == "block" else ""
-        return f"{self.uses(Source)}({alignment}, {projection}, {attention}{options})"
+        return f"{self.uses(SourceModule)}({alignment}, {projection}, {attention}{options})"
 
     def node(self, plan: NodePlan) -> str:
         """The class of a decoder node."""

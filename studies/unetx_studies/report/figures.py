@@ -14,7 +14,7 @@ from unetx_studies.spread import REACH
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint
     from unetx_studies.ranking import Ranked
-    from unetx_studies.report.numbers import Effect, Frequency, Progress
+    from unetx_studies.report.numbers import Effect, Frequency, ProgressPoint
 
 DESIGN, REFERENCE, QUIET, LUCKY = "#0072b2", "#d55e00", "#8a94a6", "#e69f00"
 LINES = (DESIGN, "#009e73", "#cc79a7", "#56b4e9", LUCKY)
@@ -86,7 +86,7 @@ def pareto_figure(
     return figure
 
 
-def progress_figure(points: Sequence[Progress]) -> go.Figure:
+def progress_figure(points: Sequence[ProgressPoint]) -> go.Figure:
     """Scores trial by trial, the highest so far, and the best estimate, which luck does not move as much."""
     figure = _figure("trial", "Dice")
     trials = [one.trial for one in points]
