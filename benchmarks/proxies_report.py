@@ -37,7 +37,7 @@ from unetx_studies.proxy_agreement import (
     FEWEST_DESIGNS,
     Draws,
     bootstrap_draws,
-    mean_squares,
+    design_mean_squares,
     percentiles,
     rank_correlations,
     reliability,
@@ -65,7 +65,7 @@ def table(rows: list[Row], score: Callable[[Row], float]) -> Vector:
 
 
 def seed_deviation(scores: Vector) -> float:
-    return mean_squares(scores)[1] ** 0.5
+    return design_mean_squares(scores)[1] ** 0.5
 
 
 def agreement(scores: Vector, expected: Vector, draws: Draws) -> Vector:
@@ -127,7 +127,7 @@ def _by(sizes: Sequence[float]) -> str:
 def icc(scores: Vector) -> float:
     """The reliability of a single score: ICC(3,1) = (MS_designs - MS_error) / (MS_designs + (k - 1) MS_error) of Shrout
     and Fleiss (Psychological Bulletin 86(2), 420-428, 1979)."""
-    between, error = mean_squares(scores)
+    between, error = design_mean_squares(scores)
     return float((between - error) / (between + (scores.shape[1] - 1) * error))
 
 

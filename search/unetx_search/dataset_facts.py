@@ -15,14 +15,14 @@ from unetx_evaluators.tasks.preprocessing import in_mm, prepare_case
 from unetx_studies.sheet import (
     PARTS,
     CaseGrid,
-    Choice,
+    ChannelIntensities,
     ClassSize,
     DatasetFacts,
-    Intensities,
+    Decision,
     Part,
     Picture,
     PilotFacts,
-    Training,
+    PilotTraining,
     make_picture,
 )
 
@@ -60,7 +60,7 @@ def dataset_facts(found: Examination, pilot: PilotFacts | None = None) -> Datase
 def pilot_facts(pilot: Pilot, *, was_kept: bool) -> PilotFacts:
     """Return the facts of a pilot: its trainings in their order, and what they settled."""
     trainings = [
-        Training(
+        PilotTraining(
             round=run.job.round,
             steps=run.job.budget.steps,
             learning_rate=run.job.budget.recipe.learning_rate,
@@ -82,11 +82,11 @@ def _class_sizes(classes: tuple[str, ...], basis: Basis) -> tuple[ClassSize, ...
     return tuple(ClassSize(name, voxels[i] / total, n_cases[i]) for i, name in enumerate(classes) if i > 0)
 
 
-def _intensities(channels: tuple[str, ...], part_of: Mapping[str, Part], basis: Basis) -> Iterator[Intensities]:
+def _intensities(channels: tuple[str, ...], part_of: Mapping[str, Part], basis: Basis) -> Iterator[ChannelIntensities]:
     training = [case for case in basis.facts.values() if part_of.get(case.name) == "train"]
     for index, (name, seen) in enumerate(zip(channels, basis.fingerprint.intensities, strict=True)):
         ranges = [case.ranges[index] for case in training]
-        yield Intensities(
+        yield ChannelIntensities(
             channel=name,
             mean=seen.mean,
             std=seen.std,
@@ -98,13 +98,13 @@ def _intensities(channels: tuple[str, ...], part_of: Mapping[str, Part], basis: 
         )
 
 
-def _choices(choices: Mapping[str, Mapping[str, Any]]) -> Iterator[Choice]:
+def _choices(choices: Mapping[str, Mapping[str, Any]]) -> Iterator[Decision]:
     """A reason is a sentence; it mostly begins with the value: ``1x1x1 mm: median of 156 training cases``."""
     for name, chosen in choices.items():
         what = name.replace("_", " ")
         value, colon, why = str(chosen["reason"]).partition(": ")
         is_value = bool(colon) and value[0].isdigit()
-        yield Choice(what, value, why) if is_value else Choice(what, "", str(chosen["reason"]))
+        yield Decision(what, value, why) if is_value else Decision(what, "", str(chosen["reason"]))
 
 
 def pictures(found: Examination) -> Iterator[Picture]:

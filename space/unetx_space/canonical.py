@@ -1,4 +1,4 @@
-"""One spelling for every function: what reaches no output and genes without effect are dropped.
+"""The canonical spelling of a design, one for every function: what reaches no output or has no effect is dropped.
 
 Equal designs then share one key, which is stable across processes, machines and Python versions.
 """
@@ -50,7 +50,7 @@ def without_idle_genes(node: DecoderNode) -> DecoderNode:
 
 
 def _names(nodes: Mapping[StageRef, DecoderNode]) -> dict[StageRef, StageRef]:
-    """One node per level is a plain decoder without columns; any other counts them from 1."""
+    """The canonical names of the nodes: a plain decoder, one node per level, has no columns, any other counts them."""
     if len({ref.level for ref in nodes}) == len(nodes):
         return {ref: StageRef("D", ref.level) for ref in nodes}
     return columns(nodes)

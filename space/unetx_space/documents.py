@@ -213,7 +213,7 @@ def _unless_too_long(rule: _Rule) -> _Rule:
 
 def _problem(error: ValidationError) -> str:
     """One line whatever the document holds; jsonschema's own text repeats the whole value."""
-    came = _short(error.instance)
+    given = _short(error.instance)
     expected = error.validator_value
     match error.validator:
         case "required":
@@ -225,17 +225,17 @@ def _problem(error: ValidationError) -> str:
         case "enum" if isinstance(error.instance, str):
             return unknown_name("value", error.instance, map(str, expected))
         case "enum":
-            return f"must be one of {', '.join(map(str, expected))}, got {came}"
+            return f"must be one of {', '.join(map(str, expected))}, got {given}"
         case "type":
-            return f"must be of type {expected if isinstance(expected, str) else ' or '.join(expected)}, got {came}"
+            return f"must be of type {expected if isinstance(expected, str) else ' or '.join(expected)}, got {given}"
         case "const":
-            return f"must be {expected!r}, got {came}"
+            return f"must be {expected!r}, got {given}"
         case "pattern":
-            return f"must name a stage such as E2, D1 or D0.3, got {came}"
+            return f"must name a stage such as E2, D1 or D0.3, got {given}"
         case "minimum" | "maximum" | "minItems" | "maxItems":
-            return f"its {error.validator} is {expected}, got {came}"
+            return f"its {error.validator} is {expected}, got {given}"
         case _:
-            return f"breaks the rule {error.validator}, got {came}"
+            return f"breaks the rule {error.validator}, got {given}"
 
 
 def _short(value: object) -> str:

@@ -39,7 +39,7 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = True) -> No
 
 
 def finite(value: Any) -> Any:
-    """The same JSON values with None for every number that is not finite, for which JSON has no word."""
+    """JSON values with None in the place of every number that is not finite, for which JSON has no word."""
     if isinstance(value, Mapping):
         return {name: finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

@@ -26,7 +26,7 @@ from unetx_space.operators.catalogue import (
 
 StageKind = Literal["E", "D"]
 Relation = Literal["same", "finer", "coarser"]
-"""Where a source's level lies as seen from the node that reads it."""
+"""The position of a source's level as seen from the node that reads it."""
 
 _REF = re.compile(r"([ED])(0|[1-9]\d?)(?:\.([1-9]\d?))?")
 
@@ -63,7 +63,7 @@ def decoder(level: int, column: int = 0) -> StageRef:
 
 
 def relation(source: StageRef, node: StageRef) -> Relation:
-    """Where the level of ``source`` lies as seen from ``node``."""
+    """The position of the level of ``source`` as seen from ``node``."""
     return "same" if source.level == node.level else "finer" if source.level < node.level else "coarser"
 
 

@@ -14,11 +14,11 @@ from unetx_space.backbone import Backbone, EncoderBlock
 from unetx_space.errors import RequestError
 from unetx_space.genome import StageRef
 from unetx_space.initial_values import initialise
-from unetx_space.operators.alignment import Source
+from unetx_space.operators.alignment import SourceModule
 from unetx_space.operators.blocks import NormAct, PlainStage, ResidualStage, ResNetDStage, Style
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, UPSAMPLERS, Gate, Spec
 from unetx_space.operators.nd import conv
-from unetx_space.operators.upsampling import fit
+from unetx_space.operators.upsampling import crop_or_pad
 from unetx_space.plan import BlockPlan, NodePlan, SourcePlan, make_plan
 from unetx_space.validity import faults
 
@@ -76,7 +76,7 @@ class DecoderModule(nn.Module):
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         size = maps[self.level].shape[2:]
         coarse = maps[self.coarser]
-        up = fit(self.upsampled(self.upsampler(coarse)), size)  # [b, c_upsampled, *size]
+        up = crop_or_pad(self.upsampled(self.upsampler(coarse)), size)  # [b, c_upsampled, *size]
         gates: dict[Gate, Tensor] = {"upsampled": up, "coarse": coarse}
         sources = [source(maps[name], size, gates) for name, source in self.sources.items()]  # each [b, c_i, *size]
         fused = self.fused_attention(self.fusion([*sources, up]))  # [b, c_fused, *size]
@@ -145,7 +145,7 @@ def _attention(name: str, channels: int, node: NodePlan, backbone: Backbone) -> 
     return module_of(ATTENTIONS[name])(node.attention_context(channels, backbone.norm))
 
 
-def _source(plan: SourcePlan, node: NodePlan, backbone: Backbone) -> Source:
+def _source(plan: SourcePlan, node: NodePlan, backbone: Backbone) -> SourceModule:
     alignment: nn.Module = nn.Identity()
     if plan.alignment is not None:
         alignment = module_of(ALIGNMENTS[plan.alignment])(plan.c_in, plan.factor, backbone.rounds_up)
@@ -156,7 +156,7 @@ def _source(plan: SourcePlan, node: NodePlan, backbone: Backbone) -> Source:
             projection = conv(backbone.dims, plan.c_aligned, plan.c_out, 1, bias=backbone.conv_bias)
         case "block":
             projection = PlainStage(plan.c_aligned, plan.c_out, (1,) * backbone.dims, _style(backbone), depth=1)
-    return Source(
+    return SourceModule(
         alignment,
         projection,
         _attention(plan.attention, plan.c_out, node, backbone),

@@ -86,7 +86,7 @@ class NodePlan:
     stride: tuple[int, ...]
     upsampler: str
     sources: tuple[SourcePlan, ...]
-    """In the order of their references, which is also the order of concatenation; the upsampled map comes last."""
+    """The sources in the order of their references, which is that of concatenation; the upsampled map comes last."""
     fusion: str
     c_fused: int
     fused_attention: str

@@ -1,4 +1,4 @@
-"""Published designs, written in the language of any candidate: functions of the number of levels that give a genome.
+"""Published designs in the language of any candidate, as functions that give a genome for a number of levels.
 
 A preset is the searched half alone and goes with any backbone; ``references.py`` joins some with the backbone they were
 published with. Presets that differ in the backbone only (nnU-Net and U-Net) have the same genome and so the same key.
@@ -31,9 +31,9 @@ class Preset:
     title: str
     paper: str
     note: str
-    """One line: what it is."""
+    """What it is, in one line."""
     genome: Callable[[int], Genome]
-    """From the number of levels, 2 or more."""
+    """The function that gives the genome for a number of levels, 2 or more."""
 
 
 def plain(
@@ -44,7 +44,7 @@ def plain(
     upsampler: str = PLAIN_UPSAMPLER,
     fusion: str = PLAIN_FUSION,
 ) -> Genome:
-    """One node per level, each with ``sources(level)`` less its own coarser input; no attention where none are left."""
+    """A plain decoder, one node per level, each with ``sources(level)`` less its own coarser input."""
     nodes = []
     for level in reversed(range(n_levels - 1)):
         coarser = plain_coarser(level, n_levels)
@@ -59,7 +59,7 @@ def own_level(level: int) -> tuple[StageRef, ...]:
 
 
 def no_skip(n_levels: int) -> Genome:
-    """The same encoder and decoder without any skip: what the skips are worth is measured against it."""
+    """Encoder and decoder without any skip, against which the worth of skips is measured."""
     return plain(n_levels, lambda level: ())
 
 

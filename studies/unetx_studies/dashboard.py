@@ -43,7 +43,7 @@ class _Server6(_Server):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """No line per request: the page asks for news every few seconds."""
+        """Write no line per request, as the page asks for news every few seconds."""
 
 
 def dashboard_app(study_folder: Path) -> WSGIApplication:

@@ -19,7 +19,7 @@ FULL_ON_SERVER = "53100"
 
 
 class StorageFull(UnetxError):
-    """Nothing more can be written; what was committed before is safe. CLI exit code 1."""
+    """The disk is full and nothing more can be written; what was committed before is safe. CLI exit code 1."""
 
 
 @contextmanager

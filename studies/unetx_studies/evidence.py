@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scipy.special import ndtri
-
 from unetx_evaluators.evaluation import Outcome
 from unetx_studies.ranking import Ranking, complete, preset_key
-from unetx_studies.spread import CONFIDENCE, Scored, SeedSpread, seed_spread
+from unetx_studies.spread import REACH, Scored, SeedSpread, seed_spread
 
 if TYPE_CHECKING:
     from unetx_studies.store import TrialRecord
@@ -93,5 +91,5 @@ def _lead(ranking: Ranking, reference: str | None) -> Lead | None:
     if ranking.shrinkage is None or unet is None or best is None:
         return None
     dice, error = ranking.shrinkage.difference(best.key, unet.key)
-    reach = float(ndtri((1.0 + CONFIDENCE) / 2)) * error
+    reach = REACH * error
     return Lead(best.number, dice, dice - reach, dice + reach, len(best.seeds), len(unet.seeds))

@@ -138,7 +138,7 @@ def _bounded(value: Vector, draws: Vector) -> Bounded:
 # What noise allows
 
 
-def mean_squares(scores: Vector) -> tuple[float, float]:
+def design_mean_squares(scores: Vector) -> tuple[float, float]:
     """Mean squares of designs and of the error, in the two-way layout without repeats of ``scores[designs, seeds]``."""
     n, k = scores.shape
     residual = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
@@ -155,7 +155,7 @@ def reliability(scores: Vector) -> Bounded:
     n, k = scores.shape
     if k < 2 or n < 2:
         return Bounded(np.nan, np.nan, np.nan)
-    between, error = mean_squares(scores)
+    between, error = design_mean_squares(scores)
     if between == 0.0:
         return Bounded(np.nan, np.nan, np.nan)
     tail, df = (1.0 - CONFIDENCE) / 2, (n - 1, (n - 1) * (k - 1))

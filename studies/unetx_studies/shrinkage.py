@@ -32,7 +32,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv, ndtri
+from scipy.special import betaincinv, ndtri, softmax
 
 from unetx_studies.spread import CONFIDENCE, Scored, Vector
 
@@ -222,7 +222,7 @@ def _grid() -> tuple[Vector, Vector, Vector]:
 
 
 def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector]:
-    """Of a table of designs by seeds with NaN where a design was not trained; and rho of its nodes.
+    """The posterior for a table of designs by seeds, NaN where a design was not trained; and rho of its nodes.
 
     With x_ij = (1, 1 for each seed j) and V the covariance of a_i + e_ij in units of s^2, which falls into one block
     for each design, mu and the b_j have the precision Q = X' V^-1 X + diag(0, 1 / kappa) and the estimate
@@ -246,14 +246,10 @@ def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector
     N, p = int(has.sum()), table.shape[1]
     x = np.column_stack([size, sets])  # [q, f]: sums of x_ij over the seeds of a set
     c = rho[:, None] / (1.0 - rho[:, None] + size * rho[:, None])
-    crossed = np.zeros((p + 1, p + 1))  # X' X
-    crossed[0, 0], crossed[0, 1:], crossed[1:, 0] = N, has.sum(0), has.sum(0)
-    crossed[1:, 1:] = np.diag(has.sum(0))
-    Q = (crossed - np.einsum("nq,qf,qg->nfg", c * n_designs, x, x, optimize=True)) / (1.0 - rho)[:, None, None]
-    Q[:, range(1, p + 1), range(1, p + 1)] += 1.0 / kappa[:, None]
+    Q = _precision(has.sum(0), x, c * n_designs, rho, kappa)
     sums_of_set = np.bincount(own_pattern, sums, n_sets)
     moments = (np.append(y.sum(), y.sum(0)) - (c * sums_of_set) @ x) / (1.0 - rho)[:, None]
-    spread = np.linalg.inv(Q)
+    spread = np.asarray(np.linalg.inv(Q), dtype=np.float64)
     effects = np.einsum("nfg,ng->nf", spread, moments)
     total = ((y**2).sum() - c @ np.bincount(own_pattern, sums**2, n_sets)) / (1.0 - rho)
     rest = total - np.einsum("nf,nf->n", effects, moments)
@@ -264,8 +260,7 @@ def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector
         log_weight = log_prior - 0.5 * (log_v + log_q + p * np.log(kappa) + (N - 1) * np.log(rest))
     else:
         rest = np.zeros_like(rest)
-    weight = np.exp(log_weight - log_weight.max())
-    weight /= weight.sum()
+    weight = softmax(log_weight)
     slope = np.where(sets_apart, 1.0, size * c)
     leverage = -slope[:, :, None] * (x / size[:, None])
     leverage[:, :, 0] += 1.0
@@ -273,6 +268,16 @@ def _posterior(table: Vector, index: dict[str, int]) -> tuple[_Posterior, Vector
     square = rest / max(N - 3, 1)
     nodes = weight, square, slope, own, leverage, effects, spread
     return _Posterior(index, sets, pattern, centre, means - centre, *nodes), rho
+
+
+def _precision(n_scores: npt.NDArray[np.intp], x: Vector, c: Vector, rho: Vector, kappa: Vector) -> Vector:
+    """Q of each node, [n, f, f], from the number of scores of each seed, x[q, f] and c[n, q] summed over designs."""
+    crossed = np.diag(np.append(n_scores.sum(), n_scores)).astype(np.float64)  # X' X
+    crossed[0, 1:] = crossed[1:, 0] = n_scores
+    Q: Vector = (crossed - np.einsum("nq,qf,qg->nfg", c, x, x, optimize=True)) / (1.0 - rho)[:, None, None]
+    seeds = np.arange(1, len(crossed))
+    Q[:, seeds, seeds] += 1.0 / kappa[:, None]
+    return Q
 
 
 def _stand_apart(means: Vector) -> npt.NDArray[np.bool_]:

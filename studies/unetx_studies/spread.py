@@ -19,10 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtri
+from scipy.special import chdtri, ndtri
 
 CONFIDENCE = 0.95
-"""Of all intervals that people are shown."""
+"""The confidence of all intervals that people are shown."""
+REACH = float(ndtri((1.0 + CONFIDENCE) / 2))
+"""Standard errors to either side of an estimate that make such an interval where errors are normal: 1.96."""
 MIN_DF = 3
 """Degrees of freedom. Below, the upper bound of the interval of s_e is more than four times the estimate (with three it
 is 3.73 times)."""

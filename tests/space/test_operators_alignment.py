@@ -18,16 +18,16 @@ from unetx_space.network import module_of
 from unetx_space.operators.alignment import (
     AverageAlignment,
     MaxAlignment,
-    Source,
+    SourceModule,
     SpaceToDepthAlignment,
     StridedConvAlignment,
-    fold,
+    pixel_unshuffle,
     whole_cells,
 )
 from unetx_space.operators.catalogue import ALIGNMENTS
 from unetx_space.operators.catalogue.alignment import folded_width, stride_steps
 from unetx_space.operators.nd import conv
-from unetx_space.operators.upsampling import shuffle
+from unetx_space.operators.upsampling import pixel_shuffle
 
 FACTORS = [(2, 2), (1, 4), (3, 2), (6, 8), (2, 2, 2), (1, 2, 4), (3, 1, 2)]
 SIZES = {2: (13, 17), 3: (7, 9, 10)}
@@ -59,7 +59,7 @@ def test_alignment_reaches_the_size_of_every_level_from_every_finer_one(name: st
 
 
 def test_a_coarser_source_is_interpolated_to_the_exact_size() -> None:
-    source = Source(nn.Identity(), conv(2, 3, 5, 1, bias=False), nn.Identity())
+    source = SourceModule(nn.Identity(), conv(2, 3, 5, 1, bias=False), nn.Identity())
     assert source(torch.zeros(2, 3, 4, 3), (9, 11), {}).shape == (2, 5, 9, 11)
 
 
@@ -135,14 +135,14 @@ def test_on_whole_cells_one_step_is_the_strided_convolution_of_the_encoder(size:
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_fold_is_the_inverse_of_shuffle(factor: tuple[int, ...]) -> None:
+def test_pixel_unshuffle_is_the_inverse_of_pixel_shuffle(factor: tuple[int, ...]) -> None:
     x = image(3 * prod(factor), (2, 3, 4)[: len(factor)])
-    assert torch.equal(fold(shuffle(x, factor), factor), x)
+    assert torch.equal(pixel_unshuffle(pixel_shuffle(x, factor), factor), x)
 
 
-def test_fold_equals_torchs_pixel_unshuffle() -> None:
+def test_pixel_unshuffle_equals_torchs() -> None:
     x = image(3, (8, 12))
-    assert torch.equal(fold(x, (4, 4)), F.pixel_unshuffle(x, 4))
+    assert torch.equal(pixel_unshuffle(x, (4, 4)), F.pixel_unshuffle(x, 4))
 
 
 @pytest.mark.parametrize("factor", [(2, 2), (1, 4), (2, 2, 2), (1, 2, 4), (3, 1, 2)])

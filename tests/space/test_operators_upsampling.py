@@ -33,8 +33,8 @@ from unetx_space.operators.upsampling import (
     PixelShuffleUpsampling,
     TransposedSE,
     TransposedUpsampling,
-    fit,
-    shuffle,
+    crop_or_pad,
+    pixel_shuffle,
 )
 
 GATED = {"transposed-se": ("transposed", "se"), "pixel-shuffle-eca": ("pixel-shuffle", "eca")}
@@ -60,19 +60,21 @@ def test_transposed_equals_a_1x1_convolution_and_a_shuffle(stride: tuple[int, ..
     weight = module.transposed.weight  # [c_in, c_out, *stride]
     pointwise = weight.flatten(2).permute(1, 2, 0).reshape(3 * prod(stride), 4, *(1,) * len(stride))
     x = some_map(4, stride)
-    expected = shuffle(convolved(x, pointwise, there(module.transposed.bias).repeat_interleave(prod(stride))), stride)
+    expected = pixel_shuffle(
+        convolved(x, pointwise, there(module.transposed.bias).repeat_interleave(prod(stride))), stride
+    )
     torch.testing.assert_close(module(x), expected)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_shuffle_equals_monai(dims: int) -> None:
+def test_pixel_shuffle_equals_monai(dims: int) -> None:
     x = image(3 * 2**dims, (3, 2, 4)[:dims])
-    assert torch.equal(shuffle(x, (2,) * dims), pixelshuffle(x, dims, 2))
+    assert torch.equal(pixel_shuffle(x, (2,) * dims), pixelshuffle(x, dims, 2))
 
 
-def test_shuffle_with_unequal_strides_is_worked_by_hand() -> None:
+def test_pixel_shuffle_with_unequal_strides_is_worked_by_hand() -> None:
     x = torch.arange(6.0).reshape(1, 6, 1, 1)  # one cell of 2 x 3 voxels in array order
-    assert torch.equal(shuffle(x, (2, 3)), torch.tensor([[[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]]]))
+    assert torch.equal(pixel_shuffle(x, (2, 3)), torch.tensor([[[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]]]))
 
 
 @pytest.mark.parametrize("stride", STRIDES)
@@ -84,12 +86,12 @@ def test_pixel_shuffle_starts_as_a_convolution_followed_by_nearest_interpolation
     torch.testing.assert_close(module(x), enlarged(coarse, stride, "nearest"))
 
 
-def test_fit_crops_long_axes_and_repeats_the_border_of_short_ones() -> None:
+def test_crop_or_pad_crops_long_axes_and_repeats_the_border_of_short_ones() -> None:
     x = torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])
     expected = torch.tensor([[[[1.0, 2.0], [4.0, 5.0], [4.0, 5.0], [4.0, 5.0]]]])
-    assert torch.equal(fit(x, (4, 2)), expected)
-    assert fit(x, (2, 3)) is x
-    assert fit(torch.zeros(1, 1, 1, 4, 2, dtype=torch.bfloat16), (3, 3, 3)).shape == (1, 1, 3, 3, 3)
+    assert torch.equal(crop_or_pad(x, (4, 2)), expected)
+    assert crop_or_pad(x, (2, 3)) is x
+    assert crop_or_pad(torch.zeros(1, 1, 1, 4, 2, dtype=torch.bfloat16), (3, 3, 3)).shape == (1, 1, 3, 3, 3)
 
 
 # Resize-convolutions
@@ -223,7 +225,7 @@ def test_icnr_equals_monais_in_giving_all_voxels_of_a_cell_one_kernel(dims: int)
         assert torch.equal(cells, cells[:, :1].expand_as(cells))
         assert not torch.equal(cells[0], cells[1])
     x = some_map(4, (2,) * dims, torch.float32)
-    y = shuffle((F.conv2d if dims == 2 else F.conv3d)(x, theirs.weight, padding=1), (2,) * dims)
+    y = pixel_shuffle((F.conv2d if dims == 2 else F.conv3d)(x, theirs.weight, padding=1), (2,) * dims)
     coarse = (F.conv2d if dims == 2 else F.conv3d)(x, theirs.weight[:: 2**dims], padding=1)
     torch.testing.assert_close(y, enlarged(coarse, (2,) * dims, "nearest"))
 

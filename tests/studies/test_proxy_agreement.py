@@ -1,4 +1,4 @@
-"""Agreement of a cheap score with a dear one: SciPy's numbers, right where the truth is known, and its ceiling."""
+"""Agreement of cheap scores with expensive ones: SciPy's numbers, right where the truth is known, and its ceiling."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ from unetx_evaluators.tasks.task import IGNORED
 from unetx_evaluators.views import MAX_SIDE
 from unetx_studies.sheet import (
     CaseGrid,
-    Choice,
+    ChannelIntensities,
     ClassSize,
     DatasetFacts,
-    Intensities,
+    Decision,
     PilotFacts,
-    Training,
+    PilotTraining,
     make_picture,
     sheet_html,
 )
@@ -51,8 +51,8 @@ def facts(**changes: object) -> DatasetFacts:
             CaseGrid("c", (9, 9, 9), (1.0, 1.0, 1.0), "test"),
         ),
         class_sizes=(ClassSize("organ", 0.2, 2), ClassSize("tumour", 0.001, 1)),
-        intensities=(Intensities("CT", 50.5, 20.0, -10.0, 48.0, 130.0, -1024.0, 3000.0),),
-        choices=(Choice("spacing", "1x1x4 mm", "median of 2 training cases"),),
+        intensities=(ChannelIntensities("CT", 50.5, 20.0, -10.0, 48.0, 130.0, -1024.0, 3000.0),),
+        choices=(Decision("spacing", "1x1x4 mm", "median of 2 training cases"),),
         cache_bytes=1000,
     )
     return replace(found, **changes)  # type: ignore[arg-type]
@@ -214,9 +214,9 @@ def test_names_are_text_and_never_markup() -> None:
             classes=("background", EVIL),
             class_sizes=(ClassSize(EVIL, 0.1, 1),),
             cases=(CaseGrid(EVIL, (8, 8), (1.0, 1.0), "train"),),
-            intensities=(Intensities(EVIL, 0, 1, 0, 0, 1, 0, 1),),
-            choices=(Choice(EVIL, EVIL, EVIL),),
-            pilot=PilotFacts((training(0, voxels=EVIL, outcome=EVIL, round=EVIL),), (Choice(EVIL, EVIL, EVIL),)),
+            intensities=(ChannelIntensities(EVIL, 0, 1, 0, 0, 1, 0, 1),),
+            choices=(Decision(EVIL, EVIL, EVIL),),
+            pilot=PilotFacts((training(0, voxels=EVIL, outcome=EVIL, round=EVIL),), (Decision(EVIL, EVIL, EVIL),)),
             problems=(EVIL,),
             warnings=(EVIL,),
         ),
@@ -269,16 +269,16 @@ def test_numbers_in_words() -> None:
     assert list(axis_ranges([(1, 5), (3, 4), (2, 9)])) == [(1, 2, 3), (4, 5, 9)]
 
 
-def training(number: int, dice: float | None = 0.8, *, steps: int = 300, **changes: object) -> Training:
+def training(number: int, dice: float | None = 0.8, *, steps: int = 300, **changes: object) -> PilotTraining:
     """The n-th of a pilot, which has climbed to its Dice at three rungs."""
     curve = () if dice is None else tuple((steps * n // 3, dice * n / 3) for n in (1, 2, 3))
-    one = Training("recipe", steps, (1e-2, 3e-3)[number % 2], 1.0, "", "complete", dice, 12.4, curve)
+    one = PilotTraining("recipe", steps, (1e-2, 3e-3)[number % 2], 1.0, "", "complete", dice, 12.4, curve)
     return replace(one, **changes)  # type: ignore[arg-type]
 
 
 def test_every_training_of_a_pilot_is_a_row_and_a_line_that_ends_in_its_number() -> None:
     trainings = (*map(training, range(4)), training(4, 0.9, steps=600), training(5, None, outcome="diverged"))
-    settled = (Choice("steps", "300", "twice as many gained too little"),)
+    settled = (Decision("steps", "300", "twice as many gained too little"),)
     page = sheet_html(facts(pilot=PilotFacts(trainings, settled, still_gaining=0.0312)))
     found = parsed(page)
     assert "twice as many gained too little" in found.text

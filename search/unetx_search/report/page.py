@@ -28,6 +28,7 @@ from unetx_studies.ranking import Ranked, outcome_counts
 from unetx_studies.report import figures, numbers
 from unetx_studies.report.cases import ShownCase
 from unetx_studies.report.page import Page, Section, Table, page_html
+from unetx_studies.spread import REACH
 
 REPORT = "report.html"
 """Name of the report in a study's folder; CSV and JSON of the same name lie beside it."""
@@ -80,7 +81,7 @@ def _head_facts(study: ReportedStudy) -> list[tuple[str, str]]:
     facts = []
     for what, one in (("the best", study.best), ("U-Net", study.unet)):
         if one is not None:
-            reach = figures.REACH * one.standard_error
+            reach = REACH * one.standard_error
             facts.append((f"{what}, estimated Dice", f"{one.estimate:.4f} ± {reach:.4f}"))
     if study.best is not None and study.unet is not None:
         share = study.costs[study.best.key] / study.costs[study.unet.key]
@@ -190,7 +191,7 @@ def _ranking_table(study: ReportedStudy) -> Table:
     heads = ("design", "estimate", "±", "seeds", "mean Dice", study.cost_by, "parameters", "origin")
     rows = [
         (
-            study.name(one), f"{one.estimate:.4f}", f"{figures.REACH * one.standard_error:.4f}", str(len(one.seeds)),
+            study.name(one), f"{one.estimate:.4f}", f"{REACH * one.standard_error:.4f}", str(len(one.seeds)),
             f"{one.dice:.4f}", f"{study.costs[one.key]:.3g}", f"{one.first.n_parameters:,}", str(one.origin),
         )
         for one in study.designs[:200]

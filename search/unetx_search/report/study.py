@@ -88,7 +88,7 @@ class ReportedStudy:
         return numbers.effects(self.designs, self.genomes)
 
     @cached_property
-    def progress(self) -> tuple[numbers.Progress, ...]:
+    def progress(self) -> tuple[numbers.ProgressPoint, ...]:
         """The best score and estimate after each complete trial; computing it takes seconds in a long study."""
         return numbers.progress(self.status.evaluations)
 

@@ -32,7 +32,7 @@ class SpaceSpec:
     name: SpaceName
     title: str
     note: str
-    """One line: which sources a node may have, and which published designs lie inside."""
+    """The sources that a node may have, or the published designs that lie inside, in one line."""
     paper: str
     nodes: Callable[[int], tuple[CandidateNode, ...]]
 

@@ -44,7 +44,7 @@ def space_text(space: DesignSpace, *, width: int = 100) -> str:
 
 
 def _attentions(attentions: tuple[Attention, ...]) -> str:
-    """One word for each type, with its placements: ``se@source|fused|block``."""
+    """The attentions in words, one for each type with its placements, such as ``se@source|fused|block``."""
     placements: dict[str, list[str]] = {}
     for attention in attentions:
         placements.setdefault(attention.type, []).extend([attention.placement] if attention.placement else [])

@@ -86,7 +86,7 @@ def _words(family: str, words: Words) -> set[str]:
 
 
 def _placed(word: str) -> tuple[Attention, ...]:
-    """One word: ``all``, a type, or a type at one placement."""
+    """The attentions that one word means: ``all``, a type, or a type at one placement."""
     if word == ALL:
         return attention_genes(ATTENTIONS)
     type_, at, placement = word.partition("@")

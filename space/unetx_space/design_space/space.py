@@ -45,7 +45,7 @@ class Suggester(Protocol):
     """The part of an Optuna trial that a space needs."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Choice]) -> Any:
-        """One of ``choices``."""
+        """Suggest one of ``choices`` for the gene called ``name``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class NodeGenes:
     attention: str
     upsampler: str
     fusion: str | None
-    """None where the node can read nothing but its coarser input."""
+    """The fusion gene; None where the node can read nothing but its coarser input."""
     alignment: str | None
-    """None where no source can be finer."""
+    """The alignment gene; None where no source can be finer."""
 
     @classmethod
     def of(cls, node: CandidateNode) -> NodeGenes:
@@ -92,7 +92,7 @@ class DesignSpace:
     fusions: tuple[str, ...] = by_default(FUSIONS)
     alignments: tuple[str, ...] = by_default(ALIGNMENTS)
     sources: tuple[Relation, ...] = RELATIONS
-    """Where a source may lie, as seen from the node."""
+    """The relations in which a source may lie to its node."""
     name: SpaceName = "default"
 
     @cached_property
@@ -146,7 +146,7 @@ class DesignSpace:
         return Genome(tuple(reversed(nodes)))
 
     def node(self, names: NodeGenes, params: Params) -> DecoderNode:
-        """One node of the genome that these gene values spell."""
+        """The node with these names in the genome that the gene values spell."""
         return DecoderNode(
             names.candidate.ref,
             names.candidate.coarser,
@@ -186,8 +186,8 @@ class DesignSpace:
         found = {places[ref]: genome[ref].renamed(places) for ref in places}
         known = [names.candidate.ref for names in self.nodes]
         if len(found) < len(places) or not found.keys() <= set(known) or known[-1] not in found:
-            came = ", ".join(map(str, places.values()))
-            raise ValueError(f"this space has the nodes {', '.join(map(str, known))}, got {came}")
+            given = ", ".join(map(str, places.values()))
+            raise ValueError(f"this space has the nodes {', '.join(map(str, known))}, got {given}")
         return found
 
     def _spelling(self, names: NodeGenes, node: DecoderNode) -> dict[str, Choice]:
@@ -208,7 +208,7 @@ class DesignSpace:
         return params
 
     def _attention(self, names: NodeGenes, node: DecoderNode) -> str:
-        """Without sources, attention on them is another spelling of none."""
+        """The attention gene of a node; where it has no sources, attention on them is another spelling of none."""
         idle = [str(gene) for gene in self.attentions if gene.placement in (None, "source")]
         if not node.sources and node.attention.placement in (None, "source") and node.attention not in self.attentions:
             return self._checked(names.attention, idle[0] if idle else str(node.attention), has_effect=True)

@@ -19,7 +19,7 @@ from unetx_space.operators.blocks import SLOPE
 from unetx_space.operators.catalogue import Gate
 from unetx_space.operators.catalogue.alignment import STEP_EDGE, folded_width, stride_steps
 from unetx_space.operators.nd import average_pool, conv, interpolate, max_pool
-from unetx_space.operators.upsampling import fit
+from unetx_space.operators.upsampling import crop_or_pad
 
 
 def whole_cells(x: Tensor, factor: tuple[int, ...], ceil: bool) -> Tensor:
@@ -28,7 +28,7 @@ def whole_cells(x: Tensor, factor: tuple[int, ...], ceil: bool) -> Tensor:
     A cell that the end of an axis cuts off is completed by the border's values with ``ceil``, and left out without.
     """
     sizes = zip(x.shape[2:], factor, strict=True)
-    return fit(x, [(n + f - 1 if ceil else n) // f * f for n, f in sizes])
+    return crop_or_pad(x, [(n + f - 1 if ceil else n) // f * f for n, f in sizes])
 
 
 class MaxAlignment(nn.Module):
@@ -75,8 +75,8 @@ class StridedConvAlignment(nn.Module):
         return self.steps(whole_cells(x, self.factor, self.ceil))  # type: ignore[no-any-return]
 
 
-def fold(x: Tensor, factor: tuple[int, ...]) -> Tensor:
-    """``[b, c, *(size * factor)] -> [b, c * prod(factor), *size]``, the inverse of ``shuffle``."""
+def pixel_unshuffle(x: Tensor, factor: tuple[int, ...]) -> Tensor:
+    """``[b, c, *(size * factor)] -> [b, c * prod(factor), *size]``, the inverse of ``pixel_shuffle``."""
     dims = len(factor)
     cells = [n for whole, f in zip(x.shape[2:], factor, strict=True) for n in (whole // f, f)]
     x = x.reshape(*x.shape[:2], *cells)  # size_0, factor_0, size_1, factor_1
@@ -100,14 +100,14 @@ class SpaceToDepthAlignment(nn.Module):
         self.reduction = conv(len(factor), channels, width, 1, bias=False) if narrows else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return fold(whole_cells(self.reduction(x), self.factor, self.ceil), self.factor)
+        return pixel_unshuffle(whole_cells(self.reduction(x), self.factor, self.ceil), self.factor)
 
 
 NO_GATES: Mapping[Gate, Tensor] = MappingProxyType({})
-"""For sources whose attention reads no second map."""
+"""The gates of a source whose attention reads no second map."""
 
 
-class Source(nn.Module):
+class SourceModule(nn.Module):
     """One source of a decoder node: aligned, projected by a 1x1 convolution, and reweighted.
 
     A finer source is aligned and then projected; a coarser one projected and then interpolated, which is the same

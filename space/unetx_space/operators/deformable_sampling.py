@@ -24,7 +24,7 @@ from unetx_space.operators.nd import interpolate, recomputed
 
 
 def shifts(dims: int) -> tuple[tuple[int, ...], ...]:
-    """Where the taps of a kernel of edge 3 lie about its centre, in the order of its weights."""
+    """The positions of the taps of a kernel of edge 3 about its centre, in the order of its weights."""
     return tuple(itertools.product((-1, 0, 1), repeat=dims))
 
 
@@ -46,7 +46,7 @@ def _suits_bags(values: Tensor, stride: tuple[int, ...]) -> bool:
 
 
 def _centres(n: int, stride: int, like: Tensor) -> Tensor:
-    """Where the fine voxels of one axis lie on its ``n`` coarse ones, at least float32: ``[n * stride]``."""
+    """The positions of an axis's fine voxels among its ``n`` coarse ones, at least float32: ``[n * stride]``."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     return (torch.arange(n * stride, device=like.device, dtype=dtype) + 0.5) / stride - 0.5
 
@@ -149,7 +149,7 @@ class _Places:
     modulation: Tensor  # [n]
 
     def weights(self) -> Iterator[Tensor]:
-        """Of the 2^d corners, the last axis fastest, times the modulation: ``[n]`` each."""
+        """The weights of the 2^d corners, the last axis fastest, times the modulation: ``[n]`` each."""
         for corner in itertools.product((0, 1), repeat=len(self.fractions)):
             weight = self.modulation
             for side, fraction in zip(corner, self.fractions, strict=True):
@@ -157,7 +157,7 @@ class _Places:
             yield weight
 
     def slopes(self, corners: Tensor) -> Tensor:
-        """Of the modulated interpolation of ``corners[2^d, n]``, by offsets and logit: ``[d + 1, n]``."""
+        """Derivatives of the modulated interpolation of ``corners[2^d, n]`` by offsets and logit: ``[d + 1, n]``."""
         by_axis: list[Tensor] = []
         for fraction in self.fractions:
             halves = [slope.chunk(2) for slope in by_axis]

@@ -24,7 +24,7 @@ from unetx_space.operators.catalogue.upsampling import (
 )
 from unetx_space.operators.deformable_sampling import sampled
 from unetx_space.operators.nd import Convolution, conv, per_channel, recomputed
-from unetx_space.operators.upsampling import shuffle
+from unetx_space.operators.upsampling import pixel_shuffle
 
 START_STD = 1e-3
 """Standard deviation of the weights that predict kernels (CARAFE) or offsets (DySample) at the start."""
@@ -72,7 +72,7 @@ class CARAFE(nn.Module):
         values = self.projection(x)  # [b, c', *coarse]
         # [b, c', cell, *coarse], so that training keeps no copy of all neighbours
         cells = recomputed(reassembled, values, self.kernels(x), self.edge)
-        return shuffle(cells.flatten(1, 2), self.stride)
+        return pixel_shuffle(cells.flatten(1, 2), self.stride)
 
 
 def reassembled(values: Tensor, kernels: Tensor, edge: int) -> Tensor:
@@ -119,7 +119,8 @@ class DySample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values: Tensor = self.projection(x)  # [b, c', *coarse]
         dtype = torch.promote_types(values.dtype, torch.float32)
-        offsets = self._by_group(shuffle(OFFSET_SCALE * self.offset(x).to(dtype), self.stride))  # [b * g, d, *fine]
+        offsets = pixel_shuffle(OFFSET_SCALE * self.offset(x).to(dtype), self.stride)
+        offsets = self._by_group(offsets)  # [b * g, d, *fine]
         grouped = self._by_group(values.to(dtype))  # [b * g, c' / g, *coarse]
         read = F.grid_sample(grouped, _positions(offsets, x.shape[2:]), padding_mode="border", align_corners=False)
         return read.reshape(x.shape[0], -1, *read.shape[2:]).to(values.dtype)

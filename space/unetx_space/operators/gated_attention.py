@@ -17,7 +17,7 @@ from unetx_space.operators.blocks import NORMS
 from unetx_space.operators.catalogue import AttentionContext
 from unetx_space.operators.catalogue.attention import gate_width
 from unetx_space.operators.nd import cell_conv, conv, interpolate, per_channel
-from unetx_space.operators.upsampling import fit
+from unetx_space.operators.upsampling import crop_or_pad
 
 
 class AttentionGate(nn.Module):
@@ -79,7 +79,7 @@ class GridAttentionGate(nn.Module):
         open_gate(self.psi)
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        cells = fit(x, [n * s for n, s in zip(gate.shape[2:], self.stride, strict=True)])
+        cells = crop_or_pad(x, [n * s for n, s in zip(gate.shape[2:], self.stride, strict=True)])
         alpha = torch.sigmoid(self.psi(F.relu(self.theta(cells) + self.phi(gate))))  # [b, 1, *coarse size]
         x = self.norm_w(self.w(x * interpolate(alpha, x.shape[2:])))  # [b, c, *size]
         return F.relu(self.norm_combine(self.combine(x)))

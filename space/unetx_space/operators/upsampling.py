@@ -1,7 +1,8 @@
 """Upsamplers that read the same places everywhere: ``[b, c_in, *size] -> [b, c_out, *(size * stride)]``.
 
-Every class is built by ``(c_in, c_out, stride)`` for any per-axis stride, in 2D and 3D. ``fit`` then brings the result
-to the exact size of its level. Upsamplers that decide from the map where they read stand in ``dynamic_upsampling.py``.
+Every class is built by ``(c_in, c_out, stride)`` for any per-axis stride, in 2D and 3D. ``crop_or_pad`` then brings the
+result to the exact size of its level. Upsamplers that decide from the map where they read stand in
+``dynamic_upsampling.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from unetx_space.operators.catalogue.upsampling import EDGE, overlapping_kernel
 from unetx_space.operators.nd import conv, interpolate, transposed_conv
 
 
-def fit(x: Tensor, size: Sequence[int]) -> Tensor:
+def crop_or_pad(x: Tensor, size: Sequence[int]) -> Tensor:
     """``x`` cropped or padded with its border values at the end of each axis, to exactly ``size``."""
     missing = [want - have for have, want in zip(x.shape[2:], size, strict=True)]
     if min(missing) < 0:
@@ -38,7 +39,7 @@ def repeat(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     return F.interpolate(x, size=fine_size(x, stride), mode="nearest")
 
 
-def shuffle(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+def pixel_shuffle(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     """``[b, c * prod(stride), *size] -> [b, c, *(size * stride)]``: pixel shuffle for any dimension and stride.
 
     Channel ``c * prod(stride) + j`` becomes the j-th voxel, in array order, of every cell of channel c.
@@ -144,7 +145,7 @@ class PixelShuffleUpsampling(nn.Module):
         cells.copy_(cells[:, :1].clone().expand_as(cells))
 
     def forward(self, x: Tensor) -> Tensor:
-        return shuffle(self.conv(x), self.stride)
+        return pixel_shuffle(self.conv(x), self.stride)
 
 
 # Learnable upsampling followed by attention. Subclasses, so that the shared part keeps its parameter names, and with

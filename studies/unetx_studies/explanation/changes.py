@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -20,14 +21,10 @@ CaseScores = Sequence[CaseScore]
 Table = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 
-def mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
-
-
 def mean_of_known(values: Iterable[float | None]) -> float | None:
     """The mean of the values that are known; None where none is."""
     known = [value for value in values if value is not None]
-    return mean(known) if known else None
+    return fmean(known) if known else None
 
 
 def change_of_scores(
@@ -68,4 +65,4 @@ def _changes_by_case(before: CaseScores, after: CaseScores, metric: str) -> dict
         if start is not None or end is not None:
             apart = (1.0 if end is None else end) - (1.0 if start is None else start)
             changes.setdefault(score.case, []).append(apart)
-    return {case: mean(values) for case, values in changes.items()}
+    return {case: fmean(values) for case, values in changes.items()}

@@ -82,7 +82,7 @@ class Flow:
 
     share: float | None
     twin: float | None
-    """The same share in the twin without skips."""
+    """The share of the same stage in the twin without skips."""
     factor: Change | None
     """``share`` over ``twin``, whose ``n_cases`` counts steps; None for a stage that the twin lacks."""
 
@@ -137,7 +137,7 @@ class Explanation:
     dice: float
     """The objective on the validation cases; the mean over seeds."""
     twin_dice: float | None
-    """The same of the twin without skips; None where there is no twin."""
+    """The objective of the twin without skips; None where there is no twin."""
     all_skips: Change | None
     """What all skips together are worth: the design less its twin without any, both trained; None without a twin."""
     skips: tuple[SkipEffect, ...]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 
 import numpy as np
 
 from unetx_evaluators.evaluation import OBJECTIVE
 from unetx_evaluators.insight import StageGradient
 from unetx_evaluators.metrics import METRICS, class_means, objective
-from unetx_studies.explanation.changes import Table, change_of_scores, change_of_table, mean, mean_of_known
+from unetx_studies.explanation.changes import Table, change_of_scores, change_of_table, mean_of_known
 from unetx_studies.explanation.facts import (
     Change,
     EdgeScore,
@@ -47,8 +48,8 @@ def make_explanation(
     skips = tuple(skip_effect(seeds, pair, groups, margin) for pair in seeds[0].without)
     return Explanation(
         seeds=tuple(seed.seed for seed in seeds),
-        dice=mean([objective(seed.intact.case_scores) for seed in seeds]),
-        twin_dice=mean([objective(seed.twin_scores) for seed in seeds]) if has_twin else None,
+        dice=fmean([objective(seed.intact.case_scores) for seed in seeds]),
+        twin_dice=fmean([objective(seed.twin_scores) for seed in seeds]) if has_twin else None,
         all_skips=(
             change_of_scores([(seed.twin_scores, seed.intact.case_scores) for seed in seeds], OBJECTIVE, groups)
             if has_twin
@@ -124,13 +125,13 @@ def _volumes(seeds: Sequence[SeedObservations], class_name: str) -> Iterator[Vol
             dice = score.values.get(OBJECTIVE)
             if score.class_name == class_name and dice is not None:
                 found.setdefault(score.case, []).append(dice)
-    shown = {case: seeds[0].volumes[case][class_name] for case in found if seeds[0].volumes[case][class_name]}
-    ordered = sorted(shown.values())
+    volumes = {case: seeds[0].volumes[case][class_name] for case in found if seeds[0].volumes[case][class_name]}
+    ordered = sorted(volumes.values())
     n = len(ordered)
     ends = [0, *(ordered[-(-n * third // 3) - 1] if n else 0 for third in (1, 2, 3))]
     for size, (above, most) in zip(("small", "medium", "large"), pairwise(ends), strict=True):
-        cases = [case for case, volume in shown.items() if above < volume <= most]
-        largest = max((shown[case] for case in cases), default=None)
+        cases = [case for case, volume in volumes.items() if above < volume <= most]
+        largest = max((volumes[case] for case in cases), default=None)
         dice = mean_of_known(dice for case in cases for dice in found[case])
         yield VolumeScore(class_name, size, len(cases), largest, dice)
 
@@ -152,18 +153,20 @@ def _edges(seeds: Sequence[SeedObservations]) -> tuple[EdgeScore, ...]:
 def _limits(seeds: Sequence[SeedObservations], groups: Mapping[str, str], skips: Sequence[SkipEffect]) -> list[str]:
     cases = dict.fromkeys(score.case for score in seeds[0].intact.case_scores)
     n_groups = len({groups.get(case, case) for case in cases})
-    said = ["A role is one in these trained networks: a design that is trained without the skip may do as well."]
+    limits = ["A role is one in these trained networks: a design that is trained without the skip may do as well."]
     if not skips:
-        said = ["The design has no skips, so that there is nothing to take away and no twin to compare with."]
+        limits = ["The design has no skips, so that there is nothing to take away and no twin to compare with."]
     if not seeds[0].gradients:
-        said.append(
+        limits.append(
             "A trained model has no twin without skips, and its gradients are gone: explain its architecture.json for "
             "these."
         )
     elif len(seeds) == 1:
-        said.append("One training: intervals are about other cases, not about other trainings; --seeds 3 tells those.")
+        limits.append(
+            "One training: intervals are about other cases, not about other trainings; --seeds 3 tells those."
+        )
     if n_groups == 1:
-        said.append("All validation cases are of one group: there are no intervals over cases, and no shuffling.")
+        limits.append("All validation cases are of one group: there are no intervals over cases, and no shuffling.")
     elif n_groups < len(cases):
-        said.append(f"The {len(cases)} validation cases are of {n_groups} groups, which intervals go by.")
-    return said
+        limits.append(f"The {len(cases)} validation cases are of {n_groups} groups, which intervals go by.")
+    return limits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 from unetx_evaluators.gates import CLOSED, OPEN
@@ -40,10 +40,10 @@ def explanation_text(architecture: Architecture, found: Explanation) -> str:
 def worth(found: Explanation) -> str:
     """The score of the design and that of its twin without skips, in one line."""
     seeds = f"{len(found.seeds)} seeds" if len(found.seeds) > 1 else f"seed {found.seeds[0]}"
-    told = f"Dice {found.dice:.4f} ({seeds})"
+    own = f"Dice {found.dice:.4f} ({seeds})"
     if found.twin_dice is None or found.all_skips is None:
-        return told if found.skips else f"{told} · no skips"
-    return f"{told} · {found.twin_dice:.4f} without skips: together they are worth {_interval(found.all_skips)}"
+        return own if found.skips else f"{own} · no skips"
+    return f"{own} · {found.twin_dice:.4f} without skips: together they are worth {_interval(found.all_skips)}"
 
 
 def skip_sentences(found: Explanation) -> list[str]:
@@ -58,18 +58,18 @@ def skip_sentences(found: Explanation) -> list[str]:
 
 def gradient_sentences(found: Explanation) -> list[str]:
     """Sentences on the stages at which skips surely change the gradient that arrives."""
-    said = []
+    sentences = []
     for when in ("early", "midway"):
         flows: list[tuple[str, Flow]] = [(stage.stage, getattr(stage, when)) for stage in found.stages]
         more = [_factor(name, flow) for name, flow in flows if _surely(flow.factor, above=True)]
         less = [_factor(name, flow) for name, flow in flows if _surely(flow.factor, above=False)]
         if more:
-            said.append(f"{when.capitalize()}, more gradient arrives than without skips at {', '.join(more)}.")
+            sentences.append(f"{when.capitalize()}, more gradient arrives than without skips at {', '.join(more)}.")
         if less:
-            said.append(f"{when.capitalize()}, less gradient arrives than without skips at {', '.join(less)}.")
-    if found.twin_dice is not None and not said:
-        said.append(f"At no stage do skips surely change the gradient by more than {NOTEWORTHY:g} times.")
-    return said
+            sentences.append(f"{when.capitalize()}, less gradient arrives than without skips at {', '.join(less)}.")
+    if found.twin_dice is not None and not sentences:
+        sentences.append(f"At no stage do skips surely change the gradient by more than {NOTEWORTHY:g} times.")
+    return sentences
 
 
 def _surely(factor: Change | None, *, above: bool) -> bool:
@@ -205,8 +205,8 @@ def _signed(value: float) -> str:
 def _ratio(change: Change | None) -> str:
     if change is None:
         return "-"
-    told = f"×{change.mean:.2f}"
-    return told if change.low is None or change.high is None else f"{told} ({change.low:.2f} to {change.high:.2f})"
+    ratio = f"×{change.mean:.2f}"
+    return ratio if change.low is None or change.high is None else f"{ratio} ({change.low:.2f} to {change.high:.2f})"
 
 
 def _number(value: float | None, form: str) -> str:
@@ -219,8 +219,8 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _sentences(said: Sequence[str]) -> str:
-    return "\n".join(fill(sentence, LINE, subsequent_indent="  ") for sentence in said)
+def _sentences(sentences: Sequence[str]) -> str:
+    return "\n".join(fill(sentence, LINE, subsequent_indent="  ") for sentence in sentences)
 
 
 # On the U
@@ -228,7 +228,11 @@ def _sentences(said: Sequence[str]) -> str:
 
 def explanation_svg(architecture: Architecture, found: Explanation) -> str:
     """The drawing with each skip's loss beside its name and in its width, and each stage's gradient in its box."""
-    changes = dict(_mean_changes(found))
+    changes = {
+        (StageRef.parse(skip.source), StageRef.parse(skip.node)): change
+        for skip in found.skips
+        if (change := skip.dice[Replacement.MEAN]) is not None
+    }
     numbers = Numbers(
         sources={pair: _signed(change.mean).replace("-", "−") for pair, change in changes.items()},
         widths={
@@ -249,10 +253,3 @@ def explanation_svg(architecture: Architecture, found: Explanation) -> str:
         ),
     )
     return to_svg(architecture, numbers)
-
-
-def _mean_changes(found: Explanation) -> Iterator[tuple[tuple[StageRef, StageRef], Change]]:
-    for skip in found.skips:
-        change = skip.dice[Replacement.MEAN]
-        if change is not None:
-            yield (StageRef.parse(skip.source), StageRef.parse(skip.node)), change

@@ -259,7 +259,7 @@ def _normalisation(channels: list[dict[str, Any]] | None) -> list[dict[str, Any]
 
 
 def _column(values: list[float]) -> str:
-    """One number for every channel, as a tensor that broadcasts."""
+    """Code for a tensor with one number for every channel, which broadcasts against an image."""
     return f"torch.tensor({values}).reshape(-1, *[1] * (image.ndim - 1))"
 
 

@@ -23,11 +23,11 @@ from torch import Tensor
 from unetx_space import PRESETS, Architecture, Backbone, RequestError, StageRef
 from unetx_space.initial_values import initialise
 from unetx_space.network import BLOCK_MODULES, module_name, module_of
-from unetx_space.operators.alignment import Source
+from unetx_space.operators.alignment import SourceModule
 from unetx_space.operators.blocks import NormAct, PlainStage, Style
 from unetx_space.operators.catalogue import ALIGNMENTS, ATTENTIONS, FUSIONS, PLAIN_ATTENTION, UPSAMPLERS, Spec
 from unetx_space.operators.nd import conv
-from unetx_space.operators.upsampling import fit
+from unetx_space.operators.upsampling import crop_or_pad
 from unetx_space.plan import BlockPlan, NodePlan, Plan, SourcePlan, make_plan
 from unetx_studies.drawing import to_text
 from unetx_studies.export.bundling import bundle
@@ -148,7 +148,7 @@ class _Writer:
             return None
         options = f", gate={ATTENTIONS[plan.attention].gate!r}" if ATTENTIONS[plan.attention].gate else ""
         options += ", on_node_grid=True" if plan.projection == "block" else ""
-        return f"{self.uses(Source)}({alignment}, {projection}, {attention}{options})"
+        return f"{self.uses(SourceModule)}({alignment}, {projection}, {attention}{options})"
 
     def node(self, plan: NodePlan) -> str:
         """The class of a decoder node."""
@@ -201,7 +201,7 @@ class _Writer:
             up = f"self.upsampled({up})"
         arguments = ", ".join(f"{name}: Tensor" for name in maps)
         yield f"    def forward(self, {arguments}, *, size: Sequence[int]) -> Tensor:"
-        yield f"        up = {self.uses(fit)}({up}, size)  # [b, {plan.c_upsampled}, *size]"
+        yield f"        up = {self.uses(crop_or_pad)}({up}, size)  # [b, {plan.c_upsampled}, *size]"
         if has_gates:
             yield f'        gates: dict[Gate, Tensor] = {{"upsampled": up, "coarse": {coarser}}}'
         joined = f"self.fusion([{', '.join([*inputs, 'up'])}])" if plan.sources else "up"

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from unetx_studies.report.numbers import lowest_shown
+from unetx_studies.spread import REACH
 
 if TYPE_CHECKING:
     from unetx_evaluators.evaluation import CurvePoint
     from unetx_studies.ranking import Ranked
-    from unetx_studies.report.numbers import Effect, Frequency, Progress
+    from unetx_studies.report.numbers import Effect, Frequency, ProgressPoint
 
 DESIGN, REFERENCE, QUIET, LUCKY = "#0072b2", "#d55e00", "#8a94a6", "#e69f00"
 LINES = (DESIGN, "#009e73", "#cc79a7", "#56b4e9", LUCKY)
 """Colours of several designs beside the reference: the palette of Okabe and Ito without what white paper swallows."""
-REACH = 1.96
-"""Standard errors to either side of an estimate: 95 %."""
 MOST_RANKED, MOST_CURVES = 20, 6
 Row = tuple[str, float, float, float]
 """A row of a forest plot: its label, a mean, and the bounds of its 95 % interval."""
@@ -87,7 +86,7 @@ def pareto_figure(
     return figure
 
 
-def progress_figure(points: Sequence[Progress]) -> go.Figure:
+def progress_figure(points: Sequence[ProgressPoint]) -> go.Figure:
     """Scores trial by trial, the highest so far, and the best estimate, which luck does not move as much."""
     figure = _figure("trial", "Dice")
     trials = [one.trial for one in points]

@@ -50,7 +50,7 @@ def lowest_shown(values: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ProgressPoint:
     """How far a study had come after a trial."""
 
     trial: int
@@ -61,7 +61,7 @@ class Progress:
     """The highest shrunken estimate so far; None where it is not computed, as for the first designs."""
 
 
-def progress(trials: Sequence[TrialRecord]) -> tuple[Progress, ...]:
+def progress(trials: Sequence[TrialRecord]) -> tuple[ProgressPoint, ...]:
     """The progress of a study after each complete trial, in order."""
     done = complete(trials)
     is_long, last = len(done) > 4 * MOST_ESTIMATES, max(1, len(done))
@@ -73,7 +73,7 @@ def progress(trials: Sequence[TrialRecord]) -> tuple[Progress, ...]:
         dice = trial.score or 0.0
         highest = max(highest, dice)
         best = ranking.best if n_done in estimated_after and len(ranking.designs) >= FEWEST_DESIGNS else None
-        found.append(Progress(trial.number, dice, float(highest), None if best is None else best.estimate))
+        found.append(ProgressPoint(trial.number, dice, float(highest), None if best is None else best.estimate))
     return tuple(found)
 
 

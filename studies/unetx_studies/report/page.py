@@ -66,9 +66,12 @@ class Page:
 def page_html(page: Page) -> str:
     """The page as an HTML document."""
     figures: list[dict[str, Any]] = []
-    body = "\n".join(_section(section, figures, page.classes) for section in page.sections if not section.is_empty)
+    body = "\n".join(
+        "".join(_section(section, figures, page.classes)) for section in page.sections if not section.is_empty
+    )
     data = json.dumps({"figures": figures, "thumbnails": {key: _inline(svg) for key, svg in page.thumbnails.items()}})
-    style, script = (_file(name) for name in ("report.css", "report.js"))
+    folder = files("unetx_studies.report")
+    style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -79,10 +82,6 @@ def page_html(page: Page) -> str:
         f'<script type="application/json" id="data">{_safe(data)}</script>\n'
         f"<script>{get_plotlyjs()}</script>\n<script>{script}</script></body></html>\n"
     )
-
-
-def _file(name: str) -> str:
-    return files("unetx_studies.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _safe(text: str) -> str:
@@ -121,11 +120,8 @@ def _inline(svg: str) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _section(section: Section, figures: list[dict[str, Any]], classes: Sequence[str]) -> str:
-    return "".join(_parts(section, figures, classes))
-
-
-def _parts(section: Section, figures: list[dict[str, Any]], classes: Sequence[str]) -> Iterator[str]:
+def _section(section: Section, figures: list[dict[str, Any]], classes: Sequence[str]) -> Iterator[str]:
+    """The HTML of a section; its figure is appended to ``figures``, from which the page's script draws it."""
     yield f"<section><h2>{escape(section.title)}</h2>"
     if section.note:
         yield f"<p class='muted'>{escape(section.note)}</p>"

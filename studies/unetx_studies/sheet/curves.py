@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from unetx_studies.sheet.facts import PilotFacts, Training
+from unetx_studies.sheet.facts import PilotFacts, PilotTraining
 
 WIDTH, HEIGHT = 720.0, 320.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 34.0, 26.0, 40.0
@@ -52,7 +52,7 @@ def curves_svg(pilot: PilotFacts) -> str:
     )
 
 
-def curve_class(pilot: PilotFacts, training: Training) -> int:
+def curve_class(pilot: PilotFacts, training: PilotTraining) -> int:
     """The number of the look of a training's line, which trainings of one recipe share."""
     recipes = dict.fromkeys((one.learning_rate, one.background_weight) for one in pilot.trainings)
     return list(recipes).index((training.learning_rate, training.background_weight)) % N_LOOKS
@@ -65,7 +65,7 @@ def sample_svg(look: int) -> str:
     )
 
 
-def _points(training: Training) -> tuple[tuple[int, float], ...]:
+def _points(training: PilotTraining) -> tuple[tuple[int, float], ...]:
     return tuple((step, score) for step, score in training.curve if math.isfinite(score))
 
 
@@ -95,7 +95,7 @@ def _text(x: float, y: float, number: float, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{number:.6g}</text>'
 
 
-def _line(pilot: PilotFacts, training: Training, x: _Axis, y: _Axis) -> str:
+def _line(pilot: PilotFacts, training: PilotTraining, x: _Axis, y: _Axis) -> str:
     look = curve_class(pilot, training)
     places = [(x.place(step), y.place(score)) for step, score in _points(training)]
     path = "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in places)

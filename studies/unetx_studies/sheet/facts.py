@@ -21,7 +21,7 @@ class CaseGrid:
     spacing: tuple[float, ...]
     """mm per voxel and axis."""
     part: Part | None
-    """None where the data could not be split."""
+    """The part of the case; None where the data could not be split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class ClassSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Intensities:
+class ChannelIntensities:
     """A channel's values in the foreground of the training cases."""
 
     channel: str
@@ -54,7 +54,7 @@ class Intensities:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Decision:
     """A decision about the task, with its reason."""
 
     what: str
@@ -68,7 +68,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class PilotTraining:
     """One training of a pilot."""
 
     round: str
@@ -96,9 +96,9 @@ class Training:
 class PilotFacts:
     """The trainings of a dataset's pilot, and what they settled."""
 
-    trainings: tuple[Training, ...]
+    trainings: tuple[PilotTraining, ...]
     """The trainings in their order."""
-    settled: tuple[Choice, ...]
+    settled: tuple[Decision, ...]
     still_gaining: float | None = None
     """Dice that the last doubling of the steps gained, where time ended the growth."""
     was_kept: bool = False
@@ -161,8 +161,8 @@ class DatasetFacts:
     cases: tuple[CaseGrid, ...]
     class_sizes: tuple[ClassSize, ...] = ()
     """Sizes of the classes after the background, in their order."""
-    intensities: tuple[Intensities, ...] = ()
-    choices: tuple[Choice, ...] = ()
+    intensities: tuple[ChannelIntensities, ...] = ()
+    choices: tuple[Decision, ...] = ()
     problems: tuple[str, ...] = ()
     """Why no search can start: file, reason and remedy each."""
     warnings: tuple[str, ...] = ()

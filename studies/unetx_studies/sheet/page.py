@@ -9,10 +9,10 @@ from unetx_studies.drawing.captions import counted
 from unetx_studies.sheet.curves import curve_class, curves_svg, sample_svg
 from unetx_studies.sheet.facts import (
     PARTS,
-    Choice,
+    ChannelIntensities,
     ClassSize,
     DatasetFacts,
-    Intensities,
+    Decision,
     PilotFacts,
     axis_ranges,
     number_words,
@@ -52,19 +52,19 @@ def sheet_html(facts: DatasetFacts, pictures: Sequence[Picture] = (), *, why_no_
 def _header(facts: DatasetFacts) -> str:
     n = len(facts.problems)
     verdict = f"{n} problem{'s' if n != 1 else ''}" if n else "fit for a search"
-    told = [
+    parts = [
         f"{facts.dims}D",
         counted(len(facts.channels), "channel"),
         counted(len(facts.classes) - 1, "class", "classes"),
         counted(len(facts.cases), "case"),
     ]
     if facts.n_bytes:
-        told.append(f"{size_words(facts.n_bytes)} on disk")
+        parts.append(f"{size_words(facts.n_bytes)} on disk")
     if facts.cache_bytes is not None:
-        told.append(f"{size_words(facts.cache_bytes)} prepared")
+        parts.append(f"{size_words(facts.cache_bytes)} prepared")
     return (
         f'<header><h1>{escape(facts.name)} <span class="verdict {"bad" if n else "good"}">{verdict}</span></h1>'
-        f"<p>{' · '.join(told)}</p><p class='muted'>{escape(facts.source)}</p></header>"
+        f"<p>{' · '.join(parts)}</p><p class='muted'>{escape(facts.source)}</p></header>"
     )
 
 
@@ -127,7 +127,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _intensities(channels: Sequence[Intensities]) -> str:
+def _intensities(channels: Sequence[ChannelIntensities]) -> str:
     if not channels:
         return ""
     rows = [
@@ -147,7 +147,7 @@ def _intensities(channels: Sequence[Intensities]) -> str:
     return _section("Intensities", note, _table(heads, rows, "numbers"))
 
 
-def _strip(channel: Intensities) -> str:
+def _strip(channel: ChannelIntensities) -> str:
     low, high = min(channel.lowest, channel.low), max(channel.highest, channel.high)
     middle = STRIP_HEIGHT / 2
 
@@ -182,14 +182,14 @@ def _grids(facts: DatasetFacts) -> str:
     return _section("Shapes and spacings", note, _table(heads, rows, "numbers"))
 
 
-def _choices(choices: Sequence[Choice]) -> str:
+def _choices(choices: Sequence[Decision]) -> str:
     if not choices:
         return ""
     rows = [[escape(choice.what), _decision(choice)] for choice in choices]
     return _section("Choices", "what was decided, and why", _table(("", ""), rows, "choices"))
 
 
-def _decision(choice: Choice) -> str:
+def _decision(choice: Decision) -> str:
     value = f"<b>{escape(choice.value)}</b><br>" if choice.value else ""
     return f"{value}{escape(choice.reason)}"
 

@@ -75,7 +75,7 @@ class TrialRecord:
     """When its worker began it."""
 
     outcome: Outcome | None = None
-    """None while there is no result."""
+    """How it ended; None while there is no result."""
     ended_at: datetime | None = None
     reason: str = ""
     """Why it did not complete."""

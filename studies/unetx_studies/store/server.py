@@ -21,6 +21,7 @@ NAMES = frozenset({"postgresql", "postgres", DRIVER})
 SECRETS = ("password", "sslpassword")
 """Options of a URL that are never shown or kept."""
 EXAMPLE = "postgresql://USER@HOST/DATABASE"
+_ESCAPING = "in a name or a password write @ as %40, : as %3A and / as %2F"
 
 CONNECT_WITHIN_S = 10
 KEEPALIVE: dict[str, int] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
@@ -40,7 +41,8 @@ def parse_url(words: str) -> URL:
     except (ArgumentError, ValueError) as error:  # the second: a port that is no number
         raise RequestError(f"expected a database URL like {EXAMPLE}, and this is none; {_ESCAPING}") from error
     if url.drivername in NAMES:
-        _refuse_bare_signs(words)
+        if words.count("@") > 1:  # a second one cuts a password in two, whose rest would be shown as a part of the host
+            raise RequestError(f"a database URL like {EXAMPLE} has one @, in front of the host; {_ESCAPING}")
         return url.set(drivername=DRIVER)
     if url.get_backend_name() == "postgresql":
         raise RequestError(
@@ -49,15 +51,6 @@ def parse_url(words: str) -> URL:
     if url.get_backend_name() != "sqlite":
         raise RequestError(f"a study's database is SQLite or PostgreSQL, got {url.drivername}; write {EXAMPLE}")
     return url
-
-
-_ESCAPING = "in a name or a password write @ as %40, : as %3A and / as %2F"
-
-
-def _refuse_bare_signs(words: str) -> None:
-    """A second @ cuts a password in two, and its rest would be shown and kept as a part of the host."""
-    if words.count("@") > 1:
-        raise RequestError(f"a database URL like {EXAMPLE} has one @, in front of the host; {_ESCAPING}")
 
 
 def is_server(url: URL) -> bool:

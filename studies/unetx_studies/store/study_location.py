@@ -1,4 +1,4 @@
-"""Where a study's database lies: in the study's folder, or on a server that the folder names.
+"""The location of a study's database: in the study's folder, or on a server that the folder names.
 
 ``storage.json`` in the folder holds the server's URL without its password, the study's name there, and an id that
 tells this study from another one of the same name.

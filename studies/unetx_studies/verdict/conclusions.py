@@ -157,10 +157,10 @@ def _cheapest(
     cheaper = [name for name in designs if costs[name] < costs[reference]]
     found = [scores.difference(name, reference) for name in cheaper]
     p = holm([1.0 - (one.probability_above(-margin) or 0.0) for one in found])
-    shown = [(costs[cheaper[i]], i) for i in range(len(found)) if p[i] <= 1.0 - CONFIDENCE]
-    if not shown:
+    as_good = [(costs[cheaper[i]], i) for i in range(len(found)) if p[i] <= 1.0 - CONFIDENCE]
+    if not as_good:
         return None
-    cost, i = min(shown)
+    cost, i = min(as_good)
     return Cheapest(cheaper[i], cost / costs[reference], found[i].interval(2 * CONFIDENCE - 1)[0])
 
 

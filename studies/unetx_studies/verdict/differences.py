@@ -69,7 +69,7 @@ class Difference:
 
     mean: float
     standard_error: float | None
-    """None where one seed and one group of cases, or nothing at all, tell nothing of the noise."""
+    """The standard error; None where one seed and one group of cases, or none, tell nothing of the noise."""
     degrees_of_freedom: float
     n_seeds: int
     n_groups: int
@@ -111,9 +111,11 @@ class MeanSquares:
 
     mean: Vector
     seeds: Vector
+    """Mean square of the seeds; like the other two it is 0 for what has one level only."""
     groups: Vector
+    """Mean square of the groups."""
     rest: Vector
-    """Like those of seeds and groups a mean square, which is 0 for what has one level only."""
+    """Mean square of what neither seeds nor groups explain."""
     n_seeds: int
     n_groups: int
     df_groups: float

@@ -36,7 +36,7 @@ from unetx_space.operators.catalogue.spec import (
 from unetx_space.operators.catalogue.upsampling import UPSAMPLERS
 
 PLAIN_ATTENTION, PLAIN_UPSAMPLER, PLAIN_FUSION, PLAIN_ALIGNMENT = "none", "transposed", "concat", "max"
-"""Those of U-Net, and what is written where a gene has no effect."""
+"""The operators of U-Net, which are also what is written where a gene has no effect."""
 
 __all__ = [
     "ALIGNMENTS", "ATTENTIONS", "FUSIONS", "PLACEMENTS", "PLAIN_ALIGNMENT", "PLAIN_ATTENTION", "PLAIN_FUSION",

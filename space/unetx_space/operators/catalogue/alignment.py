@@ -41,7 +41,7 @@ def _steps_macs(channels: int, factor: Stride, sites: int, target: int) -> int:
 
 
 def _steps_saved(channels: int, factor: Stride, sites: int, target: int) -> int:
-    """Before and after the activation of every step but the last; the map made whole, where a cell was cut off."""
+    """Values before and after the activation of each step but the last, and of the map where it was completed."""
     total = 0
     whole = target * prod(factor)
     for stride in stride_steps(factor)[:-1]:

@@ -65,7 +65,7 @@ def _grid_saved(at: AttentionContext, size: Size, coarse: Size) -> int:
 
 
 def _coordinate_saved(at: AttentionContext, size: Size, coarse: Size) -> int:
-    """Of every line its averages, three hidden maps and its gate; the map after each axis but the last."""
+    """Every line's averages, three hidden maps and gate; the map after each axis but the last."""
     lines = sum(size) * (2 * at.channels + 3 * token_width(at.channels))
     return lines + (at.dims - 1) * at.channels * prod(size)
 

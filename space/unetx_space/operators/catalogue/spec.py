@@ -10,7 +10,7 @@ from unetx_space.backbone import Norm
 
 Placement = Literal["source", "fused", "block"]
 PLACEMENTS: tuple[Placement, ...] = ("source", "fused", "block")
-"""Where attention sits: on each source before fusion, on the fused map, on the output of the node's block."""
+"""The places of attention: on each source before fusion, on the fused map, on the output of the node's block."""
 
 Gate = Literal["upsampled", "coarse"]
 """The map that decides what a gated attention lets through: the node's coarser input after or before upsampling."""
@@ -31,21 +31,21 @@ class Spec:
 
     name: str
     module: str
-    """Where its torch class lies, as ``package.file:Class``: imported when a network is built, never by the catalogue.
+    """Its torch class, as ``package.file:Class``, which is imported when a network is built, never by the catalogue.
     Every class of a family is built and called in the same way, which the family's spec tells."""
     title: str
     note: str
-    """One line: what it does and what it costs or risks."""
+    """What it does and what it costs or risks, in one line."""
     equation: str
     """Markdown with LaTeX between dollars, ``x`` what it reads and ``y`` what it gives; the reference page declares the
     other letters. Without LaTeX's spaces, whose backslashes Markdown would take for its own."""
     paper: str = ""
     by_default: bool = False
-    """A search may choose it without being asked to."""
+    """Whether a search may choose it without being asked to."""
     saves_input: bool = True
-    """Training saves what it reads until the backward pass."""
+    """Whether training saves what it reads until the backward pass."""
     saves_output: bool = False
-    """Training saves what it gives, whatever comes behind."""
+    """Whether training saves what it gives, whatever comes behind."""
     decision: tuple[str, float] | None = None
     """The layer by which it decides from the map how the map is read, and the logit at which that decision is frozen
     where a network is made linear (synaptic flow); None when it decides nothing, or is passed by there."""
@@ -53,10 +53,10 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class AttentionContext:
-    """Where an attention operator sits in a decoder node: the plain numbers it is built and priced from."""
+    """The place of an attention operator in a decoder node, as plain numbers from which it is built and priced."""
 
     channels: int
-    """Of the map that it reweights, which has the node's size."""
+    """Channels of the map that it reweights, which has the node's size."""
     stride: Stride
     """Reduction per axis from the node's level to the coarser one."""
     c_upsampled: int
@@ -68,7 +68,7 @@ class AttentionContext:
 
     @classmethod
     def behind_upsampler(cls, c_in: int, c_out: int, stride: Stride) -> Self:
-        """For attention that is a part of an upsampler and reweights its output."""
+        """The context of attention that is a part of an upsampler and reweights its output."""
         return cls(c_out, stride, c_upsampled=c_out, c_coarse=c_in)
 
     @property
@@ -90,14 +90,15 @@ class AttentionSpec(Spec):
     saved_values: Callable[[AttentionContext, Size, Size], int] = zero
     """(context, size of the map, size of the coarser input): what training saves beside input, gate and output"""
     saves_gate: bool = False
+    """Whether training saves its gate until the backward pass."""
     gate: Gate | None = None
     """The map it reads beside the one it reweights; known only where sources enter, hence placement ``source``."""
     placements: tuple[Placement, ...] = PLACEMENTS
-    """Where it may sit; nowhere is the choice of no attention at all."""
+    """The placements that it may have; the choice of no attention has none."""
     only_reweights: bool = True
-    """It mixes no channels or voxels of the map itself, so that synaptic flow passes it by."""
+    """Whether it mixes no channels or voxels of the map itself, so that synaptic flow passes it by."""
     orders_channels: bool = False
-    """It treats neighbouring channels alike: on concatenated maps their order is part of the function."""
+    """Whether it treats neighbouring channels alike, so that the order of concatenated maps is part of the function."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,7 @@ class UpsamplerSpec(Spec):
     saved_values: Callable[[int, int, Stride, int], int] = zero
     """(c_in, c_out, stride, sites): what training saves beside input and output"""
     optional_bias: bool = False
-    """Built without a bias, hence with ``c_out`` fewer parameters, where the backbone's convolutions have none."""
+    """Whether it has no bias, hence ``c_out`` fewer parameters, where the backbone's convolutions have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ class FusionSpec(Spec):
     list of maps, the upsampled one last."""
 
     equal_widths: bool = True
-    """Every source must have the node's width, so that one of another width is projected first."""
+    """Whether every source must have the node's width, so that one of another width is projected first."""
     out_channels: Callable[[tuple[int, ...]], int] = lambda channels: channels[0]
     """(channels of each input)"""
     n_parameters: Callable[[int, int], int] = zero
