@@ -94,7 +94,7 @@ def _worth(reference: Vector) -> Vector:
 
 
 def _regret(centre: Vector, truth: Vector, rng: np.random.Generator) -> float:
-    """The true one of choosing the best by one seed, on average."""
+    """The mean true regret of choosing the best design by one seed."""
     chosen = _scores(centre, NOISE, rng, N_SEARCHES).argmax(0)
     return float(truth.max() - truth[chosen].mean())
 

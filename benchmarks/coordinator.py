@@ -83,7 +83,7 @@ TASK = Task(
 
 
 class Clock:
-    """CPU seconds by what was on top of the stack, and seconds on the wall."""
+    """CPU seconds of each part, by the part on top of the stack, and seconds of wall time."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = defaultdict(float)
@@ -128,16 +128,16 @@ CLOCK = Clock()
 
 
 class Simulated(Executor):
-    """Slots that answer at once, one result at each poll, in random order."""
+    """An executor whose slots finish at once, with one result at each poll, in random order."""
 
     def __init__(self, on_gap: Callable[[Simulated], None]) -> None:
         self._on_gap = on_gap
         self.n_slots = N_SLOTS
         self.jobs: list[Job] = []
         self.gaps: list[dict[str, float]] = []
-        """From each result to the next job, seconds by part."""
+        """Seconds from each result to the next job, by part."""
         self.events: list[float] = []
-        """Start and two rungs of a job."""
+        """Report the start and two rungs of a job."""
         self._rng = random.Random(0)
         self._evaluator = FakeEvaluator()
         self._is_open = False
@@ -187,7 +187,7 @@ class Simulated(Executor):
 
 
 class Silent:
-    """Shows nothing."""
+    """A reporter that shows nothing."""
 
     def trial_started(self, trial: int, worker: int, device: str, origin: str) -> None: ...
     def trial_step(self, trial: int, step: int) -> None: ...
@@ -199,18 +199,18 @@ class Silent:
 
 
 def instrument() -> None:
-    """The mirror in Optuna's tables and every other commit are timed from now on."""
+    """Time the mirror in Optuna's tables and every other commit from now on."""
     OptunaMirror.follow = CLOCK.timed("mirror", OptunaMirror.follow)  # type: ignore[method-assign]
     DefaultDialect.do_commit = CLOCK.timed("commit", DefaultDialect.do_commit)  # type: ignore[method-assign]
 
 
 def is_measured(n_results: int) -> bool:
-    """One of the results before a mark; the first jobs, one to each slot, followed none."""
+    """Whether a result is one of those before a mark; the first jobs, one for each slot, follow no result."""
     return any(mark - WINDOW <= n_results + N_SLOTS < mark for mark in MARKS)
 
 
 def sampler_of(name: str, executor: Simulated, throughout: bool) -> Callable[[int], optuna.samplers.BaseSampler]:
-    """The product's own sampler, timed; where it is not measured a random one stands in, unless ``throughout``."""
+    """The product's own sampler, timed; where it is not measured a random one replaces it, unless ``throughout``."""
 
     def make(seed: int) -> optuna.samplers.BaseSampler:
         with CLOCK.inside("sampler"):
@@ -222,7 +222,7 @@ def sampler_of(name: str, executor: Simulated, throughout: bool) -> Callable[[in
 
 
 def run(url: str, sampler: str, n_trials: int, throughout: bool, on_gap: Callable[[Simulated], None]) -> Simulated:
-    """A whole study; its executor holds the times."""
+    """Run a whole study, and return its executor, which holds the times."""
     backbone = TASK.backbone()
     setup = StudySetup(backbone, TASK.patch, DesignSpace(backbone.n_levels), BUDGET, seed=0, max_cost=4.0)
     executor = Simulated(on_gap)
@@ -253,7 +253,7 @@ PARTS = ("mirror", "sampler", "commit", "ours")
 
 
 def size_of(url: str) -> int:
-    """Bytes of the database."""
+    """The size of the database in bytes."""
     with open_store(url, create=False, read_only=True) as store, store.reading() as session:
         if store.is_on_server:
             return int(session.scalar(text("select pg_database_size(current_database())")) or 0)
@@ -261,7 +261,7 @@ def size_of(url: str) -> int:
 
 
 class Table:
-    """Prints a row as soon as the results before its mark are there; knows our own part at each mark."""
+    """A table that prints each row once the results before its mark are there, and keeps our own part at each mark."""
 
     def __init__(self) -> None:
         self.own: dict[int, float] = {}
@@ -296,7 +296,7 @@ class Table:
 
 
 def show(table: Table, url: str, seconds: float, page: str, answers: list[str]) -> bool:
-    """What else there is to tell of one study; whether our own part keeps its promise and the page met no error."""
+    """Print the summary of one study; return whether our own part keeps its promise and the page met no error."""
     size = size_of(url)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{seconds:.0f} s, database {size / 2**20:.0f} MiB, peak memory of the process so far {peak:.0f} MiB")

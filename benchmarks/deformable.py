@@ -37,7 +37,7 @@ CASES = [  # channels in and out, coarse size, batch; stride 2 on every axis
 
 
 def step(case: int, voxels: float) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward without gradients, and forward with backward, of an upsampler whose offsets spread by ``voxels``."""
+    """The forward pass without gradients, and forward and backward pass, of an upsampler with offsets of ``voxels``."""
     c_in, c_out, size, batch = CASES[case]
     module = upsampling.DeformableUpsampling(c_in, c_out, (2,) * len(size))
     initialise(module, seed=0)
@@ -55,7 +55,7 @@ def step(case: int, voxels: float) -> tuple[Callable[[], object], Callable[[], o
 
 
 def least_ms(run: Callable[[], object]) -> dict[str, float]:
-    """CPU milliseconds of ``run`` by either way of reading the taps."""
+    """CPU milliseconds of ``run`` by each way of reading the taps."""
     least = dict.fromkeys(WAYS, float("inf"))
     for turn in range(TURNS + 1):
         for name, way in WAYS.items():
@@ -68,7 +68,7 @@ def least_ms(run: Callable[[], object]) -> dict[str, float]:
 
 
 def peak_mib(run: Callable[[], object], way: str) -> float:
-    """The most memory that tensors take during ``run``, beyond what they took before."""
+    """Peak of the tensors' memory during ``run``, above that before."""
     with patch.object(upsampling, "sampled", WAYS[way]):
         run()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

@@ -25,7 +25,7 @@ NEEDED = 0.05
 
 
 def evaluate(task: Task, name: str, seed: int) -> Evaluation:
-    """One evaluation on one thread."""
+    """Run one evaluation on one thread."""
     backbone = task.backbone()
     architecture = Architecture(backbone, PRESETS[name].genome(backbone.n_levels))
     return ProxyEvaluator().evaluate(architecture, task, default_budget(task), seed, NullObserver())
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def by_class(evaluation: Evaluation) -> str:
-    """Mean over the cases in which the class counts."""
+    """Means by class over the cases in which the class has a score."""
     names = dict.fromkeys(score.class_name for score in evaluation.case_scores)
     means = []
     for name in names:

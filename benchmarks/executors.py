@@ -45,7 +45,7 @@ TASK = Task(
 
 
 class Counting(Handler):
-    """Lets every job go on at its rungs, and notes when it ended."""
+    """A handler that lets every job continue at its rungs, and records when it ended."""
 
     def __init__(self) -> None:
         self.n_ended = 0
@@ -75,7 +75,7 @@ def jobs() -> Sequence[Job]:
 
 
 def milliseconds(executor: Executor) -> list[float]:
-    """Of each job from being handed over to its answer, two rungs on the way; the first ones warm up."""
+    """Milliseconds of each job from its submission to its result, with two rungs; the first ones warm up."""
     counting, found = Counting(), []
     for job in jobs():
         began = time.perf_counter()

@@ -36,10 +36,10 @@ MOST = 0.08
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("steps", step.EagerStep, "__call__"),
     ("batches", batches.BatchStream, "batch"),
-    ("rungs", scoring.Scorer, "at_a_rung"),
+    ("rungs", scoring.Scorer, "rung_scores"),
     ("final", scoring.Scorer, "everything"),
     ("metrics", scoring, "case_scores"),
-    ("original", scoring, "label_map_on"),
+    ("original", scoring, "resampled_label_map"),
     ("dry run", dry_run, "dry_run"),
     ("zero-cost", zero_cost, "zero_cost"),
     ("gradients", trainer, "stage_gradients"),
@@ -51,7 +51,7 @@ voxels are parts of the final scores."""
 
 @contextmanager
 def timed(clock: Callable[[], float] = time.process_time, *more: tuple[str, Any, str]) -> Iterator[Counter[str]]:
-    """Inside, the seconds of every part, and of ``more``, are added up: of the CPU, without another clock."""
+    """Inside, the seconds of every part, and of ``more``, are summed: of the CPU unless another clock is given."""
     seconds: Counter[str] = Counter()
 
     def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +71,7 @@ def timed(clock: Callable[[], float] = time.process_time, *more: tuple[str, Any,
 
 
 def evaluate(task: Task, budget: Budget, *, diagnose: bool) -> tuple[Evaluation, Counter[str], float]:
-    """The answer, the CPU seconds of its parts, and those of the whole."""
+    """The evaluation, the CPU seconds of its parts, and those of the whole."""
     backbone = task.backbone()
     architecture = Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels))
     above = 0.0 if diagnose else math.inf

@@ -1,9 +1,9 @@
-"""How much faster does a network train on one CPU thread with its slow modules exchanged (training/fast_cpu/)?
+"""How much faster does a network train on one CPU thread with its slow modules swapped (training/fast_cpu/)?
 
     python benchmarks/fast_cpu.py > benchmarks/results/fast_cpu-1thread.txt
 
 Forward and backward pass of the same network with torch's modules, with fused norms alone, and with 1x1 convolutions
-exchanged as well. Times are CPU milliseconds of this process, the least of several turns, the ways taking turns, so
+swapped as well. Times are CPU milliseconds of this process, the least of several turns, the ways taking turns, so
 that a busy machine distorts none more than the others.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from unetx_evaluators.device import memory_format, profile
-from unetx_evaluators.training.fast_cpu import exchange, fast_on_cpu
+from unetx_evaluators.training.fast_cpu import fast_on_cpu, swaps
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
 from unetx_space.canonical import canonical
@@ -37,7 +37,7 @@ N_RANDOM, MAX_COST = 3, 1.5
 
 @contextmanager
 def norms_alone(network: nn.Module) -> Iterator[None]:
-    with patched.object(exchange, "faster_pointwise", lambda _module: None), fast_on_cpu(network):
+    with patched.object(swaps, "faster_pointwise", lambda _module: None), fast_on_cpu(network):
         yield
 
 

@@ -23,7 +23,7 @@ from unetx_evaluators.tasks.field_of_view import coarsest_voxel, with_field_of_v
 from unetx_evaluators.tasks.fingerprint import CaseFacts, Fingerprint, fingerprint, survey
 from unetx_evaluators.tasks.options import Machine, TaskOptions
 from unetx_evaluators.tasks.planning import plan
-from unetx_evaluators.tasks.preprocessing import Preparation, apply, choose_preparation, restored_label
+from unetx_evaluators.tasks.preprocessing import Preparation, choose_preparation, prepare_case, restored_label
 from unetx_evaluators.tasks.sources import Source, open_source
 from unetx_evaluators.tasks.task import IGNORED
 
@@ -82,13 +82,13 @@ def _plans(
 
 
 def _ceiling(source: Source, facts: Mapping[str, CaseFacts], preparation: Preparation) -> list[float]:
-    """By foreground class."""
+    """Dice by foreground class."""
     found: list[list[float]] = [[] for _ in source.classes[1:]]
     names = source.case_names
     for name in names[:: max(1, len(names) // N_CASES)]:
         case = source.read(name)
         known = case.label != IGNORED
-        back = restored_label(apply(case, facts[name], preparation)[1], facts[name], preparation)
+        back = restored_label(prepare_case(case, facts[name], preparation)[1], facts[name], preparation)
         for index, of_class in enumerate(found, start=1):
             truth, again = (case.label == index) & known, (back == index) & known
             if truth.any():

@@ -26,7 +26,7 @@ import gpu_parts
 import torch
 from gpu_parts import Bench, Item
 
-from unetx_evaluators.device import check_alive, first_line, profile, tuned
+from unetx_evaluators.device import check_alive, first_line, profile, torch_settings
 from unetx_evaluators.evaluation import DeviceFailed
 from unetx_search.executors.slots import MAX_THREADS
 
@@ -62,13 +62,13 @@ def would_do() -> None:
 
 
 def measured(file: Path) -> list[Row]:
-    """What is known with this torch."""
+    """The figures that were measured with this version of torch."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     return [row for row in rows if row["torch"] == torch.__version__]
 
 
 def measure(bench: Bench, file: Path, ends_s: float) -> bool:
-    """Write down what is missing; False where the time was over before all was, or the device failed."""
+    """Measure and write the missing figures; return False where time was over before, or the device failed."""
     done = {(row["part"], row["name"]) for row in measured(file)}
     for part, items in PARTS.items():
         for name, call in items(bench):
@@ -89,7 +89,7 @@ def measure(bench: Bench, file: Path, ends_s: float) -> bool:
 
 
 def outcome(call: Callable[[], Row], bench: Bench) -> tuple[Row, bool]:
-    """What was measured, or why it could not be; and whether this process can still use its device."""
+    """The figure, or the reason why it failed; and whether this process can still use its device."""
     try:
         return call(), True
     except Exception as error:  # noqa: BLE001  whatever it is, the other items are to be measured
@@ -107,7 +107,7 @@ def told(found: Row) -> str:
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
-    """The ratios that are aimed at, as far as they are known."""
+    """The target ratios, as far as they are measured."""
     sound = [row for row in rows if "trouble" not in row or not row["trouble"]]
     for row in sound:
         if row["part"] == "bare_loop":
@@ -135,7 +135,7 @@ def main() -> int:
     device = profile("cpu" if asked.try_out else "cuda")
     name = "try-out" if asked.try_out else re.sub(r"\W+", "-", device.name.lower())
     file = asked.results / f"gpu-{name}.jsonl"
-    with tempfile.TemporaryDirectory() as folder, tuned(device, 1 if asked.try_out else MAX_THREADS):
+    with tempfile.TemporaryDirectory() as folder, torch_settings(device, 1 if asked.try_out else MAX_THREADS):
         whole = measure(Bench(device, Path(folder), asked.try_out), file, time.monotonic() + 60 * asked.minutes)
     if asked.try_out:
         print("none of these figures means anything: all is as small as it can be, and on the CPU")

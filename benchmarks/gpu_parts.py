@@ -31,7 +31,7 @@ from PIL import Image
 from proxies import PLAIN, architecture, described
 
 from unetx_evaluators.budgets import BATCH_SIZE, default_budget
-from unetx_evaluators.device import DeviceProfile, memory_format, trusted
+from unetx_evaluators.device import DeviceProfile, memory_format, with_safe_precision
 from unetx_evaluators.evaluation import MEMORY_FRACTION, Budget, DeviceFailed, NullObserver
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.proxy import ProxyEvaluator
@@ -42,10 +42,10 @@ from unetx_evaluators.training import step as training_step
 from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import Case, ResidentCases
-from unetx_evaluators.training.fast_cuda.choice import fast_on_cuda, trouble
+from unetx_evaluators.training.fast_cuda.choice import fast_on_cuda, triton_failure
+from unetx_evaluators.training.iteration import Iteration, LossLog, capture_if_possible
 from unetx_evaluators.training.loss import heads_loss
 from unetx_evaluators.training.recipe import Recipe
-from unetx_evaluators.training.rounds import LossLog, Round, captured_where_possible
 from unetx_evaluators.training.step import EagerStep
 from unetx_search.executors.engines import proxy_evaluator
 from unetx_search.executors.local import LocalExecutor
@@ -72,13 +72,13 @@ DIMS: tuple[Dims, ...] = (2, 3)
 
 @dataclass
 class Bench:
-    """Where it is measured, and how large."""
+    """The device of a measurement, and its size."""
 
     device: DeviceProfile
     folder: Path
-    """For data."""
+    """Folder for data."""
     is_try_out: bool = False
-    """As small as it can be."""
+    """Whether everything is as small as possible."""
 
     @property
     def on_cuda(self) -> bool:
@@ -113,23 +113,23 @@ class Bench:
         made.to(memory_format=layout)  # type: ignore[call-overload]  # not in torch's stubs
         return made
 
-    def rounds(self, trained: SkipUNet, n_steps: int) -> tuple[Round, LossLog]:
+    def iteration(self, trained: SkipUNet, n_steps: int) -> tuple[Iteration, LossLog]:
         losses, dims = LossLog(n_steps, self.device.device), trained.architecture.backbone.dims
         step = EagerStep(trained, Recipe(), self.precise(trained.architecture))
-        return Round(step, self.stream(dims), WeightAverage(trained, 0), losses), losses
+        return Iteration(step, self.stream(dims), WeightAverage(trained, 0), losses), losses
 
     def precise(self, design: Architecture) -> DeviceProfile:
         """The device in the precision that trainings of the design have there."""
-        return trusted(self.device, design.backbone.sizes(self.patch(design.backbone.dims)))
+        return with_safe_precision(self.device, design.backbone.sizes(self.patch(design.backbone.dims)))
 
-    def ms(self, do: Callable[[int], object], first: int = 1) -> float:
-        """Of a step, once it is warm; queued as a training queues them."""
+    def ms(self, run: Callable[[int], object], first: int = 1) -> float:
+        """Milliseconds of a step after warm-up, with steps queued as in a training."""
         for step in range(first, first + WARM_UPS):
-            do(step)
+            run(step)
         self.wait()
         began = time.perf_counter()
         for step in range(first + WARM_UPS, first + WARM_UPS + self.n_steps):
-            do(step)
+            run(step)
         self.wait()
         return 1000 * (time.perf_counter() - began) / self.n_steps
 
@@ -148,7 +148,7 @@ class Bench:
 
 
 def operators(bench: Bench) -> Iterator[Item]:
-    """Every operator: rounds replayed as a graph against eager ones."""
+    """Every operator: iterations replayed as a graph against eager ones."""
     kinds: Mapping[str, Mapping[str, Any]] = {
         "attention": ATTENTIONS,
         "upsampler": UPSAMPLERS,
@@ -181,17 +181,17 @@ def with_operator(bench: Bench, dims: Dims, kind: str, name: str) -> Architectur
 
 def graph_against_eager(bench: Bench, design: Architecture) -> Mapping[str, Any]:
     n_steps = WARM_UPS + bench.n_steps
-    eager, eager_losses = bench.rounds(bench.network(design), n_steps)
-    other, losses = bench.rounds(bench.network(design), n_steps)
-    chosen = captured_where_possible(other, 1)
-    eager_ms, ms = bench.ms(eager), bench.ms(chosen.do)
+    eager, eager_losses = bench.iteration(bench.network(design), n_steps)
+    other, losses = bench.iteration(bench.network(design), n_steps)
+    chosen = capture_if_possible(other, 1)
+    eager_ms, ms = bench.ms(eager), bench.ms(chosen.run)
     pairs = list(zip(eager_losses.values.tolist(), losses.values.tolist(), strict=True))[:WARM_UPS]
     difference = max(abs(one - two) / abs(one) for one, two in pairs)
-    return {"steps": chosen.run_as, "eager_ms": eager_ms, "ms": ms, "difference": difference}
+    return {"steps": chosen.mode, "eager_ms": eager_ms, "ms": ms, "difference": difference}
 
 
 def bare_loop(bench: Bench) -> Iterator[Item]:
-    """A round beside a bare loop captured as a graph: one batch that lies ready, forward, loss, backward, AdamW."""
+    """An iteration beside a bare loop captured as a graph: a resident batch, forward, loss, backward, AdamW."""
     for dims in DIMS:
         yield f"{dims}D", partial(beside_a_bare_loop, bench, dims)
 
@@ -222,9 +222,9 @@ def beside_a_bare_loop(bench: Bench, dims: Dims) -> Mapping[str, Any]:
         with torch.cuda.graph(graph):
             step()
         bare = graph.replay
-    ours = captured_where_possible(bench.rounds(bench.network(bench.design(dims)), WARM_UPS + bench.n_steps)[0], 1)
-    ms, bare_ms = bench.ms(ours.do), bench.ms(lambda _: bare())
-    return {"ms": ms, "bare_ms": bare_ms, "ratio": ms / bare_ms, "steps": ours.run_as}
+    ours = capture_if_possible(bench.iteration(bench.network(bench.design(dims)), WARM_UPS + bench.n_steps)[0], 1)
+    ms, bare_ms = bench.ms(ours.run), bench.ms(lambda _: bare())
+    return {"ms": ms, "bare_ms": bare_ms, "ratio": ms / bare_ms, "steps": ours.mode}
 
 
 def autotuner(bench: Bench) -> Iterator[Item]:
@@ -243,10 +243,10 @@ def new_design(bench: Bench, design: Architecture, *, tuned: bool) -> Mapping[st
     torch.backends.cudnn.benchmark = tuned
     try:
         began = bench.clock()
-        chosen = captured_where_possible(bench.rounds(bench.network(design), 1 + WARM_UPS + bench.n_steps)[0], 1)
-        chosen.do(1)
+        chosen = capture_if_possible(bench.iteration(bench.network(design), 1 + WARM_UPS + bench.n_steps)[0], 1)
+        chosen.run(1)
         new_s = bench.clock() - began
-        return {"new_s": new_s, "ms": bench.ms(chosen.do, first=2), "steps": chosen.run_as}
+        return {"new_s": new_s, "ms": bench.ms(chosen.run, first=2), "steps": chosen.mode}
     finally:
         torch.backends.cudnn.benchmark = False
 
@@ -264,8 +264,8 @@ def laid_out(
 ) -> Mapping[str, Any]:
     trained = bench.network(bench.design(dims), layout)
     with patch.object(training_step, "memory_format", lambda dims, device: layout), computed(trained):
-        chosen = captured_where_possible(bench.rounds(trained, WARM_UPS + bench.n_steps)[0], 1)
-        return {"ms": bench.ms(chosen.do), "steps": chosen.run_as}
+        chosen = capture_if_possible(bench.iteration(trained, WARM_UPS + bench.n_steps)[0], 1)
+        return {"ms": bench.ms(chosen.run), "steps": chosen.mode}
 
 
 def norms(bench: Bench) -> Iterator[Item]:
@@ -289,7 +289,7 @@ def both_norms(bench: Bench, dims: Dims, layout: torch.memory_format) -> Mapping
             gradients = torch.autograd.grad(logits.square().mean(), [*trained.parameters()])
             passes.append((logits.detach(), torch.cat([gradient.flatten() for gradient in gradients])))
     apart = (float((one - two).abs().max() / one.abs().max()) for one, two in zip(*passes, strict=True))
-    norms = f"torch: {reason}" if (reason := trouble(device)) else "triton"
+    norms = f"torch: {reason}" if (reason := triton_failure(device)) else "triton"
     return {"torch_ms": by_torch, **by_triton, "norms": norms, "difference": max(apart)}
 
 
@@ -301,7 +301,7 @@ def phases(bench: Bench) -> Iterator[Item]:
 def by_phase(bench: Bench) -> Mapping[str, Any]:
     _, task, budget = bench.blobs
     for diagnosed_above in (math.inf, -math.inf):
-        with extras.timed(bench.clock, ("capture", trainer, "captured_where_possible")) as seconds:
+        with extras.timed(bench.clock, ("capture", trainer, "capture_if_possible")) as seconds:
             began = bench.clock()
             evaluator, design = ProxyEvaluator(str(bench.device.device)), architecture(task, "u-net")
             result = evaluator.evaluate(design, task, budget, 0, NullObserver(), diagnosed_above=diagnosed_above)
@@ -327,7 +327,8 @@ def together(bench: Bench, n_workers: int, *, through_mps: bool) -> Mapping[str,
 
 
 def faults(bench: Bench) -> Iterator[Item]:
-    """A forced assertion on the device, and a lack of memory: what an evaluation makes of it, each in its process."""
+    """The outcome of evaluations with a failed assertion on the device, and with too little memory, each in a
+    process."""
     yield "out of memory", partial(alone, out_of_memory, bench)
     if bench.on_cuda:
         yield "device assert", partial(alone, device_assert, bench)

@@ -143,7 +143,7 @@ def ours(run: Run, data: Path, folder: Path, place: Path, seed: int) -> None:
 
 
 def scored(data: Path, masks: Path, cases: list[str]) -> dict[str, float]:
-    """Dice of every class on the images' own voxels, meant over cases."""
+    """Mean Dice over cases of every class, on the images' own voxels."""
     scores = []
     for case in cases:
         found, truth = (nib.load(place / f"{case}.nii.gz") for place in (masks, data / "labelsTr"))

@@ -36,7 +36,7 @@ SERVERS = {
 
 @contextmanager
 def watched(url: str, page: str) -> Iterator[list[str]]:
-    """The page is open inside; afterwards the list holds its answers."""
+    """Inside, the page is open; afterwards the list holds its responses."""
     answers: list[str] = []
     if page == "none":
         yield answers
@@ -51,7 +51,7 @@ def watched(url: str, page: str) -> Iterator[list[str]]:
 
 
 def watch(url: str, page: str) -> None:
-    """Serve the study's dashboard and ask it as its page does, until killed; a line for each answer.
+    """Serve the study's dashboard and send the requests of its page, until killed; print a line for each response.
 
     ``trials seconds`` for an answer, ``ERROR why`` for none; nothing while the study or the server is still to come.
     """

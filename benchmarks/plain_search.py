@@ -57,7 +57,7 @@ WORKERS = 4
 
 @dataclass(frozen=True)
 class Description:
-    """A task as plain facts."""
+    """The plain facts of a task."""
 
     train: list[dict[str, str]]
     validation: list[dict[str, str]]
@@ -68,11 +68,12 @@ class Description:
     batch_size: int
     validations: int
     architectures: list[str]
-    """Documents at the width that is trained."""
+    """Documents of the designs at the width that is trained."""
 
 
 def transforms(task: Description, *, training: bool) -> Compose:
-    """Loading and z-scores; for training also crops around foreground, and the usual changes of intensity."""
+    """Transforms that load and z-score; for training also crops around foreground, and the usual changes of
+    intensity."""
     dims = len(task.patch)
     geometry = Orientationd(keys=KEYS, axcodes="RAS") if dims == 3 else Transposed(keys=KEYS, indices=(0, 2, 1))
     steps: list[Any] = [
@@ -94,7 +95,7 @@ def transforms(task: Description, *, training: bool) -> Compose:
 
 
 class Search:
-    """Data loaded once, as CacheDataset does it; one training a trial."""
+    """Data loaded once by CacheDataset, and a training for each trial."""
 
     def __init__(self, task: Description, device: str = "cpu", *, good: bool = False) -> None:
         self.task = task

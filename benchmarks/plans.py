@@ -30,8 +30,9 @@ from unetx_evaluators import budgets, device
 from unetx_evaluators.tasks.field_of_view import with_field_of_view
 from unetx_evaluators.tasks.fingerprint import CaseFacts, fingerprint, survey
 from unetx_evaluators.tasks.options import Machine, TaskOptions
-from unetx_evaluators.tasks.planning import LOSS_MACS, MACS_PER_SECOND, NetworkPlan, plan
+from unetx_evaluators.tasks.planning import NetworkPlan, plan
 from unetx_evaluators.tasks.preprocessing import Preparation, choose_preparation
+from unetx_evaluators.tasks.sizing import LOSS_MACS, MACS_PER_SECOND
 from unetx_evaluators.tasks.sources import Source, open_source
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.recipe import Recipe
@@ -77,7 +78,7 @@ def main() -> None:
 
 
 def _surveyed(source: Source) -> tuple[Source, list[CaseFacts]]:
-    """All cases, and on the way what reading and surveying take."""
+    """Survey all cases, and measure reading and survey."""
     reading, surveying, facts = 0.0, 0.0, []
     for name in source.case_names:
         start = process_time()
@@ -176,10 +177,10 @@ def _in_a_new_process(architecture: Architecture, patch: tuple[int, ...], n_step
 
 
 def _trained(architecture: Architecture, patch: tuple[int, ...], n_steps: int) -> tuple[float, float]:
-    """Fastest step in CPU seconds, and what the steps took in GiB."""
+    """CPU seconds of the fastest step, and memory of the steps in GiB."""
     dims, n_classes = len(patch), architecture.backbone.out_channels
-    profile = device.trusted(device.profile("cpu"), architecture.backbone.sizes(patch))
-    with device.tuned(profile, 1):
+    profile = device.with_safe_precision(device.profile("cpu"), architecture.backbone.sizes(patch))
+    with device.torch_settings(profile, 1):
         network = build(architecture).to(memory_format=device.memory_format(dims, torch.device("cpu")))  # type: ignore[call-overload]
         step = EagerStep(network, Recipe(), profile)
         labels = torch.randint(0, n_classes, (budgets.BATCH_SIZE[dims], *patch), dtype=torch.uint8)

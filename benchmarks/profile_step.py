@@ -26,17 +26,17 @@ import torch
 from torch import Tensor, nn
 
 from unetx_evaluators.budgets import default_budget
-from unetx_evaluators.device import DeviceProfile, memory_format, profile, tuned
+from unetx_evaluators.device import DeviceProfile, memory_format, profile, torch_settings
 from unetx_evaluators.evaluation import Budget
-from unetx_evaluators.proxy import computed_fast
+from unetx_evaluators.proxy import accelerated
 from unetx_evaluators.scoring import Scorer
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_evaluators.training.average import WeightAverage
 from unetx_evaluators.training.batches import Batch, BatchStream
 from unetx_evaluators.training.cases import open_cases
+from unetx_evaluators.training.iteration import Iteration, LossLog, capture_if_possible
 from unetx_evaluators.training.loss import heads_loss
 from unetx_evaluators.training.recipe import Recipe
-from unetx_evaluators.training.rounds import LossLog, Round, captured_where_possible
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.architecture import Architecture
 from unetx_space.network import SkipUNet, build
@@ -52,7 +52,7 @@ SHAPES: Mapping[int, tuple[tuple[int, ...], tuple[int, ...], int]] = {
 
 
 def task_on(folder: Path, dims: int) -> Task:
-    """Noise with two classes in it: what it shows does not matter for the time."""
+    """A task of noise with two classes, since content does not matter for the time."""
     patch, size, n_levels = SHAPES[dims]
     names = tuple(f"case{number}" for number in range(8))
     rng = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def least_ms(parts: Mapping[str, Callable[[], object]], device: torch.device) ->
 
 
 def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
-    """One table."""
+    """Print one table."""
     recipe = Recipe()
     backbone = task.backbone().scaled(budget.width_factor)
     architecture = Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels))
@@ -153,10 +153,10 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
     batches = BatchStream(cases.train, task.patch, budget.batch_size, 0, recipe, device.device, cases.resident)
     batch = batches.batch(1)
     made, done = count(1), count(1)
-    with computed_fast(timed, device), computed_fast(trained, device):
+    with accelerated(timed, device), accelerated(trained, device):
         parts = Parts(timed, batches, batch, device, recipe)
         step, log = EagerStep(trained, recipe, device), LossLog(TURNS + WARM_UP_TURNS, device.device)
-        ours = captured_where_possible(Round(step, batches, WeightAverage(trained, 0), log), 1)
+        ours = capture_if_possible(Iteration(step, batches, WeightAverage(trained, 0), log), 1)
         times = least_ms(
             {
                 "batch": lambda: batches.batch(next(made)),
@@ -165,14 +165,14 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
                 "backward": parts.backward,
                 "clip": parts.clip,
                 "update": parts.update,
-                "our round": lambda: ours.do(next(done)),
+                "our round": lambda: ours.run(next(done)),
                 "bare step": parts.bare_step,
                 "bare step of the plain module": Parts(plain, batches, batch, device, recipe).bare_step,
             },
             device.device,
         )
         scorer = Scorer(task, cases.validation[:4], device, lambda: None)
-        scoring = least_ms({"4 cases": lambda: scorer.at_a_rung(timed)}, device.device)
+        scoring = least_ms({"4 cases": lambda: scorer.rung_scores(timed)}, device.device)
     print(f"\n{task.dims}D, {budget.batch_size} patches of {'x'.join(map(str, task.patch))}, base width 8, ms")
     print("  " + "  ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
     for bare in ("bare step", "bare step of the plain module"):
@@ -183,7 +183,7 @@ def report(task: Task, budget: Budget, device: DeviceProfile) -> None:
 
 def main() -> None:
     device = profile("cuda" if "cuda" in sys.argv else "cpu")
-    with tuned(device, n_threads=1), tempfile.TemporaryDirectory() as folder:
+    with torch_settings(device, n_threads=1), tempfile.TemporaryDirectory() as folder:
         print(f"torch {torch.__version__}, {device.name}, autocast {device.autocast_dtype}; least of {TURNS} turns")
         for dims in SHAPES:
             task = task_on(Path(folder) / str(dims), dims)

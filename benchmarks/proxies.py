@@ -92,17 +92,17 @@ class Run:
     dataset: str
     variant: str
     design: str
-    """A number among the dozen, or the name of a preset."""
+    """Number of a design among the dozen, or name of a preset."""
     seed: int
 
     @property
     def is_alone(self) -> bool:
-        """Uses all cores by itself."""
+        """Whether a run uses all cores by itself."""
         return self.variant == "plain"
 
 
 def runs(part: str, dataset: str) -> Iterator[Run]:
-    """In an order that leaves what can be used after a stop."""
+    """Runs in an order that leaves usable results after a stop."""
     if part == "score":
         for variant, seeds in (("default", SEEDS), ("before", SEEDS), ("longer", SEEDS[:1]), ("plain", SEEDS[:1])):
             yield from (Run(part, dataset, variant, "u-net", seed) for seed in seeds)
@@ -123,7 +123,7 @@ def runs(part: str, dataset: str) -> Iterator[Run]:
 
 @lru_cache(maxsize=1)
 def settled(dataset: str, data: Path, out: Path) -> tuple[Task, Budget]:
-    """As a search begins, its pilot included; what was found earlier lies in the cache."""
+    """The task and budget with which a search begins, its pilot included, or those that the cache holds."""
     config = SearchConfig(data=data / dataset, out=out, gpus=0, group_by=GROUPS.get(dataset))
     slots = make_slots(0, cpu_workers=2)
     console = Console(file=sys.stderr)
@@ -135,7 +135,7 @@ def settled(dataset: str, data: Path, out: Path) -> tuple[Task, Budget]:
 
 @lru_cache(maxsize=1)
 def as_before(dataset: str, data: Path, out: Path) -> tuple[Task, Budget]:
-    """Original voxels and the recipe that was tuned on two sets."""
+    """The plan with original voxels and the recipe that was tuned on two sets."""
     source = open_source(data / dataset)
     task, budget = settled(dataset, data, out)
     finest = min(task.alternatives, default=None)
@@ -148,7 +148,7 @@ def as_before(dataset: str, data: Path, out: Path) -> tuple[Task, Budget]:
 
 @lru_cache(maxsize=1)
 def coarser(dataset: str, factor: float, data: Path, out: Path) -> tuple[Task, Budget]:
-    """Finest axes first, as the planner coarsens them."""
+    """The spacing, coarsened as the planner does, finest axes first."""
     original, _ = as_before(dataset, data, out)
     finest = min(original.spacing) * factor
     spacing = tuple(max(mm, finest) for mm in original.spacing)
@@ -158,7 +158,7 @@ def coarser(dataset: str, factor: float, data: Path, out: Path) -> tuple[Task, B
 
 
 def designs(task: Task) -> list[Architecture]:
-    """The seeded dozen, no two alike."""
+    """The seeded dozen of distinct designs."""
     backbone, rng = task.backbone(), random.Random(0)
     space = design_space("default", backbone.n_levels)
     limit = MAX_COST * cost(Architecture(backbone, PRESETS["u-net"].genome(backbone.n_levels)), task.patch).macs
@@ -178,7 +178,7 @@ def architecture(task: Task, design: str) -> Architecture:
 
 
 def train(run: Run, data: Path, out: Path) -> dict[str, Any]:
-    """One training on one thread, and what came of it."""
+    """The row of one training on one thread."""
     torch.set_num_threads(1)
     began = time.process_time()
     if run.part == "voxels":
@@ -232,14 +232,14 @@ def row(run: Run, task: Task, budget: Budget, result: Evaluation) -> dict[str, A
 
 
 def share(task: Task) -> float:
-    """Of the median training image that a patch shows."""
+    """The share of the median training image that a patch covers."""
     shapes = np.array([task.label(name).shape[-task.dims :] for name in task.splits.train])
     median = np.median(shapes, axis=0)
     return float(np.prod(np.minimum(task.patch, median) / median))
 
 
 def parent(task: Task, budget: Budget, variant: str) -> Parent:
-    """What evaluations start from: trained once, kept with the task."""
+    """The weights that evaluations start from, trained once and kept with the task."""
     file = f"parents/{'shared' if variant == 'shared' else 'u-net'}-{budget.steps}.safetensors"
     path = task.folder / file
     if not path.exists():
@@ -260,7 +260,7 @@ def train_in_turns(task: Task, budget: Budget, path: Path) -> None:
     Moments of the optimiser are kept by name and shape, too. A name that has several shapes keeps the one that was
     trained most.
     """
-    from unetx_evaluators.device import memory_format, profile, trusted
+    from unetx_evaluators.device import memory_format, profile, with_safe_precision
     from unetx_evaluators.training.batches import BatchStream
     from unetx_evaluators.training.cases import open_cases
     from unetx_evaluators.training.fast_cpu import fast_on_cpu
@@ -270,7 +270,7 @@ def train_in_turns(task: Task, budget: Budget, path: Path) -> None:
     rng, recipe = random.Random(PARENT_SEED), budget.recipe
     backbone = task.backbone().scaled(budget.width_factor)
     space = design_space("default", backbone.n_levels)
-    device = trusted(profile("cpu"), backbone.sizes(task.patch))
+    device = with_safe_precision(profile("cpu"), backbone.sizes(task.patch))
     batches = BatchStream(
         open_cases(task, device, 1).train, task.patch, budget.batch_size, PARENT_SEED, recipe, device.device
     )
@@ -302,7 +302,7 @@ def train_in_turns(task: Task, budget: Budget, path: Path) -> None:
 
 
 def described(source: FileSource, task: Task, name: str, budget: Budget) -> dict[str, Any]:
-    """The task as ``plain_search.py`` wants it, with one design at the width that is trained."""
+    """The task in the form of ``plain_search.py``, with one design at the width that is trained."""
     full = architecture(task, name)
     trained = replace(full, backbone=full.backbone.scaled(budget.width_factor))
 
@@ -341,7 +341,7 @@ def plain(dataset: str, design: str, data: Path, out: Path) -> tuple[float, floa
 
 
 def train_plainly(run: Run, data: Path, out: Path) -> dict[str, Any]:
-    """What ``plain`` gives, as a row."""
+    """The row of a ``plain`` run."""
     seconds, dice = plain(run.dataset, run.design, data, out)
     found = {"part": run.part, "variant": run.variant, "design": run.design, "seed": run.seed}
     return {**found, "dice": dice, "original_dice": dice, "wall_s": round(seconds, 1)}

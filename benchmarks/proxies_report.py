@@ -53,12 +53,12 @@ N_BOOTSTRAP = 1000
 
 
 def dice(row: Row) -> float:
-    """On the original voxels."""
+    """Dice on the original voxels."""
     return float(row["original_dice"] if row["original_dice"] is not None else row["dice"])
 
 
 def table(rows: list[Row], score: Callable[[Row], float]) -> Vector:
-    """``[designs, seeds]`` of the designs that have every seed, in order of their names."""
+    """Scores ``[designs, seeds]`` of the designs that have every seed, in order of their names."""
     seeds, by_run = sorted({row["seed"] for row in rows}), {(row["design"], row["seed"]): score(row) for row in rows}
     whole = [name for name in sorted({row["design"] for row in rows}) if all((name, seed) in by_run for seed in seeds)]
     return np.array([[by_run[name, seed] for seed in seeds] for name in whole]).reshape(len(whole), len(seeds))

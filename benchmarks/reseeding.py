@@ -39,9 +39,9 @@ class Search:
     design_sd: float = 0.005
     seed_sd: float = SEED_SD
     common_sd: float = 0.0
-    """What a seed gives to all designs."""
+    """Standard deviation of the effect of a seed on all designs."""
     shape: str = "normal"
-    """Of the designs: normal, skewed (a tail of bad ones), outliers (one in fourteen is far below)."""
+    """Distribution of the designs: normal, skewed (a tail of bad ones), outliers (one in fourteen is far below)."""
     total: int = 200
 
     def designs(self, rng: Rng, n: int) -> Vector:
@@ -80,7 +80,7 @@ def halving(world: Search, begun: list[Training], rng: Rng) -> Replicate | None:
 
 
 def by_posterior(choose: Callable[[Vector, Vector, float, Rng], int]) -> Policy:
-    """A policy that names a design by the posterior means and variances of all, in the same last part of the total."""
+    """A policy that chooses a design by the posterior means and variances of all, in the last part of the total."""
 
     def policy(world: Search, begun: list[Training], rng: Rng) -> Replicate | None:
         used: dict[str, int] = {}
@@ -102,7 +102,7 @@ def by_posterior(choose: Callable[[Vector, Vector, float, Rng], int]) -> Policy:
 
 
 def top_two(means: Vector, variances: Vector, noise: float, rng: Rng) -> int:
-    """Russo 2020: with even odds the best of one draw, or else of the first draw that another is the best of."""
+    """Top-two sampling (Russo 2020): with even odds the best of one draw, or of the first draw with another best."""
     draws = means + np.sqrt(variances) * rng.standard_normal((100, len(means)))
     bests = draws.argmax(1)
     others = bests[bests != bests[0]]
@@ -110,7 +110,8 @@ def top_two(means: Vector, variances: Vector, noise: float, rng: Rng) -> int:
 
 
 def knowledge_gradient(means: Vector, variances: Vector, noise: float, rng: Rng) -> int:
-    """Frazier, Powell and Dayanik, SIAM Journal on Control and Optimization 47(5), 2410-2439, 2008."""
+    """The knowledge gradient (Frazier, Powell and Dayanik, SIAM J. on Control and Optimization 47(5), 2410-2439,
+    2008)."""
     second, first = np.partition(means, -2)[-2:]
     rival = np.where(np.arange(len(means)) == means.argmax(), second, first)
     reach = np.maximum(variances / np.sqrt(variances + noise), 1e-15)
@@ -119,7 +120,7 @@ def knowledge_gradient(means: Vector, variances: Vector, noise: float, rng: Rng)
 
 
 def fixed(world: Search, begun: list[Training], rng: Rng) -> Replicate | None:
-    """A quarter of the total with four seeds each."""
+    """A policy that spends a quarter of the total on four seeds each."""
     n = world.total // 4
     return None if len(begun) < n else Replicate(f"{len(begun) % n:03}", len(begun) // n)
 
@@ -180,7 +181,7 @@ def policies() -> Part:
 
 
 def searched(world: Search, policy: str, n: int) -> Row:
-    """Of the design with the highest estimate: its truth, and how far estimates and intervals are from it."""
+    """The truth of the design with the highest estimate, and the errors of estimates and intervals."""
     rows = []
     for truth, done in studies(world, POLICIES[policy], n, policy):
         scores = [Scored(one.design, one.seed, one.score or 0.0) for one in done]
@@ -270,7 +271,7 @@ def cheapest() -> Part:
 
 
 def cheap(covered: bool) -> Row:
-    """Costs between half and one and a half of the U-Net's, no matter how good: half of all designs cost less."""
+    """The row of searches for the cheapest design, with costs of 0.5 to 1.5 times the U-Net's, whatever the score."""
     world = SEARCHES[0]
     drawn = seeded("costs").uniform(0.5, 1.5, world.total)
     costs = {f"{i:03}": float(cost) for i, cost in enumerate(drawn)} | {"000": 1.0}

@@ -195,7 +195,7 @@ def _resident_mib(field: str) -> float:
 
 
 def documents() -> list[str]:
-    """Reading the largest architectures, and documents made to be slow."""
+    """Times of reading the largest architectures, and documents made to be slow."""
     loads(Architecture(isotropic_backbone(2), PRESETS["u-net"].genome(5)).dumps())  # imports the schema library
     print(f"\nReading a document; at most {MAX_BYTES:,} bytes and {MAX_DEPTH} levels of nesting are looked at")
     print(f"{'document':<42} {'bytes':>10} {'ms':>8}  what came of it")
@@ -218,7 +218,7 @@ def _outcome(text: str) -> str:
 
 
 def _documents() -> Iterator[tuple[str, str]]:
-    """(what it is, its text)"""
+    """Yield documents: a description and a text."""
     unet = Architecture(isotropic_backbone(2, n_levels=N_LEVELS), PRESETS["u-net"].genome(N_LEVELS))
     yield "U-Net, 5 levels", unet.dumps()
     deepest = isotropic_backbone(3, n_levels=MAX_LEVELS)

@@ -27,7 +27,7 @@ import numpy as np
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.host_cores import usable_cores
 from unetx_evaluators.tasks import RawCase, TaskOptions, examine, open_source, prepare
-from unetx_evaluators.tasks.preprocessing import apply
+from unetx_evaluators.tasks.preprocessing import prepare_case
 
 TURNS = 3
 DATASETS = ("hippocampus_msd", "nuclei_dsb2018")
@@ -81,7 +81,7 @@ def prepared(what: str, n_workers: int) -> dict[str, float]:
 
 
 def peak_mib() -> float:
-    """Of this process since it began; what getrusage says would include the parent it was forked from."""
+    """Peak memory of this process; that of getrusage would include the parent from which it was forked."""
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return float(next(line.split()[1] for line in status if line.startswith("VmHWM:"))) / 1024
 
@@ -116,7 +116,7 @@ def read_back(dataset: str) -> ReadBack:
         mapped = {name: (task.image(name), task.label(name)) for name in names}
 
         def from_files(name: str) -> None:
-            apply(source.read(name), basis.facts[name], basis.preparation)
+            prepare_case(source.read(name), basis.facts[name], basis.preparation)
 
         def first(name: str) -> None:
             np.array(task.image(name))

@@ -41,7 +41,7 @@ def evaluate(task: Task, budget: Budget, name: str, seed: int) -> Evaluation:
 
 
 def warm_up(worker: int) -> int:
-    """Have a worker import what it needs; not so fast that one worker does it for both."""
+    """Import what a worker needs, slowly enough that one worker does not do it for both."""
     from unetx_evaluators.training import trainer
 
     time.sleep(2)
@@ -49,7 +49,7 @@ def warm_up(worker: int) -> int:
 
 
 def compare(dataset: str, data: Path, out: Path, pool: ProcessPoolExecutor) -> float:
-    """Print one line a design; the ratio of evaluations an hour over all of them."""
+    """Print a line for each design, and return the ratio of evaluations an hour over all of them."""
     task, budget = settled(dataset, data, out)
     print(f"\n{dataset}: {budget.steps} steps, batch {budget.batch_size}, patch {task.patch} of {task.spacing} mm")
     print(f"  {'design':<16}{'script s':>9}{'Dice':>8}{'ours s for two':>16}{'Dice':>16}{'ratio':>7}")

@@ -50,9 +50,9 @@ class Finals:
     truth: tuple[float, ...] = (0.0,)
     n_seeds: int = 5
     sizes: tuple[int, ...] = (1,) * 30
-    """Cases of each patient."""
+    """Number of cases of each patient."""
     shape: str = "normal"
-    """Of what differs from case to case: normal, heavy (t with 3 degrees of freedom), skewed (exponential)."""
+    """Distribution over cases: normal, heavy (t with 3 degrees of freedom), skewed (exponential)."""
     shared: float = 0.0
     """Correlation of designs on one seed."""
     seed_sd: float = SEED_SD
@@ -65,7 +65,7 @@ class Finals:
         return tuple(f"p{patient}" for patient, size in enumerate(self.sizes) for _ in range(size))
 
     def differences(self, rng: Rng, n: int) -> Vector:
-        """[study, design, seed, case] of designs less U-Net, whose own noise all designs have in common."""
+        """Differences [study, design, seed, case] of designs to the U-Net, whose noise is common to all designs."""
         S, N, k = self.n_seeds, sum(self.sizes), len(self.truth)
 
         def cases(*shape: int) -> Vector:
@@ -112,7 +112,7 @@ def seeded(*words: object) -> Rng:
 
 
 def satterthwaite(values: Vector, groups: Sequence[str], rng: Rng) -> tuple[Vector, Vector]:
-    """The product's."""
+    """The intervals of the product."""
     squares = mean_squares(values, groups)
     variance, df = squares.variance()
     reach = stdtrit(df, 0.975) * np.sqrt(variance)
@@ -120,7 +120,8 @@ def satterthwaite(values: Vector, groups: Sequence[str], rng: Rng) -> tuple[Vect
 
 
 def fiducial(values: Vector, groups: Sequence[str], rng: Rng) -> tuple[Vector, Vector]:
-    """Mean squares over drawn chi-squares (Weerahandi, Generalized Confidence Intervals, JASA 88, 899-905, 1993)."""
+    """Intervals from mean squares over drawn chi-squares (Weerahandi, Generalized Confidence Intervals, JASA 88,
+    899-905, 1993)."""
     squares = mean_squares(values, groups)
     dfs = squares.n_seeds - 1.0, squares.df_groups
     draws = [rng.chisquare(df, (N_BOOTSTRAP * 5, 1)) / df for df in (*dfs, dfs[0] * dfs[1])]
@@ -131,7 +132,7 @@ def fiducial(values: Vector, groups: Sequence[str], rng: Rng) -> tuple[Vector, V
 
 
 def bootstrap(values: Vector, groups: Sequence[str], rng: Rng, studentised: bool = False) -> tuple[Vector, Vector]:
-    """Seeds and patients drawn again: percentiles, or those of Student's ratio."""
+    """Bootstrap intervals over seeds and patients: percentiles, or those of Student's ratio."""
     names = np.unique(groups)
     member = [np.flatnonzero(np.asarray(groups) == name) for name in names]
     S, G = values.shape[1], len(names)
@@ -186,7 +187,7 @@ def judged(world: Finals, method: str) -> Row:
 
 
 def flipped(world: Finals) -> Row:
-    """Patients' means, seeds taken as given: what a test that forgets the seeds would say."""
+    """The result of a sign-flip test over patients' means, which ignores the seeds."""
     values = world.differences(seeded("intervals", world.name), N_STUDIES)[:, 0].mean(1)
     names, groups = np.unique(world.groups), np.asarray(world.groups)
     means = np.stack([values[:, groups == name].mean(1) for name in names], 1)
@@ -284,7 +285,7 @@ def best_of_several(world: Finals) -> Row:
 
 
 def work_off(parts: dict[str, Callable[[], Part]]) -> None:
-    """What is missing of these parts."""
+    """Compute the missing rows of these parts."""
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     done = {(row["part"], row["world"], row["method"]) for row in rows}
     for part, runs in parts.items():

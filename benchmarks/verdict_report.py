@@ -17,7 +17,7 @@ def percent(value: float | None) -> str:
 
 
 def lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns as wide as they need, the first one to the left."""
+    """Yield the lines of a table with columns as wide as needed, the first one left-aligned."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, *rows):
         cells = [

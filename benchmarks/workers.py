@@ -39,7 +39,7 @@ SEARCHING = ("--deterministic", "4")
 
 @dataclass(frozen=True)
 class Trial:
-    """When a trial began to train and when it had ended, in seconds since 1970."""
+    """Times at which a trial began to train and ended, in seconds since 1970."""
 
     began: float
     ended: float
@@ -68,12 +68,12 @@ class Run:
 
     @property
     def at_work(self) -> float:
-        """Part of its time that a worker trained, while there was a trial for every worker."""
+        """Share of the time that a worker trained, while there was a trial for every worker."""
         return sum(map(self._worked, self.trials)) / (self._over - self._began) / self.n_workers
 
     @property
     def seconds(self) -> float:
-        """Of a trial, on average."""
+        """Mean seconds of a trial."""
         return statistics.fmean(trial.ended - trial.began for trial in self.trials)
 
     def _worked(self, trial: Trial) -> float:
@@ -105,7 +105,7 @@ def search(folder: Path, cache: Path, n_workers: int, n_trials: int, more: tuple
 
 
 def _seconds(stored: str) -> float:
-    """Of an instant as the database holds it, in UTC."""
+    """Seconds since 1970 of an instant in UTC, as the database holds it."""
     return datetime.fromisoformat(f"{stored}+00:00").timestamp()
 
 

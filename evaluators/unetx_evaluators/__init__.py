@@ -1,6 +1,6 @@
-"""What a design is worth: evaluations and how they are asked for; no torch until one is called.
+"""Evaluations: training a design for a given budget on a dataset, and scoring it; torch is imported at the first one.
 
-Datasets are made ready in ``unetx_evaluators.tasks``, scores named and computed in ``unetx_evaluators.metrics``.
+``unetx_evaluators.tasks`` prepares datasets, ``unetx_evaluators.metrics`` names and computes the scores.
 """
 
 from unetx_evaluators.budgets import check_rankable as check_rankable

@@ -1,10 +1,10 @@
-"""What every skip is worth to a trained network: its map is replaced at inference, and the same cases are scored again.
+"""Ablation of the skips of a trained network: a skip's map is replaced at inference and the same cases scored again.
 
 A skip is one source of a decoder node, as its map enters the fusion: aligned, projected, gated. Three replacements ask
-three questions. Without it (zeros) is the plainest, but a network never saw such maps. Its mean over training cases
-keeps what the skip says of every image alike. Another case's map keeps everything but what belongs to this image.
+three questions. Zeros are the plainest, but the network never saw such maps. The skip's mean over training cases keeps
+what is the same for all images. Another case's map keeps everything but what belongs to this image.
 
-All of it is about this network with these weights: one that is trained without the skip may do as well.
+The results hold for this network with these weights: one that is trained without the skip may do as well.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.diagnosis import skip_similarities
-from unetx_evaluators.evaluation import Measured
+from unetx_evaluators.evaluation import NetworkScores
 from unetx_evaluators.gates import gate_statistics
-from unetx_evaluators.inference import predict_each
+from unetx_evaluators.inference import run_hooks
 from unetx_evaluators.insight import GateStatistics, Replacement, SkipSimilarity
 from unetx_evaluators.scoring import Scorer
 from unetx_evaluators.tasks.task import Task
@@ -33,16 +33,16 @@ from unetx_space.genome import StageRef
 from unetx_space.network import SkipUNet, module_name
 
 MEAN_CASES = 24
-"""Training cases over which a skip's mean is taken, at most; the split's order makes the first a fair sample."""
+"""Largest number of training cases over which a skip is averaged; the split's order makes the first a fair sample."""
 CKA_BATCHES = 8
-"""Batches of validation patches over which similarity is taken."""
+"""Number of batches of validation patches over which similarity is computed."""
 PLAIN = Recipe(intensity_scale=0.0, intensity_shift=0.0, noise=0.0)
-"""Patches as they are, half of them around foreground."""
+"""A recipe without augmentation, half of whose patches lie around foreground."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A source of a decoder node."""
+    """A skip connection: a source of a decoder node."""
 
     node: StageRef
     source: StageRef
@@ -51,18 +51,18 @@ class Skip:
         return f"{self.source} to {self.node}"
 
     def module(self, network: SkipUNet) -> nn.Module:
-        """What gives its map as it enters the fusion."""
+        """The module whose output is the skip's map as it enters the fusion."""
         return network.get_submodule(f"decoder.{module_name(self.node)}.sources.{module_name(self.source)}")
 
 
 def skips_of(network: SkipUNet) -> tuple[Skip, ...]:
-    """Every skip, in the order in which the network reads them."""
+    """All skips of a network, in the order in which it reads them."""
     return tuple(Skip(node.ref, source.ref) for node in network.plan.nodes for source in node.sources)
 
 
 @contextmanager
 def replaced(network: SkipUNet, skip: Skip, replacement: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, the skip's map ``[b, c, *size]`` is what the function makes of it."""
+    """Inside, the network sees ``replacement(map)`` in place of the skip's map ``[b, c, *size]``."""
     handle = skip.module(network).register_forward_hook(lambda module, args, output: replacement(output))
     try:
         yield
@@ -71,7 +71,7 @@ def replaced(network: SkipUNet, skip: Skip, replacement: Callable[[Tensor], Tens
 
 
 class FromDonors(nn.Module):
-    """The network on pairs of images ``[b, 2 c, *size]``: one skip comes from the second, all else from the first."""
+    """The network on pairs of images ``[b, 2 c, *size]``: one skip reads the second image, all else the first."""
 
     def __init__(self, network: SkipUNet, skip: Skip) -> None:
         super().__init__()
@@ -86,9 +86,9 @@ class FromDonors(nn.Module):
 
 
 def beside(image: Tensor, donor: Tensor) -> Tensor:
-    """``[2 c, *spatial]``: an image and a donor brought to its size, centre on centre, so that places correspond.
+    """An image ``[c, *spatial]`` and a donor, cropped or padded to its size around the centre, as ``[2 c, *spatial]``.
 
-    A larger donor is cropped, a smaller one goes on mirrored at its borders.
+    A smaller donor is padded by mirroring at its borders.
     """
     for axis in range(1, image.ndim):
         n, m = image.shape[axis], donor.shape[axis]
@@ -98,7 +98,7 @@ def beside(image: Tensor, donor: Tensor) -> Tensor:
 
 
 def choose_donors(names: Sequence[str], groups: Mapping[str, str], seed: int) -> list[int] | None:
-    """For every case the number of another one, of another group (a patient, say); None where one has no other."""
+    """The index of a random case of another group (patient, say) for every case; None where one has no such case."""
     rng, chosen = np.random.default_rng(seed), []
     for name in names:
         others = [number for number, other in enumerate(names) if groups.get(other, other) != groups.get(name, name)]
@@ -110,9 +110,9 @@ def choose_donors(names: Sequence[str], groups: Mapping[str, str], seed: int) ->
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its weights, on its device, and the cases that it is looked at with.
+    """A trained network on its device, with the cases it is examined on.
 
-    ``groups`` names the group of a case where that is not the case itself. ``check_time`` is called now and then and
+    ``groups`` names the group of a case where that is not the case itself. ``check_time`` is called between cases and
     may raise. Each method raises EvaluationEnded where logits are not finite.
     """
 
@@ -127,24 +127,24 @@ class TrainedNetwork:
     def __hash__(self) -> int:
         return id(self)
 
-    def intact(self) -> Measured:
-        """All scores on the validation cases, with every skip in its place."""
-        return self._scorer.everything(self.network)
+    def intact(self) -> NetworkScores:
+        """All scores on the validation cases, with no skip replaced."""
+        return self._scorer.all_scores(self.network)
 
-    def without(self, skip: Skip, replacement: Replacement) -> Measured | None:
-        """The same with one skip replaced; None where there is no other case to take its map from."""
+    def without(self, skip: Skip, replacement: Replacement) -> NetworkScores | None:
+        """All scores with one skip replaced; None where there is no other case to take its map from."""
         if replacement is Replacement.SHUFFLED:
-            return None if self._donors is None else self._with_donors.everything(FromDonors(self.network, skip))
+            return None if self._donors is None else self._with_donors.all_scores(FromDonors(self.network, skip))
         mean = self._means[skip] if replacement is Replacement.MEAN else torch.zeros(1, device=self.device.device)
 
         def substitute(maps: Tensor) -> Tensor:
             return mean.to(maps.dtype).view(1, -1, *[1] * (maps.ndim - 2)).expand_as(maps)
 
         with replaced(self.network, skip, substitute):
-            return self._scorer.everything(self.network)
+            return self._scorer.all_scores(self.network)
 
     def volumes(self) -> dict[str, dict[str, int]]:
-        """Voxels of every foreground class in the truth of every validation case, by case and class."""
+        """Number of voxels of every foreground class in the truth of every validation case, by case and class."""
         names = self.task.classes
         counts = {
             case.name: torch.bincount(case.label.flatten(), minlength=len(names)) for case in self.cases.validation
@@ -160,7 +160,7 @@ class TrainedNetwork:
         return skip_similarities(self.network, batches, self.device, seed=self.seed)
 
     def gates(self) -> tuple[GateStatistics, ...]:
-        """How far every gate is open on the validation cases."""
+        """Statistics of every attention gate on the validation cases."""
         images = [case.image for case in self.cases.validation]
         return gate_statistics(self.network, images, self.task.patch, self.device)
 
@@ -170,7 +170,7 @@ class TrainedNetwork:
 
     @cached_property
     def _donors(self) -> dict[str, Case] | None:
-        """By the name of a validation case: the one that stands in for it."""
+        """The case whose map replaces that of a validation case, by name of the latter."""
         cases = self.cases.validation
         chosen = choose_donors([case.name for case in cases], self.groups or {}, self.seed)
         return None if chosen is None else {case.name: cases[n] for case, n in zip(cases, chosen, strict=True)}
@@ -186,26 +186,20 @@ class TrainedNetwork:
 
 
 def channel_means(network: SkipUNet, cases: Sequence[Case], task: Task, device: DeviceProfile) -> Mapping[Skip, Tensor]:
-    """``[c]`` for every skip: the mean of its map over the windows of some cases, as inference cuts them."""
+    """The mean ``[c]`` of every skip's map over the windows into which inference cuts ``cases``."""
     skips = skips_of(network)
     totals: dict[Skip, Tensor] = {}
     counts = dict.fromkeys(skips, 0)
 
-    def note(skip: Skip, maps: Tensor) -> Tensor:
+    def add(skip: Skip, maps: Tensor) -> Tensor:
         part = maps.double().mean(tuple(range(2, maps.ndim))).sum(0)  # [c]
         totals[skip] = totals[skip] + part if skip in totals else part
         counts[skip] += len(maps)
         return maps
 
-    def noting(skip: Skip) -> Callable[[nn.Module, object, Tensor], Tensor]:
-        return lambda module, args, output: note(skip, output)
+    def hook(skip: Skip) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        return lambda module, args, output: add(skip, output)
 
-    handles = [skip.module(network).register_forward_hook(noting(skip)) for skip in skips]
-    network.eval()
-    try:
-        for _ in predict_each(network, (case.image for case in cases), task.patch, device, overlap=0.0):
-            pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [skip.module(network).register_forward_hook(hook(skip)) for skip in skips]
+    run_hooks(hooks, network, (case.image for case in cases), task.patch, device)
     return {skip: total / counts[skip] for skip, total in totals.items()}

@@ -1,4 +1,4 @@
-"""How much training an evaluation gets when nobody says."""
+"""The default budget: how much training an evaluation gets unless the user or the pilot decides."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from unetx_evaluators.tasks.task import Task
 
 WIDTH_FACTOR = 0.25
-"""A base width of 32 becomes 8. Resolution stays: what skip connections are worth shows there."""
+"""Factor of all widths: a base width of 32 becomes 8. Resolution stays, since skip connections act on fine detail."""
 
 STEPS = {2: 800, 3: 480}
-"""Of a plan, and of an evaluation where no pilot has found fewer to be enough."""
+"""Training steps, by dimensions, of a plan, and of an evaluation unless a pilot has found fewer to be enough."""
 BATCH_SIZE = {2: 2, 3: 1}
-"""Small: at equal cost many steps on few patches teach a proxy more than few steps on many."""
+"""Patches per step, by dimensions. At equal cost, many steps on few patches teach a proxy more than few on many."""
 VALIDATION_CASES = {2: 24, 3: 12}
-"""By dimensions."""
+"""Largest number of validation cases that are scored, by dimensions."""
 
 
 def check_rankable(task: Task, budget: Budget) -> None:
@@ -35,7 +35,7 @@ def check_rankable(task: Task, budget: Budget) -> None:
 
 
 def default_budget(task: Task) -> Budget:
-    """Without a pilot. Short enough for a CPU: about half a minute of one core for a U-Net, in 2D and in 3D alike."""
+    """The budget of a task without a pilot: half a minute of one CPU core for a U-Net, in 2D and in 3D alike."""
     steps = STEPS[task.dims]
     return Budget(
         steps=steps,

@@ -1,7 +1,7 @@
-"""What a training shows of its network, cheaply: where gradients arrive, and which skips say what the decoder knows.
+"""Diagnostics of a training that cost little: gradients by stage, and the similarity of skips to the upsampled maps.
 
-Both are descriptions, no scores. A source that resembles the upsampled map is a candidate for being superfluous; linear
-CKA alone is no proof of it, for it follows what has the largest variance (Davari et al. 2022, arXiv:2210.16156).
+Both describe and do not score. A source that resembles the upsampled map may be superfluous; linear CKA alone is no
+proof of it, for it follows what has the largest variance (Davari et al. 2022, arXiv:2210.16156).
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.insight import SkipSimilarity, StageGradient
 from unetx_evaluators.training.batches import Batch
 from unetx_space.network import SkipUNet
 
 HEAD = "head"
-"""The name of the output's head among the stages."""
+"""Name of the output head among the stages."""
 
 # Gradients
 
 
 def stage_gradients(network: SkipUNet) -> tuple[StageGradient, ...]:
-    """Of the gradients that a backward pass has left in ``network``: encoder stages, finest first, decoder nodes in the
-    order in which they are run, the head. The stem counts as part of E0.
+    """Size of the gradients that a backward pass left in ``network``, by stage: encoder stages, finest first, decoder
+    nodes in the order in which they run, and the head. The stem counts as part of E0.
 
-    A parameter without a gradient counts as zero. Waits for the device once. Clipping has multiplied all by one factor:
-    ratios are what to compare. Raises ValueError where no backward pass has left any gradient.
+    A parameter without a gradient counts as zero. Synchronises with the device once. Clipping has multiplied all
+    gradients by one factor, so only ratios are comparable. Raises ValueError where there is no gradient at all.
     """
     stages = _stage_parameters(network)
     if all(parameter.grad is None for parameters in stages.values() for parameter in parameters):
@@ -63,9 +63,9 @@ def _finite(value: float) -> float | None:
 # Similarity of skips
 
 MAX_ROWS = 4096
-"""Voxels of a batch that are compared."""
+"""Largest number of voxels of a batch that are compared."""
 FEWEST_ROWS = 4
-"""What the unbiased estimate needs."""
+"""Number of voxels that the unbiased estimate needs."""
 
 
 @torch.no_grad()
@@ -76,8 +76,8 @@ def skip_similarities(
 
     Rows are voxels of all images of a batch, at most MAX_ROWS of them, drawn with ``seed``. Several batches are joined
     as minibatches: CKA = mean HSIC(X, Y) / sqrt(mean HSIC(X, X) mean HSIC(Y, Y)) (Kornblith et al. 2019,
-    arXiv:1905.00414; Nguyen et al. 2021, arXiv:2010.15327). The network keeps the mode of every
-    part. Takes a forward pass per batch and little more.
+    arXiv:1905.00414; Nguyen et al. 2021, arXiv:2010.15327). The mode of every module is restored. Costs about a forward
+    pass per batch.
     """
     nodes = list(zip(network.plan.nodes, network.decoder.values(), strict=True))
     terms: dict[tuple[str, str], list[Tensor]] = {
@@ -86,8 +86,7 @@ def skip_similarities(
     with _inference(network):
         for batch in batches:
             with _fused_maps(module for _, module in nodes) as fused, device.autocast():
-                layout = memory_format(batch.images.ndim - 2, batch.images.device)
-                network(batch.images.contiguous(memory_format=layout))
+                network(in_memory_format(batch.images))
             triples = (_hsic_triples(maps, seed) for maps in fused)
             for term, triple in zip(terms.values(), chain.from_iterable(triples), strict=True):
                 term.append(triple)
@@ -111,14 +110,14 @@ def _inference(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _fused_maps(nodes: Iterable[nn.Module]) -> Iterator[list[list[Tensor]]]:
-    """A forward pass inside gathers what every node fuses, in the order in which they run: its sources, each
+    """Forward passes inside record what every node fuses, in the order in which the nodes run: its sources, each
     ``[b, c_i, *size]``, then the upsampled map."""
     fused: list[list[Tensor]] = []
 
-    def note(module: nn.Module, args: tuple[list[Tensor]]) -> None:
+    def record(module: nn.Module, args: tuple[list[Tensor]]) -> None:
         fused.append(args[0])
 
-    handles = [node.get_submodule("fusion").register_forward_pre_hook(note) for node in nodes]
+    handles = [node.get_submodule("fusion").register_forward_pre_hook(record) for node in nodes]
     try:
         yield fused
     finally:
@@ -127,7 +126,7 @@ def _fused_maps(nodes: Iterable[nn.Module]) -> Iterator[list[list[Tensor]]]:
 
 
 def _hsic_triples(maps: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """For every source X with the upsampled map Y: HSIC of (X, Y), (X, X) and (Y, Y)."""
+    """The HSIC of (X, Y), (X, X) and (Y, Y) for every source X with the upsampled map Y."""
     n_voxels = maps[0][:, 0].numel()
     chosen = torch.randperm(n_voxels, generator=torch.Generator().manual_seed(seed))[:MAX_ROWS].to(maps[0].device)
     *sources, upsampled = (x.movedim(1, -1).flatten(0, -2)[chosen].double() for x in maps)  # each [n, c_i]

@@ -1,6 +1,6 @@
-"""What an evaluation is asked and what it answers; no torch here.
+"""The interface of evaluators: what an evaluation is given and what it returns; no torch here.
 
-An evaluation is one function of (architecture, task, budget, seed) with no hidden state: the same inputs and the same
+An evaluation is a function of (architecture, task, budget, seed) with no hidden state: the same inputs and the same
 number of threads on the same CPU give the same bits.
 """
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 OBJECTIVE = "dice"
 """Name of the metric that a search maximises."""
 MEMORY_FRACTION = "UNETX_GPU_MEMORY_FRACTION"
-"""Environment variable of a worker: the part of its GPU's memory that is its own, and by which designs are judged."""
-SAID_EACH = 3
-"""Files from which on a reason that holds for all of them is told once."""
+"""Environment variable of a worker: its share of its GPU's memory, from 0 to 1, by which designs are judged."""
+COLLAPSED_FROM = 3
+"""Number of files from which on a reason that holds for all of them is stated once."""
 
 
 class DataError(RequestError):
@@ -37,35 +37,35 @@ class DataError(RequestError):
 
 
 class DataErrors(DataError):
-    """Several at once, so that a dataset is mended in one go."""
+    """Everything that is wrong with a dataset, so that it can be corrected in one go."""
 
     SHOWN: ClassVar[int] = 20
 
     def __init__(self, errors: Sequence[DataError]) -> None:
-        told = said_once(errors)
-        more = len(told) - self.SHOWN
-        super().__init__("\n".join([*told[: self.SHOWN], *([f"and {more} more"] if more > 0 else [])]))
+        messages = distinct_messages(errors)
+        more = len(messages) - self.SHOWN
+        super().__init__("\n".join([*messages[: self.SHOWN], *([f"and {more} more"] if more > 0 else [])]))
         self.errors = tuple(errors)
 
     def __reduce__(self) -> tuple[type[DataErrors], tuple[tuple[DataError, ...]]]:
         return type(self), (self.errors,)  # an exception is otherwise made anew from its text
 
 
-def said_once(errors: Sequence[DataError]) -> list[str]:
-    """What the errors say, in their order; what is true of several files is told once, with their number."""
+def distinct_messages(errors: Sequence[DataError]) -> list[str]:
+    """The errors' messages in their order; a reason that several files share is stated once, with their number."""
     by_reason: dict[str, list[str]] = {}
     for error in errors:
         file, _, reason = str(error).partition(": ")
         by_reason.setdefault(reason if os.sep in file else str(error), []).append(str(error))
-    told: list[str] = []
+    messages: list[str] = []
     for texts in by_reason.values():
-        if len(texts) < SAID_EACH:
-            told += texts
+        if len(texts) < COLLAPSED_FROM:
+            messages += texts
         else:
             names = list(dict.fromkeys(Path(text.partition(": ")[0]).name for text in texts[1:]))
-            shown = ", ".join(names[:SAID_EACH]) + (", ..." if len(names) > SAID_EACH else "")
-            told.append(f"{texts[0]} (the same of {len(texts) - 1} more: {shown})")
-    return told
+            shown = ", ".join(names[:COLLAPSED_FROM]) + (", ..." if len(names) > COLLAPSED_FROM else "")
+            messages.append(f"{texts[0]} (the same of {len(texts) - 1} more: {shown})")
+    return messages
 
 
 class EvaluationInterrupted(Exception):
@@ -86,17 +86,18 @@ class Outcome(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Says nothing about the design: Optuna's FAIL."""
+        """Whether the outcome says nothing about the design, which is Optuna's FAIL."""
         return self in (Outcome.TIMED_OUT, Outcome.DATA_ERROR, Outcome.CRASHED)
 
     @property
     def violates(self) -> bool:
-        """The design itself is at fault: Optuna's PRUNED with a violated constraint, so that samplers learn from it."""
+        """Whether the design itself is at fault: Optuna's PRUNED with a violated constraint, which samplers learn
+        from."""
         return self in (Outcome.INFEASIBLE, Outcome.OUT_OF_MEMORY, Outcome.DIVERGED)
 
 
 class EvaluationEnded(Exception):
-    """There is nothing more to train, and that is a result; ``evaluate`` turns it into an Evaluation."""
+    """Raised where an evaluation ends early with a result; ``evaluate`` turns it into an Evaluation."""
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
         self.outcome = outcome
@@ -105,13 +106,13 @@ class EvaluationEnded(Exception):
 
 
 class DeviceFailed(UnetxError):
-    """This process can no longer use its device, or not its share of it: the evaluation is to be run in another."""
+    """Raised when this process can no longer use its device, or its share of it; another one has to evaluate."""
 
     def __init__(self, reason: str, *, may_be_design: bool = False) -> None:
         super().__init__(reason)
         self.may_be_design = may_be_design
-        """What the design computed may have brought it about, such as an index that is out of range; False: it is the
-        device that has gone, or others hold its memory."""
+        """Whether the design's computation may be the cause, such as an index out of range; otherwise the device is
+        gone, or other processes hold its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +120,11 @@ class Parent:
     """A trained network of the same task and width, whose parameters an evaluation starts from."""
 
     file: str
-    """Its weights (safetensors), by their path in the task's folder."""
+    """Path of its weights (safetensors) in the task's folder."""
     sha256: str
-    """Of that file."""
+    """SHA-256 of that file."""
     parts: tuple[str, ...] = ("stem.", "encoder.")
-    """Beginnings of the names of the parameters that are inherited, where the shape is the same; "" is all of them."""
+    """Prefixes of the names of the inherited parameters, which also need the same shape; "" stands for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +138,14 @@ class Budget:
     rungs: tuple[int, ...]
     """Steps after which the validation score is reported, ascending; the last equals ``steps``."""
     validation_cases: int
-    """How many validation cases (the first in the split's order) are scored at most; a part of them at early rungs
-    (``training.cases.early_cases``)."""
+    """Largest number of validation cases that are scored, the first in the split's order; early rungs score a part of
+    them (``training.cases.early_cases``)."""
     max_seconds: float = 3600.0
     """An evaluation that runs longer ends as timed-out."""
     recipe: Recipe = field(default_factory=Recipe)
-    """Learning rate, class weighting, augmentation: shared by all evaluations of a study."""
+    """Learning rate, class weighting and augmentation, shared by all evaluations of a study."""
     parent: Parent | None = None
-    """What an evaluation starts from; None: from initial values alone."""
+    """The network whose weights an evaluation starts from; None: random initial values."""
 
     def __post_init__(self) -> None:
         if not self.rungs or self.rungs[-1] != self.steps or list(self.rungs) != sorted(set(self.rungs)):
@@ -152,7 +153,7 @@ class Budget:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What ``dataclasses.asdict`` gave, after a trip through JSON."""
+        """The budget of which ``data`` is the ``dataclasses.asdict``, read from JSON."""
         parent = data["parent"]
         if parent is not None:
             parent = Parent(**{**parent, "parts": tuple(parent["parts"])})
@@ -164,26 +165,26 @@ class Budget:
 class CaseScore:
     """The scores of one class on one case.
 
-    Before the last rung only a part of the cases and of the metrics is there; ``metrics/registry.py`` has them all.
+    Rungs before the last score only some of the cases by some of the metrics of ``metrics/registry.py``.
     """
 
     case: str
     class_name: str
     values: Mapping[str, float | None]
-    """By the metric's name; None where the class is absent from truth and prediction alike."""
+    """Value by name of the metric; None where the class is absent from truth and prediction alike."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Every score of a network."""
+class NetworkScores:
+    """All scores of a trained network."""
 
     case_scores: tuple[CaseScore, ...]
     recalls: Mapping[str, tuple[SizeRecall, ...]]
-    """By class: recall of its small, medium and large targets."""
+    """Recall of small, medium and large targets by name of the class."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What ``dataclasses.asdict`` gave, after a trip through JSON."""
+        """The scores of which ``data`` is the ``dataclasses.asdict``, read from JSON."""
         scores = tuple(CaseScore(**score) for score in data["case_scores"])
         recalls = {name: tuple(SizeRecall(**part) for part in parts) for name, parts in data["recalls"].items()}
         return cls(scores, recalls)
@@ -191,21 +192,21 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """What was known at a rung."""
+    """One rung of the learning curve."""
 
     step: int
     score: float
-    """Mean over foreground classes of the mean Dice over cases: before the last rung over a few of them, the same for
-    all evaluations of a study, so that rungs of one step can be compared, and the last rung with none before."""
+    """Mean over foreground classes of the mean Dice over cases. Before the last rung few cases are scored, the same for
+    all evaluations of a study: rungs of one step can be compared, but the last rung with no earlier one."""
     loss: float
     """Mean training loss since the previous rung."""
     seconds: float
-    """Since the evaluation began."""
+    """Seconds since the evaluation began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """An architecture's answer under a budget and a seed."""
+    """The result of training and scoring an architecture under a budget and a seed."""
 
     outcome: Outcome
     reason: str = ""
@@ -213,39 +214,41 @@ class Evaluation:
     score: float | None = None
     """The objective at the last rung that was reached; None when no rung was."""
     case_scores: tuple[CaseScore, ...] = ()
-    """At the last rung that was reached."""
+    """Scores at the last rung that was reached."""
     curve: tuple[CurvePoint, ...] = ()
-    """Rungs reached before the evaluation was resumed too."""
+    """All rungs that were reached, those before a resumption too."""
     loss_sum: float | None = None
-    """Of all training steps up to the last rung that was reached: low where training is fast (arXiv:2006.04492)."""
+    """Sum of the losses of all training steps up to the last rung that was reached, which is low where training is fast
+    (arXiv:2006.04492)."""
     n_parameters: int | None = None
-    """Of the trained (width-scaled) network."""
+    """Number of parameters of the trained (width-scaled) network."""
     seconds: float = 0.0
-    """Of work, before it was resumed too."""
+    """Seconds of work, those before a resumption too."""
     peak_mem_mib: float | None = None
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of what decides the numbers; ``steps`` tells how a GPU ran the training steps: "graph", or "eager: " and why."""
+    """Versions of all that decides the numbers; ``steps`` says how a GPU ran the training steps: "graph", or "eager: "
+    and why."""
     traceback: str = ""
     insight: Insight = field(default_factory=Insight)
     predictions: tuple[Prediction, ...] = ()
-    """On the cases that were scored last, in their order, where they may be shown."""
-    spends_process: bool = False
-    """The process that made it keeps memory that only its end frees: another is to take its place."""
+    """Predictions for the cases that were scored last, in their order, where images may be shown."""
+    needs_new_process: bool = False
+    """Whether the process that computed it holds memory that only its end frees, so that another has to replace it."""
 
 
 class Observer(Protocol):
-    """Whoever watches an evaluation. Both calls may raise EvaluationInterrupted."""
+    """Callbacks of an evaluation. Both may raise EvaluationInterrupted."""
 
     def on_step(self, step: int) -> None:
-        """After every training step."""
+        """Called after every training step."""
 
     def on_rung(self, point: CurvePoint) -> bool:
-        """At every rung but the last; True asks to stop here (pruned)."""
+        """Called at every rung but the last; returns whether to stop there (pruned)."""
 
 
 class Evaluator(Protocol):
-    """Says what an architecture is worth. Instances are picklable and import torch only when called."""
+    """Trains and scores architectures. Instances are picklable and import torch only when called."""
 
     def evaluate(
         self,
@@ -259,25 +262,28 @@ class Evaluator(Protocol):
         weights: Path | None = None,
         diagnosed_above: float = -math.inf,
     ) -> Evaluation:
-        """Never raises for a design's sake: every ending is a typed outcome. A bug of ours flies out. Raises
-        DeviceFailed when this process is of no more use; it says nothing about the design unless it happens again.
+        """Train and score ``architecture``; however it ends, the result is an Evaluation with a typed outcome.
+
+        A design never makes it raise; a bug of ours is raised. Raises DeviceFailed when this process cannot be used any
+        more, which says nothing about the design unless it happens again.
 
         ``checkpoint`` names a file for the state of this evaluation, written every minute or so, and after every rung
-        but the last at which the observer let it go on. An evaluation that was broken off goes on from there: the
-        observer hears of later steps and rungs only, and the answer is that of an unbroken run (on a CPU to the bit),
+        but the last at which the observer let it go on. An interrupted evaluation resumes from there: the observer is
+        called for later steps and rungs only, and the result is that of an uninterrupted run (on a CPU to the bit),
         with the whole curve. A file that is damaged or of another evaluation is not used. The caller deletes it when
-        the answer is safe.
+        the result is stored.
 
         ``weights`` names a file (safetensors) for the trained network's parameters, written when it is complete.
 
-        A complete evaluation whose score lies above ``diagnosed_above`` also tells zero-cost features and similarities
-        of skips; with minus infinity one that ends early tells the features, too. Gradients by stage, and predictions
-        where the task lets images be shown, are told by all but with infinity. No score depends on any of it.
+        A complete evaluation whose score lies above ``diagnosed_above`` also returns zero-cost features and
+        similarities of skips; with minus infinity, one that ends early returns the features, too. All evaluations
+        return gradients by stage, and predictions where the task lets images be shown, unless it is infinity. No score
+        depends on any of it.
         """
 
 
 class NullObserver:
-    """Watches nothing and stops nothing."""
+    """An observer that does nothing and never stops an evaluation."""
 
     def on_step(self, step: int) -> None:
         return None

@@ -1,11 +1,11 @@
-"""A closed-form evaluator for tests and simulations, which also misbehaves on request; no torch.
+"""A closed-form evaluator for tests and simulations, which can also inject faults; no torch.
 
 The final score of an architecture under a seed, with n decoder nodes of which n_own read the encoder stage of their
 own level, n_far read another level too, n_attention have attention and n_concat fuse by concatenation::
 
     score = 0.55 + 0.25 n_own/n + 0.03 n_far/n + 0.02 n_attention/n + 0.01 n_concat/n + noise * u
 
-so that a U-Net beats a net without skips by far and everything else by little, as on real data. u in [-1, 1) is drawn
+so that a U-Net beats a net without skips by far and all else matters little, as on real data. u in [-1, 1) is drawn
 from SHA-256 of (backbone, genome, seed). After step t of T the score is s(t) = score * (1 - e^(-4t/T)) / (1 - e^-4),
 and the loss 1 - s(t), whose sum runs over the rungs only. Cases of a class lie evenly within 0.03 around the score, so
 that their mean is the score.
@@ -52,19 +52,19 @@ if TYPE_CHECKING:
 CASE_SPREAD = 0.03
 
 _failed: list[DeviceFailed] = []
-"""What the device of this process answers since it failed, as a CUDA context does."""
+"""The error that the device of this process raises since it failed, as a CUDA context does."""
 
 
-class Misdeed(StrEnum):
-    """Ways in which an evaluator breaks its promise."""
+class InjectedFault(StrEnum):
+    """Faults that can be injected into an evaluation."""
 
     RAISE = "raise"  # an ordinary error
     RAISE_UNPICKLABLE = "raise-unpicklable"  # an error that no pipe can carry
-    RETURN_UNPICKLABLE = "return-unpicklable"  # an answer that no pipe can carry
+    RETURN_UNPICKLABLE = "return-unpicklable"  # a result that no pipe can carry
     EXIT = "exit"  # os._exit(3)
     SEGFAULT = "segfault"  # SIGSEGV to its own process
     KILL = "kill"  # SIGKILL, as the kernel does when memory runs out
-    HANG = "hang"  # never looks at its observer again
+    HANG = "hang"  # never calls its observer again
     HANG_IN_C = "hang-in-c"  # the same without letting any other thread run
     ALLOCATE = "allocate"  # more memory than any machine has
     DEVICE_ASSERT = "device-assert"  # its device fails, for every later evaluation of the process, too
@@ -74,25 +74,25 @@ class Misdeed(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FakeEvaluator:
-    """Scores by the formula above. Its switches are picklable, and the same in every process."""
+    """Scores by the formula in the module's docstring. It is picklable, and behaves the same in every process."""
 
     noise: float = 0.01
     """Largest distance from the noiseless score."""
     seconds_per_step: float = 0.0
-    acts_by_seed: Mapping[int, Misdeed | Outcome] = field(default_factory=dict)
-    """A misdeed, or an outcome to answer at once, for evaluations under a seed."""
-    acts_by_call: Mapping[int, Misdeed | Outcome] = field(default_factory=dict)
-    """The same for the n-th evaluation, counted from 0 over all processes; needs ``calls_folder``."""
+    acts_by_seed: Mapping[int, InjectedFault | Outcome] = field(default_factory=dict)
+    """The fault to inject, or the outcome to return at once, by seed of the evaluation."""
+    acts_by_call: Mapping[int, InjectedFault | Outcome] = field(default_factory=dict)
+    """The fault or outcome by number of the evaluation, counted from 0 over all processes; needs ``calls_folder``."""
     act_after_step: int = 0
-    """When to act; 0 is before the first step."""
+    """Training step after which the fault or outcome comes; 0 is before the first step."""
     calls_folder: Path | None = None
-    """Each evaluation leaves ``{n}.json`` here: process id, seed and the architecture's digest."""
+    """A folder in which each evaluation writes ``{n}.json``: process id, seed and the architecture's digest."""
     shown_variables: tuple[str, ...] = ()
     """Environment variables to put into ``versions`` as this process sees them, beside ``pid`` and ``torch``."""
     ballast_bytes: int = 0
-    """Makes the answer this much longer."""
+    """Number of bytes to add to the result."""
     predicts: bool = False
-    """Answers with predictions, too: the reference, moved by a voxel along every axis."""
+    """Whether to return predictions, too: the reference, moved by a voxel along every axis."""
 
     def __post_init__(self) -> None:
         if self.acts_by_call and self.calls_folder is None:
@@ -110,16 +110,16 @@ class FakeEvaluator:
         weights: Path | None = None,
         diagnosed_above: float = -math.inf,
     ) -> Evaluation:
-        """As an Evaluator does, unless told to misbehave."""
+        """Evaluate as an Evaluator does, unless a fault is to be injected."""
         for failed in _failed:
             raise failed
         act = self.acts_by_seed.get(seed)
         if self.calls_folder is not None:
-            call = _sign_in(self.calls_folder, {"pid": os.getpid(), "seed": seed, "digest": digest(architecture)})
+            call = _register_call(self.calls_folder, {"pid": os.getpid(), "seed": seed, "digest": digest(architecture)})
             act = self.acts_by_call.get(call, act)
         final = self.final_score(architecture, seed)
         identity = f"{digest(architecture)} {task.digest} {budget} {seed}"
-        curve = _kept_curve(checkpoint, identity)
+        curve = _saved_curve(checkpoint, identity)
         began_s = time.monotonic() - (curve[-1].seconds if curve else 0.0)
         if act is not None and self.act_after_step == 0:
             return _perform(act)
@@ -136,8 +136,8 @@ class FakeEvaluator:
                         return self._answer(Outcome.PRUNED, f"behind at step {step}", curve, began_s)
                     if checkpoint is not None:
                         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-                        kept = {"identity": identity, "curve": list(map(astuple, curve))}
-                        write_whole(checkpoint, json.dumps(kept), durable=False)
+                        state = {"identity": identity, "curve": list(map(astuple, curve))}
+                        write_whole(checkpoint, json.dumps(state), durable=False)
             if act is not None and self.act_after_step == step:
                 return _perform(act)
         if weights is not None:
@@ -148,7 +148,7 @@ class FakeEvaluator:
         return replace(answer, predictions=_moved(task, budget) if is_shown else ())
 
     def final_score(self, architecture: Architecture, seed: int) -> float:
-        """What ``evaluate`` ends with."""
+        """The score of a complete evaluation."""
         nodes = architecture.genome.nodes
         drawn = hashlib.sha256(f"{digest(architecture)}:{seed}".encode()).digest()
         return (
@@ -192,7 +192,7 @@ def learning_curve(progress: float) -> float:
 
 
 def case_scores(task: Task, budget: Budget, mean: float) -> tuple[CaseScore, ...]:
-    """Dice per foreground class and validation case with the given mean in every class."""
+    """Dice for each foreground class and validation case, with the given mean in every class."""
     cases = task.splits.validation[: budget.validation_cases]
     half = (len(cases) - 1) / 2
     spread = CASE_SPREAD / half if half else 0.0
@@ -213,18 +213,18 @@ def _moved(task: Task, budget: Budget) -> tuple[Prediction, ...]:
 
 
 def digest(architecture: Architecture) -> str:
-    """SHA-256 of backbone and genome: the same in every process, and for no other spelling."""
+    """SHA-256 of the JSON of backbone and genome, the same in every process."""
     document = {"backbone": architecture.backbone.to_json(), "genome": architecture.genome.to_json()}
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _kept_curve(checkpoint: Path | None, identity: str) -> list[CurvePoint]:
-    """Of the same evaluation, if it was broken off; empty for a file that is damaged or of another."""
+def _saved_curve(checkpoint: Path | None, identity: str) -> list[CurvePoint]:
+    """The curve of the same evaluation in a checkpoint; empty for a file that is damaged or of another."""
     try:
-        kept = json.loads(checkpoint.read_text(encoding="utf-8")) if checkpoint is not None else {}
+        state = json.loads(checkpoint.read_text(encoding="utf-8")) if checkpoint is not None else {}
     except (OSError, ValueError):
         return []
-    return [CurvePoint(*point) for point in kept["curve"]] if kept.get("identity") == identity else []
+    return [CurvePoint(*point) for point in state["curve"]] if state.get("identity") == identity else []
 
 
 def _share(nodes: Sequence[DecoderNode], holds: Callable[[DecoderNode], bool]) -> float:
@@ -235,8 +235,8 @@ def _own_skip(node: DecoderNode) -> StageRef:
     return encoder(node.ref.level)
 
 
-def _sign_in(folder: Path, facts: Mapping[str, object]) -> int:
-    """Take the next free number among all processes, and leave the facts under it."""
+def _register_call(folder: Path, facts: Mapping[str, object]) -> int:
+    """Take the next free number among all processes, and write the facts into its file."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(sum(1 for _ in folder.iterdir())):
         try:
@@ -249,7 +249,7 @@ def _sign_in(folder: Path, facts: Mapping[str, object]) -> int:
 
 
 class UnpicklableError(Exception):
-    """Refuses to be pickled, as errors of some C++ libraries do."""
+    """An error that cannot be pickled, as those of some C++ libraries."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("this object cannot be pickled")
@@ -260,32 +260,32 @@ class _Unpicklable(str):
         raise TypeError("this object cannot be pickled")
 
 
-def _perform(act: Misdeed | Outcome) -> Evaluation:
-    """What an evaluation under an act comes to, if it comes to anything."""
+def _perform(act: InjectedFault | Outcome) -> Evaluation:
+    """Return the outcome that was asked for, or inject a fault."""
     match act:
         case Outcome():
             return Evaluation(act, "" if act is Outcome.COMPLETE else f"{act.value} on request", device="fake")
-        case Misdeed.RAISE:
+        case InjectedFault.RAISE:
             raise ArithmeticError("an error on request")
-        case Misdeed.RAISE_UNPICKLABLE:
+        case InjectedFault.RAISE_UNPICKLABLE:
             raise UnpicklableError("an error on request")
-        case Misdeed.RETURN_UNPICKLABLE:
+        case InjectedFault.RETURN_UNPICKLABLE:
             return Evaluation(Outcome.COMPLETE, _Unpicklable())
-        case Misdeed.EXIT:
+        case InjectedFault.EXIT:
             os._exit(3)
-        case Misdeed.SEGFAULT | Misdeed.KILL:
-            os.kill(os.getpid(), signal.SIGSEGV if act is Misdeed.SEGFAULT else signal.SIGKILL)
-        case Misdeed.HANG_IN_C:
+        case InjectedFault.SEGFAULT | InjectedFault.KILL:
+            os.kill(os.getpid(), signal.SIGSEGV if act is InjectedFault.SEGFAULT else signal.SIGKILL)
+        case InjectedFault.HANG_IN_C:
             sum(itertools.repeat(0))  # an endless loop in C that keeps the interpreter's lock
-        case Misdeed.ALLOCATE:
+        case InjectedFault.ALLOCATE:
             bytearray(2**62)
-        case Misdeed.DEVICE_ASSERT | Misdeed.DEVICE_GONE:
-            is_assert = act is Misdeed.DEVICE_ASSERT
+        case InjectedFault.DEVICE_ASSERT | InjectedFault.DEVICE_GONE:
+            is_assert = act is InjectedFault.DEVICE_ASSERT
             words = "device-side assert triggered" if is_assert else "no CUDA-capable device is detected"
             _failed.append(DeviceFailed(f"CUDA error: {words}", may_be_design=is_assert))
             raise _failed[0]
-        case Misdeed.FULL_DISK:
+        case InjectedFault.FULL_DISK:
             with Path("/dev/full").open("wb", buffering=0) as full:
                 full.write(b"x")
-    while True:  # as asked, or until the signal arrives
+    while True:  # hang, or wait for the signal
         time.sleep(3600.0)

@@ -1,7 +1,7 @@
-"""How far the gates of a trained network are open: by what attention multiplies the map that it reads.
+"""How far the attention gates of a trained network are open: the factors by which they multiply their input.
 
-Asked of the map that goes in and the one that comes out, so that one rule serves channel gates, voxel gates and both in
-a row. Where attention does more than reweight, as the gate on the coarse grid, its own decision is read instead.
+Factors are the ratio of a gate's output to its input, so that one rule serves channel gates, voxel gates and both in a
+row. Where attention does more than reweight, as the gate on the coarse grid, its logits are read instead.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.inference import predict_each
+from unetx_evaluators.inference import run_hooks
 from unetx_evaluators.insight import GateStatistics
 from unetx_space.genome import NO_ATTENTION
 from unetx_space.network import SkipUNet, module_name
 from unetx_space.operators.catalogue import ATTENTIONS
 
 CLOSED, OPEN = 0.1, 0.9
-"""A gate below the first is as good as closed, one above the second as good as open."""
+"""A factor below the first counts as closed, one above the second as open."""
 SMALLEST = 1e-3
-"""Values are looked at from this share of the largest on: what is nearly zero tells no factor."""
+"""Share of the largest input from which on factors are computed: they are unreliable where it is nearly zero."""
 
 
 @dataclass
 class _Gate:
-    """The sums of one attention."""
+    """Sums over the factors of one attention gate."""
 
     node: str
     at: str
@@ -38,16 +39,16 @@ class _Gate:
     n_closed: int = 0
     n_open: int = 0
 
-    def watched(self) -> torch.utils.hooks.RemovableHandle:
-        """A hook that notes every factor of a forward pass."""
+    def register_hook(self) -> RemovableHandle:
+        """Add every factor of later forward passes to the sums, until the handle is removed."""
         decision = ATTENTIONS[self.type].decision
         if decision is not None:
             return self.module.get_submodule(decision[0]).register_forward_hook(
-                lambda module, args, logits: self._note(logits.float().sigmoid())
+                lambda module, args, logits: self._add(logits.float().sigmoid())
             )
-        return self.module.register_forward_hook(lambda module, args, output: self._note(_factors(args[0], output)))
+        return self.module.register_forward_hook(lambda module, args, output: self._add(_factors(args[0], output)))
 
-    def _note(self, factors: Tensor) -> None:
+    def _add(self, factors: Tensor) -> None:
         self.n += factors.numel()
         self.total += float(factors.double().sum())
         self.n_closed += int((factors < CLOSED).sum())
@@ -69,17 +70,10 @@ class _Gate:
 def gate_statistics(
     network: SkipUNet, images: Iterable[Tensor], patch: tuple[int, ...], device: DeviceProfile
 ) -> tuple[GateStatistics, ...]:
-    """Of every attention that has a gate, in the order of the nodes, over the windows of ``images[c, *spatial]``."""
+    """Statistics of every attention gate, in the order of the nodes, over the windows of ``images[c, *spatial]``."""
     gates = list(_gates(network))
-    handles = [gate.watched() for gate in gates]
-    network.eval()
-    try:
-        if gates:
-            for _ in predict_each(network, images, patch, device, overlap=0.0):
-                pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    if gates:
+        run_hooks([gate.register_hook() for gate in gates], network, images, patch, device)
     return tuple(gate.statistics() for gate in gates)
 
 
@@ -96,7 +90,7 @@ def _gates(network: SkipUNet) -> Iterator[_Gate]:
 
 
 def _factors(x: Tensor, y: Tensor) -> Tensor:
-    """y / x where x is clearly above zero: what is negative a rectifier behind the gate may have cut off."""
+    """y / x where x is clearly above zero: a rectifier behind the gate may have cut negative values off."""
     x, y = x.float(), y.float()
     is_clear = x > SMALLEST * x.abs().amax()
     return y[is_clear] / x[is_clear]

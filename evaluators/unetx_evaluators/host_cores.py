@@ -1,4 +1,4 @@
-"""How many cores there are to keep busy; the one count of them, for readers, workers and threads alike."""
+"""The number of usable CPU cores, counted here for readers, workers and threads alike."""
 
 from __future__ import annotations
 

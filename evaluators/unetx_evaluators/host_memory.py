@@ -1,13 +1,15 @@
-"""What the system tells of its memory and of that of processes; no torch here."""
+"""Memory of this machine and of this process, as the operating system reports it; no torch here."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+MIB = 2**20
+
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Memory that is to be had now: what Linux calls available, or what the control group's limit leaves, if less."""
+    """Free memory: what Linux calls available, or what the control group's limit leaves, if that is less; else None."""
     kib = _numbers(meminfo)
     known = [kib["MemAvailable"] * 1024] if "MemAvailable" in kib else []
     limit, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
@@ -18,15 +20,15 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/
 
 
 def reset_resident_peak() -> None:
-    """Linux: '5' sets this process's high-water mark of the resident set back to its present size (proc(5))."""
+    """Set this process's peak of resident memory back to its present size, on Linux; elsewhere do nothing."""
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # see proc(5)
     except OSError:  # another system, or a container that forbids it: the mark counts from the start
         return
 
 
 def resident_peak_mib() -> float | None:
-    """The most that this process had resident; None where the system does not tell."""
+    """The peak of this process's resident memory in MiB; None where the system does not report it."""
     kib = _numbers(Path("/proc/self/status")).get("VmHWM")
     if kib is not None:
         return kib / 1024
@@ -39,7 +41,7 @@ def resident_peak_mib() -> float | None:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """From lines such as ``name: 12 kB`` or ``name 12``."""
+    """The numbers by name in lines such as ``name: 12 kB`` or ``name 12``."""
     fields = (line.replace(":", " ").split() for line in _text(path).splitlines())
     return {field[0]: int(field[1]) for field in fields if len(field) > 1 and field[1].isdigit()}
 

@@ -1,8 +1,8 @@
-"""Sliding-window inference over images of any size, shared by validation and predict.
+"""Sliding-window inference over images of any size, for validation; ``predicting.sweep`` does it in bounded memory.
 
-The windows have the training patch's size even where a fully convolutional network could take the whole image: channel
-attention averages over its input, so it would see other statistics than it was trained on. Overlapping logits are
-averaged with a Gaussian weight that trusts the middle of a window most, as in nnU-Net (Nature Methods 18, 203-211).
+The windows have the size of the training patch even where a fully convolutional network could take the whole image:
+channel attention averages over its input, so it would see other statistics than it was trained on. Overlapping logits
+are averaged with a Gaussian weight, largest in the middle of a window, as in nnU-Net (Nature Methods 18, 203-211).
 """
 
 from __future__ import annotations
@@ -15,41 +15,24 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
 
 Corner = tuple[int, ...]
 
 CPU = torch.device("cpu")
 SIGMA_SHARE = 0.125
-"""Standard deviation of the weight, as a share of the window."""
+"""Standard deviation of the weight, as a share of the window's edge."""
 
 
 BATCH_VOXELS = {"cpu": 200_000, "cuda": 2_000_000}
-"""In windows that go through the network together: on a CPU what stays in its caches, on a GPU what keeps it busy."""
-
-
-def predict_logits(
-    network: nn.Module,
-    image: Tensor,
-    patch: tuple[int, ...],
-    device: DeviceProfile,
-    *,
-    overlap: float = 0.5,
-    batch_size: int | None = None,
-) -> Tensor:
-    """Logits ``[k, *spatial]`` in float32 for one image ``[c, *spatial]``, on the network's device where there is room
-    for them, else on the image's.
-
-    A stack of slices ``[c, n, *spatial]`` gives ``[k, n, *spatial]``, slice by slice. ``batch_size`` windows go
-    through the network together (None: BATCH_VOXELS of them). The network's mode (train or eval) is left as it is.
-    """
-    return next(predict_each(network, [image], patch, device, overlap=overlap, batch_size=batch_size))
+"""Voxels of the windows of one batch: on a CPU as many as its caches hold, on a GPU as many as keep it busy."""
 
 
 @torch.no_grad()
-def predict_each(
+def predict_logits(
     network: nn.Module,
     images: Iterable[Tensor],
     patch: tuple[int, ...],
@@ -58,33 +41,51 @@ def predict_each(
     overlap: float = 0.5,
     batch_size: int | None = None,
 ) -> Iterator[Tensor]:
-    """The same for one image after the other, in their order; windows of several go through the network together.
+    """Yield the logits ``[k, *spatial]`` of each image ``[c, *spatial]``, in float32 and in the order of the images.
 
-    Which windows share a batch may change the last bits of a sum, and nothing more: logits agree with
-    ``predict_logits`` within float rounding.
+    They lie on the network's device where there is room for them, else on the image's. A stack of slices
+    ``[c, n, *spatial]`` gives ``[k, n, *spatial]``, slice by slice. ``batch_size`` windows (None: BATCH_VOXELS of
+    them), of several images if need be, go through the network together, which changes logits by no more than float
+    rounding. The network's mode (train or eval) is left as it is.
     """
     size = batch_size or max(1, BATCH_VOXELS[device.device.type] // math.prod(patch))
-    mosaics: deque[_Mosaic] = deque()
+    unfinished: deque[_LogitSum] = deque()
 
-    def every() -> Iterator[tuple[_Mosaic, Corner]]:
+    def all_windows() -> Iterator[tuple[_LogitSum, Corner]]:
         for image in images:
-            mosaics.append(mosaic := _Mosaic(image, patch, overlap, device))
-            yield from ((mosaic, corner) for corner in mosaic.corners)
+            unfinished.append(total := _LogitSum(image, patch, overlap, device))
+            yield from ((total, corner) for corner in total.corners)
 
-    every_window = every()
-    while windows := list(itertools.islice(every_window, size)):
-        batch = torch.stack([mosaic.window(corner).reshape(-1, *patch) for mosaic, corner in windows])
-        batch = batch.to(device.device).contiguous(memory_format=memory_format(len(patch), device.device))
+    remaining = all_windows()
+    while windows := list(itertools.islice(remaining, size)):
+        batch = torch.stack([total.window(corner).reshape(-1, *patch) for total, corner in windows])
         with device.autocast():
-            logits = network(batch).float()
-        for (mosaic, corner), window_logits in zip(windows, logits, strict=True):
-            mosaic.add(corner, window_logits)
-        while mosaics and mosaics[0].n_missing == 0:
-            yield mosaics.popleft().logits()
+            logits = network(in_memory_format(batch.to(device.device))).float()
+        for (total, corner), window_logits in zip(windows, logits, strict=True):
+            total.add(corner, window_logits)
+        while unfinished and unfinished[0].n_missing == 0:
+            yield unfinished.popleft().logits()
 
 
-class _Mosaic:
-    """The logits of one image, put together from windows."""
+def run_hooks(
+    hooks: Iterable[RemovableHandle],
+    network: nn.Module,
+    images: Iterable[Tensor],
+    patch: tuple[int, ...],
+    device: DeviceProfile,
+) -> None:
+    """Run the network with its ``hooks`` over the windows of ``images``, in evaluation mode, and remove the hooks."""
+    network.eval()
+    try:
+        for _ in predict_logits(network, images, patch, device, overlap=0.0):
+            pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _LogitSum:
+    """The weighted sum of the logits of the windows of one image."""
 
     def __init__(self, image: Tensor, patch: tuple[int, ...], overlap: float, device: DeviceProfile) -> None:
         self._size = tuple(image.shape[1:])
@@ -100,11 +101,12 @@ class _Mosaic:
         return crop(self._padded, corner, self._window)
 
     def add(self, corner: Corner, logits: Tensor) -> None:
-        """Logits ``[k, *patch]`` of a window."""
+        """Add the logits ``[k, *patch]`` of a window."""
         if self._total.ndim == 0:
             shape = (len(logits), *self._padded.shape[1:])
-            there = self._padded.device == logits.device or self._device.holds(math.prod(shape) * logits.element_size())
-            self._total = torch.zeros(shape, device=logits.device if there else self._padded.device)
+            n_bytes = math.prod(shape) * logits.element_size()
+            stays = self._padded.device == logits.device or self._device.has_room_for(n_bytes)
+            self._total = torch.zeros(shape, device=logits.device if stays else self._padded.device)
         logits = logits.to(self._total.device).view(-1, *self._window)
         crop(self._total, corner, self._window).addcmul_(logits, gaussian_weight(self._window, logits.device))
         self.n_missing -= 1
@@ -117,7 +119,8 @@ class _Mosaic:
 
 
 def window_corners(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> Iterator[Corner]:
-    """Lowest corners of windows that cover ``spatial`` (nowhere smaller than the patch), spread evenly.
+    """Lowest corners of evenly spread windows that cover an image of size ``spatial``, along no axis smaller than the
+    patch.
 
     Neighbours share at least ``overlap`` of a window's edge.
     """
@@ -125,7 +128,7 @@ def window_corners(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: fl
 
 
 def window_starts(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: float) -> list[list[int]]:
-    """Along each axis, where these windows begin."""
+    """The first voxels of the windows of ``window_corners`` along each axis."""
     starts = []
     for n, p in zip(spatial, patch, strict=True):
         n_steps = math.ceil((n - p) / max(1, math.floor(p * (1 - overlap))))
@@ -135,7 +138,7 @@ def window_starts(spatial: tuple[int, ...], patch: tuple[int, ...], overlap: flo
 
 @lru_cache(maxsize=4)
 def gaussian_weight(patch: tuple[int, ...], device: torch.device = CPU) -> Tensor:
-    """``[*patch]``, 1 in the middle and above zero everywhere; on the device once and for all."""
+    """The weight ``[*patch]`` of a window's voxels, 1 in the middle and above zero everywhere; cached on the device."""
     weight = torch.ones(())
     for size in patch:
         distance = (torch.arange(size) - (size - 1) / 2) / max(size * SIGMA_SHARE, 1e-6)
@@ -146,7 +149,7 @@ def gaussian_weight(patch: tuple[int, ...], device: torch.device = CPU) -> Tenso
 
 @lru_cache(maxsize=4)
 def _weight_sum(spatial: tuple[int, ...], window: tuple[int, ...], overlap: float, device: torch.device) -> Tensor:
-    """``[*spatial]``: the weights of all windows that cover a voxel."""
+    """The sum ``[*spatial]`` of the weights of all windows that cover a voxel."""
     total = torch.zeros(spatial, device=device)
     for corner in window_corners(spatial, window, overlap):
         crop(total, corner, window).add_(gaussian_weight(window, device))

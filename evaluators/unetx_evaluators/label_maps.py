@@ -1,4 +1,4 @@
-"""From logits to label maps: on the grid of the network's input, and on the finer or coarser one a case came with."""
+"""From logits to label maps, on the grid of the network's input or on the original grid of the case."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from unetx_evaluators.metrics import LabelMap
 
 SLAB_VALUES = 2**18
-"""Logits that are interpolated together, however large the volume and however many its classes: what caches hold."""
+"""Number of logits that are interpolated together, so that caches hold them whatever the volume and its classes."""
 
 
 def label_map(logits: Tensor) -> Tensor:
     """The class of the largest logit, uint8 ``[*spatial]`` from ``[k, *spatial]``; the first of equals.
 
-    Class by class: on a CPU three times as fast as torch's argmax over the first axis, and more.
+    It goes class by class, which on a CPU is at least three times as fast as torch's argmax over the first axis.
     """
     largest = logits[0].clone()
     labels = torch.zeros_like(largest, dtype=torch.uint8)
@@ -27,13 +27,13 @@ def label_map(logits: Tensor) -> Tensor:
     return labels
 
 
-def label_map_on(shape: tuple[int, ...], logits: Tensor, labels: Tensor) -> LabelMap:
+def resampled_label_map(shape: tuple[int, ...], logits: Tensor, labels: Tensor) -> LabelMap:
     """The label map on another grid of the same extent, uint8 ``[*shape]``, from ``logits[k, *spatial]``.
 
     Logits are interpolated linearly along every axis, between the centres of voxels, as in ``tasks/resampling.py``: the
-    same as torch's ``interpolate(..., align_corners=False)`` of the whole. Along an axis of equal length nothing is: a
-    stack of slices is interpolated slice by slice. ``labels`` is ``label_map(logits)``: where all voxels around a
-    centre are background, so is what lies between them, so that nothing outside the box of the others is computed.
+    same as torch's ``interpolate(..., align_corners=False)`` of the whole. Along an axis of equal length they are not:
+    a stack of slices is interpolated slice by slice. ``labels`` is ``label_map(logits)``; only the box that holds its
+    foreground is computed, since between background voxels lies background.
     """
     result = np.zeros(shape, dtype=np.uint8)
     if not labels.any():
@@ -58,13 +58,14 @@ def label_map_on(shape: tuple[int, ...], logits: Tensor, labels: Tensor) -> Labe
 
 
 def interpolated(values: Tensor, axis: int, below: Tensor, above: Tensor, share: Tensor) -> Tensor:
-    """Values between voxels along an axis: a ``share`` of those ``above``, the rest of those ``below``."""
+    """Linear interpolation along an axis: ``share`` is the weight of the voxels ``above``, the rest that of
+    ``below``."""
     weight = share.view(-1, *[1] * (values.ndim - axis - 1))
     return torch.lerp(values.index_select(axis, below), values.index_select(axis, above), weight)
 
 
 def neighbours(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of ``m`` voxels over the extent of ``n``: the two around its centre, and the share of the second."""
+    """The two of ``n`` voxels around the centre of each of ``m`` over the same extent, and the weight of the second."""
     at = ((torch.arange(m, dtype=torch.float64) + 0.5) * n / m - 0.5).clamp(0, n - 1)
     below = at.floor().long()
     return below, (below + 1).clamp_max(n - 1), (at - below).float()

@@ -1,18 +1,18 @@
 """The pilot: short trainings of the U-Net preset that settle, once per dataset, how its proxies are trained.
 
-In rounds, so that its course depends on the answers alone and not on how many workers give them:
+It goes in rounds, so that its course depends on their results alone and not on the number of workers:
 
 - **recipe**: every learning rate with every weight of the background trains for a quarter of the steps that time
   allows; the two best go on to half of them, and the better one is kept;
 - **voxel size**, only where the plan leaves it open: a training for all of these steps at each of its sizes, scored on
-  the original voxels. Coarser voxels must be clearly better than finer ones, because what skips are worth shows in fine
-  structures, and because they learn faster;
+  the original voxels. Coarser voxels must be clearly better than finer ones, because skips act on fine structures, and
+  because coarser ones learn faster;
 - **steps**: the fewest, among a quarter, half and all of those that time allows, than which no longer training is
   better by ``min_gain`` a doubling, and after which another seed ends within ``min_gain``: scores that jump from seed
   to seed rank nothing.
 
-What the user has set is not tried. All of it is scored on validation cases, as a search is; test cases are not read.
-No torch here, and nobody is waited for: ``settle`` is a generator that hands out rounds and takes their answers.
+Values that the user has set are not tried. Scores are those of validation cases, as in a search; test cases are not
+read. No torch here, and nothing waits: ``settle`` is a generator that yields rounds and is sent their results.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from unetx_evaluators.training.recipe import Recipe
 LEARNING_RATES = (1e-2, 3e-3)
 BACKGROUND_WEIGHTS = (1.0, 0.3)
 MIN_GAIN = 0.01
-"""Dice that twice the steps must gain to be worth them."""
+"""Smallest gain of Dice that justifies twice the steps."""
 COARSER_GAIN = 0.02
-"""Dice on the original voxels that coarser voxels must gain over finer ones to be taken."""
+"""Smallest gain of Dice on the original voxels that justifies coarser voxels."""
 FIRST_SHARE = 4
-"""The first round trains for one part in so many of the steps that time allows."""
+"""The steps that time allows are this many times those of the first round."""
 N_SECOND = 2
-"""Recipes that go on to the second round."""
+"""Number of recipes that go on to the second round."""
 
 Spacing = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a pilot may settle, and how far it may go."""
+    """The values among which a pilot chooses, and its largest effort."""
 
     max_steps: int
-    """As many as the time target allows on the planned patch."""
+    """Steps that the time target allows on the planned patch."""
     min_gain: float = MIN_GAIN
     learning_rates: tuple[float, ...] = LEARNING_RATES
-    """One alone is not a question."""
+    """Learning rates to try; a single one is taken as it is."""
     background_weights: tuple[float, ...] = BACKGROUND_WEIGHTS
     alternatives: tuple[Spacing, ...] = ()
-    """Voxel sizes in question (mm along the source's axes), the planned one last; fewer than two: none is."""
+    """Voxel sizes to try (mm along the source's axes), the planned one last; nothing is tried for fewer than two."""
     steps: int | None = None
-    """Of the user; None: the pilot decides."""
+    """The steps that the user has set; None: the pilot decides."""
 
     @property
-    def leave_questions(self) -> bool:
+    def has_open_choices(self) -> bool:
         """Whether there is anything to settle."""
-        tried = (self.learning_rates, self.background_weights, self.alternatives)
-        return self.steps is None or any(len(values) > 1 for values in tried)
+        candidates = (self.learning_rates, self.background_weights, self.alternatives)
+        return self.steps is None or any(len(values) > 1 for values in candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,55 +70,55 @@ class PilotJob:
     round: str
     budget: Budget
     spacing: Spacing | None = None
-    """mm along the source's axes; None: the planned one, where that is not in question."""
+    """Voxel size in mm along the source's axes; None: the planned one, where no other is tried."""
     seed: int = 0
 
     @property
-    def words(self) -> str:
-        """What it tries, for people."""
+    def description(self) -> str:
+        """A text for people on the steps, recipe, voxel size and seed that it tries."""
         recipe = self.budget.recipe
-        at = f", voxels of {in_mm(self.spacing or ())}" if self.round == "voxel size" else ""
-        at += f", seed {self.seed}" if self.seed else ""
+        details = f", voxels of {in_mm(self.spacing or ())}" if self.round == "voxel size" else ""
+        details += f", seed {self.seed}" if self.seed else ""
         return (
             f"{self.budget.steps} steps, learning rate {recipe.learning_rate:g}, background weight "
-            f"{recipe.background_weight:g}{at}"
+            f"{recipe.background_weight:g}{details}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class PilotRun:
-    """What came of a job."""
+    """The result of a job."""
 
     job: PilotJob
     outcome: Outcome
     score: float | None
-    """The objective, on the original voxels."""
+    """The objective on the original voxels."""
     curve: tuple[tuple[int, float, float], ...]
     """Steps, score and training loss at every rung."""
     seconds: float
 
     @property
-    def worth(self) -> float:
-        """For comparisons: what did not complete is worth nothing."""
+    def comparable_score(self) -> float:
+        """The score of a complete run, and minus infinity of any other."""
         return self.score if self.score is not None and self.outcome is Outcome.COMPLETE else -math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """What a pilot has settled."""
+    """The choices of a pilot, with its runs."""
 
     budget: Budget
     spacing: Spacing | None
-    """The voxel size that was chosen, where it was in question."""
+    """The voxel size that was chosen, where several were tried."""
     runs: tuple[PilotRun, ...]
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """For every choice a sentence."""
+    """A sentence for every choice, by its name."""
     still_gaining: float | None = None
-    """What the last doubling of the steps gained, where time ended the growth; scores are then of half-trained
-    networks."""
+    """Dice that the last doubling of the steps gained, where the time target was the limit; scores are then those of
+    half-trained networks."""
 
     def choices(self, planned: Mapping[str, Any]) -> dict[str, Any]:
-        """A task's choices with what this settled, value and reason, in the place of what was planned."""
+        """The task's choices ``planned``, each that the pilot settled replaced by its value and reason."""
         recipe = self.budget.recipe
         values = {
             "learning_rate": recipe.learning_rate,
@@ -127,14 +127,17 @@ class Pilot:
             "spacing": self.spacing,
         }
         settled = {name: {"value": values[name], "reason": reason} for name, reason in self.reasons.items()}
-        decided = {"alternatives"} if "spacing" in settled else set()
-        return {**{name: choice for name, choice in planned.items() if name not in decided}, **settled}
+        obsolete = {"alternatives"} if "spacing" in settled else set()
+        return {**{name: choice for name, choice in planned.items() if name not in obsolete}, **settled}
 
     def to_json(self) -> dict[str, Any]:
+        """The pilot as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The pilot of which ``data`` is ``to_json()``, read from JSON."""
+
         def spacing(value: Sequence[float] | None) -> Spacing | None:
             return None if value is None else tuple(value)
 
@@ -161,21 +164,21 @@ Rounds = Generator[list[PilotJob], list[Evaluation], Pilot]
 
 
 def with_steps(budget: Budget, steps: int) -> Budget:
-    """The budget with another length; its rungs keep their shares of it."""
+    """The budget with another number of steps; its rungs keep their shares of it."""
     rungs = sorted({max(1, round(rung * steps / budget.steps)) for rung in budget.rungs})
     return replace(budget, steps=steps, rungs=tuple(rungs))
 
 
 def settle(budget: Budget, limits: Limits) -> Rounds:
-    """Yields rounds of jobs, takes their evaluations in the same order, and returns what they came to.
+    """Yield rounds of jobs, be sent their evaluations in the same order, and return the pilot's choices.
 
-    ``budget`` is the task's own default; what is not in question stays as it says.
+    ``budget`` is the task's default, from which values that are not tried are taken.
     """
-    return _Settling(budget, limits).rounds()
+    return _RunningPilot(budget, limits).rounds()
 
 
-class _Settling:
-    """A pilot under way."""
+class _RunningPilot:
+    """The state of a pilot between its rounds."""
 
     def __init__(self, budget: Budget, limits: Limits) -> None:
         self._budget = budget
@@ -206,16 +209,12 @@ class _Settling:
         for steps, n_kept in ((first, N_SECOND), (second, 1)):
             if len(recipes) > 1:
                 runs = yield from self._round("recipe", [(recipe, self._planned, steps) for recipe in recipes])
-                recipes = [run.job.budget.recipe for run in sorted(runs, key=lambda run: -run.worth)[:n_kept]]
+                recipes = [
+                    run.job.budget.recipe for run in sorted(runs, key=lambda run: -run.comparable_score)[:n_kept]
+                ]
         chosen = recipes[0]
-        self._reasons["learning_rate"] = _why(
-            f"{chosen.learning_rate:g}", limits.learning_rates, [f"{rate:g}" for rate in limits.learning_rates]
-        )
-        self._reasons["background_weight"] = _why(
-            f"{chosen.background_weight:g}",
-            limits.background_weights,
-            [f"{weight:g}" for weight in limits.background_weights],
-        )
+        self._reasons["learning_rate"] = _why(chosen.learning_rate, limits.learning_rates)
+        self._reasons["background_weight"] = _why(chosen.background_weight, limits.background_weights)
         return chosen
 
     def _best_spacing(self, recipe: Recipe, steps: int) -> Generator[list[PilotJob], list[Evaluation], Spacing | None]:
@@ -225,11 +224,11 @@ class _Settling:
         runs = yield from self._round("voxel size", [(recipe, spacing, steps) for spacing in alternatives])
         best, *coarser = sorted(runs, key=lambda run: run.job.spacing or ())
         for run in coarser:
-            if run.worth >= best.worth + COARSER_GAIN:
+            if run.comparable_score >= best.comparable_score + COARSER_GAIN:
                 best = run
-        told = ", ".join(f"{_dice(run.score)} at {in_mm(run.job.spacing or ())}" for run in runs)
+        scores = ", ".join(f"{_dice(run.score)} at {in_mm(run.job.spacing or ())}" for run in runs)
         self._reasons["spacing"] = (
-            f"{in_mm(best.job.spacing or ())}: by Dice on the original voxels in the pilot ({told}); coarser voxels "
+            f"{in_mm(best.job.spacing or ())}: by Dice on the original voxels in the pilot ({scores}); coarser voxels "
             f"must gain {COARSER_GAIN:g} over finer ones"
         )
         return best.job.spacing
@@ -237,55 +236,58 @@ class _Settling:
     def _enough_steps(
         self, recipe: Recipe, spacing: Spacing | None, first: int
     ) -> Generator[list[PilotJob], list[Evaluation], tuple[int, float | None]]:
-        """The fewest steps that are enough; and what the last doubling gained, where time was the reason to end."""
+        """The fewest steps that are enough, and the gain of the last doubling where the time target was the limit."""
         min_gain, lengths = self._limits.min_gain, [first]
         while 2 * lengths[-1] <= self._limits.max_steps:
             lengths.append(2 * lengths[-1])
         runs = yield from self._round("steps", [(recipe, spacing, steps) for steps in lengths])
-        told = ", ".join(f"{_dice(run.score)} after {steps}" for run, steps in zip(runs, lengths, strict=True))
+        scores = ", ".join(f"{_dice(run.score)} after {steps}" for run, steps in zip(runs, lengths, strict=True))
         for n, (run, steps) in enumerate(zip(runs[:-1], lengths, strict=False)):
-            if any(longer.worth - run.worth >= min_gain * more for more, longer in enumerate(runs[n + 1 :], start=1)):
+            if any(
+                longer.comparable_score - run.comparable_score >= min_gain * more
+                for more, longer in enumerate(runs[n + 1 :], start=1)
+            ):
                 continue
             (again,) = yield from self._round("another seed", [(recipe, spacing, steps)], seed=1)
-            told += f", {_dice(again.score)} after {steps} with another seed"
-            if abs(again.worth - run.worth) < min_gain:
+            scores += f", {_dice(again.score)} after {steps} with another seed"
+            if abs(again.comparable_score - run.comparable_score) < min_gain:
                 self._reasons["steps"] = (
                     f"{steps}: twice as many, or four times, gain less than {min_gain:g} Dice a doubling in the pilot, "
-                    f"and another seed differs by less ({told})"
+                    f"and another seed differs by less ({scores})"
                 )
                 return steps, None
-        gain = runs[-1].worth - runs[-2].worth if len(runs) > 1 else 0.0
+        gain = runs[-1].comparable_score - runs[-2].comparable_score if len(runs) > 1 else 0.0
         rises = f"; the last doubling gained {gain:+.4f} Dice, so scores still rise with training"
         is_rising = gain >= min_gain
         self._reasons["steps"] = (
-            f"{lengths[-1]}: as many as the time target allows ({told}){rises if is_rising else ''}"
+            f"{lengths[-1]}: as many as the time target allows ({scores}){rises if is_rising else ''}"
         )
         return lengths[-1], gain if is_rising else None
 
     def _round(
-        self, name: str, tried: Sequence[tuple[Recipe, Spacing | None, int]], seed: int = 0
+        self, name: str, candidates: Sequence[tuple[Recipe, Spacing | None, int]], seed: int = 0
     ) -> Generator[list[PilotJob], list[Evaluation], list[PilotRun]]:
-        """What was trained before is not trained again."""
-        asked = [
+        """The runs of all candidates, of which those that an earlier round has trained are not trained again."""
+        all_jobs = [
             PilotJob(name, replace(with_steps(self._budget, steps), recipe=recipe), spacing, seed)
-            for recipe, spacing, steps in tried
+            for recipe, spacing, steps in candidates
         ]
-        known = {(run.job.budget, run.job.spacing, run.job.seed): run for run in self._runs}
-        jobs = [job for job in asked if (job.budget, job.spacing, job.seed) not in known]
-        answers = (yield jobs) if jobs else []
-        for job, answer in zip(jobs, answers, strict=True):
-            curve = tuple((point.step, point.score, point.loss) for point in answer.curve)
-            original = answer.insight.original_dice
-            score = answer.score if original is None else original
-            known[job.budget, job.spacing, job.seed] = run = PilotRun(job, answer.outcome, score, curve, answer.seconds)
+        runs = {(run.job.budget, run.job.spacing, run.job.seed): run for run in self._runs}
+        jobs = [job for job in all_jobs if (job.budget, job.spacing, job.seed) not in runs]
+        results = (yield jobs) if jobs else []
+        for job, result in zip(jobs, results, strict=True):
+            curve = tuple((point.step, point.score, point.loss) for point in result.curve)
+            original = result.insight.original_dice
+            score = result.score if original is None else original
+            runs[job.budget, job.spacing, job.seed] = run = PilotRun(job, result.outcome, score, curve, result.seconds)
             self._runs.append(run)
-        return [known[job.budget, job.spacing, job.seed] for job in asked]
+        return [runs[job.budget, job.spacing, job.seed] for job in all_jobs]
 
 
-def _why(chosen: str, values: Sequence[float], tried: Sequence[str]) -> str:
-    return (
-        f"{chosen}: set by the user" if len(values) == 1 else f"{chosen}: the best of {', '.join(tried)} in the pilot"
-    )
+def _why(chosen: float, candidates: Sequence[float]) -> str:
+    if len(candidates) == 1:
+        return f"{chosen:g}: set by the user"
+    return f"{chosen:g}: the best of {', '.join(f'{value:g}' for value in candidates)} in the pilot"
 
 
 def _dice(score: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and a batch system's SIGTERM reach the whole process group; only the process that leads it acts on them."""
+"""Signals that stop a program reach its whole process group; only the main process acts on them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name))
-"""SIGUSR2 is Slurm's, as a search asks for it, before the time of a job is up."""
+"""Signals of Ctrl-C and of batch systems; Slurm sends SIGUSR2, as a search asks it to, before a job's time is up."""
 
 
 def ignore_signals() -> None:
-    """For a worker, as the first thing it does: whoever started it ends it."""
+    """Ignore signals that stop a program: the first call of a worker, which its parent ends."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -20,8 +20,8 @@ def ignore_signals() -> None:
 
 
 @contextmanager
-def signals_held_back() -> Iterator[None]:
-    """A process started meanwhile is deaf to Ctrl-C and SIGTERM until it has its own way to ignore them."""
+def signals_blocked() -> Iterator[None]:
+    """Block stopping signals inside, also for processes started there, until they call ``ignore_signals``."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,4 +1,4 @@
-"""What is shown of a case, a few slices of few pixels, and predictions packed for that; no torch."""
+"""The slices of a case that reports show, and predictions reduced to them; no torch."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from unetx_evaluators.tasks.fingerprint import coarsest_axis
 from unetx_evaluators.tasks.task import IGNORED, Label, Task
 
 MAX_SIDE = 384
-"""Pixels; larger pictures are reduced, or a sheet of microscope slides could not be opened."""
+"""Largest edge in pixels; larger pictures are reduced, or a sheet of microscope slides could not be opened."""
 MOST_SLICES = 12
-"""Of a volume."""
+"""Largest number of slices that are shown of a volume."""
 MOST_CASES = 200
-"""Whose predictions an evaluation hands over."""
+"""Largest number of cases whose predictions an evaluation returns."""
 MARGIN = 1 / 8
-"""Of the slices with foreground, on either side of them: slices that are shown too, for what was found beside it."""
+"""Slices shown on either side of those with foreground, as a share of these, for predictions beside it."""
 
 Kind = TypeVar("Kind", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which slices of a case are shown."""
+    """The slices of a case that are shown."""
 
     axis: int | None
-    """Of the label map; None for a picture."""
+    """Axis of the label map along which it is sliced; None for a picture."""
     slices: tuple[int, ...]
-    """Along that axis, ascending; of a picture the one there is."""
+    """Indices of the slices along that axis, ascending; ``(0,)`` for a picture."""
 
     def of(self, array: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
-        """``[n, h, w]`` of an array ``[*spatial]``, as radiologists hang volumes: the patient's right on the left,
-        front or head at the top (arrays are RAS+, see ``tasks.sources.nifti``)."""
+        """The slices ``[n, h, w]`` of an array ``[*spatial]``, as radiologists hang volumes: the patient's right on the
+        left, front or head at the top (arrays are RAS+, see ``tasks.sources.orientation``)."""
         if self.axis is None:
             return array[None]
         taken = np.moveaxis(np.take(array, self.slices, self.axis), self.axis, 0)
@@ -51,7 +51,7 @@ def slice_axis(task: Task) -> int | None:
 
 
 def view_of(truth: Label, axis: int | None) -> View:
-    """At most MOST_SLICES slices, evenly over those with foreground and some beside; over all where none has any."""
+    """A view of at most MOST_SLICES slices, spread over those with foreground and a margin, or over all without any."""
     if axis is None:
         return View(None, (0,))
     rest = tuple(other for other in range(truth.ndim) if other != axis)
@@ -64,13 +64,13 @@ def view_of(truth: Label, axis: int | None) -> View:
 
 
 def reduced_size(size: Sequence[int]) -> tuple[int, int]:
-    """At most MAX_SIDE pixels a side."""
+    """The height and width of a picture once it has at most MAX_SIDE pixels a side."""
     height, width = (max(1, round(n * min(1.0, MAX_SIDE / max(size)))) for n in size)
     return height, width
 
 
 def reduced(labels: Label) -> Label:
-    """``[..., h, w]`` with at most MAX_SIDE pixels a side: single pixels, no means."""
+    """Label maps ``[..., h, w]`` subsampled to at most MAX_SIDE pixels a side."""
     chosen = (
         ((np.arange(n) + 0.5) * old / n).astype(int)
         for n, old in zip(reduced_size(labels.shape[-2:]), labels.shape[-2:], strict=True)
@@ -81,16 +81,16 @@ def reduced(labels: Label) -> Label:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a network found on a case, where it is shown."""
+    """The predicted label map of a case on the slices that are shown."""
 
     case: str
     view: View
     png: bytes
-    """The reduced slices below one another, grey by class."""
+    """A PNG of the reduced slices below one another, whose grey levels are class indices."""
 
     @classmethod
     def of(cls, case: str, view: View, labels: Label) -> Prediction:
-        """``labels[*spatial]`` are those of the whole case."""
+        """Reduce the predicted label map ``labels[*spatial]`` of a whole case to the slices of ``view``."""
         from PIL import Image as pillow  # noqa: N813 - a module named like its class
 
         slices = reduced(view.of(labels))
@@ -99,7 +99,7 @@ class Prediction:
         return cls(case, view, stream.getvalue())
 
     def labels(self) -> Label:
-        """``[n, h, w]``, reduced. Raises OSError or ValueError where the PNG is damaged."""
+        """The reduced label maps ``[n, h, w]``. Raises OSError or ValueError where the PNG is damaged."""
         from PIL import Image as pillow  # noqa: N813
 
         with pillow.open(io.BytesIO(self.png)) as picture:

@@ -1,10 +1,10 @@
-"""What an untrained network tells before any training is paid for: features for a surrogate, which needs them all.
+"""Zero-cost features of an untrained network, for a surrogate model that reads all of them.
 
-None of them ranks designs by itself: on dense prediction their correlations with accuracy change sign between spaces,
+No feature ranks designs by itself: on dense prediction their correlations with accuracy change sign between spaces,
 and counting parameters is often as good (Krishnakumar et al. 2022, arXiv:2210.03230; Abdelfattah et al. 2021,
-arXiv:2101.08134, who gathered most of them). Sources set their features up for chains of Conv2d and Linear; here
-convolutions of one to three dimensions, transposed ones and linear layers count, gates included, and what gates and
-normalisations ask for is said where it is done.
+arXiv:2101.08134, who gathered most of them). The papers define their features for chains of Conv2d and Linear; here
+convolutions of one to three dimensions, transposed ones and linear layers count, gates included. Gates and
+normalisations need special care, described at each feature.
 
 Letters: ``b`` images, ``c`` channels, W the weight of a counted layer, L the training loss.
 """
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.insight import ZeroCost
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.dry_run import LOSS_SCALE
@@ -40,7 +40,7 @@ COUNTED = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
-"""Layers whose weights count."""
+"""Types of layers whose weights enter the features."""
 
 
 def zero_cost(
@@ -54,10 +54,10 @@ def zero_cost(
 ) -> ZeroCost:
     """The features of ``network``, which lies on ``device``, with the loss and in the precision of training.
 
-    ``cost`` is taken over as it is: hand in that of the full-size architecture, which no budget changes. The network
-    itself is not run but copies of it, so that it stays as it is to the bit. The same inputs give the same bits on a
-    CPU. Takes about the time of two training steps and the memory of one. Raises what the device raises when its memory
-    is exhausted.
+    ``cost`` is that of the full-size architecture, which no budget changes; it is copied into the result. Only copies
+    of the network are run, so that it stays the same to the bit. The same inputs give the same bits on a CPU. Takes
+    about the time of two training steps and the memory of one. Raises what the device raises when its memory is
+    exhausted.
     """
     loss = partial(dice_ce_loss, labels=batch.labels, background_weight=background_weight, ignores=ignores)
     by_loss = _loss_features(deepcopy(network), batch.images, loss, device)
@@ -66,7 +66,7 @@ def zero_cost(
 
 
 def counted_weights(network: nn.Module) -> list[Tensor]:
-    """The weights of all counted layers."""
+    """The weights of all layers of a type in COUNTED."""
     return [module.weight for module in network.modules() if isinstance(module, COUNTED)]
 
 
@@ -76,12 +76,12 @@ def counted_weights(network: nn.Module) -> list[Tensor]:
 def _loss_features(
     network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor], device: DeviceProfile
 ) -> dict[str, float]:
-    """Updates no weight, but leaves mode and statistics changed."""
+    """The features that need the loss; changes the network's mode and running statistics, but no weight."""
     network.train().requires_grad_()
     rectified = RectifiedMaps(images.ndim)
     with rectified, device.autocast():
-        logits = network(images.contiguous(memory_format=memory_format(images.ndim - 2, images.device)))
-    fisher = watch_fisher(rectified.maps)
+        logits = network(in_memory_format(images))
+    fisher = record_fisher(rectified.maps)
     scale = LOSS_SCALE if device.needs_loss_scaling else 1.0
     weights = counted_weights(network)
     gradients = torch.autograd.grad(loss(logits) * scale, weights, allow_unused=True)
@@ -96,10 +96,10 @@ def _loss_features(
 
 
 class RectifiedMaps(TorchFunctionMode):
-    """Inside, a forward pass gathers the output of every ReLU and LeakyReLU on a map, as a module or as a function.
+    """Inside, forward passes record the output of every ReLU and LeakyReLU on a map, as a module or as a function.
 
-    Maps alone, which have ``ndim`` axes: the few units inside of channel gates, and weights that are rectified, have
-    fewer. Nothing may change a map in place afterwards, and no operator of the catalogue does.
+    Only tensors with ``ndim`` axes are recorded: units inside of channel gates, and rectified weights, have fewer.
+    Nothing may change a map in place afterwards, and no operator of the catalogue does.
     """
 
     def __init__(self, ndim: int) -> None:
@@ -116,30 +116,30 @@ class RectifiedMaps(TorchFunctionMode):
         return output
 
 
-def watch_fisher(maps: Iterable[Tensor]) -> list[Tensor]:
-    """A list to which the next backward pass adds the Fisher information of every map.
+def record_fisher(maps: Iterable[Tensor]) -> list[Tensor]:
+    """Return a list to which the next backward pass adds the Fisher information of every map.
 
-    That is the sum over channels of 1/(2b) sum over images of (sum over voxels of a dL/da)^2, a being the activations
-    (Turner et al. 2020, arXiv:1906.04113; Theis et al. 2018, arXiv:1801.05787). Behind the rectifier, not at the
-    convolution as others have it: an instance normalisation undoes every scaling of a channel, so that in front of it
-    the inner sum is zero whatever the network.
+    It is the sum over channels of 1/(2b) sum over images of (sum over voxels of a dL/da)^2, a being the activations
+    (Turner et al. 2020, arXiv:1906.04113; Theis et al. 2018, arXiv:1801.05787). It is taken behind the rectifier, not
+    at the convolution as elsewhere: an instance normalisation undoes every scaling of a channel, so that in front of it
+    the inner sum is always zero.
     """
     parts: list[Tensor] = []
 
-    def watcher(activation: Tensor) -> Callable[[Tensor], None]:
-        def note(gradient: Tensor) -> None:
+    def hook(activation: Tensor) -> Callable[[Tensor], None]:
+        def record(gradient: Tensor) -> None:
             by_channel = (activation.float() * gradient.float()).flatten(2).sum(2)  # [b, c]
             parts.append(by_channel.double().square().sum() / (2 * len(by_channel)))
 
-        return note
+        return record
 
     for rectified in maps:
-        rectified.register_hook(watcher(rectified.detach()))  # type: ignore[no-untyped-call]
+        rectified.register_hook(hook(rectified.detach()))  # type: ignore[no-untyped-call]
     return parts
 
 
 def hamming_kernel(maps: Iterable[Tensor]) -> Tensor:
-    """``[b, b]`` in float64: for each pair of images, how many rectified units are on the same side of zero (Mellor et
+    """The number of rectified units on the same side of zero for each pair of images, ``[b, b]`` in float64 (Mellor et
     al. 2021, arXiv:2006.04647). The slope of a LeakyReLU does not matter."""
     agreeing = torch.zeros(())
     for rectified in maps:
@@ -151,16 +151,17 @@ def hamming_kernel(maps: Iterable[Tensor]) -> Tensor:
 
 
 def log_determinant(kernel: Tensor) -> float:
-    """Of a Hamming kernel, the score of Mellor et al. 2021: high where a network tells images apart.
+    """The log-determinant of a Hamming kernel, the score of Mellor et al. 2021: high where a network tells images
+    apart.
 
-    An eigenvalue below 1 counts as 1, that of two images which differ in one unit: so images that are equal, such as
-    empty patches, leave the score finite. Without any rectified map it is 0.
+    Eigenvalues below 1, that of two images which differ in one unit, count as 1, so that equal images, such as empty
+    patches, leave the score finite. Without any rectified map it is 0.
     """
     return float(torch.linalg.eigvalsh(kernel).clamp_min(1).log().sum()) if kernel.ndim else 0.0
 
 
 def _total(parts: Iterable[Tensor]) -> float:
-    """The sum of scalars, in float64; the device is asked once."""
+    """The sum of scalars, in float64, read from the device once."""
     return float(sum((part.double() for part in parts), torch.zeros((), dtype=torch.float64)))
 
 
@@ -174,7 +175,7 @@ _TRANSPARENT = (
     nn.GroupNorm,
     *(module_of(spec) for spec in ATTENTIONS.values() if spec.only_reweights),
 )
-"""What synaptic flow passes as it is: normalisations, and attention that does nothing but reweight."""
+"""Modules that synaptic flow passes unchanged: normalisations, and attention that does nothing but reweight."""
 
 _DECIDING: Mapping[type[nn.Module], tuple[str, float]] = {
     module_of(spec): spec.decision
@@ -182,7 +183,7 @@ _DECIDING: Mapping[type[nn.Module], tuple[str, float]] = {
     for spec in family.values()
     if spec.decision is not None
 }
-"""The layer by which an operator decides, and the logit at which the decision is frozen."""
+"""The layer whose output decides how maps are read, and the logit at which it is frozen, by type of operator."""
 
 
 class _Transparent(nn.Module):
@@ -195,8 +196,8 @@ def log_synflow(network: nn.Module, images: Tensor) -> float:
     the sum of its output for one image of ones, with the channels and the size of ``images[b, c, *size]`` (Tanaka et
     al. 2020, arXiv:2006.05467, section 6).
 
-    The flow multiplies from layer to layer. It is summed in float32, as all terms are positive, and where it grows too
-    large for that in float64, which takes a CPU seven times as long in 3D. Beyond float64 its nearest value counts.
+    The flow grows exponentially with depth. It is summed in float32, as all terms are positive, and where it exceeds
+    that in float64, which takes a CPU seven times as long in 3D; beyond float64 it is clipped.
     """
     flow = _flow(network, images, torch.float32)
     if not math.isfinite(flow):
@@ -217,11 +218,11 @@ def _flow(network: nn.Module, images: Tensor, dtype: torch.dtype) -> float:
 
 
 def linearised(network: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A copy that multiplies its output by whatever a non-negative input is multiplied by.
+    """A copy whose output scales linearly with non-negative inputs.
 
-    Weights are replaced by their absolute values, so that every rectifier passes all; biases are zero. Normalisations
-    and attention are passed, for they would cancel the scale of what comes in, or saturate. Whatever else decides from
-    the map how it is read is frozen where it starts: equal weights, equal shares, no offsets.
+    Weights are replaced by their absolute values, so that rectifiers change nothing; biases are zero. Normalisations
+    and attention are left out, for they would cancel the input's scale, or saturate. Layers that decide from a map how
+    it is read are frozen at their start: equal weights, equal shares, no offsets.
     """
     copy = deepcopy(network).to(dtype).train().requires_grad_()
     for module in [*copy.modules()]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
 
-from unetx_evaluators.tasks.sources.arrays import ArraySource, Pair
+from unetx_evaluators.tasks.sources.arrays import ArrayPair, ArraySource
 from unetx_search.architectures import architecture_text, named_architecture
 from unetx_search.config import SearchConfig
 from unetx_search.data_choices import DataChoices
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from unetx_studies.export import Exported
     from unetx_studies.store import TrialRecord
 
-Data = str | Path | Sequence[Pair] | None
+Data = str | Path | Sequence[ArrayPair] | None
 """A dataset's folder or file, (image, mask) pairs of arrays, or None for the built-in demo."""
 SamplerOf = Callable[[int], BaseSampler]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.housekeeping import CacheEntry, CacheState, cached, remove
+from unetx_evaluators.tasks.housekeeping import CacheEntry, CacheState, cache_entries, remove_entry
 from unetx_space.files import json_text
 from unetx_studies.sheet import size_words
 
@@ -46,18 +46,18 @@ class Cleaning:
 
 def cache_facts(cache: Path) -> tuple[CacheFacts, ...]:
     """Return the facts of every prepared dataset in a cache; nothing where there is no cache."""
-    return tuple(map(_facts, cached(cache)))
+    return tuple(map(_facts, cache_entries(cache)))
 
 
 def clean_caches(cache: Path, which: Which) -> Cleaning:
     """Remove prepared datasets that are stale, unfinished or damaged, or all; those in use are kept."""
     removed, kept = [], []
-    for entry in cached(cache):
+    for entry in cache_entries(cache):
         if entry.state is CacheState.IN_USE or (which == "stale" and entry.state in KEPT_OF_STALE):
             kept.append(_facts(entry))
             continue
         try:
-            removed.append(replace(_facts(entry), n_bytes=remove(entry)))
+            removed.append(replace(_facts(entry), n_bytes=remove_entry(entry)))
         except DataError:  # somebody began to use it a moment ago
             kept.append(replace(_facts(entry), state=str(CacheState.IN_USE)))
     return Cleaning(str(cache), tuple(removed), tuple(kept))

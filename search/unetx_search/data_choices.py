@@ -153,9 +153,10 @@ class DataChoices:
 
     def source(self) -> "Source":
         """Open the dataset, which lists its files and reads none; the demo where none is named. Raises DataError."""
-        from unetx_evaluators.tasks import DemoSource, Reading, open_source, parse_labels
+        from unetx_evaluators.tasks import DemoSource, ReadingOptions, open_source, parse_labels
 
         if self.data is None:
             return DemoSource()
         labels = parse_labels(self.labels) if self.labels is not None else None
-        return open_source(self.data, labels=labels, reading=Reading(**{name: getattr(self, name) for name in READING}))
+        reading = ReadingOptions(**{name: getattr(self, name) for name in READING})
+        return open_source(self.data, labels=labels, reading=reading)

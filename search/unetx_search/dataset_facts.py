@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from unetx_evaluators.evaluation import said_once
+from unetx_evaluators.evaluation import distinct_messages
 from unetx_evaluators.pilot import Pilot
-from unetx_evaluators.tasks.examination import Basis, Examination
+from unetx_evaluators.tasks.basis import Basis
+from unetx_evaluators.tasks.examination import Examination
 from unetx_evaluators.tasks.fingerprint import coarsest_axis
-from unetx_evaluators.tasks.preprocessing import apply, in_mm
+from unetx_evaluators.tasks.preprocessing import in_mm, prepare_case
 from unetx_studies.sheet import (
     PARTS,
     CaseGrid,
@@ -49,7 +50,7 @@ def dataset_facts(found: Examination, pilot: PilotFacts | None = None) -> Datase
         class_sizes=_class_sizes(source.classes, basis) if basis else (),
         intensities=tuple(_intensities(source.channels, part_of, basis)) if basis else (),
         choices=tuple(_choices(found.choices)),
-        problems=tuple(said_once(found.problems)),
+        problems=tuple(distinct_messages(found.problems)),
         warnings=found.warnings,
         cache_bytes=found.n_bytes,
         pilot=pilot,
@@ -118,5 +119,5 @@ def pictures(found: Examination) -> Iterator[Picture]:
     if preparation.slice_spacing is not None:
         spacing, axis = (preparation.slice_spacing, *spacing), SLICES_FIRST
     for name in sorted(drawn):
-        image, label = apply(source.read(name), facts[name], preparation)
+        image, label = prepare_case(source.read(name), facts[name], preparation)
         yield make_picture(name, image, label, spacing, source.channels, slice_axis=axis)

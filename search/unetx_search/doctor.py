@@ -12,9 +12,9 @@ from pathlib import Path
 from textwrap import TextWrapper, fill
 from typing import TYPE_CHECKING
 
-from unetx_evaluators.evaluation import DataError, DataErrors, said_once
+from unetx_evaluators.evaluation import DataError, DataErrors, distinct_messages
 from unetx_evaluators.host_cores import usable_cores
-from unetx_evaluators.tasks import Kept, kept, prepare
+from unetx_evaluators.tasks import CachedTask, cached_task, prepare
 from unetx_evaluators.tasks.examination import Examination, examine
 from unetx_search.audit.recommendation import AuditFile
 from unetx_search.caches import CacheFacts, cache_facts, caches_text
@@ -110,7 +110,7 @@ def diagnose(
         try:
             found = dataset.examined()
         except DataErrors as several:
-            problems = tuple(said_once(several.errors))
+            problems = tuple(distinct_messages(several.errors))
         except DataError as error:
             problems = (str(error),)
         else:
@@ -157,9 +157,9 @@ class _Dataset:
         found = self._as_searched(found, pilot)
         return found, dataset_facts(found, pilot_facts(pilot, was_kept=was_kept))
 
-    def _kept(self, spacing: Spacing | None = None) -> Kept | None:
+    def _kept(self, spacing: Spacing | None = None) -> CachedTask | None:
         options = self._options if spacing is None else replace(self._options, spacing=spacing)
-        return kept(self._source, self._config.cache_folder, options)
+        return cached_task(self._source, self._config.cache_folder, options)
 
     def _kept_pilot(self) -> Pilot | None:
         prepared = self._kept()

@@ -25,14 +25,15 @@ from unetx_space.errors import RequestError
 if TYPE_CHECKING:
     from rich.console import Console
 
-TRIAL = (sys.executable, "-m", "unetx_evaluators.gpu_trial")
+SELF_TEST = (sys.executable, "-m", "unetx_evaluators.gpu_self_test")
 TIMEOUT_S = 120.0
 """Seconds for a trial, most of which is the import of torch; a cold disk takes a minute for that."""
 TOLERANCE = 0.05
 """Largest difference between losses of captured and of eager steps; a sound GPU stays far below in any precision."""
 
 TryGpus = Callable[[Sequence[Slot]], Sequence[Mapping[str, Any]]]
-"""Tries a GPU for each slot and returns what ``unetx_evaluators.gpu_trial`` prints of it, or a ``trouble`` alone."""
+"""Tests a GPU for each slot and returns what ``unetx_evaluators.gpu_self_test`` prints of it, or a ``trouble``
+alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def try_in_processes(slots: Sequence[Slot]) -> list[Mapping[str, Any]]:
     """Try the GPUs of the slots at the same time, in a process each; one that does not answer in time is killed."""
     running = [
         subprocess.Popen(
-            TRIAL,
+            SELF_TEST,
             env={**os.environ, **slot.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

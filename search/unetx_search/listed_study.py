@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.distributions import CategoricalDistribution
 
-from unetx_evaluators.tasks.cache import using
+from unetx_evaluators.tasks.cache import task_in_use
 from unetx_search.coordinator import Coordinator, RunOptions
 from unetx_search.executors.engines import CHECKPOINTS
 from unetx_search.progress import WORKERS, SearchProgress, WorkersFile, display
@@ -71,7 +71,7 @@ class ListedStudy:
         run = new_run(location.study or self.name, n_trials=self.n_trials)
         began_at, hours = utc_now(), self.config.max_hours
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with claimed(location, run, console) as claim, using(self.task):
+        with claimed(location, run, console) as claim, task_in_use(self.task):
             if self.settings is not None:
                 self.settings.freeze(self.config.folder / SETTINGS)
             claim.is_settled = True

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.pilot import Limits, Pilot, PilotJob, settle
-from unetx_evaluators.tasks.cache import read_json, usable
+from unetx_evaluators.tasks.cache import read_json, reporting_write_errors
 from unetx_search.executors.base import Job, failed_evaluation
 from unetx_search.progress import say
 from unetx_space.architecture import Architecture
@@ -64,7 +64,7 @@ class PilotFile:
             return next((pilot for pilot in answers if pilot is not None), None)
 
     def write(self, pilot: Pilot) -> None:
-        with usable(self.path.parent):
+        with reporting_write_errors(self.path.parent):
             self.path.parent.mkdir(exist_ok=True)
             write_whole(self.path, json.dumps(pilot.to_json(), indent=2) + "\n")
 
@@ -116,7 +116,7 @@ class _Pilot:
                 if not is_any_complete:
                     raise PilotFailed(_why_failed(jobs[0], answers[0]))
                 for job, answer in zip(jobs, answers, strict=True):
-                    say(self._console, f"  {job.words}: {_result_words(answer)}")
+                    say(self._console, f"  {job.description}: {_result_words(answer)}")
                 jobs = rounds.send(answers)
         except StopIteration as end:
             pilot: Pilot = end.value
@@ -229,6 +229,6 @@ def _result_words(answer: Evaluation) -> str:
 
 def _why_failed(job: PilotJob, answer: Evaluation) -> str:
     return (
-        f"the pilot's trainings of the U-Net all failed, so a search would only burn time; the one with {job.words} "
-        f"ended as {answer.outcome}: {answer.reason}"
+        "the pilot's trainings of the U-Net all failed, so a search would only burn time; the one with "
+        f"{job.description} ended as {answer.outcome}: {answer.reason}"
     )

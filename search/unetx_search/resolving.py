@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unetx_evaluators.budgets import check_rankable, default_budget
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import BACKGROUND_WEIGHTS, LEARNING_RATES, Limits, Pilot, Spacing, with_steps
-from unetx_evaluators.tasks.cache import using
+from unetx_evaluators.tasks.cache import task_in_use
 from unetx_search.audit.recommendation import AuditFile, Recommendation
 from unetx_search.config import SearchConfig, StudySettings
 from unetx_search.piloting import ExecutorOf, PilotFile, piloted
@@ -102,9 +102,9 @@ def settle_training(
     task = prepared(None)
     budget, limits = unpiloted_budget(config, task), pilot_limits(config, task)
     check_rankable(task, budget)
-    if not config.pilot or not limits.leave_questions:
+    if not config.pilot or not limits.has_open_choices:
         return task, budget, None
-    with using(task):
+    with task_in_use(task):
         pilot = piloted(task, budget, limits, executor_of, prepared, console)
     return task, pilot.budget, pilot
 

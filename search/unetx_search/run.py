@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from unetx_evaluators.tasks.cache import using
+from unetx_evaluators.tasks.cache import task_in_use
 from unetx_search.cheapest import Cheapest, CostOf
 from unetx_search.config import SearchConfig, check_request, read_settings, write_request
 from unetx_search.coordinator import Coordinator, RunOptions
@@ -222,7 +222,7 @@ class _Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         store, pictures = self._claim.store, self._pictures
         mirror = OptunaMirror(store, self._study, self._records, self._setup.genes, attach=pictures.attach)
-        with using(self._task), mirror:
+        with task_in_use(self._task), mirror:
             pictures.remove_unwanted(store.url)
             done = self._records.trials(finished_only=True)
             is_complete = len(done) >= self._config.trials

@@ -11,4 +11,4 @@ from unetx_evaluators.training.recipe import Recipe
 
 def augmented(images: Tensor, labels: Tensor, recipe: Recipe, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     b, c, *patch = images.shape
-    return augmentation.augmented(images, labels, recipe, augmentation.draw_changes(b, c, patch, recipe, rng))
+    return augmentation.augment(images, labels, recipe, augmentation.draw_augmentation(b, c, patch, recipe, rng))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.cache import Manifest, sound_cases
+from unetx_evaluators.tasks.cache import Manifest, intact_cases
 from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.prepare import prepare
 from unetx_evaluators.tasks.sources.base import RawCase
@@ -119,7 +119,7 @@ def check_whole(task: Task) -> None:
     """Every array of the task is there and what the manifest says, and nothing else lies beside them."""
     manifest = Manifest.read(task.folder)
     assert manifest is not None
-    assert set(sound_cases(task.folder, manifest.cases, NullWatcher())) == set(manifest.cases)
+    assert set(intact_cases(task.folder, manifest.cases, NullWatcher())) == set(manifest.cases)
     for part in ("images", "labels"):
         assert {file.stem for file in (task.folder / part).iterdir()} == set(manifest.cases)
     assert {file.stem for file in (task.folder / "originals").iterdir()} == set(task.originals)

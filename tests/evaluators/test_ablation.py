@@ -23,7 +23,7 @@ from unetx_evaluators.ablation import (
     skips_of,
 )
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.evaluation import Measured
+from unetx_evaluators.evaluation import NetworkScores
 from unetx_evaluators.insight import Replacement
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training.cases import open_cases
@@ -42,7 +42,7 @@ def trained(task: Task, name: str = "u-net", **choices: object) -> TrainedNetwor
     return TrainedNetwork(network, task, open_cases(task, FLOAT32, 3), FLOAT32, **choices)  # type: ignore[arg-type]
 
 
-def dices(measured: Measured | None) -> list[float | None]:
+def dices(measured: NetworkScores | None) -> list[float | None]:
     return [score.values["dice"] for score in there(measured).case_scores]
 
 

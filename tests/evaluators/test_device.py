@@ -5,19 +5,19 @@ import pytest
 import torch
 
 from unetx_evaluators.device import (
-    MIB,
     DeviceProfile,
     PeakMemory,
     check_alive,
     is_out_of_memory,
     memory_format,
-    opened,
+    open_device,
     profile,
-    trusted,
-    tuned,
+    torch_settings,
     versions,
+    with_safe_precision,
 )
 from unetx_evaluators.evaluation import MEMORY_FRACTION, DeviceFailed
+from unetx_evaluators.host_memory import MIB
 from unetx_space.errors import RequestError
 
 CUDA = torch.device("cuda")
@@ -26,10 +26,10 @@ CUDA = torch.device("cuda")
 def test_threads_and_settings_are_those_asked_inside_and_the_old_ones_afterwards() -> None:
     before = (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision())
     for n_steps, is_tried in ((0, False), (1999, False), (2000, True)):
-        with tuned(profile("cpu"), n_threads=2, n_steps=n_steps):
+        with torch_settings(profile("cpu"), n_threads=2, n_steps=n_steps):
             assert torch.get_num_threads() == 2
             assert torch.backends.cudnn.benchmark is is_tried, "all algorithms pay in long trainings alone"
-    with pytest.raises(KeyError), tuned(profile("cpu"), n_threads=3):
+    with pytest.raises(KeyError), torch_settings(profile("cpu"), n_threads=3):
         raise KeyError
     after = (torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision())
     assert after == before
@@ -176,7 +176,7 @@ def test_a_worker_opens_its_share_of_the_device_and_no_more(monkeypatch: pytest.
     monkeypatch.setattr("unetx_evaluators.device.profile", lambda name: DeviceProfile(CUDA, None))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *taking: taken.append(taking))
     monkeypatch.setenv(MEMORY_FRACTION, "0.225")
-    assert opened("cuda") == DeviceProfile(CUDA, None)
+    assert open_device("cuda") == DeviceProfile(CUDA, None)
     assert taken == [(0.225, CUDA)]
 
 
@@ -192,7 +192,7 @@ def test_a_device_that_cannot_be_opened_any_more_is_not_the_designs_fault(
 
     monkeypatch.setattr("unetx_evaluators.device.profile", gone)
     with pytest.raises(DeviceFailed) as caught:
-        opened("cuda")
+        open_device("cuda")
     assert not caught.value.may_be_design
 
 
@@ -204,7 +204,7 @@ def test_memory_is_told_by_the_share_and_by_what_the_device_has(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 150 * MIB)
     cuda = DeviceProfile(CUDA, None)
     assert (cuda.share_bytes(), cuda.free_bytes()) == (300 * MIB, 150 * MIB)
-    assert (cuda.holds(37 * MIB), cuda.holds(38 * MIB)) == (True, False), "a quarter of 150"
+    assert (cuda.has_room_for(37 * MIB), cuda.has_room_for(38 * MIB)) == (True, False), "a quarter of 150"
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
     assert cuda.share_bytes() is None, "not divided"
     assert profile("cpu").share_bytes() is None
@@ -251,9 +251,9 @@ def test_bfloat16_is_not_used_where_onednn_leaves_weight_gradients_uninitialised
     sizes: list[tuple[int, ...]], is_trusted: bool
 ) -> None:
     cpu = DeviceProfile(torch.device("cpu"), torch.bfloat16)
-    assert trusted(cpu, sizes).autocast_dtype == (torch.bfloat16 if is_trusted else None)
+    assert with_safe_precision(cpu, sizes).autocast_dtype == (torch.bfloat16 if is_trusted else None)
     cuda = DeviceProfile(torch.device("cuda"), torch.bfloat16)
-    assert trusted(cuda, sizes) is cuda
+    assert with_safe_precision(cuda, sizes) is cuda
 
 
 @pytest.mark.parametrize("size", [(4, 6, 4), (3, 3, 3), (3, 2, 2), (1, 8, 8), (8, 2, 8), (2, 8, 8)])
@@ -262,7 +262,7 @@ def test_trusted_bfloat16_gradients_of_a_3d_convolution_are_those_of_float32(siz
     conv = torch.nn.Conv3d(16, 16, 3, padding=1, bias=False)
     image = torch.randn(2, 16, *size)
     gradients = []
-    for device in (trusted(profile("cpu"), [size]), DeviceProfile(torch.device("cpu"), None)):
+    for device in (with_safe_precision(profile("cpu"), [size]), DeviceProfile(torch.device("cpu"), None)):
         poisoned = [torch.full((2**power,), torch.nan) for power in range(6, 20)]
         del poisoned  # what is not initialised now holds NaN
         with device.autocast():

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from unetx_evaluators.evaluation import Budget, CurvePoint, Evaluation, EvaluationInterrupted, NullObserver, Outcome
-from unetx_evaluators.fake import CASE_SPREAD, FakeEvaluator, Misdeed, digest, learning_curve
+from unetx_evaluators.fake import CASE_SPREAD, FakeEvaluator, InjectedFault, digest, learning_curve
 from unetx_evaluators.tasks.task import Splits, Task
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
@@ -186,7 +186,7 @@ def test_any_outcome_can_be_asked_for_by_seed(outcome: Outcome) -> None:
 def test_an_act_can_wait_for_a_step() -> None:
     watcher = Watcher()
     with pytest.raises(ArithmeticError):
-        FakeEvaluator(acts_by_seed={0: Misdeed.RAISE}, act_after_step=4).evaluate(U_NET, TASK, BUDGET, 0, watcher)
+        FakeEvaluator(acts_by_seed={0: InjectedFault.RAISE}, act_after_step=4).evaluate(U_NET, TASK, BUDGET, 0, watcher)
     assert (watcher.steps, watcher.rungs) == ([1, 2, 3, 4], [2, 4])
 
 
@@ -201,16 +201,16 @@ def test_calls_are_counted_and_written_down(tmp_path: Path) -> None:
 
 def test_counting_calls_needs_a_folder() -> None:
     with pytest.raises(ValueError, match="calls_folder"):
-        FakeEvaluator(acts_by_call={0: Misdeed.RAISE})
+        FakeEvaluator(acts_by_call={0: InjectedFault.RAISE})
 
 
 def test_errors_and_answers_on_request_cannot_be_pickled() -> None:
     with pytest.raises(Exception, match="an error on request") as caught:
-        evaluate(FakeEvaluator(acts_by_seed={0: Misdeed.RAISE_UNPICKLABLE}))
+        evaluate(FakeEvaluator(acts_by_seed={0: InjectedFault.RAISE_UNPICKLABLE}))
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(caught.value)
     with pytest.raises(TypeError, match="cannot be pickled"):
-        pickle.dumps(evaluate(FakeEvaluator(acts_by_seed={0: Misdeed.RETURN_UNPICKLABLE})))
+        pickle.dumps(evaluate(FakeEvaluator(acts_by_seed={0: InjectedFault.RETURN_UNPICKLABLE})))
 
 
 def test_it_shows_what_its_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,5 +227,5 @@ def test_it_shows_what_its_process_sees(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_evaluator_survives_pickling() -> None:
-    evaluator = FakeEvaluator(acts_by_seed={1: Misdeed.HANG, 2: Outcome.PRUNED}, shown_variables=("A",))
+    evaluator = FakeEvaluator(acts_by_seed={1: InjectedFault.HANG, 2: Outcome.PRUNED}, shown_variables=("A",))
     assert pickle.loads(pickle.dumps(evaluator)) == evaluator

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from unetx_evaluators.device import DeviceProfile
-from unetx_evaluators.inference import BATCH_VOXELS, gaussian_weight, predict_each, predict_logits, window_corners
+from unetx_evaluators.inference import BATCH_VOXELS, gaussian_weight, predict_logits, window_corners
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,7 +32,7 @@ def test_a_pointwise_network_gives_the_same_through_windows_as_directly(
 ) -> None:
     network = pointwise(len(spatial))
     image = torch.randn(2, *spatial, generator=torch.Generator().manual_seed(1))
-    logits = predict_logits(network, image, patch, FLOAT32, overlap=overlap, batch_size=3)
+    logits = next(predict_logits(network, [image], patch, FLOAT32, overlap=overlap, batch_size=3))
     with torch.no_grad():
         torch.testing.assert_close(logits, network(image[None])[0], rtol=1e-4, atol=1e-5)
 
@@ -67,7 +67,7 @@ def test_windows_go_through_the_network_in_batches_of_at_most_the_size_asked() -
             sizes.append(len(x))
             return x
 
-    predict_logits(Counting(), torch.zeros(1, 40, 16), (16, 16), FLOAT32, overlap=0.5, batch_size=3)
+    next(predict_logits(Counting(), [torch.zeros(1, 40, 16)], (16, 16), FLOAT32, overlap=0.5, batch_size=3))
     assert sizes == [3, 1]  # ceil((40 - 16) / 8) + 1 = 4 windows
 
 
@@ -77,10 +77,10 @@ def test_several_images_at_once_are_predicted_as_one_by_one(batch_size: int | No
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 3, 1)).eval()
     generator = torch.Generator().manual_seed(1)
     images = [torch.randn(1, *size, generator=generator) for size in ((40, 33), (16, 16), (9, 50), (3, 20, 24))]
-    together = list(predict_each(network, iter(images), (16, 16), FLOAT32, batch_size=batch_size))
+    together = list(predict_logits(network, iter(images), (16, 16), FLOAT32, batch_size=batch_size))
     assert len(together) == len(images)
     for image, logits in zip(images, together, strict=True):
-        alone = predict_logits(network, image, (16, 16), FLOAT32, batch_size=1)
+        alone = next(predict_logits(network, [image], (16, 16), FLOAT32, batch_size=1))
         assert logits.shape == (3, *image.shape[1:])
         torch.testing.assert_close(logits, alone, rtol=1e-5, atol=1e-5)
 
@@ -93,7 +93,7 @@ def test_images_are_read_when_their_turn_comes() -> None:
             read.append(number)
             yield torch.zeros(1, 16, 16)
 
-    first = next(predict_each(nn.Identity(), images(), (16, 16), FLOAT32, batch_size=2))
+    first = next(predict_logits(nn.Identity(), images(), (16, 16), FLOAT32, batch_size=2))
     assert first.shape == (1, 16, 16)
     assert read == [0, 1]
 
@@ -107,7 +107,7 @@ def test_windows_of_several_images_share_a_batch() -> None:
             return x
 
     images = [torch.zeros(1, 40, 16)] * 3  # four windows each
-    assert len(list(predict_each(Counting(), images, (16, 16), FLOAT32, batch_size=5))) == 3
+    assert len(list(predict_logits(Counting(), images, (16, 16), FLOAT32, batch_size=5))) == 3
     assert sizes == [5, 5, 2]
 
 
@@ -120,13 +120,13 @@ def test_a_batch_of_windows_is_bounded_by_its_voxels() -> None:
             return x
 
     together = BATCH_VOXELS["cpu"] // 64**2
-    predict_logits(Counting(), torch.zeros(1, 64, 64 * 2 * together), (64, 64), FLOAT32, overlap=0.0)
-    predict_logits(Counting(), torch.zeros(1, 512, 512), (512, 512), FLOAT32)
+    next(predict_logits(Counting(), [torch.zeros(1, 64, 64 * 2 * together)], (64, 64), FLOAT32, overlap=0.0))
+    next(predict_logits(Counting(), [torch.zeros(1, 512, 512)], (512, 512), FLOAT32))
     assert sizes == [(together, 1, 64, 64)] * 2 + [(1, 1, 512, 512)], "at least one"
 
 
 def test_the_image_is_left_as_it_was() -> None:
     image = torch.randn(2, 20, 20, generator=torch.Generator().manual_seed(0))
     before = image.clone()
-    predict_logits(pointwise(2), image, (8, 8), FLOAT32)
+    next(predict_logits(pointwise(2), [image], (8, 8), FLOAT32))
     assert torch.equal(image, before)

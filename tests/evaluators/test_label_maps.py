@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unetx_evaluators import label_maps
-from unetx_evaluators.label_maps import label_map, label_map_on
+from unetx_evaluators.label_maps import label_map, resampled_label_map
 
 GRIDS = [
     ((13, 20), (37, 31)),
@@ -45,7 +45,7 @@ def test_on_another_grid_labels_are_those_of_torchs_interpolation(
     clear = (first - second > 1e-4).numpy()  # elsewhere rounding decides
     for together in (1, 200, 10**6):
         monkeypatch.setattr(label_maps, "SLAB_VALUES", together)
-        found = label_map_on(shape, logits, label_map(logits))
+        found = resampled_label_map(shape, logits, label_map(logits))
         assert found.shape == shape
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found[clear], whole.argmax(dim=0).numpy()[clear])
@@ -54,17 +54,17 @@ def test_on_another_grid_labels_are_those_of_torchs_interpolation(
 
 def test_between_two_voxels_the_border_lies_where_a_line_crosses_zero() -> None:
     logits = torch.tensor([[[0.0, 0.0]], [[-1.0, 3.0]]])  # on 8 columns: -1, -1, -0.5, 0.5, 1.5, 2.5, 3, 3
-    assert label_map_on((1, 8), logits, label_map(logits)).tolist() == [[0, 0, 0, 1, 1, 1, 1, 1]]
+    assert resampled_label_map((1, 8), logits, label_map(logits)).tolist() == [[0, 0, 0, 1, 1, 1, 1, 1]]
 
 
 def test_a_stack_is_interpolated_slice_by_slice() -> None:
     logits = logits_of((4, 9, 7))
-    stack = label_map_on((4, 18, 15), logits, label_map(logits))
+    stack = resampled_label_map((4, 18, 15), logits, label_map(logits))
     for number in range(4):
         of_slice = logits[:, number]
-        np.testing.assert_array_equal(stack[number], label_map_on((18, 15), of_slice, label_map(of_slice)))
+        np.testing.assert_array_equal(stack[number], resampled_label_map((18, 15), of_slice, label_map(of_slice)))
 
 
 def test_background_alone_stays_background() -> None:
     logits = torch.stack([torch.ones(4, 5), torch.zeros(4, 5)])
-    assert not label_map_on((9, 9), logits, label_map(logits)).any()
+    assert not resampled_label_map((9, 9), logits, label_map(logits)).any()

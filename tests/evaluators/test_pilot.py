@@ -179,9 +179,9 @@ def test_a_pilot_survives_json() -> None:
 
 def test_one_question_left_is_a_question() -> None:
     settled = Limits(max_steps=800, learning_rates=(1e-2,), background_weights=(1.0,), steps=100)
-    assert not settled.leave_questions
+    assert not settled.has_open_choices
     for open_one in (replace(settled, steps=None), replace(settled, alternatives=(FINE, COARSE)), LIMITS):
-        assert open_one.leave_questions
+        assert open_one.has_open_choices
 
 
 @pytest.mark.parametrize(("steps", "rungs"), [(400, (134, 266, 400)), (2, (1, 2)), (1, (1,)), (800, (267, 533, 800))])

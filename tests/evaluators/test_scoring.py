@@ -19,7 +19,7 @@ from unetx_evaluators.device import DeviceProfile, profile
 from unetx_evaluators.evaluation import EvaluationEnded, NullObserver, Outcome
 from unetx_evaluators.metrics import compare
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.scoring import Scorer, counts_of, counts_there
+from unetx_evaluators.scoring import Scorer, class_counts, class_counts_on_device
 from unetx_evaluators.tasks.task import IGNORED, Task
 from unetx_evaluators.training.cases import Case, early_cases
 
@@ -83,7 +83,7 @@ def test_original_voxels_are_scored_where_there_are_some(task: Task) -> None:
     drawn[:, 14:] = 1  # predicted is the right half: 16 of these 18 columns
     drawn[:3] = IGNORED
     cases = [case("resampled", original=drawn), case("as it was")]
-    told = Scorer(task, cases, CPU, lambda: None).everything(Says())
+    told = Scorer(task, cases, CPU, lambda: None).all_scores(Says())
     assert [score.values["dice"] for score in told.case_scores] == [1.0, 1.0]
     assert [score.values["original_dice"] for score in told.case_scores] == [2 * 16 / 34, 1.0]
 
@@ -105,7 +105,7 @@ def test_voxels_counted_on_a_device_are_those_counted_on_a_cpu(
     generator = torch.Generator().manual_seed(0)
     truth, prediction = (torch.randint(0, n_classes, shape, generator=generator).to(torch.uint8) for _ in range(2))
     truth[torch.rand(shape, generator=generator) < ignored_share] = IGNORED
-    here, there = (count(truth, prediction, n_classes) for count in (counts_of, counts_there))
+    here, there = (count(truth, prediction, n_classes) for count in (class_counts, class_counts_on_device))
     assert torch.equal(here[:, 1:], there[:, 1:])
     compared = compare(truth.numpy(), prediction.numpy(), n_classes, (1.0,) * len(shape))
     assert here[:, 1:].T.tolist() == [[one.n_true, one.n_predicted, one.n_both] for one in compared]
@@ -114,10 +114,10 @@ def test_voxels_counted_on_a_device_are_those_counted_on_a_cpu(
 def test_a_device_counts_without_reading_anything_back_or_copying() -> None:
     truth, prediction = (torch.zeros(9, 11, dtype=torch.uint8) for _ in range(2))
     with NothingIsRead():
-        counts_there(truth, prediction, 3)
+        class_counts_on_device(truth, prediction, 3)
     there = truth.to("meta"), prediction.to("meta")
     with NothingCrosses():
-        counts_there(*there, 3)
+        class_counts_on_device(*there, 3)
 
 
 @pytest.mark.parametrize("is_room", [True, False])
@@ -127,11 +127,11 @@ def test_a_rung_scored_on_a_device_is_that_scored_on_a_cpu(
     """The device's code, on the CPU; logits are summed on the host where the device has no room for them."""
     cases = [case(str(number), *(IGNORED,) * number) for number in range(3)]
     scorer = Scorer(task, cases, CPU, lambda: None)
-    expected = scorer.at_a_rung(Says())
-    monkeypatch.setattr(scoring, "counts_of", counts_there)
-    monkeypatch.setattr(DeviceProfile, "holds", lambda self, n_bytes: is_room)
+    expected = scorer.rung_scores(Says())
+    monkeypatch.setattr(scoring, "class_counts", class_counts_on_device)
+    monkeypatch.setattr(DeviceProfile, "has_room_for", lambda self, n_bytes: is_room)
     with NothingIsRead() as watch:
-        assert scorer.at_a_rung(Says()) == expected
+        assert scorer.rung_scores(Says()) == expected
     assert watch.counts["aten::scatter_add_"] == 3
 
 
@@ -140,12 +140,12 @@ def test_of_several_cases_the_first_without_finite_logits_is_told(task: Task) ->
     for one in cases[1:]:
         one.image[0, 3, 3] = torch.nan
     with pytest.raises(EvaluationEnded, match="the logits of case 1 are not finite"):
-        Scorer(task, cases, CPU, lambda: None).at_a_rung(Says())
+        Scorer(task, cases, CPU, lambda: None).rung_scores(Says())
 
 
 def test_threads_beside_a_gpu_measure_the_same(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [case(str(number), original=np.ones((20, 20), np.uint8)) for number in range(3)]
     scorer = Scorer(task, cases, CPU, lambda: None)
-    alone = scorer.everything(Says())
-    monkeypatch.setattr(Scorer, "_hands", lambda self: ThreadPoolExecutor(2))
-    assert scorer.everything(Says()) == alone
+    alone = scorer.all_scores(Says())
+    monkeypatch.setattr(Scorer, "_executor", lambda self: ThreadPoolExecutor(2))
+    assert scorer.all_scores(Says()) == alone

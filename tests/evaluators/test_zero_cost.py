@@ -25,7 +25,7 @@ from unetx_evaluators.zero_cost import (
     linearised,
     log_determinant,
     log_synflow,
-    watch_fisher,
+    record_fisher,
     zero_cost,
 )
 from unetx_space.architecture import Architecture
@@ -156,7 +156,7 @@ def test_fisher_equals_a_loop_over_images_channels_and_voxels() -> None:
 def test_fisher_of_a_map_worked_by_hand() -> None:
     """Two images of two channels and two voxels; the gradient is 3 everywhere."""
     values = torch.tensor([[[1.0, 2.0], [0.0, 1.0]], [[0.0, 0.0], [-1.0, 2.0]]], requires_grad=True)
-    parts = watch_fisher([values])
+    parts = record_fisher([values])
     (3 * values).sum().backward()  # type: ignore[no-untyped-call]
     assert [float(part) for part in parts] == [(9**2 + 3**2 + 0**2 + 3**2) / 4]
 
@@ -166,7 +166,7 @@ def test_fisher_in_front_of_an_instance_normalisation_would_tell_nothing() -> No
     generator = torch.Generator().manual_seed(0)
     before = torch.randn(2, 3, 6, 6, generator=generator, requires_grad=True)
     after = nn.functional.leaky_relu(nn.functional.instance_norm(before), 0.01)
-    parts = watch_fisher([before, after])
+    parts = record_fisher([before, after])
     (after * torch.randn(2, 3, 6, 6, generator=generator)).sum().backward()  # type: ignore[no-untyped-call]
     behind, in_front = map(float, parts)
     assert in_front < 1e-6 * behind

@@ -7,9 +7,9 @@ from typing import Any
 
 from searching_process import search_to_end
 
-from unetx_evaluators.fake import Misdeed
+from unetx_evaluators.fake import InjectedFault
 
 if __name__ == "__main__":
     told: dict[str, Any] = dict(word.split("=", 1) for word in sys.argv[4:])
-    acts = {0: Misdeed(told.pop("act"))} if "act" in told else {}
+    acts = {0: InjectedFault(told.pop("act"))} if "act" in told else {}
     search_to_end(acts, notes_calls=False, **told)

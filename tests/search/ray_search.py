@@ -6,8 +6,8 @@ import sys
 
 from searching_process import search_to_end
 
-from unetx_evaluators.fake import Misdeed
+from unetx_evaluators.fake import InjectedFault
 
 if __name__ == "__main__":
-    acts = {0: Misdeed(sys.argv[5])} if len(sys.argv) > 5 else {}
+    acts = {0: InjectedFault(sys.argv[5])} if len(sys.argv) > 5 else {}
     search_to_end(acts, engine="ray", ray_address=sys.argv[4])

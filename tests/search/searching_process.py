@@ -7,14 +7,14 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_evaluators.tasks import DemoSource
 from unetx_search.config import SearchConfig
 from unetx_search.run import search
 from unetx_search.summary import summary_json
 
 
-def search_to_end(acts: Mapping[int, Misdeed], *, notes_calls: bool = True, **settings: Any) -> NoReturn:
+def search_to_end(acts: Mapping[int, InjectedFault], *, notes_calls: bool = True, **settings: Any) -> NoReturn:
     """Search with a fake evaluator by the first arguments OUT TRIALS SECONDS_PER_STEP, and exit as the command does.
 
     ``acts`` are what the evaluator does for a seed, ``settings`` further ones of the search. With ``notes_calls`` the

@@ -15,7 +15,7 @@ from executor_helpers import TASK
 from optuna.trial import TrialState
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluator, Outcome
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_search.config import Diagnosis
 from unetx_search.coordinator import SearchFailed
 from unetx_search.executors.base import Handler, Job
@@ -162,11 +162,16 @@ def test_a_total_of_one_is_the_u_net_alone_and_the_next_is_the_no_skip_net(bench
         (Outcome.DIVERGED, Outcome.DIVERGED, TrialState.PRUNED, 1.0),
         (Outcome.TIMED_OUT, Outcome.TIMED_OUT, TrialState.FAIL, None),
         (Outcome.DATA_ERROR, Outcome.DATA_ERROR, TrialState.FAIL, None),
-        (Misdeed.RAISE, Outcome.CRASHED, TrialState.FAIL, None),
+        (InjectedFault.RAISE, Outcome.CRASHED, TrialState.FAIL, None),
     ],
 )
 def test_every_ending_counts_and_reaches_optuna_as_designed(
-    bench: Bench, tmp_path: Path, act: Outcome | Misdeed, outcome: Outcome, state: TrialState, violation: float | None
+    bench: Bench,
+    tmp_path: Path,
+    act: Outcome | InjectedFault,
+    outcome: Outcome,
+    state: TrialState,
+    violation: float | None,
 ) -> None:
     calls = tmp_path / "calls"
     calls.mkdir()

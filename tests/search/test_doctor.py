@@ -26,7 +26,7 @@ from task_samples import (
     uneven_folder,
 )
 
-from unetx_evaluators.tasks import DemoSource, Phase, TaskOptions, cached, prepare, using
+from unetx_evaluators.tasks import DemoSource, Phase, TaskOptions, cache_entries, prepare, task_in_use
 from unetx_search.data_choices import DataChoices
 from unetx_search.preparing import PreparationBars
 
@@ -174,16 +174,16 @@ def test_the_cache_is_listed_and_cleaned(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert [entry["state"] for entry in cleaned["removed"]] == ["stale"]
     assert cleaned["freed_bytes"] >= 5 * 5 * 16 * 20
-    assert len(cached(cache)) == 2
+    assert len(cache_entries(cache)) == 2
     code, out, _ = run("doctor", "--clean", "all")
     assert out.count("removed ") == 2
-    assert cached(cache) == ()
+    assert cache_entries(cache) == ()
 
 
 def test_a_cache_that_a_search_uses_is_kept(run: Run, tmp_path: Path) -> None:
     cache = tmp_path / "shared"
     fill(cache, 1)
-    with using(prepare(DemoSource(n_cases=4), cache, TaskOptions())):
+    with task_in_use(prepare(DemoSource(n_cases=4), cache, TaskOptions())):
         code, out, _ = run("doctor", "--clean", "all", "--cache", cache)
         assert code == 0
         assert "kept" in out

@@ -17,7 +17,7 @@ from task_samples import msd_folder
 
 from unetx_evaluators.evaluation import Outcome
 from unetx_evaluators.fake import FakeEvaluator
-from unetx_evaluators.tasks import cached, kept
+from unetx_evaluators.tasks import cache_entries, cached_task
 from unetx_evaluators.tasks.preprocessing import Preparation
 from unetx_search import doctor
 from unetx_search.audit.recommendation import AuditFile, Recommendation
@@ -100,17 +100,17 @@ def test_a_search_finds_task_and_pilot_where_doctor_left_them(choices: DataChoic
     config = SearchConfig(data=choices.data, out=choices.out, trials=1, cpu_workers=1, study="s", max_hours=1)
     search(config, console=Console(quiet=True), evaluator=evaluator, probe=tuple)
     assert n_calls(evaluator) == n_trained + 1
-    assert len(cached(choices.cache_folder)) == 1
-    kept = json.loads((choices.out / "s" / "task.json").read_text(encoding="utf-8"))["choices"]
+    assert len(cache_entries(choices.cache_folder)) == 1
+    choices_of_study = json.loads((choices.out / "s" / "task.json").read_text(encoding="utf-8"))["choices"]
     shown = {choice.what.replace(" ", "_"): choice.sentence for choice in there(findings.data).choices}
-    assert {name: choice["reason"] for name, choice in kept.items()} == shown
-    assert kept["learning_rate"]["value"] in (1e-2, 3e-3)
+    assert {name: choice["reason"] for name, choice in choices_of_study.items()} == shown
+    assert choices_of_study["learning_rate"]["value"] in (1e-2, 3e-3)
 
 
 @pytest.mark.parametrize("steps", [77, None])
 def test_what_an_audit_recommends_is_told(choices: DataChoices, evaluator: FakeEvaluator, steps: int | None) -> None:
     before = seen(choices, evaluator)
-    found = there(kept(choices.source(), choices.cache_folder, choices.task_options("cpu")))
+    found = there(cached_task(choices.source(), choices.cache_folder, choices.task_options("cpu")))
     pilot = there(stored_pilot(SearchConfig(data=choices.data, out=choices.out), found.task))
     AuditFile.of(found.task, pilot.budget).write(Recommendation(steps, "these are enough"))
     findings = seen(choices, evaluator, pilot=False)

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from statements import Crash, at_statements
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_search.executors.base import Handler
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
@@ -179,7 +179,7 @@ def test_a_job_that_killed_a_worker_is_tried_once_more_and_then_counts_as_crashe
     tmp_path: Path, n_deaths: int
 ) -> None:
     calls = tmp_path / "calls"
-    acts = dict.fromkeys(range(2, 2 + n_deaths), Misdeed.SEGFAULT)
+    acts = dict.fromkeys(range(2, 2 + n_deaths), InjectedFault.SEGFAULT)
     evaluator = FakeEvaluator(acts_by_call=acts, calls_folder=calls)
     bench = Bench(tmp_path / "s")
     with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:
@@ -225,7 +225,9 @@ def test_a_job_whose_nodes_died_is_not_to_blame_and_runs_elsewhere_under_its_num
 
 
 def test_a_job_that_killed_a_worker_before_a_crash_of_the_coordinator_has_one_more_try_not_two(tmp_path: Path) -> None:
-    evaluator = FakeEvaluator(acts_by_call={2: Misdeed.EXIT, 3: Misdeed.EXIT}, calls_folder=tmp_path / "calls")
+    evaluator = FakeEvaluator(
+        acts_by_call={2: InjectedFault.EXIT, 3: InjectedFault.EXIT}, calls_folder=tmp_path / "calls"
+    )
     bench = Bench(tmp_path / "s")
     with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:
         bench.executor_of = lambda _: executor

@@ -29,7 +29,7 @@ from executor_helpers import (
 )
 
 from unetx_evaluators.evaluation import Outcome
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_search.executors.gpus import Gpu
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.executors.slots import make_slots
@@ -124,7 +124,7 @@ def test_a_worker_is_used_again_and_none_is_started_without_work() -> None:
 
 
 def test_jobs_on_several_workers_are_evaluated_exactly_once(tmp_path: Path) -> None:
-    evaluator = FakeEvaluator(calls_folder=tmp_path, acts_by_call={4: Misdeed.KILL, 9: Misdeed.EXIT})
+    evaluator = FakeEvaluator(calls_folder=tmp_path, acts_by_call={4: InjectedFault.KILL, 9: InjectedFault.EXIT})
     with LocalExecutor(evaluator, TASK, cpu_slots(2)) as executor:
         told = run_all(executor, [job(trial, seed=trial) for trial in range(20)])
     calls = [json.loads(file.read_text(encoding="utf-8"))["seed"] for file in tmp_path.iterdir()]
@@ -159,7 +159,7 @@ def test_a_worker_that_dies_without_a_job_is_replaced_without_a_word() -> None:
 
 
 def test_a_worker_that_dies_after_an_interrupt_leaves_its_job_to_be_run_again() -> None:
-    with LocalExecutor(FakeEvaluator(acts_by_seed={0: Misdeed.HANG}), TASK, cpu_slots(1)) as executor:
+    with LocalExecutor(FakeEvaluator(acts_by_seed={0: InjectedFault.HANG}), TASK, cpu_slots(1)) as executor:
         told = Recorder()
         executor.submit(job(0))
         poll_until(executor, told, lambda: 0 in told.started)
@@ -173,7 +173,7 @@ def test_a_worker_that_dies_after_an_interrupt_leaves_its_job_to_be_run_again() 
     "evaluator",
     [
         FakeEvaluator(seconds_per_step=0.001),
-        FakeEvaluator(acts_by_seed={0: Misdeed.HANG}),
+        FakeEvaluator(acts_by_seed={0: InjectedFault.HANG}),
         SlowToUnpickle(),
     ],
     ids=["training", "hanging", "importing"],
@@ -254,10 +254,10 @@ def test_ctrl_c_and_sigterm_to_the_whole_group_leave_workers_alive_even_while_th
 KILLED = """
 import json, multiprocessing, time
 from executor_helpers import LONG, TASK, Recorder, cpu_slots, job, poll_until, run_all
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_search.executors.local import LocalExecutor
 
-evaluator = FakeEvaluator(seconds_per_step=0.001, acts_by_seed={1: Misdeed.HANG})
+evaluator = FakeEvaluator(seconds_per_step=0.001, acts_by_seed={1: InjectedFault.HANG})
 executor = LocalExecutor(evaluator, TASK, cpu_slots(3))
 told = Recorder()
 for trial in range(3):
@@ -309,7 +309,7 @@ def a_second_ctrl_c_meanwhile():
     executor.close(timeout_s=0.0)
     raise KeyboardInterrupt
 
-worker_handle.signals_held_back = a_second_ctrl_c_meanwhile
+worker_handle.signals_blocked = a_second_ctrl_c_meanwhile
 executor = LocalExecutor(FakeEvaluator(), TASK, cpu_slots(1))
 try:
     executor.submit(job(0))

@@ -37,7 +37,7 @@ from unetx_evaluators.evaluation import (
     NullObserver,
     Outcome,
 )
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_search.executors import worker
 from unetx_search.executors.base import Executor, Job
 from unetx_search.executors.inline import InlineExecutor
@@ -186,12 +186,12 @@ def test_every_outcome_comes_through(make: Make) -> None:
 @pytest.mark.parametrize(
     ("misdeed", "words"),
     [
-        (Misdeed.RAISE, ("ArithmeticError: an error on request", "in _perform")),
-        (Misdeed.RAISE_UNPICKLABLE, ("UnpicklableError: an error on request", "in _perform")),
+        (InjectedFault.RAISE, ("ArithmeticError: an error on request", "in _perform")),
+        (InjectedFault.RAISE_UNPICKLABLE, ("UnpicklableError: an error on request", "in _perform")),
     ],
 )
 def test_an_error_of_the_evaluator_is_a_crash_with_its_traceback(
-    make: Make, misdeed: Misdeed, words: tuple[str, str]
+    make: Make, misdeed: InjectedFault, words: tuple[str, str]
 ) -> None:
     told = run_all(make(FakeEvaluator(acts_by_seed={1: misdeed})), [job(0, seed=1), job(1)])
     assert told.finished[0].outcome is Outcome.CRASHED
@@ -201,7 +201,7 @@ def test_an_error_of_the_evaluator_is_a_crash_with_its_traceback(
 
 
 def test_a_crash_keeps_the_rungs_it_reached(make: Make) -> None:
-    told = run_all(make(FakeEvaluator(acts_by_seed={0: Misdeed.RAISE}, act_after_step=3)), [job(0)])
+    told = run_all(make(FakeEvaluator(acts_by_seed={0: InjectedFault.RAISE}, act_after_step=3)), [job(0)])
     crash = told.finished[0]
     assert [point.step for point in crash.curve] == told.rungs[0] == [2]
     assert crash.score == crash.curve[0].score
@@ -308,13 +308,13 @@ def test_many_jobs_end_exactly_once_each(make: Make) -> None:
 @pytest.mark.parametrize(
     ("misdeed", "words"),
     [
-        (Misdeed.EXIT, "exited with code 3"),
-        (Misdeed.SEGFAULT, "was killed by SIGSEGV"),
-        (Misdeed.KILL, "was killed by SIGKILL"),
+        (InjectedFault.EXIT, "exited with code 3"),
+        (InjectedFault.SEGFAULT, "was killed by SIGSEGV"),
+        (InjectedFault.KILL, "was killed by SIGKILL"),
     ],
 )
 def test_a_worker_that_dies_under_a_job_loses_it_and_another_takes_its_slot(
-    make_workers: Make, tmp_path: Path, misdeed: Misdeed, words: str
+    make_workers: Make, tmp_path: Path, misdeed: InjectedFault, words: str
 ) -> None:
     evaluator = FakeEvaluator(acts_by_seed={1: misdeed}, act_after_step=3)
     told = run_all(make_workers(evaluator, log_folder=tmp_path / "logs"), [job(0), job(1, seed=1), job(2)])
@@ -325,13 +325,15 @@ def test_a_worker_that_dies_under_a_job_loses_it_and_another_takes_its_slot(
     assert ([point.step for point in crash.curve], crash.score) == ([2], crash.curve[0].score)
     assert told.finished[2].outcome is Outcome.COMPLETE
     assert told.finished[2].versions["pid"] != told.finished[0].versions["pid"]
-    if misdeed is Misdeed.SEGFAULT:
+    if misdeed is InjectedFault.SEGFAULT:
         assert "Segmentation fault" in log.read_text(encoding="utf-8")
         assert "in evaluate" in log.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("misdeed", [Misdeed.HANG, Misdeed.HANG_IN_C])
-def test_a_worker_that_hangs_past_its_limit_is_timed_out_and_replaced(make_workers: Make, misdeed: Misdeed) -> None:
+@pytest.mark.parametrize("misdeed", [InjectedFault.HANG, InjectedFault.HANG_IN_C])
+def test_a_worker_that_hangs_past_its_limit_is_timed_out_and_replaced(
+    make_workers: Make, misdeed: InjectedFault
+) -> None:
     impatient = Budget(steps=1, batch_size=1, width_factor=1.0, rungs=(1,), validation_cases=1, max_seconds=0.05)
     executor = make_workers(FakeEvaluator(acts_by_seed={1: misdeed}), overtime_s=0.1)
     told = run_all(executor, [job(0, budget=impatient, seed=1), job(1)])
@@ -341,7 +343,7 @@ def test_a_worker_that_hangs_past_its_limit_is_timed_out_and_replaced(make_worke
 
 
 def test_a_full_disk_is_no_failure_of_the_design(make_workers: Make) -> None:
-    executor, told = make_workers(FakeEvaluator(acts_by_seed={0: Misdeed.FULL_DISK})), Recorder()
+    executor, told = make_workers(FakeEvaluator(acts_by_seed={0: InjectedFault.FULL_DISK})), Recorder()
     executor.submit(job(0))
     with pytest.raises(StorageFull):
         poll_until(executor, told, lambda: False)
@@ -349,7 +351,7 @@ def test_a_full_disk_is_no_failure_of_the_design(make_workers: Make) -> None:
 
 
 def test_an_answer_that_cannot_be_pickled_is_a_crash(make_workers: Make) -> None:
-    evaluator = FakeEvaluator(acts_by_seed={0: Misdeed.RETURN_UNPICKLABLE}, act_after_step=3)
+    evaluator = FakeEvaluator(acts_by_seed={0: InjectedFault.RETURN_UNPICKLABLE}, act_after_step=3)
     told = run_all(make_workers(evaluator), [job(0), job(1, seed=1)])
     assert told.finished[0].outcome is Outcome.CRASHED
     assert "cannot be pickled" in told.finished[0].reason
@@ -372,7 +374,7 @@ def test_workers_that_never_come_up_are_a_clear_error_and_no_loop(
 
 
 def test_close_leaves_no_process_even_of_workers_that_cannot_hear(make_workers: Make) -> None:
-    executor, told = make_workers(FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C}), 2), Recorder()
+    executor, told = make_workers(FakeEvaluator(acts_by_seed={0: InjectedFault.HANG_IN_C}), 2), Recorder()
     for trial in range(2):
         executor.submit(job(trial, budget=LONG))
     poll_until(executor, told, lambda: len(told.started) == 2)

@@ -16,7 +16,7 @@ from kill_helpers import check_whole
 from sqlalchemy import text
 
 from unetx_evaluators.evaluation import Outcome
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_search.executors.inline import InlineExecutor
 from unetx_search.executors.local import LocalExecutor
 from unetx_space.errors import UnetxError
@@ -35,14 +35,14 @@ def run_with(bench: Bench, evaluator: FakeEvaluator, n_trials: int, n_workers: i
 
 def test_every_fault_of_a_worker_is_a_typed_outcome_while_the_study_goes_on(tmp_path: Path) -> None:
     acts = {
-        2: Misdeed.ALLOCATE,
-        3: Misdeed.RAISE_UNPICKLABLE,
-        4: Misdeed.HANG,
-        5: Misdeed.SEGFAULT,
-        6: Misdeed.SEGFAULT,  # the same trial, on its second worker
-        7: Misdeed.RETURN_UNPICKLABLE,
-        8: Misdeed.HANG_IN_C,
-        9: Misdeed.KILL,  # and the trial goes well at its second try
+        2: InjectedFault.ALLOCATE,
+        3: InjectedFault.RAISE_UNPICKLABLE,
+        4: InjectedFault.HANG,
+        5: InjectedFault.SEGFAULT,
+        6: InjectedFault.SEGFAULT,  # the same trial, on its second worker
+        7: InjectedFault.RETURN_UNPICKLABLE,
+        8: InjectedFault.HANG_IN_C,
+        9: InjectedFault.KILL,  # and the trial goes well at its second try
     }
     bench = Bench(tmp_path / "s")
     bench.setup = replace(bench.setup, budget=replace(bench.setup.budget, max_seconds=1.0))
@@ -68,7 +68,7 @@ def test_every_fault_of_a_worker_is_a_typed_outcome_while_the_study_goes_on(tmp_
 
 def test_a_device_that_dies_under_a_trial_costs_it_a_try_and_not_the_study(tmp_path: Path) -> None:
     """The context answers every later evaluation of its process with the same error, which ends in milliseconds."""
-    acts = {2: Misdeed.DEVICE_ASSERT, 5: Misdeed.DEVICE_GONE}
+    acts = {2: InjectedFault.DEVICE_ASSERT, 5: InjectedFault.DEVICE_GONE}
     bench = Bench(tmp_path / "s")
     run_with(bench, FakeEvaluator(acts_by_call=acts, calls_folder=tmp_path / "calls"), 8, 2)
     assert {record.outcome for record in bench.records_now} <= {Outcome.COMPLETE, Outcome.PRUNED}
@@ -80,7 +80,7 @@ def test_a_device_that_dies_under_a_trial_costs_it_a_try_and_not_the_study(tmp_p
 
 
 def test_a_design_that_kills_its_device_again_and_again_crashes_alone(tmp_path: Path) -> None:
-    acts = {2: Misdeed.DEVICE_ASSERT, 3: Misdeed.DEVICE_ASSERT}
+    acts = {2: InjectedFault.DEVICE_ASSERT, 3: InjectedFault.DEVICE_ASSERT}
     bench = Bench(tmp_path / "s")
     run_with(bench, FakeEvaluator(acts_by_call=acts, calls_folder=tmp_path / "calls"), 5)
     failed = [record for record in bench.records_now if record.outcome is Outcome.CRASHED]
@@ -89,7 +89,7 @@ def test_a_design_that_kills_its_device_again_and_again_crashes_alone(tmp_path: 
 
 
 def test_a_study_whose_last_device_has_gone_stops_with_a_word_and_can_go_on(tmp_path: Path) -> None:
-    acts = {2: Misdeed.DEVICE_GONE, 3: Misdeed.DEVICE_GONE}
+    acts = {2: InjectedFault.DEVICE_GONE, 3: InjectedFault.DEVICE_GONE}
     bench = Bench(tmp_path / "s")
     evaluator = FakeEvaluator(acts_by_call=acts, calls_folder=tmp_path / "calls")
     with pytest.raises(UnetxError, match=r"the last of 1 slots is given up.*no CUDA-capable device is detected"):
@@ -101,7 +101,7 @@ def test_a_study_whose_last_device_has_gone_stops_with_a_word_and_can_go_on(tmp_
 
 
 def test_a_worker_that_cannot_write_leaves_its_job_and_stops_the_run_with_a_word(tmp_path: Path) -> None:
-    evaluator = FakeEvaluator(acts_by_call={2: Misdeed.FULL_DISK}, calls_folder=tmp_path / "calls")
+    evaluator = FakeEvaluator(acts_by_call={2: InjectedFault.FULL_DISK}, calls_folder=tmp_path / "calls")
     bench = Bench(tmp_path / "s")
     with pytest.raises(StorageFull, match=r"the disk that holds .*trial-2 is full.*run the same command again"):
         run_with(bench, evaluator, 4)
@@ -112,7 +112,7 @@ def test_a_worker_that_cannot_write_leaves_its_job_and_stops_the_run_with_a_word
 
 @pytest.mark.parametrize("make", ["inline", "local"])
 def test_a_full_disk_is_no_failure_of_the_design_in_any_executor(make: str) -> None:
-    evaluator = FakeEvaluator(acts_by_seed={0: Misdeed.FULL_DISK})
+    evaluator = FakeEvaluator(acts_by_seed={0: InjectedFault.FULL_DISK})
     told = Recorder()
     with (
         InlineExecutor(evaluator, TASK) if make == "inline" else LocalExecutor(evaluator, TASK, cpu_slots(1))

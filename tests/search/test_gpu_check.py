@@ -169,14 +169,14 @@ def test_a_search_tries_its_gpus_before_it_writes_anything(tmp_path: Path, monke
 def test_a_trial_that_dies_or_hangs_is_a_trouble_of_its_gpu(
     code: str, patience_s: float, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_check, "TRIAL", (sys.executable, "-c", code))
+    monkeypatch.setattr(gpu_check, "SELF_TEST", (sys.executable, "-c", code))
     monkeypatch.setattr(gpu_check, "TIMEOUT_S", patience_s)
     assert try_in_processes(slots()) == [{"trouble": trouble}] * 2
 
 
 def test_a_trial_sees_its_own_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import json, os; print(json.dumps({'trouble': os.environ['CUDA_VISIBLE_DEVICES']}))"
-    monkeypatch.setattr(gpu_check, "TRIAL", (sys.executable, "-c", code))
+    monkeypatch.setattr(gpu_check, "SELF_TEST", (sys.executable, "-c", code))
     assert [trial["trouble"] for trial in try_in_processes(slots())] == ["GPU-a", "GPU-b"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from executor_helpers import TASK, Recorder, job, poll_until
 
 from unetx_evaluators.evaluation import Budget
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_search.executors.gpu_memory_wait import TIMEOUT_S, MemoryWatch
 from unetx_search.executors.gpus import Gpu
 from unetx_search.executors.local import LocalExecutor
@@ -122,8 +122,8 @@ def test_a_cpu_slot_never_waits_and_asks_no_driver() -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("misdeed", [Misdeed.KILL, Misdeed.HANG])
-def test_a_slot_is_free_again_only_when_its_memory_is(misdeed: Misdeed) -> None:
+@pytest.mark.parametrize("misdeed", [InjectedFault.KILL, InjectedFault.HANG])
+def test_a_slot_is_free_again_only_when_its_memory_is(misdeed: InjectedFault) -> None:
     free = {"GPU-0": 900}
 
     def probe() -> Mapping[str, int]:

@@ -18,7 +18,7 @@ from executor_helpers import BUDGET, TASK, cpu_slots, u_net
 from rich.console import Console
 
 from unetx_evaluators.evaluation import MEMORY_FRACTION, Budget, Evaluator, Outcome
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks import DemoSource, TaskOptions, prepare
 from unetx_evaluators.tasks.task import Task
@@ -276,13 +276,13 @@ def test_an_evaluation_that_ends_badly_is_the_reason_why_it_cannot_be_measured()
 
 
 def test_a_worker_that_dies_is_the_reason_too(tmp_path: Path) -> None:
-    evaluator = FakeEvaluator(acts_by_call={1: Misdeed.EXIT}, calls_folder=tmp_path / "calls")
+    evaluator = FakeEvaluator(acts_by_call={1: InjectedFault.EXIT}, calls_folder=tmp_path / "calls")
     assert "exited with code 3" in sampled(evaluator).trouble
 
 
 def test_a_measurement_that_takes_too_long_is_given_up() -> None:
     times = chain([0.0] * 2, repeat(1e6))
-    sample = sampled(FakeEvaluator(acts_by_seed={0: Misdeed.HANG}), clock=lambda: next(times))
+    sample = sampled(FakeEvaluator(acts_by_seed={0: InjectedFault.HANG}), clock=lambda: next(times))
     assert sample.trouble == "the first steps of 1 worker(s) took longer than 120 s"
 
 

@@ -14,7 +14,7 @@ from painted_source import PaintedSource
 from whole_searches import end, start, wait_until
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks import CacheState, DemoSource, TaskOptions, cached, prepare, remove
+from unetx_evaluators.tasks import CacheState, DemoSource, TaskOptions, cache_entries, prepare, remove_entry
 from unetx_search.summary import summary_json, summary_text
 from unetx_space.errors import RequestError
 
@@ -31,7 +31,7 @@ def test_studies_of_one_dataset_share_what_is_prepared(tmp_path: Path) -> None:
     n_reads = len((tmp_path / "reads").read_text().splitlines())
     run(tmp_path / "runs", source, study="other", seed=1)
     assert len((tmp_path / "reads").read_text().splitlines()) == n_reads
-    assert len(cached(tmp_path / "runs" / ".cache")) == 1
+    assert len(cache_entries(tmp_path / "runs" / ".cache")) == 1
 
 
 def test_the_split_stands_beside_the_study_and_does_not_follow_the_seed(tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_another_split_is_refused_before_any_case_is_read(tmp_path: Path) -> Non
 )
 def test_other_settings_are_refused_before_any_case_is_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     run(tmp_path, PaintedSource())
-    for entry in cached(tmp_path / ".cache"):
-        remove(entry)
+    for entry in cache_entries(tmp_path / ".cache"):
+        remove_entry(entry)
     with pytest.raises(RequestError, match=f"{next(iter(changes))}: begun with"):
         run(tmp_path, PaintedSource(reads=tmp_path / "reads"), **changes)
     assert not (tmp_path / "reads").exists()
@@ -99,8 +99,8 @@ def test_other_settings_are_refused_before_any_case_is_read(tmp_path: Path, chan
 
 def test_a_study_tells_its_task_without_the_cache(tmp_path: Path) -> None:
     run(tmp_path, PaintedSource())
-    for entry in cached(tmp_path / ".cache"):
-        remove(entry)
+    for entry in cache_entries(tmp_path / ".cache"):
+        remove_entry(entry)
     task = stored(tmp_path / "s" / "task.json")
     assert task["classes"] == list(PaintedSource.classes)
     assert task["digest"] == stored(tmp_path / "s" / "config.json")["task_digest"]
@@ -117,7 +117,7 @@ def test_refused_data_leave_nothing_and_what_others_prepared_stays(tmp_path: Pat
     with pytest.raises(DataError, match="smith_02"):
         run(out, PaintedSource(broken=("smith_02",)))
     assert [path.name for path in out.iterdir()] == [".cache"]
-    assert len(cached(out / ".cache")) == 1
+    assert len(cache_entries(out / ".cache")) == 1
 
 
 def test_with_pseudonyms_no_real_name_is_in_anything_a_study_holds(tmp_path: Path) -> None:
@@ -134,15 +134,15 @@ def test_what_a_running_search_uses_cannot_be_removed_and_a_killed_one_holds_not
     process = start(tmp_path, 40, 0.05)
     try:
         wait_until(lambda: len(finished(tmp_path / "s")) > 0, process)
-        (entry,) = cached(tmp_path / ".cache")
+        (entry,) = cache_entries(tmp_path / ".cache")
         assert entry.state is CacheState.IN_USE
         with pytest.raises(DataError, match="is used by a search"):
-            remove(entry)
+            remove_entry(entry)
     finally:
         end(process)
-    (entry,) = cached(tmp_path / ".cache")
+    (entry,) = cache_entries(tmp_path / ".cache")
     assert entry.state is CacheState.CURRENT
-    assert remove(entry) > 0
+    assert remove_entry(entry) > 0
 
 
 @pytest.mark.slow
@@ -151,5 +151,5 @@ def test_two_searches_started_together_on_new_data_prepare_them_once(tmp_path: P
     told = [process.communicate(timeout=DEADLINE_S)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert sum(text.count("preparing 6 cases") for text in told) == 1
-    assert len(cached(tmp_path / ".cache")) == 1
+    assert len(cache_entries(tmp_path / ".cache")) == 1
     assert stored(tmp_path / "s" / "config.json") == stored(tmp_path / "t" / "config.json")

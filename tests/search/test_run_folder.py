@@ -15,7 +15,7 @@ from painted_source import PaintedSource
 from rich.console import Console
 from test_run_data import run
 
-from unetx_evaluators.tasks import cached
+from unetx_evaluators.tasks import cache_entries
 from unetx_evaluators.tasks.sources.base import RawCase
 from unetx_search.config import SearchConfig
 from unetx_search.run import search
@@ -171,7 +171,7 @@ def test_interrupted_while_reading_a_new_study_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(Interrupted, match=r"stopped while reading Painted, by hand, 3 of 8 cases done; nothing was"):
         run(out, Interrupting())
     assert not (out / "s").exists()
-    assert cached(out / ".cache") == ()
+    assert cache_entries(out / ".cache") == ()
     with pytest.raises(Interrupted, match=r"stopped while preparing .*, 3 of 8 cases done; they are kept"):
         run(out, Interrupting(n_left=[2]))
     assert not (out / "s").exists()

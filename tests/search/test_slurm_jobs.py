@@ -16,7 +16,7 @@ import pytest
 from executor_helpers import LONG, TASK, Recorder, cpu_slots, is_running, job, poll_until, run_all, wait_until
 
 from unetx_evaluators.evaluation import Outcome
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_space.errors import RequestError, UnetxError
 
 pytest.importorskip("submitit", reason='needs submitit: pip install "unetx-search[slurm]"')
@@ -41,7 +41,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SlurmJobs, 
 
 def test_a_worker_that_dies_and_a_second_executor_need_no_other_job(here: tuple[SlurmJobs, LocalQueue]) -> None:
     jobs, queue = here
-    evaluator = FakeEvaluator(acts_by_seed={1: Misdeed.EXIT}, act_after_step=3)
+    evaluator = FakeEvaluator(acts_by_seed={1: InjectedFault.EXIT}, act_after_step=3)
     with SlurmExecutor(evaluator, TASK, cpu_slots(1), jobs) as executor:
         told = run_all(executor, [job(0), job(1, seed=1), job(2)])
     assert "exited with code 3" in told.lost[1].reason

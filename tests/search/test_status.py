@@ -14,7 +14,7 @@ from executor_helpers import TASK, cpu_slots
 from sqlalchemy import text
 
 from unetx_evaluators.evaluation import CurvePoint, Evaluation, Outcome
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_search.executors.local import LocalExecutor
 from unetx_search.progress import WORKERS, WorkersFile, WorkerState
 from unetx_search.status import decisions_text, read_status, status_json, status_text
@@ -120,7 +120,7 @@ def test_a_complete_study_an_ended_one_and_a_failed_one_are_told_apart(bench: Be
 
 
 def test_workers_that_died_are_told_with_the_reason(bench: Bench, tmp_path: Path) -> None:
-    evaluator = FakeEvaluator(acts_by_call={2: Misdeed.SEGFAULT}, calls_folder=tmp_path / "calls")
+    evaluator = FakeEvaluator(acts_by_call={2: InjectedFault.SEGFAULT}, calls_folder=tmp_path / "calls")
     seen: list[str] = []
     bench.notes.trial_lost = lambda trial, reason: seen.append(status_text(read_status(bench.folder, clock=now)))  # type: ignore[method-assign]
     with LocalExecutor(evaluator, TASK, cpu_slots(1)) as executor:

@@ -123,7 +123,7 @@ def test_a_worker_that_its_answer_has_spent_is_replaced() -> None:
     """A capture that failed leaves memory taken until the process ends."""
     stage = Stage()
     stage.begin(7, 1)
-    spent = replace(DONE, spends_process=True)
+    spent = replace(DONE, needs_new_process=True)
     stage.poll(Finished(1, spent))
     assert (stage.told.finished, stage.workers[0].ends, stage.executor.n_free()) == ({7: spent}, ["killed"], 0)
     stage.poll(Exited("was killed by SIGKILL"))

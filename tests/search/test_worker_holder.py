@@ -13,7 +13,7 @@ import pytest
 from executor_helpers import LONG, TASK, is_running, job
 
 from unetx_evaluators.evaluation import MEMORY_FRACTION, Outcome
-from unetx_evaluators.fake import FakeEvaluator, Misdeed
+from unetx_evaluators.fake import FakeEvaluator, InjectedFault
 from unetx_search.executors.gpus import Gpu
 from unetx_search.executors.messages import (
     Answer,
@@ -98,7 +98,7 @@ def test_orders_may_overtake_each_other() -> None:
 def test_a_worker_that_cannot_hear_is_killed_on_request() -> None:
     holder = WorkerHolder(START)
     reports = holder.reports()
-    holder.request("send", setup(FakeEvaluator(acts_by_seed={0: Misdeed.HANG_IN_C})))
+    holder.request("send", setup(FakeEvaluator(acts_by_seed={0: InjectedFault.HANG_IN_C})))
     holder.request("send", Begin(1, job(0, budget=LONG)))
     until(reports, Started)
     holder.request("kill")

@@ -13,7 +13,7 @@ import pytest
 from narrowing import there
 from scipy import stats
 
-from unetx_evaluators.evaluation import CaseScore, Measured
+from unetx_evaluators.evaluation import CaseScore, NetworkScores
 from unetx_evaluators.insight import GateStatistics, Replacement, SizeRecall, SkipSimilarity, StageGradient
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import isotropic_backbone
@@ -37,13 +37,13 @@ NOISE = np.random.default_rng(0).normal(0, 0.001, len(CASES))
 """Of a case's score where a skip is replaced."""
 
 
-def measured(dices: Sequence[float | None], n_small_hit: int = 8) -> Measured:
+def measured(dices: Sequence[float | None], n_small_hit: int = 8) -> NetworkScores:
     scores = tuple(
         CaseScore(case, "vessel", dict.fromkeys(("dice", "nsd", "boundary_iou"), dice))
         for case, dice in zip(CASES, dices, strict=False)
     )
     sizes = (SizeRecall("small", 10, n_small_hit, 4), SizeRecall("medium", 10, 9, 20), SizeRecall("large", 9, 9, 50))
-    return Measured(scores, {"vessel": sizes})
+    return NetworkScores(scores, {"vessel": sizes})
 
 
 INTACT = measured([0.8] * 8)
@@ -140,9 +140,9 @@ def test_classes_are_told_apart_where_there_are_several() -> None:
     """One class loses 0.4 in every case, the other nothing, and the mean over both half of it."""
     look = observed({TOP: 0.0})
 
-    def both(vessel: float) -> Measured:
+    def both(vessel: float) -> NetworkScores:
         scores = (CaseScore(c, name, {"dice": d}) for c in CASES for name, d in (("organ", 0.9), ("vessel", vessel)))
-        return Measured(tuple(scores), dict.fromkeys(("organ", "vessel"), INTACT.recalls["vessel"]))
+        return NetworkScores(tuple(scores), dict.fromkeys(("organ", "vessel"), INTACT.recalls["vessel"]))
 
     ways = dict.fromkeys(Replacement, both(0.1))
     volumes = {case: {"organ": 5, "vessel": 3} for case in CASES}

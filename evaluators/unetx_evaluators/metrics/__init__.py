@@ -1,4 +1,4 @@
-"""Scores of label maps: the registry of metrics, and their averages over cases and classes; no torch."""
+"""Metrics of label maps: their registry, and their averages over cases and classes; no torch."""
 
 from unetx_evaluators.metrics.comparison import CaseComparison as CaseComparison
 from unetx_evaluators.metrics.comparison import ClassComparison as ClassComparison

@@ -19,18 +19,18 @@ SHARE = 0.02
 
 
 def band_width(diagonal_mm: float, spacing: Sequence[float]) -> tuple[int, ...]:
-    """Voxels per axis for an image of that diagonal and ``spacing`` mm per voxel."""
+    """The band's width in voxels per axis, for an image of that diagonal and ``spacing`` mm per voxel."""
     return tuple(max(1, round(SHARE * diagonal_mm / mm)) for mm in spacing)
 
 
 def boundary_iou(truth: Mask, prediction: Mask, width: Sequence[int]) -> float:
-    """|T∩P| / |T∪P| of the two inner bands, ``width`` voxels wide per axis. One of the masks must hold a voxel."""
+    """The IoU |T∩P| / |T∪P| of the inner bands of two masks, ``width`` voxels wide per axis; one must not be empty."""
     t, p = _inner_band(truth, width), _inner_band(prediction, width)
     return float(np.count_nonzero(t & p) / np.count_nonzero(t | p))
 
 
 def _inner_band(mask: Mask, width: Sequence[int]) -> Mask:
-    """What an erosion by a box takes away. A minimum filter is that erosion, axis by axis."""
+    """The voxels that an erosion by a box removes; a minimum filter is that erosion, axis by axis."""
     size = [2 * w + 1 for w in width]
     inner: Mask = minimum_filter(mask, size=size, mode="constant", cval=0)
     return mask & ~inner

@@ -1,7 +1,7 @@
-"""A case's truth and prediction, class by class, as every metric reads them: what several share is worked out once.
+"""A case's truth and prediction, class by class, from which all metrics are computed; shared quantities are cached.
 
-Voxels whose truth is IGNORED are outside of every class, in truth and prediction alike. So what is predicted there
-changes nothing, and an object that runs into them ends where they begin, in both, as at the image's border. MONAI's
+Voxels whose truth is IGNORED are outside of every class, in truth and prediction alike. So predictions there change
+nothing, and an object that extends into them ends where they begin, in both, as at the image's border. MONAI's
 ``ignore_index`` does the same. Such a cut counts as surface; where it is long, distances look better than they are.
 """
 
@@ -24,34 +24,34 @@ from unetx_evaluators.tasks.task import IGNORED
 LabelMap = npt.NDArray[np.integer[Any]]
 
 COUNTED_TOGETHER = 2**18
-"""Voxels whose pairs of labels take 2 MiB, which caches hold, however large the volume."""
+"""Number of voxels that are counted at once: their pairs of labels take 2 MiB, which caches hold."""
 
 
 @dataclass(frozen=True)
 class CaseComparison:
-    """The label maps of a whole case, ignored voxels made background, and the lengths that its metrics go by."""
+    """The label maps of a whole case, ignored voxels set to background, and the lengths that its metrics need."""
 
     truth: LabelMap
     prediction: LabelMap
     spacing: tuple[float, ...]
-    """mm per voxel and axis."""
+    """The mm per voxel and axis."""
     tolerance_mm: float
-    """Distances up to it count as none in the surface Dice."""
+    """Largest distance that counts as none in the surface Dice, in mm."""
     n_classes: int
 
     @property
     def diagonal_mm(self) -> float:
-        """The diagonal of the whole image, by which no two of its voxels' centres are apart."""
+        """The diagonal of the whole image in mm, which exceeds all distances between its voxels' centres."""
         return math.hypot(*(n * mm for n, mm in zip(self.truth.shape, self.spacing, strict=True)))
 
     @property
     def band(self) -> tuple[int, ...]:
-        """Voxels per axis of the band that the boundary IoU looks at."""
+        """The width in voxels per axis of the band of the boundary IoU."""
         return band_width(self.diagonal_mm, self.spacing)
 
     @cached_property
     def boxes(self) -> list[tuple[slice, ...] | None]:
-        """For each foreground class the smallest box that holds it in both maps; None where neither shows it."""
+        """The smallest box of each foreground class that holds it in both maps; None where neither shows it."""
         of_truth, of_prediction = (find_objects(labels, self.n_classes - 1) for labels in (self.truth, self.prediction))
         return [
             tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(t, p, strict=True))
@@ -63,12 +63,14 @@ class CaseComparison:
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Voxels of one class of a case."""
+    """Numbers of voxels of one class of a case."""
 
     n_true: int
-    """In the truth."""
+    """Voxels of the class in the truth."""
     n_predicted: int
+    """Voxels of the class in the prediction."""
     n_both: int
+    """Voxels of the class in both."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,18 @@ class ClassComparison(ClassCounts):
 
     case: CaseComparison
     label: int
-    """Its value in the label maps."""
+    """The class's value in the label maps."""
 
     @cached_property
     def masks(self) -> tuple[Mask, Mask]:
-        """Truth and prediction within the box that holds both: outside there is neither surface nor band."""
+        """The masks of the class in truth and prediction, within the box that holds both."""
         box = self.case.boxes[self.label - 1]
         assert box is not None
         return self.case.truth[box] == self.label, self.case.prediction[box] == self.label
 
     @cached_property
     def distances(self) -> SurfaceDistances:
-        """Between the two surfaces, in mm. Raises ValueError where truth or prediction lacks the class."""
+        """Distances between the two surfaces, in mm. Raises ValueError where truth or prediction lacks the class."""
         return surface_distances(*self.masks, self.case.spacing)
 
 
@@ -100,11 +102,11 @@ def compare(
     *,
     tolerance_mm: float | None = None,
 ) -> tuple[ClassComparison, ...]:
-    """Classes 1 to ``n_classes`` - 1 of two label maps of one shape, ``[h, w]`` or ``[d, h, w]``.
+    """Compare classes 1 to ``n_classes`` - 1 of two label maps of one shape, ``[h, w]`` or ``[d, h, w]``.
 
     ``tolerance_mm`` is ``default_tolerance_mm(spacing)`` where it is None. Labels lie in 0..n_classes-1, 0 being the
-    background; IGNORED may stand in the truth. Raises ValueError when they do not, or when shapes, spacing or tolerance
-    make no sense.
+    background; the truth may hold IGNORED. Raises ValueError on other labels, and on invalid shapes, spacing or
+    tolerance.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth and prediction have one shape, got {truth.shape} and {prediction.shape}")
@@ -123,13 +125,13 @@ def compare(
 
 
 def without_ignored(truth: LabelMap, prediction: LabelMap) -> tuple[LabelMap, LabelMap]:
-    """Both maps, background where the truth is IGNORED."""
+    """Truth and prediction, set to background where the truth is IGNORED."""
     ignored = truth == IGNORED
     return (np.where(ignored, 0, truth), np.where(ignored, 0, prediction)) if ignored.any() else (truth, prediction)
 
 
 def voxel_counts(truth: LabelMap, prediction: LabelMap, n_classes: int) -> npt.NDArray[np.int64]:
-    """``[3, k]``: voxels of every class in the truth, in the prediction and in both; nothing may be IGNORED here."""
+    """Voxels ``[3, k]`` of every class in the truth, in the prediction and in both; the truth must not hold IGNORED."""
     for name, labels in (("truth", truth), ("prediction", prediction)):
         if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
             raise ValueError(f"labels of the {name} lie in 0..{n_classes - 1}, got {labels.min()}..{labels.max()}")

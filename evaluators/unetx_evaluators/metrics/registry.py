@@ -1,8 +1,8 @@
-"""The metrics, each named here and nowhere else: what it is called, when and how it is computed, and how averaged.
+"""The registry of metrics: how each is called, when and how it is computed, and how averaged.
 
 Two conventions hold for all of them. A class that truth and prediction both lack has no value (None). One that only one
-of them shows has the value of a miss, which is finite: so no mean drops a failure in silence. MONAI's DiceMetric with
-its default ``ignore_empty`` gives NaN for a class that is absent from the truth, and so forgives every false positive.
+of them shows has the value of a miss, which is finite, so that no mean silently drops a failure. MONAI's DiceMetric
+with its default ``ignore_empty`` gives NaN for a class that is absent from the truth, and so ignores false positives.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ def mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number for each class of each case."""
+    """A metric, which has one value for each class of each case."""
 
     name: str
-    """By which it is stored."""
+    """Name under which its values are stored."""
     title: str
-    """For people."""
+    """Name for people."""
     unit: str
-    """Empty for a share."""
+    """Unit of its values; empty for a share."""
     higher_is_better: bool
     compute: Callable[[Any], float]
-    """Its value where truth and prediction both show the class: from a ClassComparison, or, if it is due at every rung,
-    from ClassCounts."""
+    """Computes the value where truth and prediction both show the class: from a ClassComparison, or from ClassCounts if
+    it is computed at every rung."""
     miss: Callable[[Any], float] = lambda _: 0.0
-    """Its value where only one of them does."""
+    """Computes the value where only one of them shows the class."""
     average: Callable[[Sequence[float]], float] = mean
-    """Of the cases that have a value, and of such averages over classes."""
+    """Averages the values of the cases that have one, and these averages over classes."""
     at_every_rung: bool = False
-    """Whether it is computed at every rung, too, from the counts alone; otherwise once the evaluation is complete."""
+    """Whether it is computed at every rung, from the counts alone; otherwise once the evaluation is complete."""
     on_original_voxels: bool = False
-    """Whether it compares the label maps on the voxels the case came with, before any resampling."""
+    """Whether it compares the label maps on the original voxels of the case, before any resampling."""
 
-    def of(self, one: ClassCounts) -> float | None:
-        """Its value for one class of a case."""
-        if one.n_true and one.n_predicted:
-            return self.compute(one)
-        return self.miss(one) if one.n_true or one.n_predicted else None
+    def of(self, comparison: ClassCounts) -> float | None:
+        """The metric's value for one class of a case."""
+        if comparison.n_true and comparison.n_predicted:
+            return self.compute(comparison)
+        return self.miss(comparison) if comparison.n_true or comparison.n_predicted else None
 
 
-def dice(one: ClassCounts) -> float:
-    """2|T∩P| / (|T|+|P|)."""
-    return 2 * one.n_both / (one.n_true + one.n_predicted)
+def dice(counts: ClassCounts) -> float:
+    """The Dice coefficient 2|T∩P| / (|T|+|P|)."""
+    return 2 * counts.n_both / (counts.n_true + counts.n_predicted)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -68,22 +68,22 @@ METRICS: Mapping[str, Metric] = {
             "HD95",
             "mm",
             higher_is_better=False,
-            compute=lambda one: hd95(one.distances),
-            miss=lambda one: one.case.diagonal_mm,
+            compute=lambda comparison: hd95(comparison.distances),
+            miss=lambda comparison: comparison.case.diagonal_mm,
         ),
         Metric(
             "nsd",
             "surface Dice",
             "",
             higher_is_better=True,
-            compute=lambda one: nsd(one.distances, one.case.tolerance_mm),
+            compute=lambda comparison: nsd(comparison.distances, comparison.case.tolerance_mm),
         ),
         Metric(
             "boundary_iou",
             "boundary IoU",
             "",
             higher_is_better=True,
-            compute=lambda one: boundary_iou(one.masks[0], one.masks[1], one.case.band),
+            compute=lambda comparison: boundary_iou(comparison.masks[0], comparison.masks[1], comparison.case.band),
         ),
         Metric(
             "original_dice",
@@ -95,7 +95,7 @@ METRICS: Mapping[str, Metric] = {
         ),
     )
 }
-"""By name. The first is the one that a search maximises."""
+"""All metrics by name; a search maximises the first."""
 
 
 def case_scores(
@@ -104,20 +104,17 @@ def case_scores(
     prepared: Sequence[ClassComparison],
     original: Sequence[ClassComparison],
 ) -> tuple[CaseScore, ...]:
-    """One score for each foreground class of a case, with the values of every metric.
-
-    ``original`` compares the case on its original voxels.
-    """
+    """The values of all metrics for each foreground class of a case, compared on its prepared and original voxels."""
     return tuple(
-        CaseScore(case, name, {m.name: m.of(drawn if m.on_original_voxels else one) for m in METRICS.values()})
-        for name, one, drawn in zip(class_names[1:], prepared, original, strict=True)
+        CaseScore(case, name, {m.name: m.of(restored if m.on_original_voxels else one) for m in METRICS.values()})
+        for name, one, restored in zip(class_names[1:], prepared, original, strict=True)
     )
 
 
 def rung_scores(case: str, class_names: Sequence[str], counts: Sequence[ClassCounts]) -> tuple[CaseScore, ...]:
-    """The same with what is due at every rung."""
-    due = [metric for metric in METRICS.values() if metric.at_every_rung]
+    """The values of the metrics that are computed at every rung, for each foreground class of a case."""
+    metrics = [metric for metric in METRICS.values() if metric.at_every_rung]
     return tuple(
-        CaseScore(case, name, {metric.name: metric.of(one) for metric in due})
+        CaseScore(case, name, {metric.name: metric.of(one) for metric in metrics})
         for name, one in zip(class_names[1:], counts, strict=True)
     )

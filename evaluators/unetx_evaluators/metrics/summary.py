@@ -1,4 +1,4 @@
-"""The scores of many cases in a few numbers: by class, and over classes."""
+"""Averages of the scores of many cases, by class and over classes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from unetx_evaluators.metrics.registry import METRICS
 
 
 def objective(case_scores: Iterable[CaseScore], metric: str = OBJECTIVE) -> float:
-    """The average over classes of the average over cases; a class without any value is left out.
+    """The average over classes of a metric's average over cases; a class without any value is left out.
 
-    Raises ValueError when that leaves nothing, which means that no case shows any foreground.
+    Raises ValueError where no class has a value, because no case shows any foreground.
     """
     means = class_means(case_scores, metric)
     if not means:
@@ -21,7 +21,7 @@ def objective(case_scores: Iterable[CaseScore], metric: str = OBJECTIVE) -> floa
 
 
 def class_means(case_scores: Iterable[CaseScore], metric: str = OBJECTIVE) -> dict[str, float]:
-    """A metric's average over cases for every class that has a value in any."""
+    """A metric's average over cases, for every class that has a value in some case."""
     by_class: dict[str, list[float]] = {}
     for score in case_scores:
         value = score.values.get(metric)
@@ -31,9 +31,9 @@ def class_means(case_scores: Iterable[CaseScore], metric: str = OBJECTIVE) -> di
 
 
 def summarise(case_scores: Iterable[CaseScore]) -> dict[str, dict[str, Any]]:
-    """Every metric that was computed, by its name: what it is, and its averages by class; JSON values.
+    """Title, unit, direction and averages by class of every metric that was computed, by its name; JSON values.
 
-    What is not in the registry any more, in a study of before, is left out.
+    Metrics of an old study that are not in the registry any more are left out.
     """
     scores = tuple(case_scores)
     means = {name: class_means(scores, name) for name in METRICS}

@@ -1,9 +1,9 @@
-"""The targets of a case, the connected parts of a class in the truth, and how many of each size a prediction hits.
+"""The targets of a case, the connected components of a class in the truth, and the recall of them by size.
 
-Parts hang together by faces, edges or corners (8 neighbours in 2D, 26 in 3D). A target is hit when at least one of its
-voxels is predicted as its class, as lesion challenges count. A threshold on the IoU would need a match between parts of
-truth and prediction, ambiguous where one predicted part covers several targets, and would measure again what Dice and
-the distances do: how well a target is outlined. A prediction that hits by covering everything pays there.
+Components are connected by faces, edges or corners (8 neighbours in 2D, 26 in 3D). A target is hit when at least one of
+its voxels is predicted as its class, as lesion challenges count. A threshold on the IoU would need a matching of
+components, ambiguous where a predicted one covers several targets, and would measure again what Dice and distances do:
+how well a target is outlined. They also penalise a prediction that hits by covering everything.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unetx_evaluators.metrics.surface import Mask
 
 
 class Target(NamedTuple):
-    """A connected part of a class in a case's truth."""
+    """A connected component of a class in a case's truth."""
 
     n_voxels: int
     hit: bool
@@ -27,7 +27,7 @@ class Target(NamedTuple):
 
 
 def find_targets(truth: Mask, prediction: Mask) -> tuple[Target, ...]:
-    """One class's targets, in the order of their first voxels; two masks of one shape."""
+    """The targets of one class in the order of their first voxels, from two masks of one shape."""
     parts, n_parts = label(truth, structure=np.ones((3,) * truth.ndim))
     n_voxels = np.bincount(parts.ravel(), minlength=n_parts + 1)
     n_hit = np.bincount(parts[prediction], minlength=n_parts + 1)
@@ -37,8 +37,8 @@ def find_targets(truth: Mask, prediction: Mask) -> tuple[Target, ...]:
 def recall_by_size(targets: Iterable[Target]) -> tuple[SizeRecall, SizeRecall, SizeRecall]:
     """Recall of the small, medium and large third of one class's targets over all cases.
 
-    The thirds are of the truth alone, so that they are the same for every network. Targets of equal size share a third,
-    the smaller one: of equal targets, all are small.
+    The thirds depend on the truth alone, so that they are the same for every network. Targets of equal size are in one
+    third, the smaller one: if all are equal, all are small.
     """
     ordered = sorted(targets, key=lambda target: target.n_voxels)
     n = len(ordered)

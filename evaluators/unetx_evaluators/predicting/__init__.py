@@ -1,1 +1,1 @@
-"""From an image as it lies on a disk to its label map on the same voxels, in bounded memory."""
+"""Prediction: from an image on disk to its label map on the same voxels, in bounded memory."""

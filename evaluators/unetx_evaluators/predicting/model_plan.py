@@ -1,4 +1,4 @@
-"""What a trained model must know of images and masks: how they are read, prepared, cut and written; no torch."""
+"""The plan of a trained model: how it reads, prepares and cuts images, and writes masks; no torch."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from unetx_evaluators.tasks.task import Label, Task
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """All of a task that a model needs once it is trained."""
+    """The parts of a task that a trained model needs."""
 
     name: str
-    """Of the dataset."""
+    """Name of the dataset."""
     layout: str
-    """Of the dataset, in words."""
+    """Name of the dataset's layout."""
     source_dims: Literal[2, 3]
-    """Of the images; a network of two dimensions may read the slices of volumes."""
+    """Dimensions of the images; a 2D network may read the slices of volumes."""
     channels: tuple[str, ...]
     masks: ClassMap | Threshold
-    """What the values of the dataset's masks mean, and so what is written into new ones."""
+    """Meaning of the values of the dataset's masks, with which new masks are written."""
     classes: tuple[str, ...]
     patch: tuple[int, ...]
-    """Voxels that the network sees at once."""
+    """Size of a window in voxels."""
     mirror: tuple[int, ...]
     """Axes of the patch along which the training mirrored."""
     preparation: Preparation
 
     @classmethod
     def of(cls, task: Task, source: Source, preparation: Preparation, mirror: Sequence[int]) -> Self:
+        """The plan of a model that is trained on ``task``, which was prepared from ``source``."""
         return cls(
             task.name,
             source.layout,
@@ -52,9 +53,9 @@ class ModelPlan:
         )
 
     def values(self, label: Label) -> npt.NDArray[Any]:
-        """Class indices as the dataset's masks have them: ``[*spatial]`` numbers, or ``[*spatial, 3]`` colours.
+        """The values that a mask holds for class indices: ``[*spatial]`` numbers, or ``[*spatial, 3]`` colours.
 
-        Of masks that were divided by a threshold, 0 and 255.
+        They are 0 and 255 where the dataset's masks were divided by a threshold.
         """
         if isinstance(self.masks, Threshold):
             return label * np.uint8(255)
@@ -64,13 +65,14 @@ class ModelPlan:
         return np.array([list(value.to_bytes(3, "big")) for value in self.masks.values], dtype=np.uint8)[label]
 
     def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
         data = asdict(self)
         del data["preparation"]["reasons"]
         return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """From what ``to_json`` gave, after a trip through JSON. Raises KeyError, TypeError or ValueError."""
+        """The plan of which ``data`` is ``to_json()``, read from JSON. Raises KeyError, TypeError or ValueError."""
         masks = data["masks"]
         if "level" in masks:
             meaning: ClassMap | Threshold = Threshold(float(masks["level"]))
@@ -84,10 +86,7 @@ class ModelPlan:
 
 
 def _masks(source: Source) -> ClassMap | Threshold:
-    """What the values of a source's masks mean; of one without files, and of a mask for each class, the class's index.
-
-    Those were drawn over each other, which one file of values stands for.
-    """
+    """Meaning of the values of a source's masks: class indices if it has no files, or a mask for each class."""
     inner = source.inner if isinstance(source, Pseudonymous) else source
     if isinstance(inner, FileSource) and not inner.layers:
         return inner.class_map

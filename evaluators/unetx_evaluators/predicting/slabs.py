@@ -1,8 +1,8 @@
-"""Preparing an image that is too large to be held several times over: slab by slab along its longest axis.
+"""Preparation of an image that is too large to be held in memory several times, slab by slab along its longest axis.
 
-``preprocessing.prepared_image`` keeps each channel in 64 bits, once or twice. Here that holds for a slab alone, and the
-result goes to a file that the system maps into memory where it is larger than ``IN_MEMORY_BYTES``. Cubic splines look
-ever less far: with ``SPLINE_REACH`` voxels around a slab they differ by less than float rounding.
+``preprocessing.prepared_image`` holds each channel in 64 bits, once or twice. Here that holds for a slab alone, and the
+result is a memory-mapped file where it is larger than ``IN_MEMORY_BYTES``. The influence of a voxel on cubic splines
+falls off exponentially: with ``SPLINE_REACH`` voxels around a slab they differ by less than float rounding.
 """
 
 from __future__ import annotations
@@ -28,31 +28,34 @@ from unetx_evaluators.tasks.preprocessing import (
 from unetx_evaluators.tasks.resampling import nearest_voxels
 from unetx_evaluators.tasks.task import Image
 
-AT_ONCE = 2**25
-"""Voxels of a channel that are worked on together: 256 MiB in 64 bits."""
+SLAB_VOXELS = 2**25
+"""Number of voxels of a channel in a slab: 256 MiB in 64 bits."""
 IN_MEMORY_BYTES = 4 * 2**30
+"""Size from which on a prepared image is a memory-mapped file."""
 SPLINE_REACH = 32
-"""Voxels: the weight of a sample falls by 0.27 from each to the next, here below 1e-18."""
+"""Voxels around a slab; a sample's weight falls by a factor of 0.27 per voxel, here below 1e-18."""
 
 Mask = npt.NDArray[np.bool_]
 
 
-def prepared(image: Image, facts: CaseFacts, preparation: Preparation, *, at_once: int = AT_ONCE) -> Image:
-    """``preprocessing.prepared_image``; of an image of more than ``at_once`` voxels, before or after, in slabs."""
+def prepare_in_slabs(
+    image: Image, facts: CaseFacts, preparation: Preparation, *, slab_voxels: int = SLAB_VOXELS
+) -> Image:
+    """``preprocessing.prepared_image``, in slabs if the image has more than ``slab_voxels`` voxels, before or after."""
     shape, separate = resampling_of(facts, preparation)
-    if max(math.prod(facts.cropped_shape), math.prod(shape)) <= at_once:
+    if max(math.prod(facts.cropped_shape), math.prod(shape)) <= slab_voxels:
         return prepared_image(image, facts, preparation)
     cropped = image[:, *facts.crop]
     inside = ndimage.binary_fill_holes((cropped != 0).any(axis=0)) if preparation.is_masked else None
-    result = _room((len(image), *shape))
-    for channel, how, room in zip(cropped, preparation.channels, result, strict=True):
-        _fill(room, channel, how, inside, separate, at_once)
+    result = _empty_image((len(image), *shape))
+    for channel, how, target in zip(cropped, preparation.channels, result, strict=True):
+        _fill(target, channel, how, inside, separate, slab_voxels)
     axis = preparation.slice_axis or 0
     return np.moveaxis(result, axis + 1, 1)
 
 
-def _room(shape: tuple[int, ...]) -> Image:
-    """For an image, in memory or in a file without a name that vanishes with the array."""
+def _empty_image(shape: tuple[int, ...]) -> Image:
+    """An uninitialised image, in memory or in a file without a name that vanishes with the array."""
     if 4 * math.prod(shape) <= IN_MEMORY_BYTES:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile() as file:
@@ -60,14 +63,19 @@ def _room(shape: tuple[int, ...]) -> Image:
 
 
 def _fill(
-    room: Image, channel: Image, how: ChannelNormalisation, inside: Mask | None, separate: int | None, at_once: int
+    target: Image,
+    channel: Image,
+    how: ChannelNormalisation,
+    inside: Mask | None,
+    separate: int | None,
+    slab_voxels: int,
 ) -> None:
-    """The channel, normalised and resampled, into ``room``."""
-    shift, scale = _shift_and_scale(channel, how, inside, at_once)
-    shape, axis = room.shape, int(np.argmax(room.shape))
+    """Normalise and resample the channel into ``target``."""
+    shift, scale = _shift_and_scale(channel, how, inside, slab_voxels)
+    shape, axis = target.shape, int(np.argmax(target.shape))
     ratio = channel.shape[axis] / shape[axis]
     per_row = max(math.prod(shape) // shape[axis], math.ceil(channel.size / channel.shape[axis] * ratio))
-    step = max(1, at_once // per_row)
+    step = max(1, slab_voxels // per_row)
     lowest, highest = _Extremes(np.minimum, channel, separate), _Extremes(np.maximum, channel, separate)
     for low in range(0, shape[axis], step):
         high = min(shape[axis], low + step)
@@ -77,12 +85,12 @@ def _fill(
         part = _normalised(channel[rows], how, shift, scale, None if inside is None else inside[rows])
         for extremes in (lowest, highest):
             extremes.add(part, slice(first, last) if separate == axis else slice(None))
-        room[_along(axis, low, high)] = _resampled(part, first, channel.shape, shape, axis, (low, high), separate)
+        target[_along(axis, low, high)] = _resampled(part, first, channel.shape, shape, axis, (low, high), separate)
     low_ends, high_ends = lowest.of(shape), highest.of(shape)
     for low in range(0, shape[axis], step):  # splines overshoot at edges
         rows = _along(axis, low, low + step)
         ends = [one[rows] if separate == axis else one for one in (low_ends, high_ends)]
-        np.clip(room[rows], *ends, out=room[rows])
+        np.clip(target[rows], *ends, out=target[rows])
 
 
 class _Extremes:
@@ -96,11 +104,11 @@ class _Extremes:
 
     def add(self, part: Image, slices: slice) -> None:
         others = tuple(axis for axis in range(part.ndim) if axis != self._separate)
-        found = self._extreme.reduce(part, axis=others)
-        self._values[slices] = self._extreme(self._values[slices], found)
+        extreme = self._extreme.reduce(part, axis=others)
+        self._values[slices] = self._extreme(self._values[slices], extreme)
 
     def of(self, shape: tuple[int, ...]) -> Image:
-        """For an array of ``shape``, each of whose slices is that of the nearest one."""
+        """The extremes for an array of ``shape``, whose slices have those of the nearest slices of the whole."""
         if self._separate is None:
             return self._values.reshape((1,) * len(shape))
         nearest = nearest_voxels(len(self._values), shape[self._separate])
@@ -124,7 +132,8 @@ def _resampled(
     rows: tuple[int, int],
     separate: int | None,
 ) -> Image:
-    """The rows ``rows`` along ``axis`` of what has ``shape``, from the rows of ``whole`` that begin with ``first``.
+    """The rows ``rows`` along ``axis`` of an array of ``shape``, resampled from one of shape ``whole``, of which
+    ``part`` holds the rows from ``first`` on.
 
     Along ``separate`` the nearest voxels are taken, and each slice there is resampled by itself.
     """
@@ -153,19 +162,19 @@ def _resampled(
         for a, (begin, scale) in enumerate(zip(begins, scales, strict=True))
     ]
     size = tuple(rows[1] - rows[0] if a == axis else m for a, m in enumerate(shape))
-    found: Image = ndimage.affine_transform(part, scales, offsets, size, order=3, mode="nearest")
-    return found
+    resampled: Image = ndimage.affine_transform(part, scales, offsets, size, order=3, mode="nearest")
+    return resampled
 
 
 def _shift_and_scale(
-    channel: Image, how: ChannelNormalisation, inside: Mask | None, at_once: int
+    channel: Image, how: ChannelNormalisation, inside: Mask | None, slab_voxels: int
 ) -> tuple[float, float]:
-    """As ``preprocessing.shift_and_scale`` of the whole region, its sums taken slab by slab."""
+    """``preprocessing.shift_and_scale`` of the whole region, with sums taken slab by slab."""
     if how.scheme not in ("case", "range"):
         return shift_and_scale(np.empty(0), how)
 
     def regions() -> Iterator[npt.NDArray[np.float64]]:
-        step = max(1, at_once // max(1, channel[0].size))
+        step = max(1, slab_voxels // max(1, channel[0].size))
         for low in range(0, len(channel), step):
             part = channel[low : low + step]
             if how.masked and inside is not None:
@@ -173,15 +182,15 @@ def _shift_and_scale(
             if part.size:
                 yield part.astype(np.float64)
 
-    seen = [(part.size, float(part.sum()), float(part.min()), float(part.max())) for part in regions()]
-    n = sum(size for size, *_ in seen)
-    low, high = min((one[2] for one in seen), default=0.0), max((one[3] for one in seen), default=0.0)
+    parts = [(part.size, float(part.sum()), float(part.min()), float(part.max())) for part in regions()]
+    n = sum(size for size, *_ in parts)
+    low, high = min((one[2] for one in parts), default=0.0), max((one[3] for one in parts), default=0.0)
     if how.scheme == "range" or low == high:
         return low, (high - low or 1.0) if how.scheme == "range" else 1.0
-    mean = math.fsum(one[1] for one in seen) / n
+    mean = math.fsum(one[1] for one in parts) / n
     return mean, math.sqrt(math.fsum(float(((part - mean) ** 2).sum()) for part in regions()) / n)
 
 
 def _along(axis: int, low: int, high: int) -> tuple[slice, ...]:
-    """Rows of an array along an axis."""
+    """The index of some rows of an array along an axis."""
     return (*[slice(None)] * axis, slice(low, high))

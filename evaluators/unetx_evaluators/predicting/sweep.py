@@ -1,8 +1,8 @@
-"""Logits and label maps of images of any size in bounded memory: a sweep along the longest axis.
+"""Sliding-window inference in bounded memory, by a sweep along the longest axis of an image.
 
-Windows lie where ``inference.py`` puts them, and are weighed alike. But once no window to come covers a row (all voxels
-of one index along the axis), its logits are final: they are brought to the voxels the image came with, and forgotten.
-At any time the logits of no more rows are held than a window is long.
+Windows lie where ``inference.py`` puts them, with the same weights. But once no later window covers a row (all voxels
+of one index along the axis), its logits are final: they are resampled to the image's original voxels, and freed. At any
+time the logits of no more rows are held than a window is long.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.inference import BATCH_VOXELS, gaussian_weight, window_starts
 from unetx_evaluators.label_maps import SLAB_VALUES, interpolated, neighbours
 from unetx_evaluators.training.cases import crop, pad_to, with_stack_axis
 
 Logits = Callable[[Tensor], Tensor]
-"""From windows ``[b, c, *patch]`` to logits ``[b, k, *patch]`` in float32."""
+"""A function from windows ``[b, c, *patch]`` to logits ``[b, k, *patch]`` in float32."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,19 @@ class Rows:
     """The logits of some rows of an image."""
 
     first: int
-    """Index of the first along the axis of the sweep."""
+    """Index of the first row along the axis of the sweep."""
     logits: Tensor
-    """``[k, *spatial]``, along that axis these rows alone."""
+    """Logits ``[k, *spatial]`` of these rows."""
 
 
 @torch.no_grad()
-def swept(
+def sweep_logits(
     logits_of: Logits, image: Tensor, patch: tuple[int, ...], axis: int, device: DeviceProfile, *, overlap: float = 0.5
 ) -> Iterator[Rows]:
-    """All rows of an image ``[c, *spatial]`` along a spatial ``axis``, in order; windows as in ``predict_logits``."""
+    """Yield the logits of all rows of an image ``[c, *spatial]`` along a spatial ``axis``, in order.
+
+    Windows lie and are weighted as in ``inference.predict_logits``.
+    """
     size = tuple(image.shape[1:])
     window = with_stack_axis(patch, len(size))
     padded = pad_to(image, window)
@@ -54,7 +57,7 @@ def swept(
             strip.add(corner, logits)
         assert strip is not None
         first, last = max(start, margin[axis]), min(end, margin[axis] + size[axis])
-        final = strip.taken(end - start)
+        final = strip.pop_rows(end - start)
         if first < last:
             inside = [first - start if a == axis else low for a, low in enumerate(margin)]
             wanted = [last - first if a == axis else n for a, n in enumerate(size)]
@@ -69,17 +72,16 @@ def _windows(
     patch: tuple[int, ...],
     device: DeviceProfile,
 ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Each corner with the logits ``[k, *window]`` of its window; several go through the network together."""
+    """Yield each corner with the logits ``[k, *window]`` of its window; several go through the network together."""
     n = max(1, BATCH_VOXELS[device.device.type] // math.prod(patch))
-    while together := list(itertools.islice(corners, n)):
-        batch = torch.stack([crop(padded, corner, window).reshape(-1, *patch) for corner in together])
-        batch = batch.to(device.device).contiguous(memory_format=memory_format(len(patch), device.device))
-        for corner, logits in zip(together, logits_of(batch), strict=True):
+    while some := list(itertools.islice(corners, n)):
+        batch = torch.stack([crop(padded, corner, window).reshape(-1, *patch) for corner in some])
+        for corner, logits in zip(some, logits_of(in_memory_format(batch.to(device.device))), strict=True):
             yield corner, logits.view(-1, *window)
 
 
 class _Strip:
-    """The sums of the windows that begin at one row, and of those before as far as they reach."""
+    """The weighted sums of logits over the rows of the current windows."""
 
     def __init__(self, sums: Tensor, weights: Tensor, axis: int, window: tuple[int, ...]) -> None:
         self._sums = sums
@@ -98,8 +100,8 @@ class _Strip:
         crop(self._sums, here, self._window).addcmul_(logits, self._weight)
         crop(self._weights, here, self._window).add_(self._weight)
 
-    def taken(self, n: int) -> Tensor:
-        """The first ``n`` rows, which are final, as logits; the others move up in their place."""
+    def pop_rows(self, n: int) -> Tensor:
+        """Remove the first ``n`` rows, which are final, and return their logits; the others move to the front."""
         for tensor in (self._sums, self._weights):
             axis = self._axis + tensor.ndim - self._weights.ndim
             rest = tensor.shape[axis] - n
@@ -110,34 +112,34 @@ class _Strip:
         return final
 
 
-def brought_to(shape: tuple[int, ...], rows: Iterator[Rows], spatial: tuple[int, ...], axis: int) -> Iterator[Rows]:
-    """The logits on another grid of the same extent, interpolated as in ``label_map_on``, a few rows at a time.
+def resampled_rows(shape: tuple[int, ...], rows: Iterator[Rows], spatial: tuple[int, ...], axis: int) -> Iterator[Rows]:
+    """Yield rows of logits on a grid of ``shape``, resampled from rows on the grid ``spatial`` of the same extent.
 
-    ``spatial`` is the grid they come on. Rows come as soon as those they lie between are there.
+    They are interpolated as in ``resampled_label_map``, as soon as the rows that they lie between are there.
     """
-    places = [neighbours(n, m) for n, m in zip(spatial, shape, strict=True)]
-    below, above, share = places[axis]
+    positions = [neighbours(n, m) for n, m in zip(spatial, shape, strict=True)]
+    below, above, share = positions[axis]
     per_row = math.prod(max(pair) for a, pair in enumerate(zip(spatial, shape, strict=True)) if a != axis)
-    kept: Tensor | None = None
-    kept_from = done = 0
+    pending: Tensor | None = None
+    pending_from = done = 0
     for block in rows:
-        joined = block.logits if kept is None else torch.cat([kept, block.logits], dim=axis + 1)
-        known = block.first + block.logits.shape[axis + 1]
-        ready = int((above < known).sum())
+        joined = block.logits if pending is None else torch.cat([pending, block.logits], dim=axis + 1)
+        end = block.first + block.logits.shape[axis + 1]
+        ready = int((above < end).sum())
         step = max(1, 16 * SLAB_VALUES // (len(joined) * per_row))
         for first in range(done, ready, step):
             part = slice(first, min(ready, first + step))
-            between = (below[part] - kept_from, above[part] - kept_from, share[part])
-            slab = _on(joined, axis, between)
-            for other, along in enumerate(places):
+            between = (below[part] - pending_from, above[part] - pending_from, share[part])
+            slab = _interpolated(joined, axis, between)
+            for other, along in enumerate(positions):
                 if other != axis and spatial[other] != shape[other]:
-                    slab = _on(slab, other, along)
+                    slab = _interpolated(slab, other, along)
             yield Rows(first, slab)
         done = ready
-        needed = min(known, int(below[done])) if done < len(below) else known
-        kept = joined.narrow(axis + 1, needed - kept_from, known - needed).clone()
-        kept_from = needed
+        needed = min(end, int(below[done])) if done < len(below) else end
+        pending = joined.narrow(axis + 1, needed - pending_from, end - needed).clone()
+        pending_from = needed
 
 
-def _on(values: Tensor, axis: int, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    return interpolated(values, axis + 1, *(part.to(values.device) for part in places))
+def _interpolated(values: Tensor, axis: int, positions: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    return interpolated(values, axis + 1, *(part.to(values.device) for part in positions))

@@ -1,18 +1,18 @@
-"""Prepared arrays on disk: one folder per dataset and way of preparing, shared by all searches and all their workers.
+"""The cache of prepared arrays: a folder for each dataset and preparation, shared by all searches and their workers.
 
-    CACHE/liver-3f2a90c1d4e5/          complete: never changed again, but for a damaged file that is written anew
-        CACHEDIR.TAG                   says that the folder is ours and can be made again (backups leave it out)
-        manifest.json                  what it was made from and how, and every array's size and SHA-256
+    CACHE/liver-3f2a90c1d4e5/          complete; only a damaged file is ever written again
+        CACHEDIR.TAG                   marks the folder as ours and reproducible (backups leave it out)
+        manifest.json                  source, preparation, and every array's size and SHA-256
         images/*.npy  labels/*.npy
-        originals/*.npy                label maps as they were drawn, of scored cases whose grid preparing changed
-        names.json                     with pseudonyms only: whose they are
-        users/*.lock                   one for every process that uses it, locked as long as that lives
-    CACHE/liver-3f2a90c1d4e5.part/     unfinished: written.jsonl names the cases that are done
-    CACHE/liver-3f2a90c1d4e5.lock      held by whoever prepares, checks or removes it
+        originals/*.npy                label maps before resampling, of scored cases whose grid preparation changed
+        names.json                     real names by pseudonym, with pseudonyms only
+        users/*.lock                   one for every process that uses it, locked while that lives
+    CACHE/liver-3f2a90c1d4e5.part/     unfinished; written.jsonl names the cases that are done
+    CACHE/liver-3f2a90c1d4e5.lock      held by the process that prepares, checks or removes it
 
-The folder's name holds a hash of all that its arrays depend on, so what is prepared otherwise lies elsewhere. Arrays
-are written aside and renamed, not synced to the disk: a checksum, not a promise of the file system, says whether they
-are whole. It is SHA-256, which the task's digest needs anyway; one core does 1.3 GB/s of it.
+The folder's name holds a hash of all that its arrays depend on, so that another preparation has another folder. Arrays
+are written to temporary files and renamed, but not synced to the disk: a checksum says whether they are complete. It is
+SHA-256, which the task's digest needs anyway; one core computes 1.3 GB/s of it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.examination import Basis, no_memory
-from unetx_evaluators.tasks.preprocessing import apply, original_label
+from unetx_evaluators.tasks.basis import Basis, no_memory
+from unetx_evaluators.tasks.preprocessing import original_label, prepare_case
 from unetx_evaluators.tasks.sources.base import Source
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
@@ -60,7 +60,7 @@ N_TRIES = 20
 
 @dataclass(frozen=True, slots=True)
 class ArrayFile:
-    """What a file must be."""
+    """Expected size and checksum of a file."""
 
     n_bytes: int
     sha256: str
@@ -74,34 +74,37 @@ class WrittenCase:
     image: ArrayFile
     label: ArrayFile
     original: ArrayFile | None = None
-    """The label map as it was drawn, where it is kept."""
+    """The label map before resampling, where it is kept."""
 
     @property
     def arrays(self) -> tuple[ArrayFile, ...]:
+        """Image, label map, and original label map where it is kept."""
         return (self.image, self.label) if self.original is None else (self.image, self.label, self.original)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The case of which ``data`` is the ``dataclasses.asdict``, read from JSON."""
         image, label = ArrayFile(**data["image"]), ArrayFile(**data["label"])
         return cls(data["name"], image, label, data["original"] and ArrayFile(**data["original"]))
 
     def files(self, folder: Path) -> tuple[tuple[Path, ArrayFile], ...]:
-        """Where they lie in a folder, and what they must be."""
+        """Paths of the case's arrays in a folder, with their expected size and checksum."""
         return tuple(zip(array_files(folder, self.name), self.arrays, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A complete folder in words."""
+    """The manifest of a complete folder."""
 
     key: str
     origin: str
     identity: str
-    """Of the source."""
+    """Identity of the source."""
     basis: Basis
     cases: Mapping[str, WrittenCase]
 
     def write(self, folder: Path) -> None:
+        """Write the manifest into ``folder``."""
         data = {
             "format": FORMAT,
             "key": self.key,
@@ -115,7 +118,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """None where there is none that can be used."""
+        """The manifest in ``folder``; None where there is none that can be used."""
         data = read_json(folder / MANIFEST)
         if data is None or data.get("format") != FORMAT:
             return None
@@ -129,32 +132,35 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class CacheFolder:
-    """Where a dataset's arrays lie in a cache."""
+    """The folder of a dataset's arrays in a cache."""
 
     folder: Path
 
     @classmethod
     def of(cls, cache: Path, name: str, key: str) -> Self:
-        """For a dataset of this name and a key, of which the folder's name holds the beginning."""
+        """The folder for a dataset of this name and key, whose first digits are part of the folder's name."""
         plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "data"
         return cls(cache / f"{plain}-{key[:KEY_DIGITS]}")
 
     @property
     def part(self) -> Path:
+        """The folder of an unfinished preparation."""
         return self.folder.with_name(f"{self.folder.name}.part")
 
     @property
     def lock_file(self) -> Path:
+        """The file that a process locks while it prepares, checks or removes the folder."""
         return self.folder.with_name(f"{self.folder.name}.lock")
 
     @contextmanager
     def locked(self, watcher: Watcher | None = None) -> Iterator[None]:
-        """Alone with the folder; somebody else is waited for, and the watcher told, or DataError without a watcher.
+        """Inside, this process holds the folder's lock.
 
-        A lock file that guards nothing, and parents made for it, vanish at the end.
+        Waits for another process that holds it, which ``watcher`` is notified of; raises DataError without a watcher.
+        If there is no folder at the end, the lock file, and parents that were created for it, are removed.
         """
-        made = [parent for parent in self.folder.parents if not parent.exists()]
-        with usable(self.folder.parent):
+        created = [parent for parent in self.folder.parents if not parent.exists()]
+        with reporting_write_errors(self.folder.parent):
             lock = self._acquired(watcher)
         try:
             yield
@@ -162,8 +168,8 @@ class CacheFolder:
             if not self.folder.exists() and not self.part.exists():
                 self.lock_file.unlink(missing_ok=True)  # whoever waits for it takes a new one
             lock.release()
-            for parent in made:
-                with suppress(OSError):  # something lies in it by now
+            for parent in created:
+                with suppress(OSError):  # it is not empty any more
                     parent.rmdir()
 
     def _acquired(self, watcher: Watcher | None) -> FileLock:
@@ -173,7 +179,7 @@ class CacheFolder:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             try:
                 return lock.acquire(blocking=blocking).lock
-            except FileNotFoundError:  # a request that was refused has just removed the folder it had made
+            except FileNotFoundError:  # another process has just removed the folder that it had created
                 continue
             except Timeout:
                 if watcher is None:
@@ -188,26 +194,26 @@ def write_case(source: Source, basis: Basis, folder: Path, name: str) -> Written
     facts = basis.facts[name]
     try:
         case = source.read(name)
-        arrays: list[npt.NDArray[Any]] = [*apply(case, facts, basis.preparation)]
+        arrays: list[npt.NDArray[Any]] = [*prepare_case(case, facts, basis.preparation)]
         if basis.keeps_original(name):
             arrays.append(original_label(case, facts, basis.preparation))
     except MemoryError as error:
         raise no_memory(source, basis, name, f"it broke off: {error}") from error
     files = array_files(folder, name)
-    with usable(folder):
+    with reporting_write_errors(folder):
         return WrittenCase(name, *(write_array(file, array) for file, array in zip(files, arrays, strict=False)))
 
 
 def write_array(file: Path, array: npt.NDArray[Any]) -> ArrayFile:
-    """The array in a file that appears whole or not at all."""
-    with written_whole(file, durable=False) as aside, aside.open("wb") as stream:
-        hashed = _Hashed(stream)
-        np.lib.format.write_array(hashed, array, allow_pickle=False)
-    return ArrayFile(hashed.n_bytes, hashed.sha256.hexdigest())
+    """Write an array atomically, and return the file's size and checksum."""
+    with written_whole(file, durable=False) as temporary, temporary.open("wb") as stream:
+        writer = _HashingWriter(stream)
+        np.lib.format.write_array(writer, array, allow_pickle=False)
+    return ArrayFile(writer.n_bytes, writer.sha256.hexdigest())
 
 
-class _Hashed:
-    """A binary file that knows the SHA-256 of what was written to it."""
+class _HashingWriter:
+    """A binary file that computes the SHA-256 of what is written to it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -220,20 +226,20 @@ class _Hashed:
         return int(self._stream.write(data))
 
 
-def sound_cases(folder: Path, cases: Mapping[str, WrittenCase], watcher: Watcher) -> dict[str, WrittenCase]:
-    """Those of the cases whose files are what they must be, size first, then checksum."""
+def intact_cases(folder: Path, cases: Mapping[str, WrittenCase], watcher: Watcher) -> dict[str, WrittenCase]:
+    """The cases whose files have the expected sizes and checksums."""
     watcher.on_phase(Phase.CHECK, len(cases))
-    sound = {}
+    intact = {}
     with ThreadPoolExecutor(N_HASHERS) as threads:
-        are_sound = threads.map(lambda case: all(_has(*file) for file in case.files(folder)), cases.values())
-        for case, is_sound in zip(cases.values(), are_sound, strict=True):
-            if is_sound:
-                sound[case.name] = case
+        checks = threads.map(lambda case: all(_is_intact(*file) for file in case.files(folder)), cases.values())
+        for case, is_intact in zip(cases.values(), checks, strict=True):
+            if is_intact:
+                intact[case.name] = case
             watcher.on_case()
-    return sound
+    return intact
 
 
-def _has(file: Path, expected: ArrayFile) -> bool:
+def _is_intact(file: Path, expected: ArrayFile) -> bool:
     try:
         if file.stat().st_size != expected.n_bytes:
             return False
@@ -244,13 +250,13 @@ def _has(file: Path, expected: ArrayFile) -> bool:
 
 
 def array_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
-    """Of a case: image, label map, and the original label map, which not every case has."""
+    """Paths of a case's image, label map, and original label map, which not every case has."""
     image, label, original = (folder / part / f"{name}.npy" for part in ("images", "labels", "originals"))
     return image, label, original
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether nobody but us can have made the folder."""
+    """Whether a folder has our tag."""
     try:
         return (folder / TAG).read_text(encoding="utf-8") == TAG_TEXT
     except (OSError, ValueError):
@@ -258,7 +264,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder of ours; DataError for any other."""
+    """Remove a folder of ours, if it exists. Raises DataError where it is not ours."""
     if not folder.exists():
         return
     if not is_ours(folder) and any(not entry.name.startswith(TAG) for entry in folder.iterdir()):
@@ -266,17 +272,17 @@ def discard(folder: Path) -> None:
             f"{folder}: is there already and was not made by unetx-search; it is not touched: move it, or name another "
             "folder for the cache (--cache)"
         )
-    with usable(folder):
-        for entry in folder.iterdir():  # the tag goes last: what a crash leaves is still known as ours
+    with reporting_write_errors(folder):
+        for entry in folder.iterdir():  # the tag is removed last: what a crash leaves is still marked as ours
             if entry.name != TAG:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         shutil.rmtree(folder)
 
 
 @contextmanager
-def using(task: Task) -> Iterator[None]:
-    """As long as this lasts, nobody removes the task's arrays. Raises DataError when they are gone."""
-    with CacheFolder(task.folder).locked(NullWatcher()), usable(task.folder):
+def task_in_use(task: Task) -> Iterator[None]:
+    """Inside, no process removes the task's arrays. Raises DataError where they are gone already."""
+    with CacheFolder(task.folder).locked(NullWatcher()), reporting_write_errors(task.folder):
         if not is_ours(task.folder):
             raise DataError(
                 f"{task.folder}: the prepared arrays are gone; run the search again, which prepares them anew"
@@ -292,7 +298,7 @@ def using(task: Task) -> Iterator[None]:
 
 
 def is_in_use(folder: Path) -> bool:
-    """Whether a living process uses it; what dead ones left is removed."""
+    """Whether a living process uses the folder; lock files of dead processes are removed."""
     for file in (folder / USERS).glob("*.lock"):
         lock = FileLock(file)
         try:
@@ -305,8 +311,8 @@ def is_in_use(folder: Path) -> bool:
 
 
 @contextmanager
-def usable(folder: Path) -> Iterator[None]:
-    """What the system refuses inside is a DataError that names the folder."""
+def reporting_write_errors(folder: Path) -> Iterator[None]:
+    """Inside, an OSError becomes a DataError that names the folder and the remedy."""
     try:
         yield
     except OSError as error:
@@ -317,7 +323,7 @@ def usable(folder: Path) -> Iterator[None]:
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a file of ours; None where there is none, or it is damaged."""
+    """The JSON object in a file of ours; None where there is none, or it is damaged."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,13 +1,12 @@
 """The built-in demo task: synthetic anatomy, so that a search runs without network or files.
 
 Each case is a 96x96 slice through a body with one organ, the vessels that branch inside it (1-2 voxels wide) and small
-lesions (3-6 voxels across). It asks for resolution and for context: vessels and lesions vanish at the bottleneck's
-stride, while a kidney, vertebra, strands and nodules outside the organ look like what is searched for and
-are background.
+lesions (3-6 voxels across). It requires resolution and context: vessels and lesions vanish at the bottleneck's stride,
+while a kidney, vertebra, strands and nodules outside the organ look like the classes and are background.
 
-A case is drawn at three times the resolution, blurred, averaged down (partial volumes) and passed through a bias field,
-texture and noise. It depends on the seed and its own number alone. Intensities are rounded to 12 bits, as a scanner
-stores them, which also keeps the last bit of a platform's exponential out of the data.
+A case is drawn at three times the resolution, blurred, averaged down (partial volumes), and gets a bias field, texture
+and noise. It depends on the seed and its own number alone. Intensities are rounded to 12 bits, as a scanner stores
+them, so that they do not depend on the last bit of a platform's exponential.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ Point = tuple[float, float]
 
 SIZE = 96
 FINE = 3
-"""Drawing grid points per voxel and axis."""
+"""Points of the drawing grid per voxel and axis."""
 
 GENERATOR = 1
-"""Raised whenever the same seed would draw other cases."""
+"""Version of the generator, raised whenever the same seed would draw other cases."""
 
 ORGAN, VESSEL, LESION = 1, 2, 3
 
@@ -68,7 +67,7 @@ class DemoSource:
         return tuple(f"demo_{number:03d}" for number in range(self.n_cases))
 
     def read(self, name: str) -> RawCase:
-        """``[1, h, w]``, drawn anew at every call."""
+        """Draw the case of this name, with an image ``[1, h, w]``."""
         number = int(name.removeprefix("demo_"))
         rng = np.random.default_rng([self.seed, number])
         anatomy = _anatomy(rng)
@@ -77,7 +76,7 @@ class DemoSource:
 
 @dataclass(frozen=True, slots=True)
 class _Anatomy:
-    """Where everything is, on the drawing grid."""
+    """The masks of all structures on the drawing grid."""
 
     body: Mask
     fat: Mask
@@ -117,7 +116,7 @@ def _anatomy(rng: np.random.Generator) -> _Anatomy:
 
 
 def _blob(rng: np.random.Generator, centre: npt.ArrayLike, radii: npt.ArrayLike, wobble: float) -> Mask:
-    """An ellipse whose outline waves a little: r(angle) = 1 + sum over k of a_k cos(k angle + phase)."""
+    """An ellipse with a wavy outline: r(angle) = 1 + sum over k of a_k cos(k angle + phase)."""
     (y, x), (ry, rx) = np.asarray(centre), np.asarray(radii)
     dy, dx = (_Y - y) / ry, (_X - x) / rx
     angle = np.arctan2(dy, dx)
@@ -155,7 +154,7 @@ def _tree(rng: np.random.Generator, root: Point, *, heading: float, length: floa
 
 
 def _stroke(mask: Mask, curve: Map, width: float) -> None:
-    """Draws a curve with a round brush."""
+    """Draw a curve into the mask with a round brush."""
     radius = width / 2 * FINE
     reach = np.arange(-np.ceil(radius), np.ceil(radius) + 1)
     brush = np.stack([axis.ravel() for axis in np.meshgrid(reach, reach, indexing="ij")])
@@ -173,7 +172,7 @@ def _curve(rng: np.random.Generator, start: Point, heading: float, length: float
 
 
 def _scan(rng: np.random.Generator, anatomy: _Anatomy) -> Map:
-    """``[h, w]``: what a scanner makes of the anatomy, 0 to 4095."""
+    """The scan ``[h, w]`` of the anatomy, with intensities from 0 to 4095."""
     from scipy.ndimage import gaussian_filter
 
     tissue = np.where(anatomy.body, rng.normal(0.42, 0.02), 0.03)
@@ -196,7 +195,7 @@ def _scan(rng: np.random.Generator, anatomy: _Anatomy) -> Map:
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, sigma: float) -> Map:
-    """``[size, size]`` with standard deviation 1 and a correlation length of ``sigma`` points."""
+    """Noise ``[size, size]`` with standard deviation 1 and a correlation length of ``sigma`` points."""
     from scipy.ndimage import gaussian_filter
 
     noise = gaussian_filter(rng.normal(size=(size, size)), sigma, mode="reflect")
@@ -205,12 +204,12 @@ def _smooth_noise(rng: np.random.Generator, size: int, sigma: float) -> Map:
 
 
 def _averaged(fine: Map) -> Map:
-    """``[h, w]`` means over the voxels' drawing points."""
+    """The means ``[h, w]`` over the drawing points of each voxel."""
     return np.asarray(fine.reshape(SIZE, FINE, SIZE, FINE).mean(axis=(1, 3)))
 
 
 def _label(anatomy: _Anatomy) -> npt.NDArray[np.uint8]:
-    """A voxel belongs to what fills half of it; a thin vessel already counts at a little less."""
+    """The label map, where a voxel belongs to the structure that fills half of it, or to a vessel that fills 40%."""
     label = np.zeros((SIZE, SIZE), dtype=np.uint8)
     for index, mask, share in (
         (ORGAN, anatomy.organ, 0.5),

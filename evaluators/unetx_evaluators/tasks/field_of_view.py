@@ -1,17 +1,17 @@
-"""How coarse voxels become so that a network sees enough of an image at once.
+"""The choice of voxels so coarse that a patch covers enough of an image.
 
-A patch that time and memory keep small shows a large object in parts only, and a network that never sees one whole
-learns it badly; with coarser voxels the same patch shows more. nnU-Net has its low-resolution configuration for that,
-beside the full one (Isensee et al., Nature Methods 18, 203-211, 2021). A search has one configuration, so this decides:
+A patch that time and memory keep small shows large objects in parts only, and a network that never sees one whole
+learns it badly; with coarser voxels the same patch covers more. nnU-Net has its low-resolution configuration for that,
+beside the full one (Isensee et al., Nature Methods 18, 203-211, 2021). A search has one configuration, chosen so:
 
-- where the patch shows less than ``LEAST_VIEW`` of the median image, voxels become coarser until it shows
+- where the patch covers less than ``LEAST_VIEW`` of the median image, voxels become coarser until it covers
   ``FIELD_OF_VIEW``, as far as the thickness of the classes' typical and finest structures allows;
 - as in nnU-Net, the finest axes become coarser first, until they meet the next finest, and then together;
-- where that thickness leaves the patch less than ``LEAST_VIEW``, both cannot be had, and voxels stay as they are.
+- where that thickness leaves the patch less than ``LEAST_VIEW``, voxels stay as they are.
 
 Where coarser voxels are allowed at all, both sizes are the preparation's ``alternatives``, and a pilot can try them.
-So can it the voxels that show ``FIELD_OF_VIEW`` where the typical structures stopped the rules short of it, as far as
-the finest ones allow: what they cost in detail may be less than what they bring.
+It can also try voxels with which the patch covers ``FIELD_OF_VIEW`` where the typical structures do not allow that, as
+far as the finest ones do: the gain in context may exceed the loss of detail.
 """
 
 from __future__ import annotations
@@ -24,31 +24,32 @@ from dataclasses import dataclass, replace
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.fingerprint import Fingerprint
 from unetx_evaluators.tasks.options import TaskOptions
-from unetx_evaluators.tasks.planning import MIN_SIZE, median_prepared_shape, plan
-from unetx_evaluators.tasks.preprocessing import AS_IT_IS, Preparation, in_mm
+from unetx_evaluators.tasks.planning import median_prepared_shape, plan
+from unetx_evaluators.tasks.preprocessing import NOT_RESAMPLED, Preparation, in_mm
+from unetx_evaluators.tasks.sizing import MIN_SIZE
 
 FIELD_OF_VIEW = 0.75
-"""Share of the median image's voxels that a patch shows where voxels are coarsened. On two development sets Dice on the
-original voxels rose up to about this share (benchmarks/results/proxies.txt)."""
+"""Share of the median image's voxels that a patch covers where voxels are coarsened. On two development sets Dice on
+the original voxels rose up to about this share (benchmarks/results/proxies.txt)."""
 LEAST_VIEW = 0.25
 """Share below which the rules coarsen voxels by themselves; nnU-Net's bound for its low-resolution configuration."""
 FINEST_VOXELS = 2.0
-"""Across the finest structures: with fewer they break into pieces."""
+"""Smallest number of voxels across the finest structures of a class; with fewer they break into pieces."""
 TYPICAL_VOXELS = 5.0
-"""Across the typical structures of every class. A structure n voxels thick loses about 1 / (4 n) of its Dice by being
-resampled and back (a test measures it on slabs and discs): 0.05 here."""
+"""Smallest number of voxels across the typical structures of a class. Resampling there and back costs a structure of n
+voxels about 1 / (4 n) of its Dice (a test measures it on slabs and discs): 0.05 here."""
 STEP = 1.03
-"""By which voxels are coarsened at a time; nnU-Net's."""
+"""Factor by which voxels are coarsened at a time, as in nnU-Net."""
 WORTH_TRYING = 1.25
-"""Times coarser that voxels must become to make a difference."""
+"""Smallest factor between voxel sizes that are worth comparing."""
 
 
 def with_field_of_view(
     fingerprint: Fingerprint, preparation: Preparation, n_channels: int, classes: Sequence[str], options: TaskOptions
 ) -> Preparation:
-    """The preparation, its voxels coarsened where the patch would show too little, with the alternatives to that.
+    """The preparation, with coarser voxels where the patch would cover too little, and the alternatives to them.
 
-    As it is where the user has set spacing or patch, and where no network fits, which ``plan`` refuses with its reason.
+    It is unchanged where the user has set spacing or patch, and where no network fits, which ``plan`` then reports.
     """
     if options.spacing is not None or options.patch is not None:
         return preparation
@@ -80,17 +81,17 @@ def with_field_of_view(
 
 @dataclass(frozen=True, order=True, slots=True)
 class Limit:
-    """How coarse voxels may become."""
+    """A limit to the size of voxels."""
 
     mm: float
     harm: str
-    """What coarser ones would do, in words."""
+    """A text on what coarser voxels would do."""
 
 
 def coarsest_voxel(
     fingerprint: Fingerprint, classes: Sequence[str], *, typical_voxels: float = TYPICAL_VOXELS
 ) -> Limit:
-    """What the thickness of the classes allows."""
+    """The size of voxels that the thickness of the classes allows."""
     limits = [Limit(math.inf, "")]
     for name, thickness in zip(classes, fingerprint.thickness, strict=True):
         if thickness is not None:
@@ -106,7 +107,7 @@ def coarsest_voxel(
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What the largest patch shows, by the edge in mm that no voxel is shorter than."""
+    """The share of the median image that the largest patch covers, by the shortest edge of a voxel in mm."""
 
     fingerprint: Fingerprint
     preparation: Preparation
@@ -116,18 +117,18 @@ class _View:
 
     @property
     def finest(self) -> float:
-        """mm, before anything is coarsened."""
+        """The shortest edge of a voxel in mm, before any coarsening."""
         return min(self.preparation.network_spacing)
 
     def spacing(self, mm: float) -> tuple[float, ...]:
-        """Along the source's axes; what is coarser already stays, and slices do."""
+        """The spacing with edges of at least ``mm``, except between slices."""
         return tuple(
             own if axis == self.preparation.slice_axis else max(own, mm)
             for axis, own in enumerate(self.preparation.spacing)
         )
 
     def share(self, mm: float) -> float | None:
-        """Of the median image; None where no network fits."""
+        """The share of the median image that the patch covers; None where no network fits."""
         coarser = replace(self.preparation, spacing=self.spacing(mm))
         try:
             return plan(self.fingerprint, coarser, self.n_channels, self.n_classes, self.options).share
@@ -135,20 +136,20 @@ class _View:
             return None
 
     def is_enough(self, mm: float) -> bool:
-        """Coarser voxels are not needed, or cannot be had."""
+        """Whether coarser voxels are not needed, or no network fits."""
         share = self.share(mm)
         return share is None or share >= FIELD_OF_VIEW
 
     def coarsened(self, limit: float) -> float:
-        """mm with which the patch shows ``FIELD_OF_VIEW``, or as much as the limit and the network's levels allow."""
-        tried = self.voxels_up_to(limit)
-        needed = bisect_left(tried, True, key=self.is_enough)
-        if needed < len(tried) and self.share(tried[needed]) is not None:
-            return tried[needed]
-        return tried[needed - 1] if needed else self.finest
+        """The edge with which the patch covers ``FIELD_OF_VIEW``, or as much as the limit and the levels allow."""
+        candidates = self.candidates(limit)
+        needed = bisect_left(candidates, True, key=self.is_enough)
+        if needed < len(candidates) and self.share(candidates[needed]) is not None:
+            return candidates[needed]
+        return candidates[needed - 1] if needed else self.finest
 
-    def voxels_up_to(self, limit: float) -> list[float]:
-        """What is worth trying: steps up to the limit, and the limit; none beyond what a network can halve."""
+    def candidates(self, limit: float) -> list[float]:
+        """Edges to try, ascending in steps up to the limit, as far as a network can still halve an axis."""
         shape = median_prepared_shape(self.fingerprint, self.preparation)
         longest = max(n * mm for n, mm in zip(shape, self.preparation.network_spacing, strict=True))
         limit = min(limit, longest / MIN_SIZE)
@@ -159,10 +160,10 @@ class _View:
 
 
 def _why(before: Preparation, chosen: Preparation, share_before: float, share_now: float, harm: str) -> str:
-    """The reason of the spacing that was chosen."""
+    """The reason for the spacing that was chosen."""
     shows = f"a patch within the targets shows {_percent(share_before)} of the median image"
     if chosen.spacing != before.spacing:
-        why = before.reasons["spacing"].partition(": ")[2].replace(AS_IT_IS, "")
+        why = before.reasons["spacing"].partition(": ")[2].replace(NOT_RESAMPLED, "")
         limit = f"; still coarser ones would {harm}" if share_now < FIELD_OF_VIEW else ""
         return (
             f"{in_mm(chosen.spacing)}: coarser than {in_mm(before.spacing)} ({why}), where {shows}; with these voxels "

@@ -1,9 +1,9 @@
-"""What the training cases have in common: sizes, spacings, intensities, class sizes.
+"""The dataset's fingerprint: sizes, spacings, intensities and class sizes of the training cases.
 
-After nnU-Net's dataset fingerprint (Isensee et al., Nature Methods 18, 203-211, 2021; version 2): every case is cropped
-to its non-zero region, and intensities are those of the foreground. ``survey`` looks at one case while it is in memory;
-``fingerprint`` puts the training cases together. What follows is chosen in ``preprocessing``, ``planning`` and
-``field_of_view``.
+It follows nnU-Net (Isensee et al., Nature Methods 18, 203-211, 2021; version 2): every case is cropped to its non-zero
+region, and intensities are those of the foreground. ``survey`` collects the facts of one case while it is in memory;
+``fingerprint`` summarises the training cases. Choices that follow from it are made in ``preprocessing``, ``planning``
+and ``field_of_view``.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from unetx_evaluators.tasks.task import IGNORED, Image, as_tuples
 from unetx_evaluators.tasks.thickness import Thickness, class_thickness, over_cases
 
 N_QUANTILES = 1000
-"""Of the foreground's intensities remembered per case and channel."""
+"""Number of quantiles of the foreground's intensities that are kept per case and channel."""
 MAX_VOXELS = 100_000
-"""Foreground voxels of a case that they are taken from; of a larger foreground so many are drawn."""
+"""Largest number of foreground voxels of a case from which they are computed; of a larger foreground some are drawn."""
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
-"""Lower corner (inside) and upper corner (outside)."""
+"""Lower corner (inclusive) and upper corner (exclusive)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaseFacts:
-    """What is remembered of a case once its arrays are out of memory."""
+    """The facts of a case that are kept without its arrays."""
 
     name: str
     shape: tuple[int, ...]
     """Voxels per axis as stored."""
     spacing: tuple[float, ...]
-    """mm per voxel and axis."""
+    """Size of a voxel in mm per axis."""
     box: Box
-    """Of the voxels that are not zero in every channel, and of the foreground; the whole case when there are none."""
+    """Box of the voxels that are not zero in some channel, and of the foreground; the whole case if there are none."""
     class_voxels: tuple[int, ...]
-    """By class, background first."""
+    """Number of voxels by class, background first."""
     thickness: tuple[Thickness | None, ...]
-    """By class; None for the background and for classes that the case does not show."""
+    """Thickness by class; None for the background and for classes that the case does not show."""
     intensities: tuple[tuple[float, ...], ...]
-    """Per channel ``N_QUANTILES`` evenly spaced quantiles of the foreground, in an order of which any beginning is a
+    """``N_QUANTILES`` evenly spaced quantiles of the foreground per channel, in an order in which the first n are a
     fair sample; none without foreground."""
     ranges: tuple[tuple[float, float], ...]
-    """Per channel the lowest and the highest value of the whole case."""
+    """Lowest and highest value of the whole case per channel."""
 
     @property
     def cropped_shape(self) -> tuple[int, ...]:
-        """Size of the box."""
+        """The size of the box in voxels."""
         lower, upper = self.box
         return tuple(high - low for low, high in zip(lower, upper, strict=True))
 
     @property
     def crop(self) -> tuple[slice, ...]:
-        """What cuts the box out of an array ``[*spatial]``."""
+        """The index of the box in an array ``[*spatial]``."""
         return tuple(slice(low, high) for low, high in zip(*self.box, strict=True))
 
     @classmethod
@@ -70,7 +70,7 @@ class CaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class Intensities:
-    """Of the training cases' foreground in one channel; every case counts alike."""
+    """Statistics of the training cases' foreground in one channel, in which every case has the same weight."""
 
     mean: float
     std: float
@@ -82,41 +82,43 @@ class Intensities:
 
     @classmethod
     def of(cls, values: npt.NDArray[np.float64]) -> Self:
+        """The statistics of ``values``."""
         low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
         return cls(float(values.mean()), float(values.std()), float(median), float(low), float(high))
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What the training cases have in common."""
+    """The fingerprint of a dataset, from its training cases."""
 
     shapes: tuple[tuple[int, ...], ...]
-    """Of every training case after cropping, in voxels."""
+    """Shape in voxels of every training case after cropping."""
     spacings: tuple[tuple[float, ...], ...]
-    """Of every training case, mm per voxel and axis."""
+    """Spacing in mm per voxel and axis of every training case."""
     kept_share: float
     """Median share of a case's voxels that cropping leaves."""
     intensities: tuple[Intensities, ...]
-    """By channel."""
+    """Statistics of the foreground by channel."""
     class_voxels: tuple[int, ...]
-    """By class: voxels in all training cases together."""
+    """Number of voxels in all training cases by class."""
     class_cases: tuple[int, ...]
-    """By class: training cases that show it."""
+    """Number of training cases that show each class."""
     thickness: tuple[Thickness | None, ...]
-    """By class, over the training cases that show it; None for the background and where there are none."""
+    """Thickness by class over the training cases that show it; None for the background and where there are none."""
 
     @property
     def n_cases(self) -> int:
+        """The number of training cases."""
         return len(self.shapes)
 
     @property
     def median_shape(self) -> tuple[float, ...]:
-        """Voxels per axis after cropping, at the cases' own spacings."""
+        """Median of the voxels per axis after cropping, at the cases' own spacings."""
         return tuple(float(n) for n in np.median(np.asarray(self.shapes), axis=0))
 
     @property
     def median_spacing(self) -> tuple[float, ...]:
-        """mm per voxel and axis."""
+        """Median of the mm per voxel and axis."""
         return tuple(float(mm) for mm in np.median(np.asarray(self.spacings), axis=0))
 
     @classmethod
@@ -127,9 +129,9 @@ class Fingerprint:
 
 
 def survey(case: RawCase, name: str, n_classes: int, *, in_slices: bool = False) -> CaseFacts:
-    """The facts of one case; the same case gives the same facts. Raises DataError on a label that no class has.
+    """The facts of one case, which depend on the case alone. Raises DataError on a label that no class has.
 
-    ``in_slices`` asks for the thickness that structures have in the slices of a volume, across its coarsest axis.
+    With ``in_slices`` the thickness is that of structures in the slices of a volume, across its coarsest axis.
     """
     label = case.label
     # Plane by plane, because bincount works on a copy of eight bytes a voxel.
@@ -156,8 +158,8 @@ def survey(case: RawCase, name: str, n_classes: int, *, in_slices: bool = False)
     )
 
 
-def seen_unlabelled(image: Image, spacing: Sequence[float], name: str) -> CaseFacts:
-    """What is known of a case without a label map, which is enough to prepare its image."""
+def survey_image(image: Image, spacing: Sequence[float], name: str) -> CaseFacts:
+    """The facts of an image without a label map, which are enough to prepare it."""
     occupied = image[0] != 0
     for channel in image[1:]:
         occupied |= channel != 0
@@ -165,7 +167,7 @@ def seen_unlabelled(image: Image, spacing: Sequence[float], name: str) -> CaseFa
 
 
 def fingerprint(training: Sequence[CaseFacts]) -> Fingerprint:
-    """Of the training cases. Raises DataError when none of them shows any foreground."""
+    """The fingerprint of the training cases. Raises DataError where none of them shows any foreground."""
     samples = [[channel for channel in facts.intensities if channel] for facts in training]
     with_foreground = [channels for channels in samples if channels]
     if not with_foreground:
@@ -190,7 +192,7 @@ def fingerprint(training: Sequence[CaseFacts]) -> Fingerprint:
 
 
 def coarsest_axis(spacing: Sequence[float]) -> int:
-    """The axis with the longest voxels; the last of several, which is where scanners put their slices."""
+    """The axis with the longest voxels; the last of equals, which is mostly that of a scanner's slices."""
     longest = max(spacing)
     return max(axis for axis, mm in enumerate(spacing) if math.isclose(mm, longest, rel_tol=1e-3))
 
@@ -200,7 +202,7 @@ def _thickness(data: Sequence[dict[str, float] | None]) -> tuple[Thickness | Non
 
 
 def _box(mask: npt.NDArray[np.bool_]) -> Box:
-    """Of the true voxels; of all when there are none."""
+    """The box of the true voxels; the whole mask if there are none."""
     lower, upper = [], []
     for axis, n in enumerate(mask.shape):
         others = tuple(other for other in range(mask.ndim) if other != axis)
@@ -211,7 +213,7 @@ def _box(mask: npt.NDArray[np.bool_]) -> Box:
 
 
 def _quantiles(image: npt.NDArray[np.float32], voxels: npt.NDArray[np.intp]) -> tuple[tuple[float, ...], ...]:
-    """Per channel those of the values at the voxels."""
+    """Quantiles of the values at the voxels, per channel."""
     if not voxels.size:
         return ((),) * len(image)
     if voxels.size > MAX_VOXELS:

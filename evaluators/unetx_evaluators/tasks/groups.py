@@ -1,4 +1,4 @@
-"""Which cases belong together: one patient's scans, one slide's tiles. They must not stand on both sides of a split."""
+"""Groups of cases that a split must not separate, such as the scans of a patient or the tiles of a slide."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from unetx_evaluators.tasks.sources.base import listed
 from unetx_space.errors import unknown_name
 
 CASE_COLUMN = "case"
-"""Names the cases in a CSV file; without it, the first column does."""
+"""The column of a CSV file that names the cases; without it, the first one does."""
 
 _TABLE = re.compile(r"(?P<file>.+\.[ct]sv):(?P<column>[^:]+)", re.IGNORECASE)
 
 
 def groups_of(names: Sequence[str], group_by: str) -> dict[str, str]:
-    """The group of every case: by a regular expression on its name, or by a column of ``FILE.csv:COLUMN``.
+    """The group of every case, by a regular expression on its name, or by a column given as ``FILE.csv:COLUMN``.
 
-    Of the expression, the first bracket counts, or the whole match if there is none. Raises DataError when a case is
-    left without a group.
+    A group is the expression's first capturing group, or the whole match if it has none. Raises DataError where a case
+    has no group.
     """
     table = _TABLE.fullmatch(group_by)
     groups = _from_table(Path(table["file"]), table["column"]) if table else _from_names(names, group_by)

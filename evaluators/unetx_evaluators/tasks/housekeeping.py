@@ -1,6 +1,6 @@
-"""What lies in a cache, and how to get rid of it.
+"""Listing and removing the folders of a cache.
 
-Only folders that carry our tag are ever listed or removed, and none that a living process prepares or uses.
+Only folders with our tag are ever listed or removed, and none is removed that a living process prepares or uses.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from unetx_evaluators.tasks.cache import FORMAT, MANIFEST, CacheFolder, discard,
 
 
 class CacheState(StrEnum):
-    """What a folder in a cache is good for."""
+    """The state of a folder in a cache."""
 
-    CURRENT = "current"  # complete, and the dataset's files are as they were
+    CURRENT = "current"  # complete, and the dataset's files are unchanged
     STALE = "stale"  # complete, but the dataset was changed, moved or deleted since
-    UNFINISHED = "unfinished"  # a preparation was ended on the way; the next one goes on from it
+    UNFINISHED = "unfinished"  # a preparation was interrupted; the next one resumes it
     DAMAGED = "damaged"  # its manifest cannot be read, or is of another version of this program
     IN_USE = "in use"  # a living process prepares it or trains on it
 
@@ -33,19 +33,20 @@ class CacheEntry:
     folder: Path
     state: CacheState
     n_bytes: int
-    """What removing it would free."""
+    """Size of its files."""
     origin: str
-    """Where its data came from; empty where that cannot be read."""
+    """Origin of its data; empty where that cannot be read."""
     last_used: datetime
-    """UTC."""
+    """Time of the last use, in UTC."""
 
     @property
     def name(self) -> str:
+        """The folder's name."""
         return self.folder.name
 
 
-def cached(cache: Path | str) -> tuple[CacheEntry, ...]:
-    """Everything of ours in a cache, by name; nothing where there is none. Files are counted, not checked."""
+def cache_entries(cache: Path | str) -> tuple[CacheEntry, ...]:
+    """All folders of ours in a cache, by name; none where there is no such folder. Files are not checked."""
     root = Path(cache)
     folders = sorted(root.iterdir()) if root.is_dir() else []
     entries = []
@@ -58,8 +59,8 @@ def cached(cache: Path | str) -> tuple[CacheEntry, ...]:
     return tuple(entries)
 
 
-def remove(entry: CacheEntry) -> int:
-    """Delete a folder and say how many bytes that freed. DataError while somebody prepares or uses it."""
+def remove_entry(entry: CacheEntry) -> int:
+    """Remove a folder, and return the number of bytes freed. Raises DataError while a process prepares or uses it."""
     place = _place(entry.folder)
     with place.locked():
         if is_in_use(entry.folder):

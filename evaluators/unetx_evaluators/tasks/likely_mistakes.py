@@ -1,4 +1,4 @@
-"""What is allowed and yet most often a mistake: told as warnings, before a night is spent on it."""
+"""Warnings on properties of a dataset that are allowed, but mostly mistakes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from unetx_evaluators.tasks.preprocessing import in_mm
 from unetx_evaluators.tasks.sources.base import listed
 
 FAR = 5.0
-"""From the median spacing along an axis, as a factor either way."""
+"""Factor to the median spacing along an axis, either way, from which on a spacing is suspicious."""
 MOST = 0.8
-"""Share of foreground above which it is perhaps the background."""
+"""Share of foreground voxels above which masks may be inverted."""
 
 _NOT_MEANT = frozenset(("ignore", "ignored", "void", "dontcare", "unlabeled", "unlabelled", "unannotated", "unknown"))
-"""Names of what is no class, without their spaces and signs."""
+"""Names, without spaces and punctuation, which mostly do not mean a class."""
 
 
 def suspicions(classes: Sequence[str], channels: Sequence[str], facts: Mapping[str, CaseFacts]) -> list[str]:
-    """Sentences on classes and cases, each with the way out."""
+    """Warnings on classes and cases, each with a remedy."""
     return [
         *_odd_classes(classes),
         *_far_spacings(facts),

@@ -1,11 +1,11 @@
-"""One function over many cases, in several processes, answers in order.
+"""A parallel map over cases, in several processes, with results in order.
 
-Memory does not grow with the number of cases: no worker runs further ahead of the answers than a few cases, and large
-results belong on disk. Each worker is an executor of one process, so that one that dies (out of memory, most often)
-costs its case and is replaced; when this process ends, however it ends, its workers end within the moment.
+Memory does not grow with the number of cases: workers are no more than a few cases ahead of the results that were read,
+and large results belong on disk. Each worker is an executor of one process, so that one that dies (mostly out of
+memory) costs its case and is replaced; when this process ends, for whatever reason, its workers end at once.
 
-Workers come from a fork server where the system has one: it imports the readers once, so that four workers are up in
-2.8 s where spawned ones take 5.6 s and five times the memory (two cores), and unlike a plain fork it is safe beside
+Workers come from a fork server where the system has one: it imports the readers once, so that four workers start in
+2.8 s where spawned ones take 5.6 s and five times the memory (two cores), and unlike a plain fork it is safe with
 threads.
 """
 
@@ -28,39 +28,39 @@ from typing import Any, Self, TypeVar
 
 from unetx_evaluators.evaluation import DataError, DataErrors
 from unetx_evaluators.host_cores import usable_cores
-from unetx_evaluators.signals import ignore_signals, signals_held_back
+from unetx_evaluators.signals import ignore_signals, signals_blocked
 
 T = TypeVar("T")
 
 PRELOADED = ("monai.data",)
-"""Imported once for all workers: it takes seconds, and every reader needs it."""
+"""Modules that the fork server imports for all workers: it takes seconds, and every reader needs them."""
 
 BYTES_PER_WORKER = 16 * 2**20
-"""Of files. Reading, surveying and preparing that much takes one process about as long as a worker takes to start."""
+"""Size of the files whose reading, survey and preparation takes one process about as long as a worker's start."""
 
-LOOK_EVERY_S = 1.0
-"""A Ctrl-C that comes as a wait begins would only be noticed at its end."""
+POLL_S = 1.0
+"""Longest wait in seconds: a Ctrl-C that comes as a wait begins is only noticed at its end."""
 
 AHEAD = 4
-"""Cases per worker that may be done before the one whose turn it is."""
+"""Largest number of cases per worker that are submitted before the oldest result is read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """A case that could not be done, and why."""
+class FailedCase:
+    """The errors on a case for which the function failed."""
 
     errors: tuple[DataError, ...]
 
 
 def n_workers_for(n_bytes: int, n_cases: int) -> int:
-    """How many processes that much reading deserves; 1 is this one alone."""
+    """The number of processes that pay for this much reading; 1 is this process alone."""
     return max(1, min(usable_cores(), n_cases, n_bytes // BYTES_PER_WORKER))
 
 
 class Workers:
-    """``n`` processes, started with the first work; with one, everything is done in this process.
+    """``n`` worker processes, started at the first ``map``; a single one means this process.
 
-    A context manager: at its end all processes have ended.
+    It is a context manager, at whose end all processes have ended.
     """
 
     def __init__(self, n: int) -> None:
@@ -73,31 +73,31 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._end(self._workers)
 
-    def map(self, function: Callable[[str], T], names: Sequence[str]) -> Iterator[tuple[str, T | Failed]]:
-        """What ``function`` gives for every name, in the order of the names; what it raises as DataError is Failed.
+    def map(self, function: Callable[[str], T], names: Sequence[str]) -> Iterator[tuple[str, T | FailedCase]]:
+        """Yield every name with ``function(name)``, in order; where that raises DataError, with a FailedCase.
 
-        ``function`` is picklable. Anything else it raises is a bug and is raised here, as RuntimeError with the
-        worker's traceback.
+        ``function`` must be picklable. Any other error is a bug and is raised here, as RuntimeError with the worker's
+        traceback.
         """
         if self._n == 1:
             yield from ((name, _attempt(function, name)) for name in names)
             return
         pickled, waiting = pickle.dumps(function), deque(names)
-        out: deque[tuple[str, _Worker, Future[T | Failed]]] = deque()
+        submitted: deque[tuple[str, _Worker, Future[T | FailedCase]]] = deque()
         try:
-            while waiting or out:
-                while waiting and len(out) < AHEAD * self._n and (worker := self._free()) is not None:
+            while waiting or submitted:
+                while waiting and len(submitted) < AHEAD * self._n and (worker := self._free()) is not None:
                     name = waiting.popleft()
-                    out.append((name, worker, worker.take(pickled, name)))
-                undone = [out[0][2], *(future for *_, future in out if not future.done())]
-                wait(undone, LOOK_EVERY_S, return_when=FIRST_COMPLETED)
-                while out and out[0][2].done():
-                    yield out[0][0], self._answer(*out.popleft())
+                    submitted.append((name, worker, worker.submit(pickled, name)))
+                unfinished = [submitted[0][2], *(future for *_, future in submitted if not future.done())]
+                wait(unfinished, POLL_S, return_when=FIRST_COMPLETED)
+                while submitted and submitted[0][2].done():
+                    yield submitted[0][0], self._result(*submitted.popleft())
         finally:
             self._end([worker for worker in self._workers if worker.is_busy])
 
     def _free(self) -> _Worker | None:
-        """A worker without work, which may be a new one."""
+        """An idle worker, which may be a new one; None where all are busy."""
         for worker in self._workers:
             if not worker.is_busy and not worker.has_died:
                 return worker
@@ -107,7 +107,7 @@ class Workers:
         self._workers.append(_Worker())
         return self._workers[-1]
 
-    def _answer(self, name: str, worker: _Worker, future: Future[T | Failed]) -> T | Failed:
+    def _result(self, name: str, worker: _Worker, future: Future[T | FailedCase]) -> T | FailedCase:
         try:
             return future.result()
         except BrokenProcessPool:
@@ -115,7 +115,7 @@ class Workers:
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
             raise RuntimeError(f"case {name}: a worker process failed:\n{trace}") from error
-        return Failed(
+        return FailedCase(
             (
                 DataError(
                     f"case {name}: the process that read it died ({how}); most often the memory was full: use fewer "
@@ -131,21 +131,21 @@ class Workers:
 
 
 class _Worker:
-    """A process and what it is doing."""
+    """A worker process and its last task."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context(
             "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         )
         context.set_forkserver_preload(list(PRELOADED))  # of no effect on a process that is spawned
-        self._executor = ProcessPoolExecutor(1, context, _begin)
+        self._executor = ProcessPoolExecutor(1, context, _init_worker)
         before = multiprocessing.active_children()
-        with signals_held_back():  # also for the fork server, which imports for seconds
+        with signals_blocked():  # also for the fork server, which imports for seconds
             self._future: Future[Any] = self._executor.submit(os.getpid)
         (self.process,) = (child for child in multiprocessing.active_children() if child not in before)
 
-    def take(self, pickled: bytes, name: str) -> Future[Any]:
-        """Do a case; the answer, or what came instead."""
+    def submit(self, pickled: bytes, name: str) -> Future[Any]:
+        """Start on a case."""
         try:
             self._future = self._executor.submit(_call, pickled, name)
         except BrokenProcessPool as error:  # it died between two cases
@@ -155,16 +155,16 @@ class _Worker:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the answer to the last case is still to come; starting is no work."""
+        """Whether the result of the last case is pending; starting does not count."""
         return not self._future.done()
 
     @property
     def has_died(self) -> bool:
-        """Whether its process ended in the middle of its last case."""
+        """Whether the process ended during its last case."""
         return self._future.done() and isinstance(self._future.exception(), BrokenProcessPool)
 
     def end(self) -> str:
-        """End the process, if it lives; how it ended, in words."""
+        """End the process, if it lives, and return a text on how it ended."""
         if not self.has_died:
             self.process.kill()
         self._executor.shutdown(cancel_futures=True)
@@ -172,8 +172,8 @@ class _Worker:
         return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def _begin() -> None:
-    """A worker leaves signals to its parent, and ends with it even in the middle of a case: nobody waits any more."""
+def _init_worker() -> None:
+    """Leave signals to the parent, and end with it even during a case."""
     ignore_signals()
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -186,7 +186,7 @@ def _begin() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-@lru_cache(maxsize=1)  # a source with all its files is not unpacked again for every case
+@lru_cache(maxsize=1)  # so that a source with all its files is not unpickled again for every case
 def _unpickled(pickled: bytes) -> Any:
     return pickle.loads(pickled)
 
@@ -195,15 +195,15 @@ def _call(pickled: bytes, name: str) -> Any:
     return _attempt(_unpickled(pickled), name)
 
 
-def _attempt(function: Callable[[str], T], name: str) -> T | Failed:
+def _attempt(function: Callable[[str], T], name: str) -> T | FailedCase:
     try:
         return function(name)
     except DataErrors as several:
-        return Failed(several.errors)
+        return FailedCase(several.errors)
     except DataError as error:
-        return Failed((error,))
+        return FailedCase((error,))
     except MemoryError as error:
-        return Failed(
+        return FailedCase(
             (
                 DataError(
                     f"case {name}: there is not enough memory for it ({error or 'it broke off'}); free memory, cut the "

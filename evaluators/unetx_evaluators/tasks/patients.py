@@ -1,14 +1,14 @@
-"""Names that look like several cases of one patient, and the ``--group-by`` that keeps these together.
+"""Detection of names that look like several cases of one patient, and the ``--group-by`` that keeps these together.
 
-A name is cut in two: a stem that stands for the patient, and a rest that counts within one, as in
-``patient012 | frame01``, ``sub-03 | ses-1``, ``Image_07 | L`` or, the other way round, ``left | 012``. A cut counts
-where it fits all names and
+A name is cut in two: a stem that identifies the patient, and a rest that counts within one, as in
+``patient012 | frame01``, ``sub-03 | ses-1``, ``Image_07 | L`` or, the other way round, ``left | 012``. A cut is
+plausible where it fits all names and
 
 - there are several stems, numbered and not by a date alone, and several cases share one;
-- the rest says which part of one patient's images it is (a side, a frame, a visit, a slice), or is at least a number
-  that begins anew with every stem, as running numbers over a whole dataset do not.
+- the rest names a part of one patient's images (a side, a frame, a visit, a slice), or is at least a number that begins
+  anew with every stem, as running numbers over a whole dataset do not.
 
-So ``slice_00 .. slice_29``, ``hippocampus_001`` and hashes do not count, nor what sorts cases by site, fold or year.
+So ``slice_00 .. slice_29``, ``hippocampus_001`` and hashes do not count, nor numbers of sites, folds or years.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _SIDES_AND_TIMES = _words("""
     left right l r lt rt od os lh rh lcc rcc lmlo rmlo cc mlo ed es systole diastole
     pre post baseline bl followup fu before after rescan retest
 """)
-"""Words that alone say which of one patient's images it is."""
+"""Words that alone name one of a patient's images."""
 _COUNTED = _words("""
     frame fr f slice sl slc s z section sec bscan visit vis v tp timepoint time t day d week wk month mo m followup fu
     session ses series ser acq echo phase ph run rep repeat view
 """)
-"""Words that say so together with a number."""
+"""Words that name one of a patient's images together with a number."""
 _SORTING = _words("""
     site center centre hospital clinic scanner vendor fold batch set dataset task split train training test testing val
     valid validation class grade group cohort version release year challenge stage
 """)
-"""Words before a number that stands for many patients."""
+"""Words before the number of a set of many patients."""
 _PIECES = _words("row col x y z tile patch crop roi slice frame visit tp timepoint day week month session")
-"""Words before a number that stands for less than a patient."""
+"""Words before the number of a part of a patient's images."""
 _PATIENT = _words("patient pat pt sub subj subject case id pid person participant volunteer animal mouse rat")
-"""Words that begin a patient, and so no part of one."""
+"""Words before the number of a patient."""
 _LETTERS = "abcdef"
 
 _FIELD = re.compile(r"[^-_. ]+")
@@ -57,21 +57,21 @@ _DATE = re.compile(r"(?<![^\W_])(?:19|20)\d\d(?:[-_.]?[01]\d[-_.]?[0-3]\d)?(?![^
 _TOKEN = re.compile(r"\d+|[A-Za-z]+|[^A-Za-z\d]+")
 _MAX_PARTS = 3
 _MIN_REPEATED = 0.5
-"""Share of the numbers in the rests that come under several stems."""
+"""Smallest share of the rests that several stems have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patients:
-    """What the names tell."""
+    """The patients of cases, as their names suggest."""
 
     stems: Mapping[str, str]
-    """By case: what stands for the patient."""
+    """The part of the name that identifies the patient, by case."""
     expression: str
-    """A regular expression that finds the stems, and nothing that tells of a single one."""
+    """A regular expression that finds the stems, without the stem of any single patient."""
 
     @property
     def shared(self) -> dict[str, list[str]]:
-        """Stems of several cases, with these."""
+        """The names of the cases, by stem, of every stem with several cases."""
         members: dict[str, list[str]] = defaultdict(list)
         for name, stem in self.stems.items():
             members[stem].append(name)
@@ -79,23 +79,23 @@ class Patients:
 
     @property
     def flag(self) -> str:
-        """The option as a shell takes it."""
+        """The ``--group-by`` option, quoted for a shell."""
         plain = not set(self.expression) & set('$`\\!"')
         return f'--group-by "{self.expression}"' if plain else f"--group-by {shlex.quote(self.expression)}"
 
-    def torn(self, parts: Iterable[Sequence[str]]) -> list[str]:
-        """Stems whose cases stand in several of the ``parts``."""
+    def separated(self, parts: Iterable[Sequence[str]]) -> list[str]:
+        """The stems whose cases lie in several of the ``parts``."""
         counts = Counter(stem for part in parts for stem in {self.stems[name] for name in part})
         return sorted(stem for stem, count in counts.items() if count > 1)
 
 
 def patients_of(names: Sequence[str], *, spell: bool = True) -> Patients | None:
-    """The coarsest cut that counts; None where every case looks like a patient of its own.
+    """The patients by the coarsest plausible cut of the names; None where every case looks like a patient of its own.
 
     Unless ``spell``, the expression holds no word of the names.
     """
     for cut in _cuts([(name, list(_FIELD.finditer(name))) for name in sorted(names)]):
-        if cut.counts:
+        if cut.is_plausible:
             for expression in (cut.with_words() if spell else None, cut.expression):
                 if expression is not None and cut.is_found_by(expression):
                     return Patients(cut.stems, expression)
@@ -109,11 +109,11 @@ class _Cut:
     stems: Mapping[str, str]
     rests: Mapping[str, str]
     expression: str
-    """Finds the stems by their places in the names."""
+    """A regular expression that finds the stems by their positions in the names."""
     stem_first: bool = True
 
     @property
-    def counts(self) -> bool:
+    def is_plausible(self) -> bool:
         """Whether the stems look like patients and the rests like parts of one."""
         sizes = Counter(self.stems.values())
         shared = [stem for stem, n in sizes.items() if n > 1]
@@ -127,12 +127,12 @@ class _Cut:
         return len(shared) > 1 and all(map(_is_counted, rests)) and self._repeats(set(shared))
 
     def _repeats(self, shared: set[str]) -> bool:
-        """Numbers within one patient come again with the next."""
-        under: dict[str, set[str]] = defaultdict(set)
+        """Whether most rests occur with several stems."""
+        stems_of: dict[str, set[str]] = defaultdict(set)
         for name, rest in self.rests.items():
-            under[rest].add(self.stems[name])
+            stems_of[rest].add(self.stems[name])
         rests = [self.rests[name] for name, stem in self.stems.items() if stem in shared]
-        return sum(len(under[rest]) > 1 for rest in rests) >= _MIN_REPEATED * len(rests)
+        return sum(len(stems_of[rest]) > 1 for rest in rests) >= _MIN_REPEATED * len(rests)
 
     def with_words(self) -> str | None:
         """An expression that spells what all stems share, such as ``^(patient[0-9]+)``; None where they differ."""
@@ -150,7 +150,7 @@ class _Cut:
 
 
 def _cuts(names: Sequence[tuple[str, Sequence[re.Match[str]]]]) -> Iterator[_Cut]:
-    """From the longest rest to the shortest, then those whose rest comes first."""
+    """Yield all cuts, from the longest rest to the shortest, then those whose rest comes first."""
     counts = {len(fields) for _, fields in names}
     for n in range(1, max(counts, default=0) + 1):
         inside = _inside_field(names, n - 1)
@@ -172,7 +172,7 @@ def _cuts(names: Sequence[tuple[str, Sequence[re.Match[str]]]]) -> Iterator[_Cut
 
 
 def _inside_field(names: Sequence[tuple[str, Sequence[re.Match[str]]]], n: int) -> _Cut | None:
-    """``01L`` as 01 and L in the field ``n`` of all names."""
+    """The cut inside the field ``n`` of all names, like 01 and L in ``01L``; None where that does not fit all."""
     found = [(name, _NUMBER_FIRST.fullmatch(fields[n][0]) if n < len(fields) else None) for name, fields in names]
     starts = {name: fields[n].start() for name, fields in names if n < len(fields)}
     ends = {name: starts[name] + match.end(1) for name, match in found if match is not None}
@@ -190,7 +190,7 @@ def _times(expression: str, n: int) -> str:
 
 
 def _are_numbered(stems: Iterable[str]) -> bool:
-    """By more than dates, and not after a word for many patients."""
+    """Whether stems are numbered, by more than dates, and the number is that of a patient."""
     undated = {stem: _DATE.sub("", stem) for stem in stems}
     numbers = {"".join(re.findall(r"\d+", stem)) for stem in undated.values()}
     words = {match[1].casefold() for stem in undated.values() if (match := _LAST_WORD.search(stem))}
@@ -198,13 +198,13 @@ def _are_numbered(stems: Iterable[str]) -> bool:
 
 
 def _are_letters(rests: Sequence[str]) -> bool:
-    """a and b, perhaps more: scans of one patient, lettered."""
+    """Whether the rests are the letters a and b, perhaps more, for several scans of one patient."""
     found = {rest.casefold() for rest in rests}
     return {"a", "b"} <= found <= set(_LETTERS)
 
 
 def _says_itself(rest: str) -> bool:
-    """A side, a time, a frame, ...; perhaps further parts after it."""
+    """Whether the rest begins with a side, a time, a frame or the like."""
     parts = _parts(rest)
     if not parts or not _is_counted(rest):
         return False
@@ -213,7 +213,7 @@ def _says_itself(rest: str) -> bool:
 
 
 def _is_counted(rest: str) -> bool:
-    """Nothing but a few words with numbers, numbers, sides and times; nothing that begins a patient."""
+    """Whether the rest is a few numbers, words with numbers, sides and times, none of which is a patient's."""
     parts = _parts(rest)
     return 0 < len(parts) <= _MAX_PARTS and all(
         word not in _PATIENT | _SORTING and (bool(number) or word in _SIDES_AND_TIMES) for word, number in parts
@@ -221,9 +221,10 @@ def _is_counted(rest: str) -> bool:
 
 
 def _parts(rest: str) -> list[tuple[str, str]]:
-    """Words with the numbers after them: ``ses-1_run2`` is (ses, 1), (run, 2). Empty where there is anything else.
+    """The words of a rest with the numbers after them: ``ses-1_run2`` is (ses, 1), (run, 2); empty if it has other
+    parts.
 
-    A date is a day.
+    A date counts as a day.
     """
     parts: list[tuple[str, str]] = []
     for field in _FIELD.findall(_DATE.sub("day1", rest)):
@@ -238,7 +239,7 @@ def _parts(rest: str) -> list[tuple[str, str]]:
 
 
 def _spelled(tokens: Sequence[str]) -> str | None:
-    """The token itself where all are alike, else what kind they are; None where they are of several kinds."""
+    """The expression for tokens: the token itself where all are equal, else their kind; None for several kinds."""
     if len(set(tokens)) == 1:
         return re.escape(tokens[0]).replace(r"\-", "-").replace(r"\ ", " ")
     if all(token.isdecimal() and token.isascii() for token in tokens):

@@ -1,13 +1,13 @@
-"""From a source to a task: looked at, checked, prepared once, and found again by everybody who asks for the same.
+"""From a source to a task: it is examined, prepared once, and found in the cache by later requests.
 
-    names and split      known from the listing; with them the folder's name
-    complete there?      checked by size and checksum; what is damaged is prepared again
-    unfinished there?    its finished cases are taken over
-    otherwise            every case is read once (``examination``); any problem ends it here, nothing is written
-    then                 every case is read again, prepared, written; the folder takes its name
+    names and split          follow from the listing, and with them the folder's name
+    a complete folder        is checked by sizes and checksums, and damaged cases are prepared again
+    an unfinished folder     has finished cases, which are kept
+    without a folder         every case is read once (``examination``); any problem ends it here, nothing is written
+    then                     every case is read again, prepared, written; at last the folder gets its final name
 
-All of it under a lock: of two that ask together, one works and the other waits. Killed at any moment, the next start
-goes on.
+It holds a lock: of two processes with the same request, one works and the other waits. Killed at any moment, the next
+start continues.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from unetx_evaluators.evaluation import DataError
+from unetx_evaluators.tasks.basis import Basis, too_large
 from unetx_evaluators.tasks.cache import (
     FORMAT,
     MANIFEST,
@@ -37,16 +38,16 @@ from unetx_evaluators.tasks.cache import (
     WrittenCase,
     array_files,
     discard,
+    intact_cases,
     is_in_use,
     is_ours,
     read_json,
-    sound_cases,
-    usable,
+    reporting_write_errors,
     write_case,
 )
-from unetx_evaluators.tasks.examination import Basis, Examination, Request, concluded, examined, too_large
+from unetx_evaluators.tasks.examination import Examination, Request, conclude, examine_request
 from unetx_evaluators.tasks.options import TaskOptions
-from unetx_evaluators.tasks.parallel import Failed, Workers, n_workers_for
+from unetx_evaluators.tasks.parallel import FailedCase, Workers, n_workers_for
 from unetx_evaluators.tasks.privacy import Pseudonymous
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import Source, check_case_name
@@ -55,13 +56,13 @@ from unetx_evaluators.tasks.watching import NullWatcher, Phase, Watcher
 from unetx_space.files import write_whole
 
 BASIS = "basis.json"
-"""In an unfinished folder: what the survey found."""
+"""File in an unfinished folder with the result of the survey."""
 
 SPARE_BYTES = 4 * 2**20
-"""Asked of the disk beyond the arrays: headers, manifest, the blocks' last halves."""
+"""Disk space required beside the arrays, for headers, manifest and partly filled blocks."""
 
 UNSEEN = ("name", "source", "digest", "digests", "choices", "no_images", "originals", "max_steps", "alternatives")
-"""Fields of a task that no network can see, or that its arrays tell."""
+"""Fields of a task that are not part of its digest: no network sees them, or they follow from the arrays."""
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +75,10 @@ def prepare(
     n_workers: int | None = None,
     watcher: Watcher | None = None,
 ) -> Task:
-    """The task made of ``source`` as ``options`` say, its arrays in a folder of ``cache``; made now, or found there.
+    """The task made of ``source`` as ``options`` say, with arrays in a folder of ``cache``, prepared now or earlier.
 
-    ``n_workers`` processes work, None decides by the amount of work. Raises DataError (DataErrors for several), and
-    then leaves behind no more than finished cases, which the next start takes over.
+    ``n_workers`` processes work; None: as many as the amount of work justifies. Raises DataError (DataErrors for
+    several), and then leaves no more than finished cases, with which the next start continues.
     """
     watcher = watcher or NullWatcher()
     request = Request.of(source, options)
@@ -85,28 +86,28 @@ def prepare(
         log.warning(warning)
     with Workers(n_workers or n_workers_for(source.n_bytes, len(source.case_names))) as workers:
         if request.problems:
-            Problems(list(examined(request, workers, watcher).problems)).raise_all()
+            Problems(list(examine_request(request, workers, watcher).problems)).raise_all()
         key = _key(request)
         place = CacheFolder.of(Path(cache), source.name, key)
         with place.locked(watcher):
-            manifest, examination = _Preparing(request, key, place, workers, watcher).run()
+            manifest, examination = _PreparationRun(request, key, place, workers, watcher).run()
     for warning in examination.warnings[len(request.warnings) :]:
         log.warning(warning)
     return _task(place, manifest, examination, options)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What an earlier preparation has left in a cache."""
+class CachedTask:
+    """A task that an earlier preparation has left in a cache."""
 
     task: Task
     examination: Examination
 
 
-def kept(source: Source, cache: Path | str, options: TaskOptions) -> Kept | None:
-    """What ``prepare`` would find in the cache, arrays unchecked; None where it would have to work.
+def cached_task(source: Source, cache: Path | str, options: TaskOptions) -> CachedTask | None:
+    """The task that ``prepare`` would find in the cache, arrays unchecked; None where it would have to prepare cases.
 
-    Nothing is read but the listing and the manifest, and nothing is written.
+    Only the listing and the manifest are read, and nothing is written.
     """
     request = Request.of(source, options)
     if request.problems:
@@ -114,21 +115,21 @@ def kept(source: Source, cache: Path | str, options: TaskOptions) -> Kept | None
     key = _key(request)
     place = CacheFolder.of(Path(cache), source.name, key)
     manifest = _complete(place, key)
-    examination = None if manifest is None else concluded(request, manifest.basis)
+    examination = None if manifest is None else conclude(request, manifest.basis)
     if manifest is None or examination is None or examination.problems:
         return None
-    return Kept(_task(place, manifest, examination, options), examination)
+    return CachedTask(_task(place, manifest, examination, options), examination)
 
 
 def _complete(place: CacheFolder, key: str) -> Manifest | None:
-    """The manifest of a folder that is complete and of that key."""
+    """The manifest of a folder that is complete and has this key; None otherwise."""
     manifest = Manifest.read(place.folder) if is_ours(place.folder) else None
     return manifest if manifest is not None and manifest.key == key else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Preparing:
-    """One preparation, alone with its folder."""
+class _PreparationRun:
+    """One preparation, which holds the lock of its folder."""
 
     request: Request
     key: str
@@ -140,9 +141,9 @@ class _Preparing:
         folder = self.place.folder
         manifest = _complete(self.place, self.key)
         if manifest is not None:
-            examination = concluded(self.request, manifest.basis)
+            examination = conclude(self.request, manifest.basis)
             Problems(list(examination.problems)).raise_all()
-            if self._mend(manifest):
+            if self._repair(manifest):
                 os.utime(folder / MANIFEST)  # last used
                 return manifest, examination
         if is_in_use(folder):
@@ -150,14 +151,14 @@ class _Preparing:
                 f"{folder}: has to be prepared anew, but a search that is running uses it; wait for it, or stop it"
             )
         discard(folder)
-        return self._make()
+        return self._prepare()
 
-    def _mend(self, manifest: Manifest) -> bool:
-        """Prepare damaged cases again; False when that does not give the arrays that were there."""
+    def _repair(self, manifest: Manifest) -> bool:
+        """Prepare damaged cases again; False where that does not give the same arrays as before."""
         folder = self.place.folder
-        _sweep(folder)
-        sound = sound_cases(folder, manifest.cases, self.watcher)
-        damaged = [name for name in manifest.cases if name not in sound]
+        _remove_temporary_files(folder)
+        intact = intact_cases(folder, manifest.cases, self.watcher)
+        damaged = [name for name in manifest.cases if name not in intact]
         for name in damaged:
             log.warning("%s: case %s is damaged; it is prepared anew", folder, name)
         for case in self._written(folder, manifest.basis, damaged):
@@ -166,20 +167,20 @@ class _Preparing:
                 return False
         return True
 
-    def _make(self) -> tuple[Manifest, Examination]:
+    def _prepare(self) -> tuple[Manifest, Examination]:
         part = self.place.part
-        basis, done = self._left_over()
+        basis, done = self._unfinished()
         if basis is not None:
-            examination = concluded(self.request, basis)
+            examination = conclude(self.request, basis)
         else:
-            examination = examined(self.request, self.workers, self.watcher)
+            examination = examine_request(self.request, self.workers, self.watcher)
         Problems(list(examination.problems)).raise_all()
         basis = examination.basis
         assert basis is not None
         missing = [name for name in basis.facts if name not in done]
         Problems(too_large(self.request.source, basis, missing)).raise_all()
         self._check_space(basis, missing)
-        with usable(part):
+        with reporting_write_errors(part):
             self._begin(basis, done)
             with (part / WRITTEN).open("a", encoding="utf-8") as finished:
                 for case in self._written(part, basis, missing, n_done=len(done)):
@@ -189,21 +190,21 @@ class _Preparing:
             self._check_unchanged()
             return self._finish(basis, done), examination
 
-    def _left_over(self) -> tuple[Basis | None, dict[str, WrittenCase]]:
-        """What an earlier preparation that was ended on the way has found out and written."""
+    def _unfinished(self) -> tuple[Basis | None, dict[str, WrittenCase]]:
+        """The basis and the written cases of an earlier preparation that did not finish."""
         part = self.place.part
         data = read_json(part / BASIS) if is_ours(part) else None
         if data is None or (data["format"], data["key"]) != (FORMAT, self.key):
             discard(part)
             return None, {}
-        _sweep(part)
+        _remove_temporary_files(part)
         written: dict[str, WrittenCase] = {}
         lines = (part / WRITTEN).read_text(encoding="utf-8").splitlines() if (part / WRITTEN).is_file() else []
-        with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut off ends them
+        with suppress(ValueError, KeyError, TypeError):  # the last line may be incomplete after a kill
             for line in lines:
                 case = WrittenCase.from_json(json.loads(line))
                 written[case.name] = case
-        return Basis.from_json(data["basis"]), sound_cases(part, written, self.watcher) if written else {}
+        return Basis.from_json(data["basis"]), intact_cases(part, written, self.watcher) if written else {}
 
     def _check_space(self, basis: Basis, missing: list[str]) -> None:
         n_bytes = basis.n_bytes(missing, len(self.request.source.channels))
@@ -235,13 +236,13 @@ class _Preparing:
             self.watcher.on_case()
         write = partial(write_case, self.request.source, basis, folder)
         for _, case in self.workers.map(write, names):
-            if isinstance(case, Failed):
+            if isinstance(case, FailedCase):
                 raise case.errors[0]
             yield case
             self.watcher.on_case()
 
     def _check_unchanged(self) -> None:
-        """The arrays are those of the files as they were when the key was made."""
+        """Raise DataError if the source's files were changed since the key was computed."""
         try:
             changed = _key(self.request) != self.key
         except OSError:  # a file is gone
@@ -264,8 +265,8 @@ class _Preparing:
         return manifest
 
 
-def _sweep(folder: Path) -> None:
-    """Remove files that somebody was writing when he was killed; under the lock there is nobody else."""
+def _remove_temporary_files(folder: Path) -> None:
+    """Remove files that a killed process was writing; the lock excludes living ones."""
     for left in folder.glob("*/*.tmp"):
         left.unlink(missing_ok=True)
 
@@ -275,7 +276,7 @@ def _line(case: WrittenCase) -> str:
 
 
 def _key(request: Request) -> str:
-    """SHA-256 over all that the arrays depend on: equal keys mean that preparing again would give the same."""
+    """SHA-256 over all that the arrays depend on: with an equal key, preparation would give equal arrays."""
     assert request.splits is not None
     for name in request.source.case_names:
         check_case_name(name, Path(name))
@@ -315,7 +316,7 @@ def _task(place: CacheFolder, manifest: Manifest, examination: Examination, opti
         no_images=options.no_images,
         originals=manifest.basis.originals,
     )
-    # What a network can see; the dataset's name and whereabouts do not count.
+    # The digest covers what a network can see, and not the dataset's name and location.
     facts = {field: value for field, value in task.to_json().items() if field not in UNSEEN}
     cases = sorted(manifest.cases.values(), key=lambda case: case.name)
     arrays = sorted([case.name, *(array.sha256 for array in case.arrays)] for case in cases)
@@ -328,7 +329,7 @@ def _task(place: CacheFolder, manifest: Manifest, examination: Examination, opti
 
 
 def with_splits(task: Task, splits: Splits) -> Task:
-    """The task with its cases divided otherwise; its arrays are those that were prepared for the first division."""
+    """The task with another split; its arrays stay those that were prepared for the first one."""
     if splits == task.splits:
         return task
     return replace(task, splits=splits, digest=_sha256([task.digest, asdict(splits)]))

@@ -1,8 +1,8 @@
-"""From a case as stored to the arrays that training reads, and back.
+"""Preprocessing of cases into the arrays that training reads, and its inverse for label maps.
 
-After nnU-Net (Isensee et al., Nature Methods 18, 203-211, 2021; version 2), in its order: crop to the non-zero region,
-normalise, resample to the target spacing. Which spacing and which normalisation follows from the training cases and is
-kept in a ``Preparation``, so that a case of tomorrow is treated alike.
+It follows nnU-Net (Isensee et al., Nature Methods 18, 203-211, 2021; version 2), in its order: crop to the non-zero
+region, normalise, resample to the target spacing. Spacing and normalisation follow from the training cases and are kept
+in a ``Preparation``, so that later cases are treated alike.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from unetx_evaluators.tasks.sources.base import RawCase
 from unetx_evaluators.tasks.task import Image, Label, as_tuples
 
 COARSE_PERCENTILE = 10.0
-"""Of the spacings along a coarse axis: their median would throw slices away that some cases have."""
+"""Percentile of the spacings along a coarse axis that is the target: the median would lose slices that cases have."""
 
 MASKED_BELOW = 0.75
 """Median share of voxels left by cropping below which statistics are those of the non-zero region alone."""
 
-AS_IT_IS = ", so that nothing is resampled"
-"""Said of the median spacing where all cases have it."""
+NOT_RESAMPLED = ", so that nothing is resampled"
+"""Part of the reason for the median spacing where all cases have it."""
 
 MIN_SPACING, MAX_SPACING = 1e-6, 1e6
-"""mm; beyond lies a mistake."""
+"""Range of spacings in mm that are no mistake."""
 
 Scheme = Literal["ct", "case", "range", "rgb", "none"]
 
@@ -49,57 +49,58 @@ _SCHEME_OF_NAME: Mapping[str, Scheme] = {
     "rgb_to_0_1": "rgb",
     "nonorm": "none",
 }
-"""By the channel's name in small letters, as in nnU-Net; ``case`` for any other name."""
+"""Scheme by the channel's name in lower case, as in nnU-Net; ``case`` for any other name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelNormalisation:
-    """What is done to the intensities of a channel."""
+    """The normalisation of the intensities of a channel."""
 
     scheme: Scheme
     """``ct``: clipped to [low, high], then (x - mean) / std, all from the training cases' foreground. ``case``: z-score
-    of every case by itself. ``range``: every case to [0, 1]. ``rgb``: divided by 255. ``none``: left alone."""
+    of every case by itself. ``range``: every case to [0, 1]. ``rgb``: divided by 255. ``none``: unchanged."""
     mean: float = 0.0
     std: float = 1.0
     low: float | None = None
     high: float | None = None
     masked: bool = False
-    """``case`` only: mean and standard deviation of the non-zero region, and zeros stay outside."""
+    """Whether ``case`` uses mean and standard deviation of the non-zero region, outside of which zeros stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Everything that turns cases into arrays."""
+    """All parameters by which cases are turned into arrays."""
 
     dims: Literal[2, 3]
-    """Of the network."""
+    """Dimensions of the network."""
     spacing: tuple[float, ...]
-    """Target, mm per voxel and axis of the source; along ``slice_axis`` the median, which nothing is resampled to."""
+    """Target spacing in mm per voxel and axis of the source; along ``slice_axis`` the median, which is not a target."""
     slice_axis: int | None
-    """Where volumes are taken slice by slice: the axis that counts the slices. It comes first in the arrays."""
+    """The axis that counts the slices of volumes that are used slice by slice; it comes first in the arrays."""
     channels: tuple[ChannelNormalisation, ...]
     alternatives: tuple[tuple[float, ...], ...] = ()
-    """Spacings, as ``spacing`` is one, between which only training decides; none where the rules do."""
+    """Target spacings between which only training can decide; none where the rules do."""
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """For every choice a sentence."""
+    """A sentence for every choice, by its name."""
 
     @property
     def network_spacing(self) -> tuple[float, ...]:
-        """mm per voxel and axis of the network's input."""
+        """The mm per voxel and axis of the network's input."""
         return tuple(mm for axis, mm in enumerate(self.spacing) if axis != self.slice_axis)
 
     @property
     def is_masked(self) -> bool:
-        """Whether any channel is normalised within what is not zero."""
+        """Whether any channel is normalised within its non-zero region."""
         return any(channel.masked for channel in self.channels)
 
     @property
     def slice_spacing(self) -> float | None:
-        """mm from slice to slice; None where the network sees whole images."""
+        """The mm between slices; None where the network sees whole images."""
         return None if self.slice_axis is None else self.spacing[self.slice_axis]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
+        """The preparation of which ``data`` is the ``dataclasses.asdict``, read from JSON."""
         channels = tuple(ChannelNormalisation(**channel) for channel in data["channels"])
         spacings = {name: as_tuples(data[name]) for name in ("spacing", "alternatives")}
         return cls(**data | spacings | {"channels": channels})
@@ -108,7 +109,10 @@ class Preparation:
 def choose_preparation(
     fingerprint: Fingerprint, dims: Literal[2, 3], channels: Sequence[str], options: TaskOptions
 ) -> Preparation:
-    """For a source of ``dims`` dimensions and channels of these names. Raises DataError when options do not fit it."""
+    """The preparation for a source with ``dims`` dimensions and channels of these names.
+
+    Raises DataError where options do not fit the source.
+    """
     if options.dims == 3 and dims == 2:
         raise DataError("dims: 3 needs volumes, the data are 2D images; leave the option away, or set it to 2")
     network_dims = options.dims or dims
@@ -132,15 +136,15 @@ def prepared_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...
     return tuple(shape[axis] for axis in _slices_first(len(shape), preparation))
 
 
-def apply(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Image, Label]:
-    """A case's arrays: image ``[c, *spatial]`` float32, label ``[*spatial]`` uint8; ``[c, n, h, w]`` and ``[n, h, w]``
-    slice by slice."""
+def prepare_case(case: RawCase, facts: CaseFacts, preparation: Preparation) -> tuple[Image, Label]:
+    """The prepared image ``[c, *spatial]`` in float32 and label map ``[*spatial]`` in uint8 of a case; those of volumes
+    used slice by slice are ``[c, n, h, w]`` and ``[n, h, w]``."""
     image = prepared_image(case.image, facts, preparation, also_inside=case.label[facts.crop] != 0)
     return image, prepared_label(case.label, facts, preparation)
 
 
 def prepared_label(label: Label, facts: CaseFacts, preparation: Preparation) -> Label:
-    """The label map that ``apply`` gives."""
+    """The prepared label map of a case."""
     shape, separate = resampling_of(facts, preparation)
     resampled = resampled_label(label[facts.crop], shape, separate)
     return np.ascontiguousarray(np.moveaxis(resampled, preparation.slice_axis or 0, 0))
@@ -149,7 +153,7 @@ def prepared_label(label: Label, facts: CaseFacts, preparation: Preparation) -> 
 def prepared_image(
     image: Image, facts: CaseFacts, preparation: Preparation, *, also_inside: npt.NDArray[np.bool_] | None = None
 ) -> Image:
-    """The image that ``apply`` gives. ``also_inside`` are voxels of the box that count as not zero, as labelled ones do
+    """The prepared image of a case; ``also_inside`` are voxels of the box that count as non-zero, as labelled ones do
     in training."""
     image = image[:, *facts.crop]
     shape, separate = resampling_of(facts, preparation)
@@ -165,34 +169,35 @@ def prepared_image(
 
 
 def resampling_of(facts: CaseFacts, preparation: Preparation) -> tuple[tuple[int, ...], int | None]:
-    """The shape that a case is resampled to, in the order of the source's axes, and the axis that is treated by itself,
-    if one is."""
+    """The shape that a case is resampled to, in the order of the source's axes, and the axis that is resampled
+    separately, if any."""
     separate = _separate_axis(facts.spacing, _target(facts, preparation), preparation)
     return _resampled_shape(facts, preparation), separate
 
 
 def changes_grid(facts: CaseFacts, preparation: Preparation) -> bool:
-    """Whether a case's prepared voxels are others than those it was cropped to."""
+    """Whether preparation resamples a case."""
     return _resampled_shape(facts, preparation) != facts.cropped_shape
 
 
 def original_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, ...]:
-    """Shape of ``original_label``."""
+    """The shape of ``original_label``."""
     return tuple(facts.cropped_shape[axis] for axis in _slices_first(len(facts.shape), preparation))
 
 
 def original_spacing(facts: CaseFacts, preparation: Preparation) -> tuple[float, ...]:
-    """mm per voxel and axis of ``original_label``."""
+    """The mm per voxel and axis of ``original_label``."""
     return tuple(facts.spacing[axis] for axis in _slices_first(len(facts.shape), preparation))
 
 
 def original_label(case: RawCase, facts: CaseFacts, preparation: Preparation) -> Label:
-    """The label map on its own grid, cropped as ``apply`` crops it, the axes in the order of the prepared one."""
+    """The label map on its own grid, cropped as ``prepare_case`` crops it, with axes in the order of the prepared
+    one."""
     return np.ascontiguousarray(np.moveaxis(case.label[facts.crop], preparation.slice_axis or 0, 0))
 
 
 def restored_label(label: Label, facts: CaseFacts, preparation: Preparation) -> Label:
-    """A prepared or predicted label map on its source's grid; background where the case was cropped away."""
+    """A prepared or predicted label map, resampled to its source's grid, and background where the case was cropped."""
     on_axes = np.moveaxis(label, 0, preparation.slice_axis or 0)
     separate = _separate_axis(_target(facts, preparation), facts.spacing, preparation)
     whole = np.zeros(facts.shape, dtype=np.uint8)
@@ -201,7 +206,7 @@ def restored_label(label: Label, facts: CaseFacts, preparation: Preparation) -> 
 
 
 def normalised(channel: Image, how: ChannelNormalisation, inside: npt.NDArray[np.bool_] | None = None) -> Image:
-    """A new array ``[*spatial]``; ``inside`` is the non-zero region, asked for where ``how.masked``."""
+    """The normalised channel, a new array ``[*spatial]``; ``inside`` is the non-zero region, used if ``how.masked``."""
     values = channel.astype(np.float64)
     if how.scheme == "ct":
         np.clip(values, how.low, how.high, out=values)
@@ -216,7 +221,8 @@ def shifted(
     scale: float,
     inside: npt.NDArray[np.bool_] | None,
 ) -> Image:
-    """The last step of ``normalised``; overwrites ``values``."""
+    """The values, less ``shift`` and divided by ``scale``: the last step of ``normalised``, which changes
+    ``values``."""
     values -= shift
     values /= scale
     if how.masked and inside is not None:
@@ -225,7 +231,7 @@ def shifted(
 
 
 def shift_and_scale(region: npt.NDArray[np.float64], how: ChannelNormalisation) -> tuple[float, float]:
-    """What is subtracted and what then divides; 1 where all values are the same."""
+    """The shift and the scale of a channel's normalisation; the scale is 1 where all values are equal."""
     low, high = (float(region.min()), float(region.max())) if region.size else (0.0, 0.0)
     match how.scheme:
         case "ct":
@@ -241,7 +247,7 @@ def shift_and_scale(region: npt.NDArray[np.float64], how: ChannelNormalisation) 
 
 
 def _target(facts: CaseFacts, preparation: Preparation) -> tuple[float, ...]:
-    """The spacing a case is resampled to: its own from slice to slice."""
+    """The spacing that a case is resampled to, which between slices is its own."""
     return tuple(
         own if axis == preparation.slice_axis else target
         for axis, (own, target) in enumerate(zip(facts.spacing, preparation.spacing, strict=True))
@@ -253,7 +259,7 @@ def _resampled_shape(facts: CaseFacts, preparation: Preparation) -> tuple[int, .
 
 
 def _separate_axis(spacing: tuple[float, ...], target: tuple[float, ...], preparation: Preparation) -> int | None:
-    """Slices have nothing to do with each other; otherwise the spacings decide."""
+    """The axis that is resampled separately: that of slices, else the coarse axis by spacing, if any."""
     return coarse_axis(spacing, target) if preparation.slice_axis is None else preparation.slice_axis
 
 
@@ -266,7 +272,7 @@ def _slices_first(n_axes: int, preparation: Preparation) -> list[int]:
 def _choose_spacing(
     fingerprint: Fingerprint, slice_axis: int | None, options: TaskOptions
 ) -> tuple[tuple[float, ...], str]:
-    """Target spacing along every axis of the source, and why."""
+    """The target spacing along every axis of the source, and its reason."""
     median = fingerprint.median_spacing
     if options.spacing is not None:
         spacing = _checked_spacing(options.spacing, len(median))
@@ -276,7 +282,7 @@ def _choose_spacing(
     axis = coarsest_axis(median)
     if slice_axis is not None or not _is_coarse(axis, median, fingerprint.median_shape):
         are_alike = all(np.allclose(own, median, rtol=1e-3) for own in fingerprint.spacings)
-        alike = f", which all have{AS_IT_IS}" if are_alike else ""
+        alike = f", which all have{NOT_RESAMPLED}" if are_alike else ""
         why = f"median of {fingerprint.n_cases} training cases{alike}{_across(slice_axis, median)}"
         return median, f"{in_mm(median)}: {why}"
     along = [spacing[axis] for spacing in fingerprint.spacings]
@@ -290,7 +296,7 @@ def _choose_spacing(
 
 
 def _is_coarse(axis: int, spacing: Sequence[float], shape: Sequence[float]) -> bool:
-    """Longer voxels along the axis, and fewer of them, than along any other, both by a factor above three."""
+    """Whether voxels are longer along the axis, and fewer, than along any other, both by a factor above three."""
     others = [other for other in range(len(spacing)) if other != axis]
     return spacing[axis] > ANISOTROPY * max(spacing[other] for other in others) and ANISOTROPY * shape[axis] < min(
         shape[other] for other in others
@@ -311,14 +317,14 @@ def _across(slice_axis: int | None, median: Sequence[float]) -> str:
 
 
 def in_mm(spacing: Sequence[float]) -> str:
-    """A spacing in words."""
+    """A spacing as a text like ``1x1x2.5 mm``."""
     return "x".join(f"{mm:.4g}" for mm in spacing) + " mm"
 
 
 def _choose_normalisation(
     name: str, intensities: Intensities, fingerprint: Fingerprint, options: TaskOptions
 ) -> tuple[ChannelNormalisation, str]:
-    """Of one channel, and why."""
+    """The normalisation of a channel, and its reason."""
     if options.normalisation == "auto":
         scheme, chosen = _SCHEME_OF_NAME.get(name.strip().casefold(), "case"), "chosen by the channel's name"
     else:

@@ -1,7 +1,7 @@
-"""Neutral names for cases, so that nothing that leaves the cache tells whose data they are.
+"""Pseudonyms for cases, so that nothing outside of the cache identifies patients by name.
 
-Case names often hold initials, dates or record numbers. Under ``--pseudonyms`` they are replaced where the data come
-in; the key is kept in the cache alone. Names are all that is replaced: what an image shows stays as it is.
+Case names often hold initials, dates or record numbers. With ``--pseudonyms`` they are replaced as the source is read;
+the real names are kept in the cache alone. Only names are replaced, images are unchanged.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from unetx_evaluators.tasks.task import Splits
 
 @dataclass(frozen=True)
 class Pseudonymous:
-    """A source whose cases are called ``case_0001`` and so on, in an order that the hash of the real name decides.
+    """A source whose cases are called ``case_0001`` and so on, ordered by a hash of their real names.
 
-    Its problems and errors still name files: they are for the terminal of whoever can mend them.
+    Its problems and errors still name files: they are for the user, who has to correct them.
     """
 
     inner: Source
 
     @cached_property
     def real_names(self) -> dict[str, str]:
-        """By pseudonym."""
+        """The real name of each case by its pseudonym."""
         ordered = sorted(self.inner.case_names, key=lambda name: hashlib.sha256(name.encode()).digest())
         digits = max(4, len(str(len(ordered))))
         return {f"case_{number:0{digits}d}": name for number, name in enumerate(ordered, start=1)}
 
     def renamed(self, splits: Splits) -> Splits:
-        """A split of real names as one of pseudonyms, in an order of its own."""
+        """A split of real names as one of pseudonyms, in the same order."""
         pseudonyms = {real: pseudonym for pseudonym, real in self.real_names.items()}
         parts = {part: tuple(pseudonyms[name] for name in getattr(splits, part)) for part in PARTS}
         return replace(splits, **parts)
@@ -48,7 +48,7 @@ class Pseudonymous:
     classes: ClassVar[Any] = property(attrgetter("inner.classes"))
     problems: ClassVar[Any] = property(attrgetter("inner.problems"))
     warnings: ClassVar[tuple[str, ...]] = ()
-    """None of the source's own: they may name files, and reach reports."""
+    """Empty: the inner source's warnings may name files, and appear in reports."""
     n_bytes: ClassVar[Any] = property(attrgetter("inner.n_bytes"))
 
     @property

@@ -1,4 +1,4 @@
-"""Several things may be wrong with a dataset; they are collected, so that one look tells all."""
+"""Collection of everything that is wrong with a dataset, so that it is reported at once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from unetx_evaluators.evaluation import DataError, DataErrors
 
 @dataclass
 class Problems:
-    """What is wrong with a dataset, in the order it was found."""
+    """The errors of a dataset, in the order in which they were found."""
 
     found: list[DataError] = field(default_factory=list)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """A DataError raised inside ends the block, is kept, and goes no further."""
+        """Collect a DataError raised inside, which ends the block."""
         try:
             yield
         except DataErrors as several:
@@ -26,7 +26,7 @@ class Problems:
             self.found.append(error)
 
     def raise_all(self) -> None:
-        """The only one as it is, several as DataErrors; nothing when there is none."""
+        """Raise the only error as it is, or several as DataErrors; do nothing where there is none."""
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:

@@ -1,13 +1,12 @@
-"""From one grid to another of the same extent: images by cubic splines, label maps by the largest share of a voxel.
+"""Resampling to another grid of the same extent: images by cubic splines, label maps by the largest share of a voxel.
 
-After nnU-Net's default resampling (Isensee et al., Nature Methods 18, 203-211, 2021; version 2). Along an axis whose
-voxels are more than three times as long as those of the finest axis, neighbours have little to do with each other:
-there the nearest slice is taken, and each slice is resampled by itself. An array that has the wanted shape already
-comes back as it is.
+It follows nnU-Net's default resampling (Isensee et al., Nature Methods 18, 203-211, 2021; version 2). Along an axis
+whose voxels are more than three times as long as those of the finest axis, neighbours are barely correlated: there the
+nearest slice is taken, and each slice is resampled by itself. An array that already has the target shape is returned.
 
-Images come out as nnU-Net's to the bit. Label maps depart in one thing: nnU-Net gives a voxel to a class whose share is
-half or more, and to the background when there is none. Here the class with the largest share has it, so that places
-where several classes meet do not turn into background.
+Images equal nnU-Net's to the bit. Label maps differ in one respect: nnU-Net assigns a voxel to a class whose share is
+half or more, and else to the background. Here the class with the largest share has it, so that voxels where several
+classes meet do not become background.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from scipy import ndimage
 from unetx_evaluators.tasks.task import IGNORED, Image, Label
 
 ANISOTROPY = 3.0
-"""Ratio of the longest to the shortest voxel edge above which the longest axis is treated by itself."""
+"""Ratio of the longest to the shortest voxel edge above which the longest axis is resampled separately."""
 
 
 def coarse_axis(spacing: Sequence[float], target: Sequence[float]) -> int | None:
-    """The axis to resample by itself from ``spacing`` to ``target`` (mm); None when there is none, or several."""
+    """The axis to resample separately from ``spacing`` to ``target`` (mm); None if there is none, or several."""
     for lengths in (spacing, target):
         longest = max(lengths)
         if longest > ANISOTROPY * min(lengths):
@@ -36,7 +35,7 @@ def coarse_axis(spacing: Sequence[float], target: Sequence[float]) -> int | None
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, ...]:
-    """Voxels per axis at the spacing ``target`` (mm), at least one."""
+    """The number of voxels per axis, at least one, at the spacing ``target`` (mm)."""
     return tuple(max(1, round(n * mm / new)) for n, mm, new in zip(shape, spacing, target, strict=True))
 
 
@@ -92,16 +91,16 @@ def _splined(image: Image, shape: tuple[int, ...]) -> Image:
 
 
 def nearest_voxels(n: int, m: int) -> npt.NDArray[np.intp]:
-    """For each of ``m`` voxels the nearest of ``n`` over the same extent; in whole numbers, so that ties are exact."""
+    """The nearest of ``n`` voxels for each of ``m`` over the same extent, by integers, so that ties are exact."""
     return (2 * np.arange(m) + 1) * n // (2 * m)
 
 
 def _share(
     label: Label, value: int, box: tuple[slice, ...], shape: tuple[int, ...]
 ) -> tuple[tuple[slice, ...], npt.NDArray[np.float32]]:
-    """How much of each new voxel ``value`` has, by linear interpolation, and where these voxels lie.
+    """The slices of the new voxels that may hold ``value``, and its share of each, by linear interpolation.
 
-    Only the box that holds the value is looked at, with a voxel around it: many classes are small.
+    Only the box that holds the value is interpolated, with a margin of a voxel, since many classes are small.
     """
     scales = [n / m for n, m in zip(label.shape, shape, strict=True)]
     source = tuple(

@@ -1,4 +1,4 @@
-"""A split on disk: the user's own, or the one a study keeps beside it so that it never changes unnoticed."""
+"""Split files: the user's own, or the one that a study keeps so that its split never changes unnoticed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = tuple(field.name for field in fields(Splits))
 
 
 def read_splits(file: Path, names: Sequence[str]) -> Splits:
-    """The split in ``file``, of exactly the cases ``names``. Raises DataError."""
+    """The split in ``file``. Raises DataError where it is not one of exactly the cases ``names``."""
     splits = _read(file)
     counts = Counter(name for part in PARTS for name in getattr(splits, part))
     wrong = {
@@ -26,14 +26,14 @@ def read_splits(file: Path, names: Sequence[str]) -> Splits:
         "not in the dataset": sorted(set(counts) - set(names)),
         "in no part": sorted(set(names) - set(counts)),
     }
-    told = [f"{listed(found, 'case')} {problem}" for problem, found in wrong.items() if found]
-    if told:
-        raise DataError(f"{file}: a split names every case once; {'; '.join(told)}; mend the file")
+    faults = [f"{listed(cases, 'case')} {problem}" for problem, cases in wrong.items() if cases]
+    if faults:
+        raise DataError(f"{file}: a split names every case once; {'; '.join(faults)}; mend the file")
     return splits
 
 
 def write_splits(file: Path, splits: Splits) -> None:
-    """Written once: a file that is there already is compared, and another split refused with RequestError."""
+    """Write the split into ``file``; if it exists already, raise RequestError unless it holds this very split."""
     if file.exists():
         check_splits(file, splits)
         return
@@ -41,7 +41,7 @@ def write_splits(file: Path, splits: Splits) -> None:
 
 
 def check_splits(file: Path, splits: Splits) -> None:
-    """RequestError, naming what differs, unless ``file`` holds this very split. No file, no objection."""
+    """Raise RequestError, naming the differences, unless ``file`` holds this very split or does not exist."""
     if not file.exists():
         return
     try:
@@ -49,22 +49,22 @@ def check_splits(file: Path, splits: Splits) -> None:
     except DataError as error:
         remedy = "this is what a study keeps: restore it from a backup, or remove it, and the next run writes it anew"
         raise RequestError(f"{error}; {remedy} from its options, which config.json is held to") from error
-    moved = [told for part in PARTS if (told := _difference(part, getattr(kept, part), getattr(splits, part)))]
-    if moved:
+    by_part = [_difference(part, getattr(kept, part), getattr(splits, part)) for part in PARTS]
+    if differences := [text for text in by_part if text]:
         cases = [{name for part in PARTS for name in getattr(which, part)} for which in (kept, splits)]
         why = "this request would change it" if cases[0] == cases[1] else "these data have other cases"
         raise RequestError(
-            f"{file}: a study keeps the split it began with; {why}: {'; '.join(moved)}; give "
+            f"{file}: a study keeps the split it began with; {why}: {'; '.join(differences)}; give "
             f"the options and data of the beginning (or {command('--split', file)}), or another --study"
         )
 
 
 def _difference(part: str, kept: Sequence[str], now: Sequence[str]) -> str:
     new, gone = sorted(set(now) - set(kept)), sorted(set(kept) - set(now))
-    told = [f"{verb} {listed(names, 'case')}" for verb, names in (("gains", new), ("loses", gone)) if names]
-    if not told and tuple(kept) != tuple(now):
-        told = ["has another order"]
-    return f"{part} {' and '.join(told)}" if told else ""
+    changes = [f"{verb} {listed(names, 'case')}" for verb, names in (("gains", new), ("loses", gone)) if names]
+    if not changes and tuple(kept) != tuple(now):
+        changes = ["has another order"]
+    return f"{part} {' and '.join(changes)}" if changes else ""
 
 
 def _read(file: Path) -> Splits:

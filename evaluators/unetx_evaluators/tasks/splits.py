@@ -1,8 +1,8 @@
-"""Which cases train, which a search may look at, and which it never sees.
+"""Splits of cases into train, validation and test, and folds of cross-validation.
 
-Order comes from SHA-256 over the seed and the name, not from a random generator: the split depends on nothing but the
-set of names (and groups) and the seed, on any machine and with any version of NumPy. All folds of a seed hold out the
-same cases.
+Order comes from SHA-256 over the seed and the name, not from a random generator: the split depends only on the set of
+names (and groups) and the seed, on any machine and with any version of NumPy. All folds of a seed have the same test
+cases.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIN_GROUPS = 3
 
 
 def choose_splits(names: Sequence[str], options: TaskOptions) -> Splits:
-    """The user's own split, or one drawn by seed, groups and folds. Raises DataError when there can be none."""
+    """The user's own split, or one drawn by seed, groups and folds. Raises DataError where there can be none."""
     if options.split is not None:
         if options.group_by is not None or options.folds is not None:
             raise DataError(
@@ -45,11 +45,11 @@ def split_cases(
     folds: int | None = None,
     fold: int = 0,
 ) -> Splits:
-    """Test and validation get a fifth of the cases each, as near as groups allow, train the rest; none is empty.
+    """Split cases: test and validation get a fifth each, as near as groups allow, train the rest; none is empty.
 
-    ``groups`` names the group of every case (a patient, say); cases of one group stay together. With ``folds``, what
-    are not test cases are dealt into so many parts, of which number ``fold`` (from 0) validates. Inside each part the
-    cases stand in a seeded order, so that its first n are a fair sample. Raises DataError below three groups.
+    ``groups`` names the group of every case (a patient, say); cases of one group stay together. With ``folds``, all but
+    the test cases are distributed over so many folds, of which number ``fold`` (from 0) validates. Inside each part the
+    cases have a seeded order, so that its first n are a fair sample. Raises DataError below three groups.
     """
     members: dict[str, list[str]] = defaultdict(list)
     for name in sorted(set(names)):
@@ -69,14 +69,14 @@ def split_cases(
         validation = _take(waiting, sizes, max(1, round(VALIDATION_SHARE * n_cases)), leave=1)
     else:
         _check_folds(folds, fold, len(waiting), what)
-        validation = _dealt(waiting, sizes, folds)[fold]
+        validation = _distributed(waiting, sizes, folds)[fold]
     train = [group for group in waiting if group not in validation]
     names_of = ([name for group in part for name in members[group]] for part in (train, validation, test))
     return Splits(*(tuple(_shuffled(part, f"{seed}/case")) for part in names_of))
 
 
 def cross_validation(splits: Splits, groups: Mapping[str, str] | None, folds: int, fold: int) -> Splits:
-    """All cases of a split, its test cases too, dealt anew: those of the fold validate, the others train.
+    """One fold of cross-validation over all cases of a split, its test cases too; the other folds train.
 
     ``groups`` names the group of every case; cases of one group stay together. Raises DataError where there are fewer
     groups than folds.
@@ -87,13 +87,13 @@ def cross_validation(splits: Splits, groups: Mapping[str, str] | None, folds: in
         members[name if groups is None else groups[name]].append(name)
     _check_folds(folds, fold, len(members), "cases" if groups is None else "groups of cases")
     sizes = {group: len(cases) for group, cases in members.items()}
-    held_out = _dealt(_shuffled(members, "cross-validation"), sizes, folds)[fold]
-    scored = tuple(name for name in names if (name if groups is None else groups[name]) in held_out)
-    return Splits(tuple(name for name in names if name not in scored), scored, ())
+    in_fold = _distributed(_shuffled(members, "cross-validation"), sizes, folds)[fold]
+    validation = tuple(name for name in names if (name if groups is None else groups[name]) in in_fold)
+    return Splits(tuple(name for name in names if name not in validation), validation, ())
 
 
-def _dealt(groups: Sequence[str], sizes: Mapping[str, int], n_parts: int) -> list[list[str]]:
-    """The groups in so many parts, each to the part that has fewest cases so far."""
+def _distributed(groups: Sequence[str], sizes: Mapping[str, int], n_parts: int) -> list[list[str]]:
+    """The groups distributed over ``n_parts``, each to the part that has fewest cases so far."""
     parts: list[list[str]] = [[] for _ in range(n_parts)]
     for group in groups:
         min(parts, key=lambda part: sum(sizes[member] for member in part)).append(group)
@@ -101,7 +101,7 @@ def _dealt(groups: Sequence[str], sizes: Mapping[str, int], n_parts: int) -> lis
 
 
 def _take(waiting: Sequence[str], sizes: Mapping[str, int], target: int, *, leave: int) -> list[str]:
-    """Groups in their order while each brings the number of cases nearer to ``target``; at least one."""
+    """The first groups, while each brings the number of cases nearer to ``target``; at least one, all but ``leave``."""
     taken: list[str] = []
     count = 0
     for group in waiting:
@@ -123,5 +123,5 @@ def _check_folds(folds: int, fold: int, n_groups: int, what: str) -> None:
 
 
 def _shuffled(names: Iterable[str], key: str) -> list[str]:
-    """A random order that each name's own hash decides."""
+    """The names, ordered by their hashes with ``key``."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{key}/{name}".encode()).digest())

@@ -1,8 +1,8 @@
-"""A task: a dataset made ready for training. Metadata here, arrays on disk; no torch.
+"""A task: a dataset prepared for training, with metadata here and arrays on disk; no torch.
 
 Its folder holds for every case ``images/{name}.npy`` (float32, ``[c, *spatial]``, normalised) and
 ``labels/{name}.npy`` (uint8, ``[*spatial]``, 0 is background, 255 is ignored). Workers memory-map the arrays. Where
-preparing changed the grid of a case that is scored, ``originals/{name}.npy`` holds its label map as it was drawn.
+preparation changed the grid of a case that is scored, ``originals/{name}.npy`` holds its label map before resampling.
 
 A 2D task made of volumes is **stacked**: a case is a volume whose first spatial axis counts its slices,
 ``[c, n, h, w]`` and ``[n, h, w]``. A network sees one slice; a case is scored as a whole.
@@ -23,9 +23,9 @@ import numpy.typing as npt
 from unetx_space.backbone import Backbone
 
 IGNORED = 255
-"""The label of voxels that neither train nor count."""
+"""The label of voxels that are ignored in training and scoring."""
 MAX_CLASSES = 255
-"""Labels are kept as uint8, and one value is ``IGNORED``."""
+"""Largest number of classes, since labels are stored as uint8 and one value is ``IGNORED``."""
 
 Image = npt.NDArray[np.float32]
 Label = npt.NDArray[np.uint8]
@@ -33,7 +33,8 @@ Label = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Case names. A search reads train and validation; the verdict is spoken on test cases."""
+    """The names of the cases of each part. A search reads train and validation cases; finals are judged on test
+    cases."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -42,35 +43,35 @@ class Splits:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What training needs to know. ``folder`` is where it was prepared; it moves with the file."""
+    """The metadata of a task. ``folder`` holds its arrays; it is no part of the stored metadata."""
 
     folder: Path
     name: str
     source: str
-    """Where the data came from, for people: a layout and a path, or the demo."""
+    """A text on the origin of the data: a layout and a path, or the demo."""
     dims: Literal[2, 3]
     channels: tuple[str, ...]
     classes: tuple[str, ...]
-    """Names by label value; ``classes[0]`` is the background."""
+    """Names of the classes by label value; ``classes[0]`` is the background."""
     spacing: tuple[float, ...]
-    """mm per voxel and axis of the network's input, all cases alike; ones where the data do not say."""
+    """The mm per voxel and axis of the network's input, the same for all cases; ones where the data do not say."""
     patch: tuple[int, ...]
-    """Training patch in voxels."""
+    """Size of a training patch in voxels."""
     strides: tuple[tuple[int, ...], ...]
-    """Per level and axis; the first is all ones."""
+    """Strides per level and axis; those of the first level are ones."""
     widths: tuple[int, ...]
     """Channels per level of the full-size network."""
     splits: Splits
     digest: str
     """SHA-256 over the prepared arrays and this metadata: equal digests mean equal tasks."""
     digests: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """SHA-256 of its images, its masks and its split, to tell what differs where ``digest`` does."""
+    """SHA-256 of the images, the masks and the split, which show the difference between tasks with other digests."""
     slice_spacing: float | None = None
-    """mm from slice to slice of a stacked task; None for any other."""
+    """The mm between slices of a stacked task; None for any other."""
     ignores: bool = False
     """Whether label maps hold ``IGNORED``."""
     choices: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Everything that was chosen on the way, by rule or by the user, with its reason; JSON values."""
+    """Value and reason of everything that was chosen by rule or by the user, by name; JSON values."""
     max_steps: int | None = None
     """Steps of a proxy of the U-Net that the time target allows; None: those of the default budget."""
     alternatives: tuple[tuple[float, ...], ...] = ()
@@ -79,8 +80,8 @@ class Task:
     no_images: bool = False
     """Whether the user wants no image content in artifacts and reports."""
     originals: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
-    """The cases whose original label map is kept, and its mm per voxel and axis; of validation and test cases those
-    whose grid preparing changed."""
+    """The mm per voxel and axis of the original label maps that are kept, by case: of validation and test cases whose
+    grid preparation changed."""
 
     @property
     def stacked(self) -> bool:
@@ -89,22 +90,22 @@ class Task:
 
     @property
     def label_spacing(self) -> tuple[float, ...]:
-        """mm per voxel along every axis of a label map."""
+        """The mm per voxel along every axis of a label map."""
         return self.spacing if self.slice_spacing is None else (self.slice_spacing, *self.spacing)
 
     def image(self, case: str) -> Image:
-        """``[c, *spatial]``, memory-mapped, read-only."""
+        """The prepared image ``[c, *spatial]`` of a case, memory-mapped, read-only."""
         return _mapped(self.folder / "images" / f"{case}.npy")
 
     def label(self, case: str) -> Label:
-        """``[*spatial]``, memory-mapped, read-only."""
+        """The prepared label map ``[*spatial]`` of a case, memory-mapped, read-only."""
         return _mapped(self.folder / "labels" / f"{case}.npy")
 
     def original_label(self, case: str) -> Label | None:
-        """The label map as it was drawn, within the box that the case was cropped to: ``[*spatial]``, the axes in the
-        order of ``label``, memory-mapped, read-only; ``originals`` has its spacing.
+        """The label map before resampling, within the box that the case was cropped to: ``[*spatial]``, with axes in
+        the order of ``label``, memory-mapped, read-only; ``originals`` has its spacing.
 
-        None where ``label`` itself has that grid, and for training cases, which nobody scores.
+        None where ``label`` itself has that grid, and for training cases, which are not scored.
         """
         return _mapped(self.folder / "originals" / f"{case}.npy") if case in self.originals else None
 
@@ -124,13 +125,14 @@ class Task:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """The metadata, without the folder, as JSON values."""
         data = asdict(self)
         del data["folder"]
         return data
 
     @classmethod
     def from_json(cls, folder: Path, data: Mapping[str, Any]) -> Self:
-        """What ``to_json`` gave, after a trip through JSON. Raises TypeError or KeyError where it is none."""
+        """The task of which ``data`` is ``to_json()``, read from JSON, in ``folder``. Raises TypeError or KeyError."""
         values = {name: as_tuples(data[name]) for name in (one.name for one in fields(cls)) if name != "folder"}
         values["splits"] = Splits(**{part: as_tuples(names) for part, names in data["splits"].items()})
         values["originals"] = {case: as_tuples(spacing) for case, spacing in data["originals"].items()}
@@ -138,14 +140,14 @@ class Task:
 
 
 def as_tuples(value: Any) -> Any:
-    """Lists, as JSON has them, and lists in them as tuples."""
+    """The value with all lists, as JSON has them, replaced by tuples."""
     return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _mapped(file: Path) -> npt.NDArray[Any]:
     """The array of a ``.npy`` file, memory-mapped, read-only. Raises ValueError where the file is none.
 
-    As ``numpy.load(mmap_mode="r")``, without what that spends on generality: for small cases most of the reading.
+    It equals ``numpy.load(mmap_mode="r")``, whose overhead is most of the time of reading small cases.
     """
     with file.open("rb") as stream:
         np.lib.format.read_magic(stream)

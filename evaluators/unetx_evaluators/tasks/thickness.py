@@ -1,8 +1,8 @@
-"""How thick a class's structures are, which says how coarse voxels may become before they vanish.
+"""The thickness of a class's structures, which limits how coarse voxels may become.
 
-From the inner distance, that of a voxel to the nearest one outside its class. In a slab of width w its mean is w/4, so
-four times the mean is the width of sheets and membranes; of discs it is 2/3 of the diameter, of balls 1/2. A mean over
-voxels, not the largest inscribed ball, because in a net of thin membranes the thickest knot would decide that one.
+It is computed from the inner distance, that of a voxel to the nearest one outside its class. In a slab of width w its
+mean is w/4, so four times the mean is the width of sheets and membranes; of discs it is 2/3 of the diameter, of balls
+1/2. It is a mean over voxels, and not the largest inscribed ball, which in a net of thin membranes is that of a knot.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ from scipy import ndimage
 from unetx_evaluators.tasks.task import Label
 
 LOW_QUANTILE = 0.1
-"""The finest of many."""
+"""Quantile of thicknesses that counts as the finest."""
 SPECKS = 0.01
-"""Components that together hold no more of a class's voxels in a case do not count as its finest: stray voxels of a
-brush are of that kind, and to lose a share s of a class costs s / (2 - s) of its Dice, here half a percent at most. So
-small lesions count wherever they are all there is; a number of voxels below which nothing counts would not know them
-from stray ones."""
+"""Share of a class's voxels in a case whose smallest components do not count as its finest, such as stray voxels of a
+brush: to lose a share s of a class costs s / (2 - s) of its Dice, here half a percent at most. A share, and not a
+number of voxels, keeps small lesions where there are no larger ones."""
 MAX_VOXELS = 2**21
-"""Of a class's box in a case that are looked at, 128 along each axis; of a larger box the part that holds the most of
-the class. A distance transform of so many takes 0.4 s of one core. What is thin is as thin in a part, and what is too
-thick for the part allows coarser voxels than anybody needs."""
+"""Number of voxels of a class's box in a case that are examined, 128 along each axis; of a larger box the part that
+holds the most of the class. A distance transform of so many takes 0.4 s of one core. Thin structures are as thin in a
+part, and those too thick for it allow coarser voxels than are ever needed."""
 
 FAR = 1e6
-"""Longest voxels that slices are taken to be apart, so that none is ever nearest to another."""
+"""Distance between slices, in longest voxel edges, by which no voxel is nearest to one of another slice."""
 
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Thickness:
-    """Of a class's structures, in mm: of a sheet its width, of a disc 2/3 and of a ball 1/2 of the diameter."""
+    """The thickness of a class's structures in mm: of a sheet its width, of a disc 2/3, of a ball 1/2 of the
+    diameter."""
 
     typical: float
-    """By the class's voxels."""
+    """Mean over the class's voxels; over cases the median."""
     finest: float
-    """The tenth percentile of its connected components, specks left out; over cases the tenth percentile of these."""
+    """Tenth percentile over its connected components, without specks; over cases the tenth percentile of these."""
 
 
 def class_thickness(
     label: Label, spacing: tuple[float, ...], n_classes: int, slice_axis: int | None = None
 ) -> tuple[Thickness | None, ...]:
-    """By class, in one label map ``[*spatial]``; None for the background and for classes that are not there.
+    """The thickness of each class in one label map ``[*spatial]``; None for the background and for absent classes.
 
-    Ignored voxels are outside, and so is everything beyond the image: what is known of an object ends there, and one
-    that seems thinner keeps finer voxels. With a ``slice_axis`` every slice is looked at by itself. What lies flat in
-    coarse slices, few of them thick, seems thicker than it is by up to two of them.
+    Ignored voxels are outside, and so is everything beyond the image, which makes objects seem thinner and so keeps
+    voxels finer. With a ``slice_axis`` every slice is measured by itself. Flat structures in coarse slices, few of them
+    thick, seem thicker by up to two slices.
     """
     boxes = ndimage.find_objects(label, max_label=n_classes - 1)
     return (None, *(box and _of_mask(label[box] == index, spacing, slice_axis) for index, box in enumerate(boxes, 1)))
 
 
 def over_cases(cases: list[Thickness]) -> Thickness | None:
-    """Of a class in all the cases that show it; None where none does."""
+    """The thickness of a class over all the cases that show it; None where none does."""
     if not cases:
         return None
     typical = np.median([case.typical for case in cases])
@@ -65,7 +65,7 @@ def over_cases(cases: list[Thickness]) -> Thickness | None:
 
 
 def _of_mask(mask: Mask, spacing: tuple[float, ...], slice_axis: int | None) -> Thickness:
-    """Of the class in its box."""
+    """The thickness of the class in its box."""
     mask = _fullest_part(mask)
     sampling, neighbours = list(spacing), np.ones((3,) * mask.ndim, np.bool_)
     if slice_axis is not None:
@@ -83,7 +83,7 @@ def _of_mask(mask: Mask, spacing: tuple[float, ...], slice_axis: int | None) -> 
 
 
 def _fullest_part(mask: Mask) -> Mask:
-    """At most ``MAX_VOXELS`` of it, and a voxel of outside wherever nothing is cut away."""
+    """The part of at most ``MAX_VOXELS`` with most of the mask, padded by a voxel on every side that is not cut."""
     if mask.size <= MAX_VOXELS:
         return np.pad(mask, 1)
     share = (MAX_VOXELS / mask.size) ** (1 / mask.ndim)

@@ -1,4 +1,4 @@
-"""Whoever watches a preparation: a progress bar, a test, nobody."""
+"""Callbacks that report the progress of a preparation, to a progress bar for example."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Protocol
 
 
 class Phase(StrEnum):
-    """What is being done to every case."""
+    """A phase of a preparation, in which all cases are processed."""
 
-    SURVEY = "reading"  # every case once, to learn what the data are like
-    WRITE = "preparing"  # every case again, into the cache
-    CHECK = "checking"  # arrays that an earlier run left, by their checksums
+    SURVEY = "reading"  # every case is read for its facts
+    WRITE = "preparing"  # every case is prepared and written into the cache
+    CHECK = "checking"  # arrays of an earlier run are checked by their checksums
 
 
 class Watcher(Protocol):
-    """Told how a preparation gets on, in this process. Any call may raise to end it."""
+    """Callbacks of a preparation, called in its main process. Any of them may raise to end it."""
 
     def on_wait(self, folder: Path) -> None:
-        """Another process prepares the same data in ``folder``; it is waited for."""
+        """Called before waiting for another process that prepares the same data in ``folder``."""
         return
 
     def on_phase(self, phase: Phase, n_cases: int) -> None:
-        """A phase begins."""
+        """Called when a phase begins."""
         return
 
     def on_case(self) -> None:
-        """One more case of the phase is done."""
+        """Called when a case of the phase is done."""
         return
 
     def on_size(self, n_bytes: int, free_bytes: int) -> None:
-        """Before anything is written: what the arrays still to be written take, and what the disk has."""
+        """Called before arrays are written, with the size of those to be written, and the free space of the disk."""
         return
 
 
 class NullWatcher(Watcher):
-    """Watches nothing."""
+    """A watcher that does nothing."""

@@ -1,6 +1,6 @@
 """Short training of one network: cases, batches, the step, the loop.
 
-What is named here needs no torch; ``trainer.train`` and what it is made of do, and come from their modules.
+The names exported here need no torch; ``trainer.train`` and its parts do, and are imported from their modules.
 """
 
 from unetx_evaluators.training.recipe import Recipe as Recipe

@@ -1,7 +1,7 @@
-"""Random changes of a batch, made on its device. All chance comes from a numpy generator that is handed in.
+"""Augmentation of a batch on its device; all random numbers come from a numpy generator that is passed in.
 
-What is drawn is drawn for a whole batch, before anything is changed: so it can be drawn, and brought to the device, for
-all steps of a training beforehand. What moves voxels to places between voxels is in ``warping.py``.
+They are drawn for a whole batch before it is changed, so that they can be drawn, and moved to the device, for all steps
+of a training beforehand. Augmentations that need interpolation are in ``warping.py``.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from torch import Tensor
 from unetx_evaluators.training.recipe import Recipe
 
 GAMMA_SHARE = 0.3
-"""Of the samples; nnU-Net's."""
+"""Share of the samples whose gamma is changed, as in nnU-Net."""
 LEAST_SPREAD = 1e-6
-"""Of intensities, where a patch has only one."""
+"""Smallest range of intensities to divide by, for patches that have only one."""
 
 
 @dataclass(frozen=True)
-class Changes:
-    """What happens to a batch of ``b`` patches."""
+class AugmentationDraws:
+    """The random numbers by which a batch of ``b`` patches is augmented."""
 
     drawn: Mapping[str, npt.NDArray[np.generic]]
-    """``moved[m, b]``, where there are ``_moves``: whether by each; ``bent[b]`` and ``powers[b]``, where intensities
-    are bent; ``contrasts[3, b, c]``: factor, shift and strength of the noise."""
+    """Arrays by name: ``moved[m, b]`` says which of ``m`` mirrorings and swaps of axes apply; ``bent[b]`` and
+    ``powers[b]`` whether gamma is changed, and to what; ``contrasts[3, b, c]`` are factor, shift and noise level."""
     noise_seed: int
-    """Of the noise, which is drawn on the device: other values on a GPU than on a CPU."""
+    """Seed of the noise, which is drawn on the device: other values on a GPU than on a CPU."""
 
 
-def draw_changes(b: int, c: int, patch: Sequence[int], recipe: Recipe, rng: np.random.Generator) -> Changes:
-    """For ``b`` patches of ``c`` channels."""
+def draw_augmentation(
+    b: int, c: int, patch: Sequence[int], recipe: Recipe, rng: np.random.Generator
+) -> AugmentationDraws:
+    """Draw the random numbers for ``b`` patches of ``c`` channels."""
     moved = [rng.random(b) < 0.5 for _ in _moves(patch, recipe)]
     drawn: dict[str, npt.NDArray[np.generic]] = {"moved": np.array(moved)} if moved else {}
     if recipe.gamma:
@@ -46,20 +48,20 @@ def draw_changes(b: int, c: int, patch: Sequence[int], recipe: Recipe, rng: np.r
     shift = recipe.intensity_shift * rng.uniform(-1, 1, (b, c))
     strength = np.broadcast_to(recipe.noise * rng.random((b, 1)), (b, c))
     drawn["contrasts"] = np.stack([scale, shift, strength]).astype(np.float32)
-    return Changes(drawn, int(rng.integers(2**63)))
+    return AugmentationDraws(drawn, int(rng.integers(2**63)))
 
 
-def augmented(images: Tensor, labels: Tensor, recipe: Recipe, changes: Changes) -> tuple[Tensor, Tensor]:
-    """A changed copy of images ``[b, c, *spatial]`` and labels ``[b, *spatial]``."""
+def augment(images: Tensor, labels: Tensor, recipe: Recipe, changes: AugmentationDraws) -> tuple[Tensor, Tensor]:
+    """An augmented copy of images ``[b, c, *spatial]`` and labels ``[b, *spatial]``."""
     drawn = {name: torch.from_numpy(values).to(images.device) for name, values in changes.drawn.items()}
     noise = torch.Generator(images.device).manual_seed(changes.noise_seed)
-    return changed(images, labels, recipe, drawn, noise)
+    return augment_on_device(images, labels, recipe, drawn, noise)
 
 
-def changed(
+def augment_on_device(
     images: Tensor, labels: Tensor, recipe: Recipe, drawn: Mapping[str, Tensor], noise: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """The same where ``drawn``, as in ``Changes``, lies on the device, and ``noise`` is seeded."""
+    """``augment`` with random numbers ``drawn`` that lie on the device, and a generator of ``noise`` that is seeded."""
     for axes, chosen in zip(_moves(labels.shape[1:], recipe), drawn.get("moved", ()), strict=True):
         images, labels = (_where(chosen, _moved(tensor, axes), tensor) for tensor in (images, labels))
     if recipe.gamma:
@@ -71,9 +73,9 @@ def changed(
 
 
 def _moves(patch: Sequence[int], recipe: Recipe) -> Iterator[tuple[int, ...]]:
-    """Each for half of the samples: axes counted from the last, of which one is mirrored and two are swapped.
+    """Yield tuples of axes, counted from the last: a single one is mirrored, two are swapped, each in half the samples.
 
-    With ``flips`` every axis is mirrored and axes of one size swapped: that gives all 90 degree rotations.
+    With ``flips`` every axis is mirrored, and axes of one size are swapped, which gives all 90 degree rotations.
     """
     dims = len(patch)
     if recipe.flips:
@@ -87,7 +89,7 @@ def _moved(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _bent(images: Tensor, powers: Tensor) -> Tensor:
-    """A power of the intensities of every channel, which keep their mean and standard deviation."""
+    """Gamma correction of every channel, which keeps its mean and standard deviation."""
     spatial = tuple(range(2, images.ndim))
     low, high = images.amin(spatial, keepdim=True), images.amax(spatial, keepdim=True)
     spread = (high - low).clamp_min(LEAST_SPREAD)

@@ -1,4 +1,4 @@
-"""A running average of the weights: what is scored when the recipe asks for it. Takes the noise of single steps out."""
+"""A moving average of the weights, which is scored in place of them if the recipe asks for it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 class WeightAverage:
     """Exponential moving average of a network's parameters and running statistics.
 
-    Corrected for its start (Adam, arXiv:1412.6980, section 3): after step t with decay d a step s weighs
-    d^(t-s) (1-d) / (1-d^t), so that the initial values have no part in it.
+    It is corrected for its start (Adam, arXiv:1412.6980, section 3): after step t, step s has the weight
+    d^(t-s) (1-d) / (1-d^t) for the decay d, so that the initial values have no part in it.
     """
 
     def __init__(self, network: nn.Module, n_steps: float) -> None:
-        """``n_steps`` is the time constant, 1 / (1 - d); 0 averages nothing."""
+        """Average over about ``n_steps`` steps, the time constant 1 / (1 - d); 0 turns averaging off."""
         named = chain(network.named_parameters(), network.named_buffers())
         live = {name: tensor for name, tensor in named if tensor.is_floating_point()} if n_steps > 0 else {}
         self._decay = 1 - 1 / max(1.0, n_steps)
@@ -26,32 +26,32 @@ class WeightAverage:
         self._average = {name: torch.zeros_like(tensor) for name, tensor in live.items()}
 
     def weight(self, step: int) -> float:
-        """What the weights after a step, counted from 1, weigh in the average."""
+        """The weight in the average of the network's weights after ``step``, counted from 1."""
         return (1 - self._decay) / (1 - self._decay**step)
 
     @torch.no_grad()
     def update(self, weight: Tensor) -> None:
-        """Take in the weights after a step, whose ``weight`` lies on their device. Waits for nothing."""
+        """Add the network's weights after a step, whose ``weight`` lies on their device, without synchronising."""
         for name, newest in self._live.items():
             self._average[name].lerp_(newest, weight)
 
     @property
     def tensors(self) -> Iterable[Tensor]:
-        """What ``update`` changes."""
+        """The tensors that ``update`` changes."""
         return self._average.values()
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Inside, the network has the averaged weights; afterwards its own again."""
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the network has the averaged weights, afterwards its own again."""
         own = [tensor.detach().clone() for tensor in self._live.values()]
-        self.settle()
+        self.copy_to_network()
         try:
             yield
         finally:
             _copy(own, [*self._live.values()])
 
-    def settle(self) -> None:
-        """Leave the averaged weights in the network."""
+    def copy_to_network(self) -> None:
+        """Copy the averaged weights into the network."""
         _copy([*self._average.values()], [*self._live.values()])
 
     def state_dict(self) -> dict[str, Tensor]:

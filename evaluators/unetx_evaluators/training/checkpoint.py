@@ -1,7 +1,6 @@
-"""The state of a training on disk, so that one that was broken off goes on where it was.
+"""Checkpoints: the state of a training on disk, from which an interrupted one resumes.
 
-A file is trusted only when it says that it is of the very same evaluation; one that is damaged, or of another, is as
-good as none.
+A file that is damaged, or of another evaluation, is ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from unetx_space.files import write_whole
 
 VERSION = 2
 CHECKSUM_BYTES = 32
-"""SHA-256 of what follows, at the start of the file: torch's own format does not notice a changed bit."""
+"""Length of the SHA-256 at the start of the file, since torch's own format does not notice a changed bit."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,25 +29,25 @@ class Checkpoint:
     """A file for the state of one evaluation."""
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """``identity`` is everything that decides the numbers, as JSON values."""
+        """Use ``path`` for the evaluation of this ``identity``: JSON values of everything that decides its numbers."""
         self._path = path
         self._identity = json.dumps({"checkpoint": VERSION, **identity}, sort_keys=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace what is there in one step. A state that cannot be written is logged, and training goes on."""
+        """Replace the file atomically. A failure to write is logged, and training goes on."""
         buffer = io.BytesIO()
         torch.save({"identity": self._identity, "state": dict(state)}, buffer)
         content = buffer.getvalue()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(
-                self._path, hashlib.sha256(content).digest() + content, durable=False
-            )  # the checksum tells whether it is whole
+            checksum = hashlib.sha256(content).digest()  # tells a truncated file, so that none is synced to the disk
+            write_whole(self._path, checksum + content, durable=False)
         except OSError as error:
             logger.warning("the checkpoint %s cannot be written: %s", self._path, error)
 
     def load(self) -> Mapping[str, Any] | None:
-        """The state saved last, on the CPU; None when there is none to trust. Runs no code from the file."""
+        """The state saved last, on the CPU; None where there is none, or it cannot be used. Runs no code from the
+        file."""
         try:
             data = self._path.read_bytes()
             checksum, content = data[:CHECKSUM_BYTES], data[CHECKSUM_BYTES:]

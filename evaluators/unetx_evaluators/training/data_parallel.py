@@ -1,8 +1,8 @@
-"""One training step of several processes: what is summed over a batch is summed over all of their parts.
+"""Data-parallel training steps: sums over a batch are all-reduced over the processes that share it.
 
 The loss is a function of sums over the whole batch, so each process has the loss of the whole batch, and its own part
-of the gradient; the parts are added up before clipping. So all take the same step, that of one process, within
-rounding. The sums go through torch.distributed: gloo between CPUs, NCCL between GPUs.
+of the gradient; the parts are summed before clipping. So all processes take the same step, that of a single process
+within rounding. torch.distributed sums by gloo between CPUs, and by NCCL between GPUs.
 """
 
 from __future__ import annotations
@@ -17,47 +17,47 @@ from torch import Tensor, nn
 
 from unetx_evaluators.training.rank import Rank
 
-PATIENCE = timedelta(days=7)
-"""For the other processes, while the first scores. Whoever started them notices sooner when one has ended."""
+TIMEOUT = timedelta(days=7)
+"""How long processes wait for the first, which scores. The parent notices much sooner when one has ended."""
 
 
 class RankLost(RuntimeError):
-    """Another process of the training has ended, or cannot be reached."""
+    """Raised when another process of the training has ended, or cannot be reached."""
 
 
 @contextmanager
-def joined(rank: Rank, device: torch.device) -> Iterator[None]:
-    """Inside, the processes of a training add up. Waits until all have come; nothing to wait for where one is alone."""
-    if rank.n == 1:
+def process_group(rank: Rank, device: torch.device) -> Iterator[None]:
+    """Inside, the processes of a training form a process group. Waits for all of them; a single one needs no group."""
+    if rank.world_size == 1:
         yield
         return
     kind = "nccl" if device.type == "cuda" else "gloo"
-    store = dist.FileStore(str(rank.meeting), rank.n)  # type: ignore[attr-defined]  # not in torch's stubs
-    dist.init_process_group(kind, store=store, rank=rank.number, world_size=rank.n, timeout=PATIENCE)
+    store = dist.FileStore(str(rank.rendezvous), rank.world_size)  # type: ignore[attr-defined]  # not in torch's stubs
+    dist.init_process_group(kind, store=store, rank=rank.number, world_size=rank.world_size, timeout=TIMEOUT)
     try:
         yield
     finally:
         dist.destroy_process_group()
 
 
-def summed(values: Tensor) -> Tensor:
-    """The sum over all processes, of which the gradient of this process's own part is known."""
+def summed_over_ranks(values: Tensor) -> Tensor:
+    """The sum over all processes; its gradient is that of this process's own part."""
     total = values.detach().clone()
-    _add_up(total)
+    _all_reduce(total)
     return total + (values - values.detach())
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Give each parameter the sum of its gradients in all processes."""
+    """Replace each parameter's gradient by its sum over all processes."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    together = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    _add_up(together)
-    totals = torch.split(together, [gradient.numel() for gradient in gradients])
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    _all_reduce(flat)
+    totals = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, total in zip(gradients, totals, strict=True):
         gradient.copy_(total.view(gradient.shape))
 
 
-def _add_up(values: Tensor) -> None:
+def _all_reduce(values: Tensor) -> None:
     try:
         dist.all_reduce(values)
     except RuntimeError as error:

@@ -1,7 +1,7 @@
-"""One step without an update, before any training is paid for: does everything that lives also learn?
+"""A dry run before the training: one step without an update, which checks that gradients reach every stage.
 
-Random voxels and random labels stand in for the data, so that no gradient vanishes because a patch happens to be empty.
-The network leaves as it came: parameters, running statistics and mode; the global generators are not touched.
+Random voxels and labels replace the data, so that no gradient vanishes because a patch happens to be empty. Parameters,
+running statistics and mode of the network are restored; the global random generators are not used.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.device import MIB, DeviceProfile, PeakMemory, memory_format
+from unetx_evaluators.device import DeviceProfile, PeakMemory, in_memory_format
+from unetx_evaluators.host_memory import MIB
 from unetx_evaluators.training.batches import Batch
 from unetx_evaluators.training.loss import dice_ce_loss
 from unetx_space.backbone import Backbone
 
 BATCH_SIZE = 2
-"""The smallest batch that batch normalisation takes for more than one image."""
+"""The smallest batch with which batch normalisation has statistics over images."""
 LOSS_SCALE = 2.0**10
-"""In float16, where the small gradients of many voxels would become zero."""
+"""Factor of the loss in float16, where the small gradients of many voxels would become zero."""
 NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What one step showed."""
+    """The result of a dry run."""
 
     faults: tuple[str, ...]
-    """Why training would be in vain; empty when the network is sound."""
+    """Messages on why training would be in vain; empty when the network can be trained."""
     step_bytes: int
-    """That the step took beyond what was in use before, for a batch of BATCH_SIZE; 0 where the system does not tell.
-
-    On a CPU it misses memory that the process had freed and not given back."""
+    """Memory that a step on BATCH_SIZE patches took beyond what was in use before; 0 where the system does not report
+    it. On a CPU it misses memory that the process had freed and not returned."""
 
 
 def dry_run(network: nn.Module, backbone: Backbone, patch: tuple[int, ...], device: DeviceProfile) -> DryRun:
     """One forward and backward pass of ``network``, which lies on ``device``, in the precision of training.
 
-    Sound are a finite output, a finite gradient of every parameter that the output depends on, and at least one
-    gradient other than zero at the output of every stage and node. (Not at every parameter: a bias before a
-    normalisation has none, and a gate may start at zero.) ``backbone`` is the network's own, for channels and classes.
-    Raises what the device raises when its memory is exhausted.
+    A network can be trained if its output is finite, if every parameter has a finite gradient, and if at the output of
+    every stage and node some gradient is not zero. (A parameter's may be: a bias before a normalisation has none, and a
+    gate may start at zero.) ``backbone`` is the network's own. Raises what the device raises when its memory is
+    exhausted.
 
     On CUDA the step is done twice, and the second is measured: in the first, libraries try algorithms whose workspaces
-    no later step needs. On a CPU the first is, for afterwards the process has its memory at hand.
+    no later step needs. On a CPU the first is measured, for later ones reuse its memory.
     """
     with _left_as_it_was(network):
         batch = _batch(backbone, patch, device.device)
@@ -83,22 +83,22 @@ def _faults(network: nn.Module, batch: Batch, device: DeviceProfile) -> Iterator
 
 @contextmanager
 def _watched(stages: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Forward passes inside note, in the backward pass, whether the gradient at each stage's output has a value but 0.
+    """Backward passes of forward passes inside record for each stage whether any gradient at its output is not zero.
 
-    The gradients themselves are let go, as in training, so that the memory read is that of training.
+    The gradients themselves are freed, as in training, so that the measured memory is that of training.
     """
     learning: dict[str, Tensor] = {}
 
-    def watcher(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def note(gradient: Tensor) -> None:
+    def forward_hook(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def record(gradient: Tensor) -> None:
             learning[name] = gradient.any()
 
-        def watch(module: nn.Module, inputs: object, output: Tensor) -> None:
-            output.register_hook(note)  # type: ignore[no-untyped-call]
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            output.register_hook(record)  # type: ignore[no-untyped-call]
 
-        return watch
+        return hook
 
-    handles = [module.register_forward_hook(watcher(name)) for name, module in stages.items()]
+    handles = [module.register_forward_hook(forward_hook(name)) for name, module in stages.items()]
     try:
         yield learning
     finally:
@@ -108,7 +108,7 @@ def _watched(stages: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
 @contextmanager
 def _left_as_it_was(network: nn.Module) -> Iterator[None]:
-    """Inside: training mode. Afterwards no gradients, and statistics and mode as before."""
+    """Inside, the network is in training mode; afterwards it has no gradients, and statistics and mode as before."""
     was_training, buffers = network.training, [buffer.clone() for buffer in network.buffers()]
     network.train()
     try:
@@ -124,14 +124,14 @@ def _batch(backbone: Backbone, patch: tuple[int, ...], device: torch.device) -> 
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH_SIZE, backbone.in_channels, *patch, generator=generator).to(device)
     labels = torch.randint(backbone.out_channels, (BATCH_SIZE, *patch), generator=generator, dtype=torch.uint8)
-    return Batch(images.contiguous(memory_format=memory_format(backbone.dims, device)), labels.to(device))
+    return Batch(in_memory_format(images), labels.to(device))
 
 
 def _failing(names: Iterable[str], sound: Sequence[Tensor | None]) -> list[str]:
-    """The names whose flag is false or missing; the device is asked once for all of them."""
-    known = [flag for flag in sound if flag is not None]
-    answers = iter(torch.stack(known).tolist() if known else ())
-    return [name for name, flag in zip(names, sound, strict=True) if flag is None or not next(answers)]
+    """The names whose flag is false or missing; all flags are read from the device at once."""
+    tensors = [flag for flag in sound if flag is not None]
+    flags = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [name for name, flag in zip(names, sound, strict=True) if flag is None or not next(flags)]
 
 
 def _listed(names: Sequence[str]) -> str:

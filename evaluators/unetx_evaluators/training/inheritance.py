@@ -1,6 +1,6 @@
-"""Parameters that an evaluation takes over from a trained network of the same task: by name, where shapes agree.
+"""Parameters that a network inherits from a trained one of the same task, by name, where shapes agree.
 
-Names say where a parameter sits and what it is (see ``unetx_space.network``), so the encoder's are the same for all
+A name states the place and kind of a parameter (see ``unetx_space.network``), so the encoder's are the same for all
 designs of a study, and two designs that share a part of the decoder share its names.
 """
 
@@ -26,10 +26,10 @@ def save_weights(network: nn.Module, file: Path) -> None:
 
 @torch.no_grad()
 def inherit(network: nn.Module, parent: Parent, folder: Path) -> int:
-    """Give a network the parent's parameters of the same name and shape, as far as ``parent.parts`` names them.
+    """Copy the parent's parameters of the same name and shape, with a prefix in ``parent.parts``, into ``network``.
 
-    ``folder`` is the task's. Returns how many parameters were taken over. Raises DataError when the file is missing or
-    is not what it was.
+    ``folder`` is the task's. Returns the number of values that were copied. Raises DataError where the file is missing
+    or was changed.
     """
     file = folder / parent.file
     try:

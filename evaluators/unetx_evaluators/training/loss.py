@@ -1,4 +1,4 @@
-"""What training minimises: soft Dice over the foreground plus weighted cross entropy, in float32.
+"""The training loss: soft Dice over the foreground plus weighted cross entropy, in float32.
 
 MONAI's DiceCELoss computes the same; importing it takes every worker seconds, and it works on a one-hot copy of the
 labels. Its default smoothing of 1e-5 also makes the Dice loss of a class absent from a batch 1, whatever is predicted;
@@ -19,7 +19,7 @@ SMOOTH = 1.0
 """Voxels added to both sides of the Dice ratio."""
 
 Total = Callable[[Tensor], Tensor]
-"""Adds up what processes have that share a batch; gives sums over the whole batch."""
+"""A function that sums values over the processes that share a batch."""
 
 
 def heads_loss(
@@ -30,10 +30,10 @@ def heads_loss(
     ignores: bool = False,
     total: Total | None = None,
 ) -> Tensor:
-    """Mean of ``dice_ce_loss`` over the logits of several heads, the output's first; just its own for a single one.
+    """Weighted mean of ``dice_ce_loss`` over the logits of several heads, the output's first.
 
-    From resolution to resolution the weight halves, as in nnU-Net (Nature Methods 18, 203-211); heads of one
-    resolution weigh the same, as in UNet++ (arXiv:1807.10165). Coarse heads see the nearest labels.
+    The weight halves from resolution to resolution, as in nnU-Net (Nature Methods 18, 203-211); heads of one
+    resolution weigh the same, as in UNet++ (arXiv:1807.10165). Coarse heads are compared to the nearest labels.
     """
     sizes = sorted({head.shape[2:] for head in heads}, key=lambda size: size.numel(), reverse=True)
     weights = [0.5 ** sizes.index(head.shape[2:]) for head in heads]
@@ -49,10 +49,10 @@ def heads_loss(
 def dice_ce_loss(
     logits: Tensor, labels: Tensor, background_weight: float, *, ignores: bool = False, total: Total | None = None
 ) -> Tensor:
-    """Scalar for logits ``[b, k, *spatial]`` and labels ``[b, *spatial]`` of integers below ``k``.
+    """The loss, a scalar, of logits ``[b, k, *spatial]`` and labels ``[b, *spatial]`` of integers below ``k``.
 
-    With ``ignores`` a label may be IGNORED: such voxels add to no sum. With ``total`` these are a part of a batch, and
-    the loss is that of the whole.
+    With ``ignores`` a label may be IGNORED: such voxels enter no sum. With ``total``, which sums over processes, the
+    logits are a part of a batch, and the loss is that of the whole.
     """
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     targets = labels.long()
@@ -73,7 +73,7 @@ def dice_ce_loss(
 def soft_dice_loss(probabilities: Tensor, targets: Tensor, total: Total | None = None) -> Tensor:
     """1 - Dice (arXiv:1606.04797, without squares), mean over foreground classes.
 
-    Sums run over the whole batch, as in nnU-Net: a class that is rare in one patch has company in another.
+    Sums run over the whole batch, as in nnU-Net, so that a class that is rare in one patch may be frequent in another.
     """
     k = probabilities.shape[1]
     dims = [0, *range(2, probabilities.ndim)]

@@ -1,7 +1,7 @@
-"""Whether a training fits into a device's memory, told before it is tried; no torch.
+"""Whether a training will fit into a device's memory; no torch.
 
-The plan says what autograd keeps for a patch, the dry run what a step really took; neither is the whole truth. On CPUs
-the measurement misses what the process had to hand, and the plan what the operators work on. So the larger one counts.
+The plan knows what autograd keeps for a patch, the dry run what a step took; both underestimate. On CPUs the
+measurement misses memory that the process had freed, and the plan the workspaces of operators. So the larger counts.
 """
 
 from __future__ import annotations
@@ -9,33 +9,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unetx_evaluators.evaluation import DeviceFailed, EvaluationEnded, Outcome
+from unetx_evaluators.host_memory import MIB
 
-MIB = 2**20
 FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a training needs beside its network's weights."""
+    """The memory that a training needs beside its network's weights."""
 
     batch_size: int
     patch_bytes: int
-    """That autograd keeps for a patch: ``unetx_space.training_memory``."""
+    """Bytes that autograd keeps for a patch, by ``unetx_space.training_memory``."""
     parameter_values: int
-    """Numbers kept for all parameters: gradients, Adam's two moments, averages."""
+    """Number of values kept beside all parameters: gradients, Adam's two moments, averages."""
 
     def n_bytes(self, *, measured: int = 0, measured_batch: int = 0) -> int:
-        """For a whole batch, where a step without an update took ``measured`` bytes for ``measured_batch`` patches."""
-        tried = max(measured, measured_batch * self.patch_bytes)
-        patches = max(0, self.batch_size - measured_batch) * self.patch_bytes
-        return tried + patches + self.parameter_values * FLOAT32_BYTES
+        """Bytes for a batch, given that a step without an update took ``measured`` bytes for ``measured_batch``
+        patches."""
+        step = max(measured, measured_batch * self.patch_bytes)
+        other_patches = max(0, self.batch_size - measured_batch) * self.patch_bytes
+        return step + other_patches + self.parameter_values * FLOAT32_BYTES
 
 
 def check_memory(needed: int, free: int | None, device: str, share: int | None = None) -> None:
-    """Ends the evaluation as out of memory when a device has less than is needed; None is not known, and passes.
+    """Raise EvaluationEnded (out of memory) where a device has less than the ``needed`` bytes; None (unknown) passes.
 
-    Where workers divide the device, ``share`` is what is left of this worker's part, and a design is judged by that
-    alone. Raises DeviceFailed when others hold so much that a design which deserves its memory cannot have it.
+    Where workers share the device, ``share`` is what is left of this worker's part, and a design is judged by that
+    alone. Raises DeviceFailed where the design fits into the share, but others hold too much of it.
     """
     if share is not None and free is not None and needed <= share:
         if needed > free:
@@ -54,8 +55,8 @@ def check_memory(needed: int, free: int | None, device: str, share: int | None =
 
 
 def check_share(share: int | None, free: int | None, device: str) -> None:
-    """After a lack of memory: raises DeviceFailed when others held a part of this worker's share, so that nothing is
-    known of the design."""
+    """Raise DeviceFailed if others hold a part of this worker's share, so that running out of memory does not count
+    against the design."""
     if share is not None and free is not None and free < share:
         raise _crowded(device, share, free)
 

@@ -1,4 +1,4 @@
-"""Which of the processes that train one network together this one is; no torch."""
+"""The rank of a process among those that train one network together; no torch."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """One of ``n`` processes, each of which computes its own part of every batch; the first also scores and saves."""
+    """One of ``world_size`` processes, which each compute a part of every batch; the first also scores and saves."""
 
     number: int = 0
-    n: int = 1
-    meeting: Path | None = None
-    """A file of this machine, not there yet, by which several find each other."""
+    world_size: int = 1
+    rendezvous: Path | None = None
+    """A file on this machine, which must not exist yet, by which the processes find each other."""
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
+        """Whether this is the process that scores and saves."""
         return self.number == 0
 
     def part(self, batch_size: int) -> slice:
-        """The patches of a batch that are this process's; parts differ by one patch at most."""
-        return slice(self.number * batch_size // self.n, (self.number + 1) * batch_size // self.n)
+        """The patches of a batch that this process computes; parts differ by one patch at most."""
+        return slice(self.number * batch_size // self.world_size, (self.number + 1) * batch_size // self.world_size)
 
 
-ALONE = Rank()
+SINGLE_PROCESS = Rank()

@@ -1,4 +1,4 @@
-"""One training step: forward, loss, backward, clip, update. What repeats it is in ``rounds.py``."""
+"""One training step: forward, loss, backward, clip, update; ``iteration.py`` repeats it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unetx_evaluators.device import DeviceProfile, memory_format
+from unetx_evaluators.device import DeviceProfile, in_memory_format
 from unetx_evaluators.training.batches import Batch
-from unetx_evaluators.training.data_parallel import sum_gradients, summed
+from unetx_evaluators.training.data_parallel import sum_gradients, summed_over_ranks
 from unetx_evaluators.training.loss import heads_loss
-from unetx_evaluators.training.rank import ALONE, Rank
+from unetx_evaluators.training.rank import SINGLE_PROCESS, Rank
 from unetx_evaluators.training.recipe import Recipe
 
 
 class EagerStep:
-    """Launches every operation by itself. Owns the optimiser and the loss scale."""
+    """A training step in eager mode, with its optimiser and loss scaler."""
 
     def __init__(
         self,
@@ -27,11 +27,12 @@ class EagerStep:
         device: DeviceProfile,
         *,
         ignores: bool = False,
-        rank: Rank = ALONE,
+        rank: Rank = SINGLE_PROCESS,
     ) -> None:
-        """Batches are ``rank``'s parts of those that several processes share."""
+        """Train ``network``, which lies on ``device``, on batches that are ``rank``'s parts where processes share
+        them."""
         self.device = device
-        self.is_shared = rank.n > 1
+        self.is_shared = rank.world_size > 1
         self._network = network
         self.recipe = recipe
         self._ignores = ignores
@@ -50,24 +51,23 @@ class EagerStep:
         return torch.amp.GradScaler(self.device.device.type, enabled=self.device.needs_loss_scaling)
 
     def __call__(self, batch: Batch, learning_rate: float | Tensor) -> Tensor:
-        """The batch's loss before the update, as a scalar on the device: reading it waits for the device.
+        """Do a step, and return the batch's loss before the update, as a scalar on the device.
 
-        Until the next call the parameters' ``grad`` is what the update was made from: clipped.
+        Until the next call the parameters' ``grad`` holds the clipped gradients of the update.
         """
         self._learning_rate.fill_(learning_rate)
-        layout = memory_format(batch.images.ndim - 2, batch.images.device)
-        return self.run(batch.images.contiguous(memory_format=layout), batch.labels)
+        return self.run(in_memory_format(batch.images), batch.labels)
 
     def run(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The step at the learning rate that was set; ``images`` lie as the network does. Waits for no device."""
+        """Do a step at the current learning rate without synchronising; ``images`` have the network's memory format."""
         with self.device.autocast():
             if self.recipe.deep_supervision:
                 heads: list[Tensor] = self._network.forward_all(images)  # type: ignore[operator]
             else:
                 heads = [self._network(images)]
-        total = summed if self.is_shared else None
+        total = summed_over_ranks if self.is_shared else None
         loss = heads_loss(heads, labels, self.recipe.background_weight, ignores=self._ignores, total=total)
-        self.forget_gradients()
+        self.zero_grad()
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.is_shared:
             sum_gradients(self._parameters)
@@ -77,17 +77,18 @@ class EagerStep:
         self._scaler.update()
         return loss.detach()
 
-    def forget_gradients(self) -> None:
+    def zero_grad(self) -> None:
+        """Set the gradients to None."""
         self._optimizer.zero_grad(set_to_none=True)
 
     def recover(self) -> None:
-        """After a step that broke off: no gradients, and a loss scaling that waits for no rest of that step."""
-        self.forget_gradients()
+        """Drop the gradients of a step that failed, and let the loss scaler begin with a new step."""
+        self.zero_grad()
         state, self._scaler = self._scaler.state_dict(), self._new_scaler()
         self._scaler.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the optimiser and the loss scale; the network is its owner's."""
+        """The state of the optimiser and of the loss scaler, without the network's weights."""
         return {"moments": self._optimizer.state_dict()["state"], "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -98,8 +99,8 @@ class EagerStep:
         self._scaler.load_state_dict(state["scaler"])
 
     @torch.no_grad()
-    def undoable(self, *others: Tensor) -> Callable[[], None]:
-        """Remember everything that steps change, and ``others``; the function returned puts it back in place."""
+    def snapshot(self, *others: Tensor) -> Callable[[], None]:
+        """Copy everything that steps change, and ``others``; the returned function restores it in place."""
         before = {tensor: tensor.clone() for tensor in (*self._tensors(), *others)}
         scale = self._scaler.state_dict()
 
@@ -111,7 +112,7 @@ class EagerStep:
                 else:
                     tensor.zero_()  # made by the first step; Adam's moments and count start at zero
             self._scaler.load_state_dict(scale)  # fills the scale and its growth tracker in place, for a graph has them
-            self.forget_gradients()
+            self.zero_grad()
 
         return undo
 

@@ -1,8 +1,8 @@
-"""Patches turned, scaled and bent: one resampling for all three, on the batch's device.
+"""Patches rotated, scaled and deformed, by one resampling for all three on the batch's device.
 
-Ranges follow nnU-Net; turning and scaling are right in mm, whatever the voxels' shape. A plane whose voxels are more
-than three times as long one way as the other is not turned: it would mix what a slice shows with what lies between
-slices. All chance comes from a numpy generator that is handed in.
+Ranges follow nnU-Net; rotation and scaling are in mm, whatever the voxels' shape. A plane whose voxels are more than
+three times as long along one axis as along the other is not rotated, which would mix slices with the space between
+them. All random numbers come from a numpy generator that is passed in.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from unetx_evaluators.training.cases import crop
 from unetx_evaluators.training.recipe import Recipe
 
 SHARE = 0.3
-"""Of the patches that are turned; of those that are scaled, and of those that are bent, each by itself."""
+"""Share of the patches that are rotated, likewise of those that are scaled, and of those that are deformed."""
 KNOTS = 5
-"""Along each axis of the lattice whose displacements are interpolated."""
+"""Points along each axis of the lattice whose displacements are interpolated."""
 SIGMAS = 2.0
-"""Of the displacement that the margin has voxels for; beyond lies what is outside of an image."""
+"""Standard deviations of the displacement for which the margin has voxels; beyond it, values are zero."""
 
 Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Warps:
-    """What happens to the patches of a batch, by place."""
+    """The warps of the patches of a batch, by index of the patch."""
 
     margin: tuple[int, ...]
     """Voxels needed on both sides of a patch."""
     matrices: dict[int, Matrix]
-    """``[d, d]``: from a voxel's offset from the middle of the patch to where its value comes from."""
+    """Matrices ``[d, d]`` that map a voxel's offset from the middle of the patch to the offset of its value."""
     displacements: dict[int, npt.NDArray[np.float32]]
-    """``[d, *lattice]`` in voxels, added to that."""
+    """Displacements ``[d, *lattice]`` in voxels, which are added to these offsets."""
 
 
 def draw_warps(
     n: int, patch: Sequence[int], spacing: Sequence[float], recipe: Recipe, rng: np.random.Generator
 ) -> Warps:
-    """For ``n`` patches of ``spacing`` mm."""
+    """Draw the warps of ``n`` patches with voxels of ``spacing`` mm."""
     dims, planes = len(patch), _planes(spacing)
     matrices: dict[int, Matrix] = {}
     displacements: dict[int, npt.NDArray[np.float32]] = {}
@@ -77,7 +77,7 @@ def draw_warps(
 
 
 def warped(images: Tensor, labels: Tensor, patch: tuple[int, ...], warps: Warps) -> tuple[Tensor, Tensor]:
-    """Patches from images ``[b, c, *window]`` and labels ``[b, *window]``, which have the margin around them.
+    """Warped patches of images ``[b, c, *window]`` and labels ``[b, *window]``, windows being patches with a margin.
 
     Images are interpolated linearly; a label is that of the nearest voxel, so that no value is invented.
     """
@@ -117,7 +117,7 @@ def _grid(
     lattice: npt.NDArray[np.float32] | None,
     device: torch.device,
 ) -> Tensor:
-    """``[1, *patch, d]`` as ``grid_sample`` wants it: the last axis first, the window from -1 to 1."""
+    """The grid ``[1, *patch, d]`` of ``grid_sample``: the last axis comes first, the window goes from -1 to 1."""
     offsets = [torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2 for n in patch]
     at = torch.stack(torch.meshgrid(*offsets, indexing="ij"), dim=-1)
     at = at @ torch.as_tensor(matrix.T, dtype=torch.float32, device=device)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from unetx_evaluators.tasks.cache import read_json, usable
+from unetx_evaluators.tasks.cache import read_json, reporting_write_errors
 from unetx_search.piloting import PILOTS
 from unetx_space.files import write_whole
 from unetx_studies.proxy_agreement import Bounded, agreement, excess_regret
@@ -98,6 +98,6 @@ class AuditFile:
         return Recommendation(steps, str(reason)) if is_sound else None
 
     def write(self, recommendation: Recommendation) -> None:
-        with usable(self.path.parent):
+        with reporting_write_errors(self.path.parent):
             self.path.parent.mkdir(exist_ok=True)
             write_whole(self.path, json.dumps(asdict(recommendation), indent=2) + "\n")

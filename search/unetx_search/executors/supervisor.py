@@ -271,7 +271,7 @@ class Supervisor(Executor, Generic[H]):
         if evaluation.outcome is Outcome.COMPLETE:
             before_s = 0.0 if self._longest_silence_s == math.inf else self._longest_silence_s
             self._longest_silence_s = max(held.longest_silence_s, before_s)
-        if evaluation.spends_process and slot.killed_at_s is None:
+        if evaluation.needs_new_process and slot.killed_at_s is None:
             self._end_worker(slot)
 
     def _on_device_lost(self, slot: SlotState[H], held: HeldJob, report: messages.DeviceLost, handler: Handler) -> None:

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from unetx_evaluators.signals import signals_held_back
+from unetx_evaluators.signals import signals_blocked
 from unetx_search.executors import worker
 from unetx_search.executors.messages import Exited, Hello, Order, Report
 from unetx_search.executors.slots import Slot
@@ -76,7 +76,7 @@ class WorkerProcess(WorkerHandle):
         self._process = _SPAWN.Process(
             target=worker.main, args=(theirs, slot, log_file), name=f"unetx-worker-{slot.index}"
         )
-        with theirs, _start_lock, _environment(slot.environment), signals_held_back():
+        with theirs, _start_lock, _environment(slot.environment), signals_blocked():
             self._process.start()
             _alive.add(self._process)
 

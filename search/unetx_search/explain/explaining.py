@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import with_steps
-from unetx_evaluators.tasks import using
+from unetx_evaluators.tasks import task_in_use
 from unetx_search.architectures import named_architecture
 from unetx_search.config import MARGIN, SearchConfig, differing_data, read_request, read_settings
 from unetx_search.data_choices import DataChoices, at_least, check_rules
@@ -102,7 +102,7 @@ def explain(
         budget = budget if steps is None else with_steps(budget, steps)
         check_rankable(task, budget)
         architecture = subject.architecture or _preset_on(task, what)
-        with using(task), StageDisplay(console) as progress:
+        with task_in_use(task), StageDisplay(console) as progress:
             work = Work(
                 architecture, task, budget, case_groups(source, choices), slot.device, slot.n_threads, target, progress
             )

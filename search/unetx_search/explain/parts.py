@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.ablation import Skip, TrainedNetwork, skips_of
-from unetx_evaluators.device import memory_format, profile, trusted, tuned, versions
-from unetx_evaluators.evaluation import Budget, CaseScore, EvaluationEnded, Measured, NullObserver, Outcome
+from unetx_evaluators.device import memory_format, profile, torch_settings, versions, with_safe_precision
+from unetx_evaluators.evaluation import Budget, CaseScore, EvaluationEnded, NetworkScores, NullObserver, Outcome
 from unetx_evaluators.insight import GateStatistics, Replacement, SkipSimilarity, StageGradient
-from unetx_evaluators.proxy import ProxyEvaluator, as_trained
+from unetx_evaluators.proxy import ProxyEvaluator, proxy_architecture
 from unetx_evaluators.tasks.cache import read_json
 from unetx_evaluators.training.cases import open_cases
 from unetx_space import Architecture, RequestError, UnetxError, build
@@ -87,7 +87,7 @@ class Work:
         twin = without_skips(self._architecture)
         has_skips = any(node.sources for node in canonical(self._architecture.genome).nodes)
         beside = self._trained(f"seed-{seed}-twin", twin, seed) if has_skips else None
-        network = build(as_trained(self._architecture, self._budget), seed=seed)
+        network = build(proxy_architecture(self._architecture, self._budget), seed=seed)
         load_weights(network, weights)
         return replace(
             self.observe(network, seed),
@@ -98,8 +98,10 @@ class Work:
 
     def observe(self, network: SkipUNet, seed: int) -> SeedObservations:
         """Examine a trained network with every skip in its place, and with one replaced after the other."""
-        device = trusted(profile(self._evaluator.device), self._architecture.backbone.sizes(self._task.patch))
-        with tuned(device, self._evaluator.n_threads):
+        device = with_safe_precision(
+            profile(self._evaluator.device), self._architecture.backbone.sizes(self._task.patch)
+        )
+        with torch_settings(device, self._evaluator.n_threads):
             network.to(device.device)
             network.to(memory_format=memory_format(self._task.dims, device.device))  # type: ignore[call-overload]  # not in torch's stubs
             cases = open_cases(self._task, device, self._budget.validation_cases)
@@ -112,7 +114,7 @@ class Work:
             }
         return SeedObservations(
             seed,
-            Measured.from_json(intact["intact"]),
+            NetworkScores.from_json(intact["intact"]),
             without,
             tuple(SkipSimilarity(**one) for one in intact["similarities"]),
             tuple(GateStatistics(**one) for one in intact["gates"]),
@@ -165,7 +167,7 @@ class Work:
         checkpoint.unlink(missing_ok=True)
         return made
 
-    def _without(self, network: TrainedNetwork, skip: Skip, seed: int) -> dict[Replacement, Measured | None]:
+    def _without(self, network: TrainedNetwork, skip: Skip, seed: int) -> dict[Replacement, NetworkScores | None]:
         def scored() -> dict[str, Any]:
             found = {str(way): network.without(skip, way) for way in Replacement}
             return {way: None if measured is None else asdict(measured) for way, measured in found.items()}
@@ -173,7 +175,7 @@ class Work:
         words = f"scoring it with {skip} replaced by nothing, by its mean, by another case's"
         made = self._part(f"seed-{seed}-{skip.source}-{skip.node}", words, scored)
         return {
-            Replacement(way): None if measured is None else Measured.from_json(measured)
+            Replacement(way): None if measured is None else NetworkScores.from_json(measured)
             for way, measured in made.items()
         }
 

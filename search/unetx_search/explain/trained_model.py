@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetx_evaluators.evaluation import Budget
-from unetx_evaluators.tasks import using
+from unetx_evaluators.tasks import task_in_use
 from unetx_search.config import MARGIN
 from unetx_search.explain.parts import Work
 from unetx_search.models.full_training import PreparedData, prepare_data
@@ -53,7 +53,7 @@ def examine_model(
     budget = replace(budget, validation_cases=validation_cases or len(task.splits.validation))
     weights = hashlib.sha256(model.weights_file(fold).read_bytes()).hexdigest()
     groups = case_groups(data.source, choices)
-    with using(task), StageDisplay(console) as progress:
+    with task_in_use(task), StageDisplay(console) as progress:
         work = Work(
             model.architecture, task, budget, groups, slot.device, slot.n_threads, target, progress, weights=weights
         )

@@ -46,7 +46,8 @@ class SearchResults:
 def read_search_results(study: Path) -> SearchResults:
     """Read the search of the study in a folder. Raises RequestError when there is none, or no trial is complete."""
     check_study(study)
-    request = read_request(study / REQUEST)
+    request, settings = read_request(study / REQUEST), read_settings(study / SETTINGS)
+    patch = tuple(settings["task"]["patch"])
     location = find_location(study)
     with open_store(location.url, create=False, read_only=True) as store:
         name = location.study or (Records.studies(store) or (study.resolve().name,))[0]
@@ -57,13 +58,13 @@ def read_search_results(study: Path) -> SearchResults:
             raise RequestError(f"{study}: none of its trials is complete yet, so that nothing could compete in finals")
         repeated = [one for one in ranking.designs if len(one.seeds) > 1]
         reference = preset_key(trials, REFERENCE)
-        cost_of = CostOf(request.cheap_by, lambda key: training_memory(records.architecture(key), _patch(study)))
+        cost_of = CostOf(request.cheap_by, lambda key: training_memory(records.architecture(key), patch))
         shrunken = ranking.shrinkage
         found = cheapest(ranking, reference, request.cheap_by, request.margin, cost_of)
         return SearchResults(
             name=name,
             request=request,
-            settings=read_settings(study / SETTINGS),
+            settings=settings,
             ranking=ranking,
             genomes={one.key: records.architecture(one.key).genome for one in ranking.designs},
             trainings={
@@ -74,10 +75,6 @@ def read_search_results(study: Path) -> SearchResults:
             seed_deviation=shrunken.seed_deviation if shrunken is not None else 0.0,
             database=location.url if location.is_on_server else None,
         )
-
-
-def _patch(study: Path) -> tuple[int, ...]:
-    return tuple(read_settings(study / SETTINGS)["task"]["patch"])
 
 
 def noise_of(search: SearchResults, groups: Mapping[str, str]) -> Noise | None:

@@ -55,12 +55,12 @@ class _Process(Handler):
         if self.is_waiting and self.executor.n_free() > 0:
             self.executor.submit(self.fold.job)
             self.is_waiting = False
-        self.executor.poll(self, POLL_S / self.rank.n)
+        self.executor.poll(self, POLL_S / self.rank.world_size)
 
     def on_started(self, trial: int, worker: int, device: str, process: ProcessIdentity) -> None: ...
 
     def on_step(self, trial: int, step: int) -> None:
-        if self.rank.leads:
+        if self.rank.is_leader:
             self.fold.bar.on_step(step)
 
     def on_rung(self, trial: int, point: CurvePoint) -> bool:
@@ -74,7 +74,7 @@ class _Process(Handler):
         self.answer, self.was_lost = evaluation, True
 
     def on_preempted(self, trial: int, reason: str) -> None:
-        if self.rank.n > 1:  # the others cannot go on without it
+        if self.rank.world_size > 1:  # the others cannot go on without it
             self.answer, self.was_lost = failed_evaluation(Outcome.CRASHED, reason), True
             return
         logger.warning("fold %d goes on from its checkpoint: %s", trial, reason)
@@ -103,9 +103,9 @@ class _RunningFold:
             process.poll()
         cause = max(self._failed, key=lambda process: process.was_lost)
         assert cause.answer is not None
-        if cause.rank.n == 1:
+        if cause.rank.world_size == 1:
             return cause.answer
-        where = f"process {cause.rank.number + 1} of {cause.rank.n}: {cause.answer.reason}"
+        where = f"process {cause.rank.number + 1} of {cause.rank.world_size}: {cause.answer.reason}"
         return replace(cause.answer, reason=f"{where}; the same command goes on from the last checkpoint")
 
     @property

@@ -22,7 +22,7 @@ from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget, Outcome
 from unetx_evaluators.predicting.model_plan import ModelPlan
 from unetx_evaluators.proxy import ProxyEvaluator
-from unetx_evaluators.tasks import prepare, using
+from unetx_evaluators.tasks import prepare, task_in_use
 from unetx_evaluators.tasks.cache import Manifest
 from unetx_evaluators.tasks.examination import Request
 from unetx_evaluators.tasks.prepare import with_splits
@@ -205,7 +205,7 @@ def train_on(
     plan = ModelPlan.of(task, data.source, manifest.basis.preparation, budget.recipe.mirror)
     model = ModelFolder.write(path, plan, architecture)
     was_complete = (path / SCORES).exists()
-    with using(task):
+    with task_in_use(task):
         _train_missing(model, budget, data, how, n_processes, record, console)
         if not was_complete:
             weights = "moving average" if how.averaging else "last"

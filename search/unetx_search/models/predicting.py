@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from unetx_evaluators.evaluation import CaseScore
     from unetx_evaluators.predicting.model_plan import ModelPlan
-    from unetx_evaluators.predicting.predictor import Prediction, Predictor
+    from unetx_evaluators.predicting.predictor import Predictor, Segmentation
     from unetx_evaluators.tasks.task import Image, Label
     from unetx_search.models.predict_choices import PredictChoices
 
@@ -87,7 +87,7 @@ def predict(path: Path, images: Path, out: Path, how: PredictChoices, *, console
     problems = Problems()
     with full_disk_explained(out), _OutputFolder.opened(out, how.part_id) as folder, ExitStack() as stack:
         work = _Work(predictor, folder, masks, how, frozenset([*mine][:: max(1, math.ceil(len(mine) / N_SHOWN))]))
-        stack.enter_context(devices.tuned(profile, how.n_threads, devices.AUTOTUNED_STEPS))
+        stack.enter_context(devices.torch_settings(profile, how.n_threads, devices.AUTOTUNED_STEPS))
         stack.enter_context(predictor.ready())
         for name in tracked([*mine], "predicting images", console):
             with problems.collecting():
@@ -139,14 +139,14 @@ class _Work:
         if self.how.preview is not None and one.name in self.shown:
             self.pictures.append(_picture(one, image, prediction.label, plan.channels))
 
-    def _predicted(self, one: ImageFiles, image: Image) -> Prediction:
+    def _predicted(self, one: ImageFiles, image: Image) -> Segmentation:
         """The mask is written last: where it is, all else is, too."""
         predictor = self.predictor
         if not self.how.save_probabilities:
             prediction = predictor.predict(image, one.spacing, one.name)
         else:
             with self.folder.written(f"{one.name}{PROBABILITIES}") as aside:
-                room = one.room(aside, len(predictor.plan.classes))
+                room = one.create_arrays(aside, len(predictor.plan.classes))
                 room[0] = 1.0  # of the background, where an image is empty and cropped away
 
                 def keep(part: tuple[slice, ...], probabilities: Image) -> None:
@@ -232,7 +232,7 @@ def _masks(found: Sequence[ImageFiles], place: Path) -> dict[str, Path]:
     return masks
 
 
-def _scored(one: ImageFiles, file: Path, prediction: Prediction, plan: ModelPlan) -> tuple[CaseScore, ...]:
+def _scored(one: ImageFiles, file: Path, prediction: Segmentation, plan: ModelPlan) -> tuple[CaseScore, ...]:
     _, mask = read_mask(file, plan.masks.mask_kind)
     truth = plan.masks.encode(
         mask, file, "correct the mask, or give those of the classes that the model was trained on"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from unetx_evaluators.predicting.model_plan import ModelPlan
-    from unetx_evaluators.predicting.predictor import Prediction
+    from unetx_evaluators.predicting.predictor import Segmentation
     from unetx_evaluators.tasks import Source, Task
     from unetx_studies.model_folder import ModelFolder
 
@@ -36,7 +36,7 @@ def score_on_tests(
     each = {str(fold): replace(together, networks=[one]) for fold, one in zip(model.folds, networks, strict=True)}
     predictors = {"test": together, **(each if len(each) > 1 else {})}
     scores: dict[str, list[CaseScore]] = {key: [] for key in predictors}
-    with devices.tuned(profile, n_threads, devices.AUTOTUNED_STEPS), together.ready():
+    with devices.torch_settings(profile, n_threads, devices.AUTOTUNED_STEPS), together.ready():
         for name in tracked(sorted(task.splits.test), "predicting test cases", console):
             case = source.read(name)
             for key, predictor in predictors.items():
@@ -57,7 +57,7 @@ def tracked(names: Sequence[T], what: str, console: Console) -> Iterator[T]:
 
 
 def prediction_scores(
-    name: str, truth: Any, spacing: Sequence[float], found: Prediction, plan: ModelPlan
+    name: str, truth: Any, spacing: Sequence[float], found: Segmentation, plan: ModelPlan
 ) -> tuple[CaseScore, ...]:
     """Return a case's scores by class: on the plan's voxels within the predicted box, and on the image's own."""
     n_classes, preparation = len(plan.classes), plan.preparation

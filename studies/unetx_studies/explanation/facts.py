@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from unetx_evaluators.evaluation import CaseScore, Measured
+from unetx_evaluators.evaluation import CaseScore, NetworkScores
 from unetx_evaluators.insight import GateStatistics, Replacement, SkipSimilarity, StageGradient
 
 Pair = tuple[str, str]
@@ -28,8 +28,8 @@ class SeedObservations:
     """What was observed of a design trained with one seed, and of its twin without skips, trained the same way."""
 
     seed: int
-    intact: Measured
-    without: Mapping[Pair, Mapping[Replacement, Measured | None]]
+    intact: NetworkScores
+    without: Mapping[Pair, Mapping[Replacement, NetworkScores | None]]
     """The scores with a skip replaced, by skip and replacement; None where no case could stand in for another."""
     similarities: tuple[SkipSimilarity, ...]
     gates: tuple[GateStatistics, ...]

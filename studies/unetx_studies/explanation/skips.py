@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from unetx_evaluators.evaluation import OBJECTIVE, Measured
+from unetx_evaluators.evaluation import OBJECTIVE, NetworkScores
 from unetx_evaluators.insight import GateStatistics, Replacement
 from unetx_studies.explanation.changes import change_of_scores, mean_of_known
 from unetx_studies.explanation.facts import Change, Pair, Role, SeedObservations, SkipEffect
@@ -78,7 +78,7 @@ def _small_recall(seeds: Sequence[SeedObservations], pair: Pair, way: Replacemen
     return None if first is None or second is None else second - first
 
 
-def _recall_of_small(measured: Sequence[Measured]) -> float | None:
+def _recall_of_small(measured: Sequence[NetworkScores]) -> float | None:
     parts = [part for one in measured for sizes in one.recalls.values() for part in sizes if part.size == "small"]
     n_targets = sum(part.n_targets for part in parts)
     return sum(part.n_hit for part in parts) / n_targets if n_targets else None

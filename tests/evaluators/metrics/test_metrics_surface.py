@@ -14,15 +14,15 @@ from task_samples import nib
 
 from unetx_evaluators.metrics.boundary import boundary_iou
 from unetx_evaluators.metrics.comparison import CaseComparison
-from unetx_evaluators.metrics.surface import default_tolerance_mm, hd95, nsd, surface, surface_distances
+from unetx_evaluators.metrics.surface import default_tolerance_mm, hd95, mask_surface, nsd, surface_distances
 
 SQUARE = boxes((12, 12), (3, 3), size=5)
 MOVED = boxes((12, 12), (3, 4), size=5)
 
 
 def test_the_surface_is_the_ring_of_a_square_also_at_the_border_of_the_image() -> None:
-    assert surface(SQUARE).sum() == 16
-    assert surface(np.ones((4, 4), bool)).sum() == 12
+    assert mask_surface(SQUARE).sum() == 16
+    assert mask_surface(np.ones((4, 4), bool)).sum() == 12
 
 
 def test_a_square_moved_by_a_pixel() -> None:

@@ -153,7 +153,7 @@ def test_the_logits_of_a_long_volume_are_never_held_together() -> None:
     image = np.ones((1, 6000, 16, 16), np.float32)
     masks = ClassMap(tuple(map(str, range(16))), tuple(range(16)))
     made = plan((1.0, 2.0, 2.0), (16, 8, 8), masks=masks)
-    predictor = Predictor([Many()], made, CPU, at_once=2**17)
+    predictor = Predictor([Many()], made, CPU, slab_voxels=2**17)
     predictor.predict(image[:, :64], (1, 1, 1), "short")
     reset_resident_peak()
     before = resident_peak_mib()

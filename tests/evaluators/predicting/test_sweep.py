@@ -11,10 +11,10 @@ from torch import Tensor
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.inference import predict_logits
-from unetx_evaluators.label_maps import label_map, label_map_on
-from unetx_evaluators.predicting.slabs import prepared
-from unetx_evaluators.predicting.sweep import Rows, brought_to, swept
-from unetx_evaluators.tasks.fingerprint import seen_unlabelled
+from unetx_evaluators.label_maps import label_map, resampled_label_map
+from unetx_evaluators.predicting.slabs import prepare_in_slabs
+from unetx_evaluators.predicting.sweep import Rows, resampled_rows, sweep_logits
+from unetx_evaluators.tasks.fingerprint import survey_image
 from unetx_evaluators.tasks.preprocessing import ChannelNormalisation, Preparation, prepared_image
 
 CPU = DeviceProfile(torch.device("cpu"), None)
@@ -38,9 +38,9 @@ def image_of(size: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize(("size", "patch"), SIZES)
 def test_swept_rows_are_those_of_the_whole_image_along_any_axis(size: tuple[int, ...], patch: tuple[int, ...]) -> None:
     image, network = image_of(size), Blurring()
-    expected = predict_logits(network, image, patch, CPU)
+    expected = next(predict_logits(network, [image], patch, CPU))
     for axis in range(len(size)):
-        blocks = list(swept(network, image, patch, axis, CPU))
+        blocks = list(sweep_logits(network, image, patch, axis, CPU))
         assert [block.first for block in blocks] == np.cumsum(
             [0, *(b.logits.shape[axis + 1] for b in blocks)]
         ).tolist()[:-1]
@@ -57,10 +57,10 @@ def test_rows_on_another_grid_are_those_of_the_whole(shape: tuple[int, int], axi
         for first in range(0, logits.shape[axis + 1], rows_together)
     )
     found = np.full(shape, 9, np.uint8)
-    for block in brought_to(shape, blocks, (37, 20), axis):
+    for block in resampled_rows(shape, blocks, (37, 20), axis):
         rows = slice(block.first, block.first + block.logits.shape[axis + 1])
         found[(*[slice(None)] * axis, rows)] = label_map(block.logits).numpy()
-    np.testing.assert_array_equal(found, label_map_on(shape, logits, label_map(logits)))
+    np.testing.assert_array_equal(found, resampled_label_map(shape, logits, label_map(logits)))
 
 
 def test_no_more_rows_are_held_than_a_window_is_long() -> None:
@@ -69,17 +69,17 @@ def test_no_more_rows_are_held_than_a_window_is_long() -> None:
 
     def counted() -> Iterator[Rows]:
         nonlocal held, most
-        for block in swept(Blurring(), image, (16, 8), 0, CPU):
+        for block in sweep_logits(Blurring(), image, (16, 8), 0, CPU):
             held += block.logits.shape[1]
             most = max(most, held)
             yield block
 
-    for block in brought_to((800, 8), counted(), (400, 8), 0):
+    for block in resampled_rows((800, 8), counted(), (400, 8), 0):
         held -= block.logits.shape[1] // 2
     assert most <= 16 + 2
 
 
-FACTS = seen_unlabelled(np.ones((1, 60, 20, 18), np.float32), (1.0, 1.0, 1.0), "a")
+FACTS = survey_image(np.ones((1, 60, 20, 18), np.float32), (1.0, 1.0, 1.0), "a")
 SCHEMES = [
     ChannelNormalisation("ct", 100.0, 20.0, 60.0, 140.0),
     ChannelNormalisation("case"),
@@ -105,8 +105,8 @@ def test_an_image_prepared_in_slabs_is_the_one_prepared_at_once(
     smooth = np.random.default_rng(0).normal(100, 25, (2, 120, 20, 18)).astype(np.float32)
     smooth[:, :50, :9, :9] = 0
     preparation = Preparation(3 if slice_axis is None else 2, spacing, slice_axis, (how, how))
-    facts = seen_unlabelled(smooth, (1.0, 1.0, 1.0), "a")
+    facts = survey_image(smooth, (1.0, 1.0, 1.0), "a")
     whole = prepared_image(smooth, facts, preparation)
-    in_slabs = prepared(smooth, facts, preparation, at_once=5000)
+    in_slabs = prepare_in_slabs(smooth, facts, preparation, slab_voxels=5000)
     assert whole.shape == in_slabs.shape
     np.testing.assert_allclose(in_slabs, whole, atol=2e-5 * float(np.ptp(whole)))

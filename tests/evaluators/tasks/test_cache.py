@@ -18,8 +18,8 @@ import pytest
 from painted_source import PaintedSource, Recorder, check_whole
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks import Phase, Task, TaskOptions, prepare, using
-from unetx_evaluators.tasks.preprocessing import apply
+from unetx_evaluators.tasks import Phase, Task, TaskOptions, prepare, task_in_use
+from unetx_evaluators.tasks.preprocessing import prepare_case
 
 SOURCE = PaintedSource()
 OPTIONS = TaskOptions()
@@ -85,10 +85,10 @@ def test_arrays_that_come_out_otherwise_now_are_all_prepared_anew(
     (task.folder / "images" / "smith_03.npy").unlink()
 
     def brightened(*given: Any) -> Any:
-        image, label = apply(*given)
+        image, label = prepare_case(*given)
         return image + np.float32(1), label
 
-    monkeypatch.setattr("unetx_evaluators.tasks.cache.apply", brightened)
+    monkeypatch.setattr("unetx_evaluators.tasks.cache.prepare_case", brightened)
     with caplog.at_level(logging.WARNING):
         again = prepare(SOURCE, tmp_path, OPTIONS)
     assert "prepared otherwise than before" in caplog.text
@@ -100,7 +100,10 @@ def test_arrays_that_come_out_otherwise_now_are_all_prepared_anew(
 def test_what_a_search_trains_on_is_not_replaced_as_a_whole(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
     (task.folder / "manifest.json").write_text("{", encoding="utf-8")
-    with using(task), pytest.raises(DataError, match="has to be prepared anew, but a search that is running uses it"):
+    with (
+        task_in_use(task),
+        pytest.raises(DataError, match="has to be prepared anew, but a search that is running uses it"),
+    ):
         prepare(SOURCE, tmp_path, OPTIONS)
     check_whole(prepare(SOURCE, tmp_path, OPTIONS))
 
@@ -190,7 +193,7 @@ def test_the_cache_is_marked_for_backup_programs(tmp_path: Path) -> None:
 def test_a_task_whose_arrays_are_gone_cannot_be_used(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
     shutil.rmtree(task.folder)
-    with pytest.raises(DataError, match="are gone; run the search again"), using(task):
+    with pytest.raises(DataError, match="are gone; run the search again"), task_in_use(task):
         pass
 
 
@@ -198,7 +201,7 @@ def test_users_leave_nothing_behind(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
     with ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(using(task))
+            stack.enter_context(task_in_use(task))
         assert len(list((task.folder / "users").iterdir())) == 2
     assert list((task.folder / "users").iterdir()) == []
 

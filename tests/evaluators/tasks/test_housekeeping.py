@@ -14,7 +14,16 @@ from painted_source import PaintedSource, interrupted_after
 from task_samples import mask, msd_folder, picture, picture_folder, save_png
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks import CacheState, Task, TaskOptions, cached, open_source, prepare, remove, using
+from unetx_evaluators.tasks import (
+    CacheState,
+    Task,
+    TaskOptions,
+    cache_entries,
+    open_source,
+    prepare,
+    remove_entry,
+    task_in_use,
+)
 from unetx_evaluators.tasks.cache import CacheFolder
 
 SOURCE = PaintedSource()
@@ -22,12 +31,12 @@ OPTIONS = TaskOptions()
 
 
 def states(root: Path) -> list[CacheState]:
-    return [entry.state for entry in cached(root)]
+    return [entry.state for entry in cache_entries(root)]
 
 
 def test_entries_tell_what_they_are(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
-    [entry] = cached(tmp_path)
+    [entry] = cache_entries(tmp_path)
     assert (entry.folder, entry.name, entry.origin) == (task.folder, task.folder.name, SOURCE.origin)
     assert entry.state is CacheState.CURRENT
     assert entry.n_bytes == sum(file.stat().st_size for file in task.folder.rglob("*") if file.is_file())
@@ -37,13 +46,13 @@ def test_entries_tell_what_they_are(tmp_path: Path) -> None:
 def test_finding_a_task_again_counts_as_using_it(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
     os.utime(task.folder / "manifest.json", (0, 0))
-    assert cached(tmp_path)[0].last_used.year == 1970
+    assert cache_entries(tmp_path)[0].last_used.year == 1970
     prepare(SOURCE, tmp_path, OPTIONS)
-    assert cached(tmp_path)[0].last_used.year > 1970
+    assert cache_entries(tmp_path)[0].last_used.year > 1970
 
 
 def test_a_cache_that_is_not_there_is_empty(tmp_path: Path) -> None:
-    assert cached(tmp_path / "none") == ()
+    assert cache_entries(tmp_path / "none") == ()
 
 
 def test_an_unfinished_and_a_damaged_folder_are_told_apart_and_removed(tmp_path: Path) -> None:
@@ -51,8 +60,8 @@ def test_an_unfinished_and_a_damaged_folder_are_told_apart_and_removed(tmp_path:
     other = prepare(replace(SOURCE, seed=1), tmp_path, OPTIONS)
     (other.folder / "manifest.json").write_text("{", encoding="utf-8")
     assert sorted(states(tmp_path)) == [CacheState.DAMAGED, CacheState.UNFINISHED]
-    sizes = [entry.n_bytes for entry in cached(tmp_path)]
-    assert [remove(entry) for entry in cached(tmp_path)] == sizes
+    sizes = [entry.n_bytes for entry in cache_entries(tmp_path)]
+    assert [remove_entry(entry) for entry in cache_entries(tmp_path)] == sizes
     assert list(tmp_path.iterdir()) == []
 
 
@@ -61,33 +70,33 @@ def test_nothing_but_ours_is_listed_or_removed(tmp_path: Path) -> None:
     (tmp_path / "photos-0123456789ab" / "a.png").write_bytes(b"")
     task = prepare(SOURCE, tmp_path / "elsewhere", OPTIONS)
     (tmp_path / "link-0123456789ab").symlink_to(task.folder)
-    assert cached(tmp_path) == ()
-    [entry] = cached(tmp_path / "elsewhere")
+    assert cache_entries(tmp_path) == ()
+    [entry] = cache_entries(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="it is not touched"):
-        remove(replace(entry, folder=tmp_path / "photos-0123456789ab"))
+        remove_entry(replace(entry, folder=tmp_path / "photos-0123456789ab"))
     assert (tmp_path / "photos-0123456789ab" / "a.png").exists()
 
 
 def test_what_a_search_uses_is_not_removed(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
-    [entry] = cached(tmp_path)
-    with using(task):
+    [entry] = cache_entries(tmp_path)
+    with task_in_use(task):
         assert states(tmp_path) == [CacheState.IN_USE]
         with pytest.raises(DataError, match="is used by a search that is running"):
-            remove(entry)
+            remove_entry(entry)
         assert task.image("smith_00").size
     assert states(tmp_path) == [CacheState.CURRENT]
-    remove(entry)
+    remove_entry(entry)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_somebody_prepares_is_not_removed(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
-    [entry] = cached(tmp_path)
+    [entry] = cache_entries(tmp_path)
     with FileLock(CacheFolder(task.folder).lock_file):
         assert states(tmp_path) == [CacheState.IN_USE]
         with pytest.raises(DataError, match="is being prepared by another process"):
-            remove(entry)
+            remove_entry(entry)
     assert states(tmp_path) == [CacheState.CURRENT]
 
 
@@ -95,8 +104,8 @@ def test_a_user_that_was_killed_uses_nothing_any_more(tmp_path: Path) -> None:
     task = prepare(SOURCE, tmp_path, OPTIONS)
     script = (
         "import signal, sys\nfrom pathlib import Path\nfrom types import SimpleNamespace\n"
-        "from unetx_evaluators.tasks import using\n"
-        "with using(SimpleNamespace(folder=Path(sys.argv[1]))):\n"
+        "from unetx_evaluators.tasks import task_in_use\n"
+        "with task_in_use(SimpleNamespace(folder=Path(sys.argv[1]))):\n"
         "    print('using', flush=True)\n    signal.pause()\n"
     )
     command = [sys.executable, "-c", script, str(task.folder)]

@@ -76,10 +76,10 @@ def test_a_batch_of_a_stack_holds_slices_as_they_are(stacked: Task) -> None:
 def test_a_stack_is_predicted_slice_by_slice() -> None:
     network = nn.Conv2d(1, 3, 3, padding=1)
     stack = torch.randn(1, 4, 21, 18, generator=torch.Generator().manual_seed(0))
-    whole = predict_logits(network, stack, (16, 16), CPU)
+    whole = next(predict_logits(network, [stack], (16, 16), CPU))
     assert whole.shape == (3, 4, 21, 18)
     for n in range(4):
-        torch.testing.assert_close(whole[:, n], predict_logits(network, stack[:, n], (16, 16), CPU))
+        torch.testing.assert_close(whole[:, n], next(predict_logits(network, [stack[:, n]], (16, 16), CPU)))
 
 
 def test_ignored_voxels_add_nothing_to_the_loss() -> None:
@@ -119,10 +119,10 @@ def test_ignored_voxels_do_not_count_in_a_score(stacked: Task) -> None:
     image = torch.where(label == 1, 1.0, -1.0)[None].clone()
     image[:, 12:] = 1.0  # a false positive
     scorer = Scorer(replace(stacked, slice_spacing=None), [Case("c", image, label, 2)], CPU, lambda: None)
-    (wrong,) = scorer.at_a_rung(_Says())
+    (wrong,) = scorer.rung_scores(_Says())
     assert wrong.values["dice"] == pytest.approx(2 * 16 / (16 + 16 + 64))
     label[12:] = IGNORED
-    (right,) = scorer.at_a_rung(_Says())
+    (right,) = scorer.rung_scores(_Says())
     assert right.values["dice"] == 1.0
 
 

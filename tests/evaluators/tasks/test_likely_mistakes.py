@@ -13,10 +13,10 @@ from task_samples import label_map, msd_folder, nnunet_folder, place, save_nifti
 
 from unetx_evaluators.budgets import check_rankable, default_budget
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks import cache, examination, prepare
+from unetx_evaluators.tasks import basis, cache, prepare
 from unetx_evaluators.tasks.examination import Examination, examine
 from unetx_evaluators.tasks.options import TaskOptions
-from unetx_evaluators.tasks.parallel import Failed, Workers
+from unetx_evaluators.tasks.parallel import FailedCase, Workers
 from unetx_evaluators.tasks.sources import open_source
 from unetx_evaluators.tasks.sources.base import RawCase
 
@@ -132,7 +132,7 @@ def test_a_case_that_no_memory_holds_is_refused_before_anything_is_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = place(msd_folder(tmp_path / "data"), ["a3"], np.diag([100.0, 100, 100, 1]))
-    monkeypatch.setattr(examination, "available_bytes", lambda: 10 * 2**30)
+    monkeypatch.setattr(basis, "available_bytes", lambda: 10 * 2**30)
     words = (
         r"case a3: its 16x18x12 voxels of 100x100x100 mm become 1600x1800x1200 at the spacing 1x1x1 mm, and the memory "
         r"does not hold them \(about 57\.9 GiB, 10 GiB are free\)"
@@ -153,13 +153,13 @@ def test_memory_that_runs_out_on_the_way_names_case_and_spacing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = msd_folder(tmp_path / "data")
-    monkeypatch.setattr(cache, "apply", out_of_memory)
+    monkeypatch.setattr(cache, "prepare_case", out_of_memory)
     with pytest.raises(
         DataError, match=r"case a\d: its 16x18x12 voxels of 1x1x1 mm .* broke off: Unable to allocate 36"
     ):
         prepare(open_source(folder), tmp_path / "cache", TaskOptions(), n_workers=1)
     ((_, failed),) = Workers(1).map(out_of_memory, ["a3"])
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, FailedCase)
     assert "case a3: there is not enough memory for it (Unable to allocate 36 GiB)" in str(failed.errors[0])
 
 

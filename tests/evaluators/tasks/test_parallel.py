@@ -14,7 +14,7 @@ import pytest
 from unetx_evaluators.evaluation import DataError, DataErrors
 from unetx_evaluators.host_cores import usable_cores
 from unetx_evaluators.tasks import parallel
-from unetx_evaluators.tasks.parallel import AHEAD, BYTES_PER_WORKER, Failed, Workers, n_workers_for
+from unetx_evaluators.tasks.parallel import AHEAD, BYTES_PER_WORKER, FailedCase, Workers, n_workers_for
 
 NAMES = [f"case{number}" for number in range(20)]
 
@@ -68,7 +68,9 @@ def test_a_second_function_takes_the_place_of_the_first(two_workers: Workers) ->
 @pytest.mark.parametrize("n", [1, 2])
 def test_what_is_wrong_with_the_data_is_an_answer(two_workers: Workers, n: int) -> None:
     answers = dict((two_workers if n == 2 else Workers(1)).map(refuse_some, NAMES))
-    failed = {name: [str(e) for e in answer.errors] for name, answer in answers.items() if isinstance(answer, Failed)}
+    failed = {
+        name: [str(e) for e in answer.errors] for name, answer in answers.items() if isinstance(answer, FailedCase)
+    }
     assert failed == {"case3": ["case3 is bad"], "case5": ["one", "other"]}
     assert len(answers) == len(NAMES)
 
@@ -83,7 +85,7 @@ def test_a_bug_flies_with_its_traceback(two_workers: Workers) -> None:
 def test_a_worker_that_dies_costs_its_case_alone_and_is_replaced() -> None:
     with Workers(2) as workers:
         answers = dict(workers.map(functools.partial(die, True), NAMES))
-    failed = {name: answer for name, answer in answers.items() if isinstance(answer, Failed)}
+    failed = {name: answer for name, answer in answers.items() if isinstance(answer, FailedCase)}
     assert list(failed) == ["case4"]
     assert "case case4: the process that read it died (signal SIGKILL); most often the memory was full" in str(
         failed["case4"].errors[0]

@@ -122,4 +122,4 @@ def test_an_expression_that_tells_no_names() -> None:
 
 def test_patients_on_several_sides_of_a_split_are_named() -> None:
     patients = there(patients_of(crossed("p{}_t{}", FEW, [0, 1])))
-    assert patients.torn([["p1_t0", "p1_t1", "p2_t0"], ["p2_t1"], ["p7_t0", "p7_t1"]]) == ["p2"]
+    assert patients.separated([["p1_t0", "p1_t1", "p2_t0"], ["p2_t1"], ["p7_t0", "p7_t1"]]) == ["p2"]

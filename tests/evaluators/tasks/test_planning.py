@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.fingerprint import Fingerprint, Intensities
 from unetx_evaluators.tasks.options import TaskOptions
-from unetx_evaluators.tasks.planning import (
-    MAX_LEVELS,
-    NetworkPlan,
-    choose_strides,
-    median_prepared_shape,
-    plan,
-    total_stride,
-)
+from unetx_evaluators.tasks.planning import NetworkPlan, median_prepared_shape, plan
 from unetx_evaluators.tasks.preprocessing import ChannelNormalisation, Preparation, choose_preparation
+from unetx_evaluators.tasks.sizing import MAX_LEVELS, choose_strides, total_stride
 from unetx_space.backbone import Backbone
 
 

@@ -19,9 +19,9 @@ from unetx_evaluators.tasks.options import TaskOptions
 from unetx_evaluators.tasks.preprocessing import (
     ChannelNormalisation,
     Preparation,
-    apply,
     choose_preparation,
     normalised,
+    prepare_case,
     prepared_shape,
     restored_label,
 )
@@ -82,7 +82,7 @@ def test_holes_in_the_non_zero_region_belong_to_it() -> None:
     image[0, 4, 4] = 0.0
     case = RawCase(image, np.zeros((9, 9), np.uint8), (1.0, 1.0))
     preparation = Preparation(2, (1.0, 1.0), None, (ChannelNormalisation("case", masked=True),))
-    prepared, _ = apply(case, survey(case, "ring", 2), preparation)
+    prepared, _ = prepare_case(case, survey(case, "ring", 2), preparation)
     assert prepared.shape == (1, 5, 5)
     values = np.array([2.0] * 24 + [0.0])
     assert prepared[0, 2, 2] == pytest.approx((0 - values.mean()) / values.std())
@@ -104,7 +104,7 @@ def test_a_constant_channel_becomes_zeros(scheme: Literal["ct", "case", "range"]
 def test_normalising_leaves_the_case_as_it_was() -> None:
     case, facts = _case((6, 7), (1.0, 1.0))
     before = case.image.copy()
-    apply(case, facts, _chosen(case, facts))
+    prepare_case(case, facts, _chosen(case, facts))
     np.testing.assert_array_equal(case.image, before)
 
 
@@ -203,21 +203,21 @@ def test_slices_lie_across_the_coarsest_axis_the_last_of_several(spacing: tuple[
 def test_slices_come_first_and_are_resampled_in_plane_only() -> None:
     case, facts = _case((12, 7, 16), (1.0, 6.0, 1.0), n_channels=2)
     preparation = _chosen(case, facts, dims=2, spacing=(0.5, 1.0, 2.0))
-    image, label = apply(case, facts, preparation)
+    image, label = prepare_case(case, facts, preparation)
     assert image.shape == (2, 7, 24, 8)
     assert label.shape == prepared_shape(facts, preparation) == (7, 24, 8)
     assert preparation.spacing == (0.5, 6.0, 2.0)  # 6 mm from slice to slice stay
     own = _chosen(case, facts, dims=2)
-    np.testing.assert_array_equal(apply(case, facts, own)[1], np.moveaxis(case.label, 1, 0))
-    np.testing.assert_array_equal(restored_label(apply(case, facts, own)[1], facts, own), case.label)
+    np.testing.assert_array_equal(prepare_case(case, facts, own)[1], np.moveaxis(case.label, 1, 0))
+    np.testing.assert_array_equal(restored_label(prepare_case(case, facts, own)[1], facts, own), case.label)
 
 
 def test_a_slice_is_prepared_without_a_look_at_its_neighbours() -> None:
     case, facts = _case((12, 10, 5), (1.0, 1.0, 1.0))
     preparation = Preparation(2, (0.7, 0.7, 1.0), 2, (ChannelNormalisation("none"),))
-    image, _ = apply(case, facts, preparation)
+    image, _ = prepare_case(case, facts, preparation)
     case.image[..., 1:] += 5
-    np.testing.assert_array_equal(apply(case, facts, preparation)[0][:, 0], image[:, 0])
+    np.testing.assert_array_equal(prepare_case(case, facts, preparation)[0][:, 0], image[:, 0])
 
 
 # There and back
@@ -237,7 +237,7 @@ def test_training_sees_the_voxels_of_the_file(test_data: Path) -> None:
     for case in _hippocampi(test_data, 10):
         facts = survey(case, "hippocampus", 3)
         preparation = choose_preparation(fingerprint([facts]), 3, ("MRI",), TaskOptions())
-        image, label = apply(case, facts, preparation)
+        image, label = prepare_case(case, facts, preparation)
         plain = case.image[0].astype(np.float64)[facts.crop]
         np.testing.assert_allclose(image[0], (plain - plain.mean()) / plain.std(), rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(label, case.label[facts.crop])
@@ -251,7 +251,7 @@ def test_masks_survive_a_finer_spacing_and_the_way_back(test_data: Path, spacing
     preparation = choose_preparation(fingerprint(facts), 3, ("MRI",), TaskOptions(spacing=spacing))
     dice = []
     for case, its_facts in zip(cases, facts, strict=True):
-        label = apply(case, its_facts, preparation)[1]
+        label = prepare_case(case, its_facts, preparation)[1]
         assert label.shape == prepared_shape(its_facts, preparation) != case.label.shape
         back = restored_label(label, its_facts, preparation)
         dice += [_dice(back == value, case.label == value) for value in (1, 2)]
@@ -266,7 +266,7 @@ def test_anisotropic_ct_with_ignored_voxels_goes_there_and_back() -> None:
     case, facts = _case((40, 44, 8), (0.8, 0.8, 5.0), n_channels=2)
     case.label[:4] = IGNORED
     preparation = choose_preparation(fingerprint([facts]), 3, ("CT", "CT"), TaskOptions(spacing=(0.6, 0.6, 2.5)))
-    image, label = apply(case, facts, preparation)
+    image, label = prepare_case(case, facts, preparation)
     assert image.shape == (2, 53, 59, 16)
     np.testing.assert_array_equal(image[..., 0], image[..., 1])  # the nearest slice, twice
     back = restored_label(label, facts, preparation)
@@ -282,7 +282,7 @@ def test_a_cropped_case_is_put_back_where_it_was() -> None:
     case = RawCase(image, label, (1.0, 1.0))
     facts = survey(case, "cropped", 2)
     preparation = _chosen(case, facts)
-    prepared = apply(case, facts, preparation)[1]
+    prepared = prepare_case(case, facts, preparation)[1]
     assert prepared.shape == (10, 20)
     np.testing.assert_array_equal(restored_label(prepared, facts, preparation), label)
 
@@ -298,7 +298,7 @@ def test_the_shape_is_known_beforehand_and_a_label_always_finds_back(
 ) -> None:
     case, facts = _case(shape, spacing)
     preparation = _chosen(case, facts, spacing=target, dims=dims)
-    image, label = apply(case, facts, preparation)
+    image, label = prepare_case(case, facts, preparation)
     assert image.dtype == np.float32
     assert label.dtype == np.uint8
     assert image.shape[1:] == label.shape == prepared_shape(facts, preparation)

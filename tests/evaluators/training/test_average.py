@@ -37,10 +37,10 @@ def test_it_is_the_exponential_average_without_the_initial_weights() -> None:
         set_to(network, value)
         average.update(torch.tensor(average.weight(step)))
     expected = (0.75**2 * 1 + 0.75 * 2 + 6) / (0.75**2 + 0.75 + 1)
-    with average.in_place():
+    with average.averaged_weights():
         assert values(network) == pytest.approx([expected] * len(values(network)))
     assert values(network) == [6.0] * len(values(network)), "its own weights are back"
-    average.settle()
+    average.copy_to_network()
     assert values(network) == pytest.approx([expected] * len(values(network)))
 
 
@@ -51,7 +51,7 @@ def test_over_one_step_or_none_it_is_the_last_weights(n_steps: float) -> None:
     for step in (1, 2):
         set_to(network, float(step))
         average.update(torch.tensor(average.weight(step)))
-    with average.in_place():
+    with average.averaged_weights():
         assert values(network) == [2.0] * 6
 
 

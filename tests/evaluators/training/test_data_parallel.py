@@ -16,9 +16,9 @@ from unetx_evaluators.tasks.task import IGNORED, Task
 from unetx_evaluators.training import data_parallel
 from unetx_evaluators.training.batches import BatchStream
 from unetx_evaluators.training.cases import open_cases
-from unetx_evaluators.training.data_parallel import RankLost, joined, summed
+from unetx_evaluators.training.data_parallel import RankLost, process_group, summed_over_ranks
 from unetx_evaluators.training.loss import heads_loss
-from unetx_evaluators.training.rank import ALONE, Rank
+from unetx_evaluators.training.rank import SINGLE_PROCESS, Rank
 from unetx_evaluators.training.recipe import STRONG
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.network import build
@@ -47,9 +47,9 @@ def in_turn(parts: list[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor],
     with pytest.MonkeyPatch.context() as patch:
         for part in parts:
             sums.append([])
-            patch.setattr(data_parallel, "_add_up", note)
+            patch.setattr(data_parallel, "_all_reduce", note)
             loss(*part)
-        patch.setattr(data_parallel, "_add_up", add)
+        patch.setattr(data_parallel, "_all_reduce", add)
         losses = []
         for part in parts:
             others = [list(values) for values in sums]
@@ -67,7 +67,7 @@ def test_the_loss_is_that_of_the_whole_batch_and_the_gradients_add_up_to_its(ign
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         heads = [logits, logits[:, :, ::2, ::2]]
-        return heads_loss(heads, labels, 0.3, ignores=ignores, total=summed)
+        return heads_loss(heads, labels, 0.3, ignores=ignores, total=summed_over_ranks)
 
     whole = heads_loss([logits, logits[:, :, ::2, ::2]], labels, 0.3, ignores=ignores)
     (expected,) = torch.autograd.grad(whole, logits)
@@ -84,7 +84,7 @@ def stepped(task: Task, rank: Rank) -> tuple[list[float], list[Tensor], Tensor]:
     network, cases = build(tiny_architecture(task, base_width=4), seed=1), open_cases(task, FLOAT32, 1)
     stream = BatchStream(cases.train, task.patch, BATCH_SIZE, 0, STRONG, FLOAT32.device)
     step = EagerStep(network, STRONG, FLOAT32, rank=rank)
-    with joined(rank, FLOAT32.device):
+    with process_group(rank, FLOAT32.device):
         losses, gradients = list[float](), list[Tensor]()
         for number in range(1, N_STEPS + 1):
             losses.append(step(stream.batch(number).part(rank.part(BATCH_SIZE)), 1e-3).item())
@@ -96,7 +96,7 @@ def stepped(task: Task, rank: Rank) -> tuple[list[float], list[Tensor], Tensor]:
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     """The batch is divided into 2 and 3 patches; augmentation and deep supervision are on."""
     task = write_tiny_task(tmp_path / "task")
-    losses, gradients, answer = stepped(task, ALONE)
+    losses, gradients, answer = stepped(task, SINGLE_PROCESS)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         other = pool.apply_async(stepped, (task, Rank(1, 2, tmp_path / "meeting")))
         here = stepped(task, Rank(0, 2, tmp_path / "meeting"))
@@ -113,4 +113,4 @@ def test_the_end_of_another_process_is_told_as_such(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("torch.distributed.all_reduce", closed)
     with pytest.raises(RankLost, match=r"another process of this training has ended .*: Connection closed by peer"):
-        summed(torch.ones(1))
+        summed_over_ranks(torch.ones(1))

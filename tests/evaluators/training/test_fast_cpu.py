@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unetx_evaluators.device import memory_format
 from unetx_evaluators.training.fast_cpu import fast_on_cpu
 from unetx_evaluators.training.fast_cpu.pointwise import Pointwise
-from unetx_evaluators.training.stand_ins import FusedNorm
+from unetx_evaluators.training.module_swaps import FusedNorm
 from unetx_space.architecture import Architecture
 from unetx_space.backbone import EncoderBlock, isotropic_backbone
 from unetx_space.network import SkipUNet, build

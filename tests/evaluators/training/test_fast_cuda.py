@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from unetx_evaluators.device import DeviceProfile
 from unetx_evaluators.evaluation import DeviceFailed
-from unetx_evaluators.proxy import computed_fast
-from unetx_evaluators.training.fast_cuda import choice, fast_on_cuda, norms_run_as
-from unetx_evaluators.training.stand_ins import FusedNorm
+from unetx_evaluators.proxy import accelerated
+from unetx_evaluators.training.fast_cuda import choice, fast_on_cuda, norm_backend
+from unetx_evaluators.training.module_swaps import FusedNorm
 from unetx_evaluators.training.trainer import Progress
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -32,9 +32,9 @@ NormAct = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
 
 @pytest.fixture(autouse=True)
 def _nothing_is_known_yet() -> Iterator[None]:
-    choice.trouble.cache_clear()
+    choice.triton_failure.cache_clear()
     yield
-    choice.trouble.cache_clear()
+    choice.triton_failure.cache_clear()
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_without_triton_the_network_stays_and_that_is_said_once(
         with fast_on_cuda(plain, CPU):
             assert dict(plain.named_modules()) == before
     assert [record.getMessage() for record in caplog.records] == [
-        f"instance norms are computed by torch, not by Triton; {choice.trouble(CPU)}"
+        f"instance norms are computed by torch, not by Triton; {choice.triton_failure(CPU)}"
     ]
-    assert "triton" in choice.trouble(CPU)
+    assert "triton" in choice.triton_failure(CPU)
 
 
 def test_a_triton_without_a_compiler_or_with_wrong_numbers_is_not_used(
@@ -95,16 +95,16 @@ def test_a_triton_without_a_compiler_or_with_wrong_numbers_is_not_used(
         raise RuntimeError("Failed to find C compiler.\nPlease specify it")
 
     stands_for_triton(without_compiler)
-    assert choice.trouble(CPU) == "RuntimeError: Failed to find C compiler."
-    choice.trouble.cache_clear()
+    assert choice.triton_failure(CPU) == "RuntimeError: Failed to find C compiler."
+    choice.triton_failure.cache_clear()
     stands_for_triton(lambda x, weight, bias, eps, slope: by_torch(x, weight, bias, eps, slope / 2))
-    assert choice.trouble(CPU) == "RuntimeError: its numbers are not torch's"
+    assert choice.triton_failure(CPU) == "RuntimeError: its numbers are not torch's"
 
 
 def test_the_trial_works_while_gradients_are_off(stands_for_triton: Callable[[NormAct], None]) -> None:
     stands_for_triton(by_torch)
     with torch.inference_mode():
-        assert choice.trouble(CPU) == ""
+        assert choice.triton_failure(CPU) == ""
 
 
 def test_a_device_that_dies_in_the_trial_is_no_reason_to_go_on_with_torch(
@@ -116,18 +116,18 @@ def test_a_device_that_dies_in_the_trial_is_no_reason_to_go_on_with_torch(
     stands_for_triton(lambda *_: torch.empty(0).view(1))
     monkeypatch.setattr(choice, "check_alive", dead)
     with pytest.raises(DeviceFailed):
-        choice.trouble(CPU)
+        choice.triton_failure(CPU)
 
 
 def test_unless_they_are_asked_for_nothing_is_tried_or_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(device: torch.device) -> str:
         raise AssertionError("tried")
 
-    monkeypatch.setattr(choice, "trouble", never)
+    monkeypatch.setattr(choice, "triton_failure", never)
     plain = network()
     before = dict(plain.named_modules())
-    assert (norms_run_as(CUDA), norms_run_as(CPU)) == ("", "")
-    with computed_fast(plain, DeviceProfile(CUDA, None)):
+    assert (norm_backend(CUDA), norm_backend(CPU)) == ("", "")
+    with accelerated(plain, DeviceProfile(CUDA, None)):
         assert dict(plain.named_modules()) == before
 
 
@@ -136,13 +136,13 @@ def test_where_they_are_asked_for_an_evaluation_tells_what_came_of_it(
     stands_for_triton: Callable[[NormAct], None], monkeypatch: pytest.MonkeyPatch, reason: str, told: str
 ) -> None:
     stands_for_triton(by_torch)
-    monkeypatch.setattr(choice, "ARE_BY_TRITON", True)
-    monkeypatch.setattr(choice, "trouble", lambda device: reason)
-    assert (norms_run_as(CUDA), norms_run_as(CPU)) == (told, "")
-    assert Progress(1.0, steps_run_as="graph", norms_run_as=told).run_as == {"steps": "graph", "norms": told}
-    assert Progress(1.0).run_as == {}
+    monkeypatch.setattr(choice, "USE_TRITON", True)
+    monkeypatch.setattr(choice, "triton_failure", lambda device: reason)
+    assert (norm_backend(CUDA), norm_backend(CPU)) == (told, "")
+    assert Progress(1.0, step_mode="graph", norm_backend=told).modes == {"steps": "graph", "norms": told}
+    assert Progress(1.0).modes == {}
     plain = network()
-    with computed_fast(plain, DeviceProfile(CUDA, None)):
+    with accelerated(plain, DeviceProfile(CUDA, None)):
         assert any(isinstance(module, FusedNorm) for module in plain) == (told == "triton")
 
 
@@ -178,4 +178,4 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(map_type: str, unit: st
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @needs_triton
 def test_on_a_gpu_the_trial_finds_torchs_numbers() -> None:
-    assert choice.trouble(torch.device("cuda", 0)) == ""
+    assert choice.triton_failure(torch.device("cuda", 0)) == ""

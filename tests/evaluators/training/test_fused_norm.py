@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unetx_evaluators.device import memory_format
-from unetx_evaluators.training.fast_cpu.exchange import NORMS
 from unetx_evaluators.training.fast_cpu.norm_kernels import STRIP, STRIPS_A_SUM
-from unetx_evaluators.training.stand_ins import FusedNorm
+from unetx_evaluators.training.fast_cpu.swaps import NORMS
+from unetx_evaluators.training.module_swaps import FusedNorm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,12 +12,12 @@ from tiny_task import TINY_BUDGET, tiny_architecture
 
 from unetx_evaluators.device import DeviceProfile, profile
 from unetx_evaluators.evaluation import DeviceFailed, EvaluationEnded, NullObserver, Outcome
-from unetx_evaluators.host_memory import available_bytes
+from unetx_evaluators.host_memory import MIB, available_bytes
 from unetx_evaluators.proxy import ProxyEvaluator
 from unetx_evaluators.tasks.task import Task
 from unetx_evaluators.training import dry_run, trainer
-from unetx_evaluators.training.memory_demand import MIB, Demand, check_memory, check_share
-from unetx_evaluators.training.rounds import ChosenRound, Round
+from unetx_evaluators.training.iteration import ChosenIteration, Iteration
+from unetx_evaluators.training.memory_demand import Demand, check_memory, check_share
 from unetx_evaluators.training.step import EagerStep
 from unetx_space.training_memory import training_memory
 
@@ -109,14 +109,14 @@ def test_an_error_that_a_device_tells_as_late_as_at_the_end_is_no_answer_either(
 def test_an_evaluation_tells_how_its_steps_ran_and_that_a_failed_capture_spends_its_process(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def chosen(eager: Round, step: int) -> ChosenRound:
-        return ChosenRound(eager, "eager: operation not permitted", spends_process=True)
+    def chosen(eager: Iteration, step: int) -> ChosenIteration:
+        return ChosenIteration(eager, "eager: operation not permitted", needs_new_process=True)
 
     plain = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
-    assert ("steps" in plain.versions, plain.spends_process) == (False, False), "a CPU has no choice"
-    monkeypatch.setattr(trainer, "captured_where_possible", chosen)
+    assert ("steps" in plain.versions, plain.needs_new_process) == (False, False), "a CPU has no choice"
+    monkeypatch.setattr(trainer, "capture_if_possible", chosen)
     told = ProxyEvaluator().evaluate(tiny_architecture(task), task, TINY_BUDGET, 0, NullObserver())
-    assert (told.versions["steps"], told.spends_process) == ("eager: operation not permitted", True)
+    assert (told.versions["steps"], told.needs_new_process) == ("eager: operation not permitted", True)
     assert told.score == plain.score
 
 

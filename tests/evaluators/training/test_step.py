@@ -65,7 +65,7 @@ def test_undone_steps_leave_no_trace(steps_before: int, norm: str, device: Devic
     for number in range(steps_before):
         step(batch(number), 1e-2)
         plain(batch(number), 1e-2)
-    before, undo = weights(undone), step.undoable()
+    before, undo = weights(undone), step.snapshot()
     for number in range(7, 10):
         step(batch(number), 1e-2)
     undo()

@@ -17,7 +17,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("test_fast_cuda.py runs these in a process with TRITON_INTERPRET=1", allow_module_level=True)
 
 from unetx_evaluators.training.fast_cuda import triton_norm
-from unetx_evaluators.training.fast_cuda.choice import trouble
+from unetx_evaluators.training.fast_cuda.choice import triton_failure
 from unetx_evaluators.training.fast_cuda.triton_norm import norm_act
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,7 +61,7 @@ def by_torch(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
 
 
 def test_the_trial_finds_triton_fit() -> None:
-    assert trouble(torch.device("cpu")) == ""
+    assert triton_failure(torch.device("cpu")) == ""
 
 
 @pytest.mark.usefixtures("small_tiles")

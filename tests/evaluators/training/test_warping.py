@@ -8,7 +8,7 @@ import torch
 from changed_at_random import augmented
 
 from unetx_evaluators.training.batches import BatchStream
-from unetx_evaluators.training.cases import Case, ResidentCases, cut
+from unetx_evaluators.training.cases import Case, ResidentCases, padded_crop
 from unetx_evaluators.training.recipe import STRONG, Recipe
 from unetx_evaluators.training.warping import Warps, draw_warps, warped
 
@@ -90,8 +90,8 @@ def test_batches_with_every_change_are_the_same_from_cases_and_from_flat_tensors
 
 def test_a_cut_outside_of_an_image_is_zero() -> None:
     tensor = torch.arange(1, 13).view(3, 4)
-    assert cut(tensor, (-1, 2), (3, 3)).tolist() == [[0, 0, 0], [3, 4, 0], [7, 8, 0]]
-    assert not cut(tensor, (5, -7), (2, 2)).any()
+    assert padded_crop(tensor, (-1, 2), (3, 3)).tolist() == [[0, 0, 0], [3, 4, 0], [7, 8, 0]]
+    assert not padded_crop(tensor, (5, -7), (2, 2)).any()
 
 
 def test_gamma_keeps_mean_and_spread_and_changes_what_lies_between() -> None:

@@ -61,7 +61,7 @@ def test_windows_weigh_what_they_weigh_in_prediction() -> None:
 def test_logits_of_an_image_larger_than_the_window_along_one_axis_alone_are_those_of_prediction(folder: Path) -> None:
     image = np.random.default_rng(1).normal(size=(2, 41, 9)).astype(np.float32)
     cpu = DeviceProfile(torch.device("cpu"), autocast_dtype=None)
-    expected = predict_logits(build(NET, seed=1).eval(), torch.from_numpy(image), (16, 12), cpu)
+    expected = next(predict_logits(build(NET, seed=1).eval(), [torch.from_numpy(image)], (16, 12), cpu))
     found = runner.Model(folder / "net.pt2").logits(image, 0.5)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 

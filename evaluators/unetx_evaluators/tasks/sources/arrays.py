@@ -1,4 +1,4 @@
-"""Cases that somebody has in memory, as NumPy arrays."""
+"""A source of cases in memory, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.base import RawCase, by, check_image
+from unetx_evaluators.tasks.sources.base import RawCase, check_image, shape_text
 from unetx_evaluators.tasks.task import IGNORED, MAX_CLASSES
 
-Pair = tuple[npt.ArrayLike, npt.ArrayLike]
+ArrayPair = tuple[npt.ArrayLike, npt.ArrayLike]
 """An image ``[*spatial]``, ``[c, *spatial]`` or ``[*spatial, c]`` and its mask ``[*spatial]`` of class indices."""
 
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Pairs of image and mask with the classes that the masks' values stand for, 0 being the background."""
+    """A source of images and masks in memory; the masks hold class indices, 0 being the background."""
 
     images: tuple[npt.NDArray[np.float32], ...]
-    """``[c, *spatial]`` each."""
+    """Images ``[c, *spatial]``."""
     masks: tuple[npt.NDArray[np.uint8], ...]
     classes: tuple[str, ...]
     spacing: tuple[float, ...]
-    """mm per voxel and axis, all cases alike."""
+    """The mm per voxel and axis, the same for all cases."""
     identity: str
     name: str = "arrays"
 
@@ -38,10 +38,11 @@ class ArraySource:
 
     @classmethod
     def of(
-        cls, pairs: Sequence[Pair], *, classes: Sequence[str] = (), spacing: Sequence[float] | None = None
+        cls, pairs: Sequence[ArrayPair], *, classes: Sequence[str] = (), spacing: Sequence[float] | None = None
     ) -> ArraySource:
-        """Raises DataErrors where images and masks do not fit together. ``classes`` are named by number by default, and
-        ``spacing`` is 1 mm along every axis.
+        """The source of ``pairs``; by default classes are named by number, and ``spacing`` is 1 mm along every axis.
+
+        Raises DataErrors where images and masks do not fit together.
         """
         if not pairs:
             raise DataError("a dataset of arrays is a list of (image, mask) pairs, got none")
@@ -111,7 +112,7 @@ def _mask(mask: npt.ArrayLike, number: int) -> npt.NDArray[np.uint8]:
 
 
 def _image(image: npt.ArrayLike, shape: tuple[int, ...], number: int) -> npt.NDArray[np.float32]:
-    """``[c, *spatial]``; where the channels stand is told by the mask's shape."""
+    """The image as ``[c, *spatial]``; the mask's shape shows which axis holds the channels."""
     values: npt.NDArray[Any] = np.asarray(image)
     if values.shape == shape:
         values = values[None]
@@ -119,7 +120,7 @@ def _image(image: npt.ArrayLike, shape: tuple[int, ...], number: int) -> npt.NDA
         values = np.moveaxis(values, -1, 0)
     if values.shape[1:] != shape:
         raise DataError(
-            f"pair {number}: the image is {by(values.shape)} and its mask {by(shape)}; an image has the mask's shape, "
-            "with one more axis for channels at the beginning or the end"
+            f"pair {number}: the image is {shape_text(values.shape)} and its mask {shape_text(shape)}; an image has "
+            "the mask's shape, with one more axis for channels at the beginning or the end"
         )
     return check_image(values, Path(f"pair {number}"))

@@ -1,7 +1,7 @@
-"""What a layout on disk offers: cases in a common form, and the checks that every layout shares.
+"""The interface of sources, which give the cases of any layout in a common form, and checks that layouts share.
 
 A source lists and reads; it writes nothing. Whatever makes the data unusable is a DataError that names the file, the
-reason and the remedy: kept in ``problems`` where the listing or a header tells it, raised when the case is read where
+reason and the remedy: it is in ``problems`` where the listing or a header shows it, raised when the case is read where
 only its voxels do, and raised at once when nothing at all can be listed.
 """
 
@@ -27,67 +27,69 @@ _LINKS_ALLOWED = ContextVar("links_allowed", default=False)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawCase:
-    """One case as its source holds it, intensities untouched."""
+    """One case as read from its source, with original intensities."""
 
     image: Image
-    """float32 ``[c, *spatial]``, finite."""
+    """Finite intensities ``[c, *spatial]`` in float32."""
     label: Label
-    """uint8 ``[*spatial]``: indices into the source's classes, or ``IGNORED``."""
+    """Indices ``[*spatial]`` into the source's classes, or ``IGNORED``, in uint8."""
     spacing: tuple[float, ...]
-    """mm per voxel and axis; ones where the data do not say."""
+    """The mm per voxel and axis; ones where the data do not say."""
 
 
 class Source(Protocol):
-    """A dataset somebody has. Picklable; reading the same case twice gives the same arrays."""
+    """A dataset. Sources are picklable; reading the same case twice gives the same arrays."""
 
     @property
     def name(self) -> str:
-        """What people call the dataset."""
+        """The name of the dataset."""
 
     @property
     def layout(self) -> str:
-        """Which layout was recognised, in words."""
+        """The name of the layout."""
 
     @property
     def origin(self) -> str:
-        """Where the data come from, for people."""
+        """A text on where the data come from."""
 
     @property
     def identity(self) -> str:
-        """Equal texts mean unchanged input; found without reading any array."""
+        """A text that changes with the input, computed without reading any array."""
 
     @property
-    def dims(self) -> Literal[2, 3]: ...
+    def dims(self) -> Literal[2, 3]:
+        """The number of spatial axes of the images."""
 
     @property
-    def channels(self) -> tuple[str, ...]: ...
+    def channels(self) -> tuple[str, ...]:
+        """The names of the images' channels."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names by label value; ``classes[0]`` is the background."""
+        """The names of the classes by label value; ``classes[0]`` is the background."""
 
     @property
     def case_names(self) -> tuple[str, ...]:
-        """Unique, sorted, and usable as file names."""
+        """The names of the cases: unique, sorted, and usable as file names."""
 
     @property
     def problems(self) -> tuple[DataError, ...]:
-        """What the listing and the headers show to be wrong. ``case_names`` leaves out what cannot be read for it."""
+        """Errors that the listing and the headers show; ``case_names`` omits cases that cannot be read for them."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences on what the listing shows and may not be meant; they may name files."""
+        """Sentences on what in the listing may be a mistake; they may name files."""
 
     @property
     def n_bytes(self) -> int:
-        """Size of the cases' files; 0 where there are none."""
+        """The size of the cases' files; 0 where there are none."""
 
     def read(self, name: str) -> RawCase:
-        """One case, checked. Raises DataError."""
+        """Read and check one case. Raises DataError."""
 
 
 def check_image(image: npt.NDArray[Any], file: Path) -> Image:
-    """The image as float32 if it holds anything and every voxel is finite."""
+    """The image in float32. Raises DataError where it is empty, or a voxel is not finite."""
     if image.size == 0:
         raise DataError(f"{file}: is empty (shape {image.shape}); export it again or remove the case")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
@@ -101,16 +103,16 @@ def check_image(image: npt.NDArray[Any], file: Path) -> Image:
 
 
 def check_same_shape(image: tuple[int, ...], label: tuple[int, ...], image_file: Path, label_file: Path) -> None:
-    """A mask has one voxel for every voxel of its image."""
+    """Raise DataError where a mask has another shape than its image."""
     if image != label:
         raise DataError(
-            f"{label_file}: the mask is {by(label)}, its image {image_file.name} is {by(image)}; "
+            f"{label_file}: the mask is {shape_text(label)}, its image {image_file.name} is {shape_text(image)}; "
             "resample the mask to the image's grid (nearest neighbour) or pair it with the right image"
         )
 
 
 def check_case_name(name: str, file: Path) -> str:
-    """A case's name becomes a file name, here and on other systems."""
+    """The case's name. Raises DataError where it cannot be a file name, here or on other systems."""
     safe = name.isprintable() and not set(name) & set('/\\:*?"<>|') and len(name.encode()) <= 200
     if not safe or not name or name.startswith(".") or name != name.strip(" ."):
         raise DataError(
@@ -122,7 +124,7 @@ def check_case_name(name: str, file: Path) -> str:
 
 @contextmanager
 def following_links(allowed: bool) -> Iterator[None]:
-    """Whether links may lead out of the dataset while it is listed; every layout asks ``check_inside``."""
+    """Inside, ``check_inside`` allows symbolic links to lead out of the dataset's folder, or not."""
     token = _LINKS_ALLOWED.set(allowed)
     try:
         yield
@@ -131,7 +133,7 @@ def following_links(allowed: bool) -> Iterator[None]:
 
 
 def check_inside(file: Path, folder: Path) -> Path:
-    """The file, if it really lies in the dataset's folder: links followed, unless the user vouches for them."""
+    """The file. Raises DataError where it lies outside of the dataset's folder, links followed if none may lead out."""
     if file.resolve().is_relative_to(folder.resolve()):
         return file
     is_named_inside = file.is_relative_to(folder) and ".." not in file.relative_to(folder).parts
@@ -144,19 +146,19 @@ def check_inside(file: Path, folder: Path) -> Path:
 
 
 def identity_of(layout: str, folder: Path, files: Iterable[Path], **options: Any) -> str:
-    """Path, options, and every file's size and time of change: equal texts mean unchanged input."""
+    """The identity of a source: its folder, options, and every file's size and time of change, as JSON."""
     stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
     listing = sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
     return json.dumps([layout, str(folder.resolve()), options, listing], sort_keys=True)
 
 
 def unreadable(file: Path, kind: str, reason: object) -> DataError:
-    """A file that its reader of that ``kind`` cannot make sense of."""
+    """The error on a file that cannot be read as one of that ``kind``."""
     return DataError(f"{file}: cannot be read as {kind} ({reason}); copy or export it again, or remove the case")
 
 
 def check_partners(images: Sequence[str], masks: Sequence[str], mask: str, folder: Path, remedy: str) -> None:
-    """Raises DataError where images or masks stand alone; ``mask`` is what the layout calls one."""
+    """Raise DataError where ``images`` or ``masks`` have no partner; ``mask`` is the layout's word for a mask."""
     faults = [
         f"{listed(lonely, kind)} without {partner}"
         for lonely, kind, partner in ((images, "image", f"a {mask}"), (masks, mask, "an image"))
@@ -167,12 +169,12 @@ def check_partners(images: Sequence[str], masks: Sequence[str], mask: str, folde
 
 
 def listed(items: Sequence[object], noun: str, plural: str = "") -> str:
-    """``3 values (7, 8, 9)``; at most five are shown."""
+    """A text like ``3 values (7, 8, 9)``, in which at most five items are shown."""
     shown = ", ".join(str(item) for item in items[:_LISTED])
     more = ", ..." if len(items) > _LISTED else ""
     return f"{len(items)} {noun if len(items) == 1 else plural or noun + 's'} ({shown}{more})"
 
 
-def by(shape: Sequence[object]) -> str:
-    """``31x43x24``."""
+def shape_text(shape: Sequence[object]) -> str:
+    """A shape as a text like ``31x43x24``."""
     return "x".join(str(n) for n in shape)

@@ -1,4 +1,5 @@
-"""``dataset.json`` and lists of its kind: data from a stranger, capped in size, all paths kept inside the folder."""
+"""Reading of ``dataset.json`` and similar lists, which are not trusted: size is limited, and paths stay in the
+folder."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ _MAX_BYTES = 50_000_000
 
 
 def read_description(file: Path) -> dict[str, Any]:
-    """What the file says of the dataset in its folder. Raises DataError."""
+    """The JSON object in the file, which describes the dataset in its folder. Raises DataError."""
     check_inside(file, file.parent)
     try:
         if file.stat().st_size > _MAX_BYTES:
@@ -31,8 +32,8 @@ def read_description(file: Path) -> dict[str, Any]:
     return description
 
 
-def numbered(description: dict[str, Any], field: str, file: Path) -> dict[int, str]:
-    """``{"0": "MRI", "1": ...}`` by number, ascending. Raises DataError."""
+def numbered_names(description: dict[str, Any], field: str, file: Path) -> dict[int, str]:
+    """The names in a field like ``{"0": "MRI", "1": ...}`` by number, ascending. Raises DataError."""
     stated = description.get(field)
     if not isinstance(stated, dict) or not stated or not all(str(key).isdecimal() for key in stated):
         turned = {str(value): key for key, value in stated.items()} if isinstance(stated, dict) else {}
@@ -46,15 +47,15 @@ def numbered(description: dict[str, Any], field: str, file: Path) -> dict[int, s
 
 
 def channel_names(description: dict[str, Any], field: str, file: Path) -> tuple[str, ...]:
-    """The channels in order of their numbers. Raises DataError."""
-    names = numbered(description, field, file)
+    """The names of the channels in order of their numbers. Raises DataError."""
+    names = numbered_names(description, field, file)
     if list(names) != list(range(len(names))):
         raise DataError(f"{file}: '{field}' counts from \"0\" without gaps, got {list(names)}")
     return tuple(names.values())
 
 
 def stated_file(stated: object, endings: tuple[str, ...], what: str, file: Path) -> Path:
-    """The file that a path of the description names, without leaving its folder. Raises DataError."""
+    """The file of a path in the description. Raises DataError where it is outside of the folder, or no such path."""
     if not isinstance(stated, str) or not stated.lower().endswith(endings) or "\0" in stated:
         way = conversion(Path(stated.replace("\0", ""))) if isinstance(stated, str) else None
         raise DataError(
@@ -65,9 +66,9 @@ def stated_file(stated: object, endings: tuple[str, ...], what: str, file: Path)
 
 
 def unlisted(listed_files: Iterable[Path], file: Path) -> tuple[str, ...]:
-    """A sentence on the images and masks that lie beside those that ``file`` lists, where it does not name them.
+    """A warning on images and masks that lie beside those that ``file`` lists, and are not listed.
 
-    Only folders that hold several of the files are looked at: in a folder for each case, others lie for other reasons.
+    Only folders with several of the listed files are searched: a folder for each case may hold other files.
     """
     known = {without_dots(entry) for entry in listed_files}
     folders = Counter(entry.parent for entry in known)
@@ -86,12 +87,12 @@ def unlisted(listed_files: Iterable[Path], file: Path) -> tuple[str, ...]:
 
 
 def without_dots(path: Path) -> Path:
-    """The whole path without ``..``; links stay, which may lead out of the folder."""
+    """The absolute path without ``..``; links, which may lead out of the folder, are not resolved."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
 
 
-def swapped(stated: object) -> str | None:
-    """A mapping whose keys and values were meant the other way round, as it should be; None for any other."""
+def inverted_mapping(stated: object) -> str | None:
+    """JSON of a mapping with keys and values exchanged, where it looks like exchanged by mistake; None otherwise."""
     if not isinstance(stated, dict) or not stated:
         return None
     names = all(isinstance(value, str) and not value.strip().isdecimal() for value in stated.values())

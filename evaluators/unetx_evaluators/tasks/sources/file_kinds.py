@@ -1,4 +1,4 @@
-"""What a file's first bytes say it is, whatever its name says."""
+"""Detection of a file's kind by its first bytes, whatever its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.formats import CONVERTERS, READ
 
 FIRST_BYTES = 352
-"""Enough to tell, and the header of NIfTI-1."""
+"""Number of bytes that suffice to detect all kinds, those of NIfTI-1's header."""
 GZIP, NIFTI = "gzip", "NIfTI"
 _UNPACK, _FETCH = "unpack it", "get the file itself"
 _NIFTI_HEADER_BYTES = {348, 540}
@@ -18,17 +18,18 @@ _NIFTI_HEADER_BYTES = {348, 540}
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Files that begin alike."""
+    """A kind of files, with the bytes at their beginning."""
 
     name: str
-    """As their readers call it."""
+    """Name as in calls of ``refuse_other_contents``."""
     words: str
+    """Name in messages, with its article."""
     beginnings: tuple[tuple[int, bytes], ...]
-    """Where the bytes stand that tell, and what they are."""
+    """Offsets and values of the bytes that identify the kind."""
     ending: str = ""
-    """Of names by which they are read."""
+    """Ending of the names of files that are read as this kind."""
     remedy: str = ""
-    """What to do about them; empty: they are called by their ending."""
+    """Advice in messages; empty: to rename them by their ending."""
 
 
 def _first(*magics: bytes) -> tuple[tuple[int, bytes], ...]:
@@ -74,7 +75,7 @@ _KINDS = (
 
 
 def refuse_other_contents(file: Path, first: bytes, *, expected: str) -> None:
-    """DataError where the ``first`` bytes of a file are none, or those of another kind than ``expected``."""
+    """Raise DataError where the ``first`` bytes of a file are none, or those of another kind than ``expected``."""
     if not first:
         raise DataError(f"{file}: is empty (0 bytes); copy or export it again, or remove the case")
     kind = next((kind for kind in _KINDS if any(first[at:].startswith(magic) for at, magic in kind.beginnings)), None)
@@ -92,7 +93,7 @@ def refuse_other_contents(file: Path, first: bytes, *, expected: str) -> None:
 
 
 def _holds_nifti(packed: bytes) -> bool:
-    """Whether gzip's data begin with the size of a NIfTI header, in either order of bytes."""
+    """Whether gzip data unpack to the size of a NIfTI header, in either byte order."""
     try:
         size = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(packed)[:4]
     except zlib.error:

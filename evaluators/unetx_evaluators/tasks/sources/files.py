@@ -1,4 +1,4 @@
-"""Cases made of image and label files: what every layout on disk has in common once its files are paired."""
+"""A source of image and label files, which all layouts on disk become once their files are paired."""
 
 from __future__ import annotations
 
@@ -26,32 +26,34 @@ from unetx_evaluators.tasks.sources.base import (
 from unetx_evaluators.tasks.sources.formats import is_itk
 from unetx_evaluators.tasks.sources.header import Header, check_agreement
 from unetx_evaluators.tasks.sources.labels import ClassMap, Threshold
-from unetx_evaluators.tasks.sources.mask_values import check_palettes, meaning_of, read_mask
-from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
+from unetx_evaluators.tasks.sources.mask_values import check_palettes, infer_class_map, read_mask
+from unetx_evaluators.tasks.sources.reading import DEFAULT_READING, ReadingOptions
 from unetx_evaluators.tasks.sources.volumes import volume_reader
 from unetx_evaluators.tasks.task import Label
 
 
 @dataclass(frozen=True, slots=True)
 class CaseFiles:
-    """Where one case lies."""
+    """The files of one case."""
 
     images: tuple[Path, ...]
-    """Their channels follow each other."""
+    """Files of the image, whose channels are concatenated."""
     label: Path
     spacing: tuple[float, ...] | None = None
-    """mm per voxel and axis, if something beside the files states it."""
+    """The mm per voxel and axis, if a file beside them states it."""
     more_labels: tuple[Path, ...] = ()
     """Further masks of the same image, drawn over the first in turn."""
     shown: tuple[int, ...] = ()
-    """The class that each of the masks shows; empty: their values say."""
+    """The class that each of the masks shows; empty: masks hold values of classes."""
 
     @property
     def masks(self) -> tuple[Path, ...]:
+        """All masks of the image."""
         return (self.label, *self.more_labels)
 
     @property
     def all(self) -> tuple[Path, ...]:
+        """All files of the case."""
         return (*self.images, *self.masks)
 
 
@@ -65,19 +67,19 @@ class FileSource:
     dims: Literal[2, 3]
     channels: tuple[str, ...]
     cases: Mapping[str, CaseFiles]
-    """By name, sorted."""
+    """Files of every case by its name, sorted."""
     problems: tuple[DataError, ...]
     stated: ClassMap | Threshold | None
-    """What label values mean; None: 0 and one other value, whichever the masks hold."""
+    """Meaning of label values as stated by a file or the user; None: 0 and one other value that the masks hold."""
     description: Path | None = None
-    """The file that describes the dataset, if one does."""
-    takes_labels: bool = True
-    """Whether the user may say what label values mean, for no description does."""
+    """The file that describes the dataset, if there is one."""
+    accepts_labels: bool = True
+    """Whether the user may state the meaning of label values, because no description does."""
     warnings: tuple[str, ...] = ()
-    reading: Reading = AS_IT_IS
-    """What the user said about the files."""
+    reading: ReadingOptions = DEFAULT_READING
+    """The user's options for reading the files."""
     layers: tuple[str, ...] = ()
-    """Names of the classes, where every mask shows one of them; empty: ``class_map`` has them."""
+    """Names of the classes, where every mask shows one of them; empty: they are those of ``class_map``."""
     is_indexed: bool = False
     """Whether some masks are pictures with a palette."""
 
@@ -92,10 +94,10 @@ class FileSource:
         channels_from: str = "",
         **fields: Any,
     ) -> Self:
-        """The source of those ``cases`` whose names and headers are sound; what is wrong joins ``problems``.
+        """The source of those ``cases`` whose names and headers are valid; errors on the others join ``problems``.
 
-        ``channels`` are what ``channels_from`` states; without them, most cases decide. Raises DataError when no case
-        is left.
+        ``channels`` are those that ``channels_from`` states; without them, the most frequent ones are expected. Raises
+        DataError where no case is left.
         """
         headers, indexed = _sound_headers(cases, problems)
         kept: dict[str, CaseFiles] = {}
@@ -120,8 +122,8 @@ class FileSource:
 
     @property
     def remedy(self) -> str:
-        """Where to say what an unknown label value means."""
-        if self.takes_labels or self.description is None:
+        """A text on how to state the meaning of unknown label values."""
+        if self.accepts_labels or self.description is None:
             return "name every value with --labels NAME=VALUE,..., divide them with --threshold N, or correct the file"
         return f"correct the file, or 'labels' in {self.description.name}"
 
@@ -153,13 +155,13 @@ class FileSource:
 
     @cached_property
     def class_map(self) -> ClassMap | Threshold:
-        """Reads every mask on first use, unless something states what the values mean."""
+        """The meaning of label values; on first use every mask is read, unless it is stated."""
         masks = [mask for case in self.cases.values() for mask in case.masks]
         with following_links(self.reading.follow_links):
             if self.stated is None:
-                return meaning_of(masks, self.folder)
+                return infer_class_map(masks, self.folder)
             if self.is_indexed and self.stated.mask_kind == "number":
-                check_palettes(masks, self.folder, takes_colours=self.takes_labels)
+                check_palettes(masks, self.folder, allows_colours=self.accepts_labels)
         return self.stated
 
     @property
@@ -172,7 +174,8 @@ class FileSource:
         return tuple(self.cases)
 
     def read(self, name: str) -> RawCase:
-        """``[c, x, y, z]`` in RAS+ for volumes (see ``orientation``), ``[c, h, w]`` for pictures."""
+        """Read a case, its image ``[c, x, y, z]`` in RAS+ for volumes (see ``orientation``), ``[c, h, w]`` for
+        pictures."""
         case = self.cases[name]
         with following_links(self.reading.follow_links):
             images = [read_image(file) for file in case.images]
@@ -183,26 +186,29 @@ class FileSource:
         return RawCase(image, label, case.spacing or first.spacing)
 
     def _read_label(self, case: CaseFiles, images: Sequence[Header]) -> Label:
-        """Several masks are drawn over each other; where they contradict each other, the user says which one counts."""
-        drawn = [self._drawn(case, number, images) for number in range(len(case.masks))]
+        """The label map of a case, on which later masks are drawn over earlier ones.
+
+        Raises DataError where masks contradict each other and the user has stated no order.
+        """
+        drawn = [self._read_class_mask(case, number, images) for number in range(len(case.masks))]
         label = drawn[0]
         for number, another in enumerate(drawn[1:], start=1):
             if self.reading.drawn is None and ((label > 0) & (another > 0) & (label != another)).any():
-                remedy = self._order(case, drawn)
+                remedy = self._overlap_remedy(case, drawn)
                 raise DataError(f"{case.masks[number]}: overlaps with another mask of its image; {remedy}")
             label = np.where(another > 0, another, label)
         return label
 
-    def _drawn(self, case: CaseFiles, number: int, images: Sequence[Header]) -> Label:
-        """One mask of a case as classes."""
+    def _read_class_mask(self, case: CaseFiles, number: int, images: Sequence[Header]) -> Label:
+        """Read one mask of a case as class indices."""
         file = case.masks[number]
         header, mask = read_mask(file, self.class_map.mask_kind)
         check_agreement(images, header)
         label = self.class_map.encode(mask, file, self.remedy)
         return (label > 0).astype(np.uint8) * np.uint8(case.shown[number]) if case.shown else label
 
-    def _order(self, case: CaseFiles, drawn: Sequence[Label]) -> str:
-        """What to do about masks that overlap; the smaller ones are proposed to lie on top."""
+    def _overlap_remedy(self, case: CaseFiles, drawn: Sequence[Label]) -> str:
+        """Advice on masks that overlap, which proposes to draw the smaller ones last."""
         if not case.shown:
             return "a voxel has one class: correct one of the masks"
         sizes = {shown: int((label > 0).sum()) for shown, label in zip(case.shown, drawn, strict=True)}
@@ -212,19 +218,19 @@ class FileSource:
 
 
 def read_header(file: Path) -> Header:
-    """What the file's first bytes tell. Raises DataError."""
+    """The header of an image or mask file. Raises DataError."""
     volumes = volume_reader(file)
     return volumes.read_header(file) if volumes else pictures.read_header(file)
 
 
 def read_image(file: Path) -> tuple[Header, npt.NDArray[Any]]:
-    """``[c, *spatial]`` in the file's own type, in the orientation of its format. Raises DataError."""
+    """Header and array ``[c, *spatial]`` of a file, in its own type and its format's orientation. Raises DataError."""
     volumes = volume_reader(file)
     return volumes.read_array(file) if volumes else pictures.read_image(file)
 
 
 def _sound_headers(cases: Mapping[str, CaseFiles], problems: Problems) -> tuple[dict[str, Header], set[str]]:
-    """The first image's header with the channels of all, for every case whose files agree; cases with palettes."""
+    """For every case whose files agree, its first image's header with the channels of all; and cases with palettes."""
     sound: dict[str, Header] = {}
     indexed: set[str] = set()
     alike: dict[str, str] = {}
@@ -254,7 +260,7 @@ def _kind(header: Header) -> tuple[int, tuple[str, ...]]:
 
 
 def _check_kind(header: Header, usual: Header, channels: tuple[str, ...] | None, channels_from: str) -> None:
-    """A case has as many axes as most, and the channels that are stated or that most have. Raises DataError."""
+    """Raise DataError where a case has other axes or channels than ``usual``, or other channels than stated."""
     if len(header.shape) != len(usual.shape):
         raise DataError(
             f"{header.file}: is {len(header.shape)}D, but {usual.file.name} is {len(usual.shape)}D; keep pictures and "

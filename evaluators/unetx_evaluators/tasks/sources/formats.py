@@ -1,4 +1,4 @@
-"""Which files are read, and what to do with those that are not."""
+"""The file formats that are read, and advice on those that are not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unetx_evaluators.evaluation import DataError
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".seg.nrrd", ".nrrd")
-"""MetaImage and NRRD, which are read where SimpleITK is installed."""
+"""Endings of MetaImage and NRRD files, which are read where SimpleITK is installed."""
 PICTURES = {
     ".png": "PNG",
     ".tif": "TIFF",
@@ -22,13 +22,13 @@ PICTURES = {
     ".jpeg": "JPEG",
     ".gif": "GIF",
 }
-"""Pillow's name of the format by ending."""
+"""Pillow's name of the format of a picture by its ending."""
 LOSSY = (".jpg", ".jpeg")
-"""Good enough for images; at the edges of a mask they invent values."""
+"""Endings of formats whose compression changes values, which images tolerate and masks do not."""
 HAS_ITK = find_spec("SimpleITK") is not None
 READ = (*NIFTI, *(ITK if HAS_ITK else ()), *PICTURES)
 LOSSLESS = tuple(ending for ending in READ if ending not in LOSSY)
-"""What masks are stored in."""
+"""Endings of the formats in which masks are read."""
 
 _DICOM = "convert DICOM series to NIfTI, with dcm2niix for instance (dcm2niix -z y -o OUT IN)"
 _VOLUME = "convert it to .nii.gz, with SimpleITK (WriteImage(ReadImage(IN), OUT)) or 3D Slicer"
@@ -50,7 +50,7 @@ _CONVERSIONS: dict[str, tuple[str, ...]] = {
     _PICTURE: (".webp", ".jp2", ".heic", ".ppm", ".pgm", ".tga"),
 }
 CONVERTERS = {ending: remedy for remedy, endings in _CONVERSIONS.items() for ending in endings}
-"""Formats that hold images but are not read, with the way to one that is."""
+"""Advice on how to convert image formats that are not read, by ending."""
 
 _KNOWN = sorted((*READ, *CONVERTERS), key=len, reverse=True)
 _DICOM_MAGIC_AT = 128
@@ -58,13 +58,13 @@ _MAX_LOOKED_AT = 500
 
 
 def ending_of(file: Path) -> str:
-    """``.nii.gz`` of ``a.nii.gz``, in lower case; empty where the ending is not one of an image format."""
+    """The ending of a file's name, like ``.nii.gz``, in lower case; empty where it is not one of an image format."""
     name = file.name.lower()
     return next((ending for ending in _KNOWN if name.endswith(ending)), "")
 
 
 def stem_of(file: Path) -> str:
-    """The name without its ending."""
+    """The file's name without its ending."""
     return file.name[: len(file.name) - len(ending_of(file))]
 
 
@@ -77,7 +77,7 @@ def is_itk(file: Path) -> bool:
 
 
 def conversion(file: Path) -> str | None:
-    """How an image file that is not read becomes one that is; None for a file that is read, or that is no image."""
+    """Advice on how to convert an image file that is not read; None for a file that is read, or that is no image."""
     ending = ending_of(file)
     if ending in READ:
         return None
@@ -85,7 +85,7 @@ def conversion(file: Path) -> str | None:
 
 
 def is_dicom(file: Path) -> bool:
-    """By its ending, its name, or the four letters after DICOM's preamble (PS3.10, section 7.1)."""
+    """Whether a file is DICOM, by its ending, its name, or the letters after the preamble (PS3.10, section 7.1)."""
     if file.name.upper() == "DICOMDIR" or CONVERTERS.get(ending_of(file)) == _DICOM:
         return True
     try:
@@ -96,7 +96,7 @@ def is_dicom(file: Path) -> bool:
 
 
 def refuse_dicom(place: Path) -> None:
-    """Raises DataError if ``place``, a file or a folder without any layout that is known, holds DICOM files."""
+    """Raise DataError if ``place``, a file or a folder without a known layout, holds DICOM files."""
     below = (Path(parent) / name for parent, _, names in os.walk(place) for name in sorted(names))
     files: Iterable[Path] = islice(below, _MAX_LOOKED_AT) if place.is_dir() else [place]
     found = next((file for file in files if is_dicom(file)), None)

@@ -1,4 +1,4 @@
-"""What a file says about itself before any voxel is decoded, and whether files agree."""
+"""Headers of image files, which are read without decoding voxels, and checks that they agree."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.base import by, check_same_shape, listed
+from unetx_evaluators.tasks.sources.base import check_same_shape, listed, shape_text
 
 MAX_VOXELS = 2**30
-"""Of one file, channels included; a small file that claims more is more likely a decompression bomb than data."""
+"""Largest number of voxels of a file, channels included; one that claims more may be a decompression bomb."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Header:
-    """One file's shape and place, in the orientation in which its array is given."""
+    """The shape and position of one file, in the orientation in which its array is read."""
 
     file: Path
     shape: tuple[int, ...]
-    """Voxels per spatial axis: two or three."""
+    """Voxels along the two or three spatial axes."""
     channels: tuple[str, ...]
     spacing: tuple[float, ...]
-    """mm per voxel and spatial axis; ones where the file does not say."""
+    """The mm per voxel and spatial axis; ones where the file does not say."""
     corners: npt.NDArray[np.float64] | None = None
-    """``[8, 3]``: where the corner voxels lie in the patient, in mm; None for pictures."""
+    """Positions ``[8, 3]`` of the corner voxels in the patient, in mm; None for pictures."""
     coloured: bool = False
-    """Whether every pixel holds red, green and blue of its own, not by way of a palette."""
+    """Whether pixels hold red, green and blue themselves, and not by a palette."""
 
     def __post_init__(self) -> None:
         n_voxels = int(np.prod(self.shape, dtype=object)) * len(self.channels)
         if n_voxels == 0:
-            raise DataError(f"{self.file}: is empty (shape {by(self.shape)}); export it again or remove the case")
+            raise DataError(
+                f"{self.file}: is empty (shape {shape_text(self.shape)}); export it again or remove the case"
+            )
         if n_voxels > MAX_VOXELS:
             raise DataError(
-                f"{self.file}: claims {by(self.shape)} voxels in {listed(self.channels, 'channel')}, which could be a "
-                f"decompression bomb: at most {MAX_VOXELS} are read from one file; cut it into pieces"
+                f"{self.file}: claims {shape_text(self.shape)} voxels in {listed(self.channels, 'channel')}, which "
+                f"could be a decompression bomb: at most {MAX_VOXELS} are read from one file; cut it into pieces"
             )
 
 
 def check_agreement(images: Sequence[Header], label: Header) -> None:
-    """The images of a case and its mask have the same shape and cover the same place. Raises DataError."""
+    """Raise DataError unless the images of a case and its mask have the same shape and position."""
     check_channels(images)
     first = images[0]
     check_same_shape(first.shape, label.shape, first.file, label.file)
@@ -55,19 +57,19 @@ def check_agreement(images: Sequence[Header], label: Header) -> None:
 
 
 def check_channels(images: Sequence[Header]) -> None:
-    """The files of an image have the same shape and cover the same place. Raises DataError."""
+    """Raise DataError unless the files of an image have the same shape and position."""
     first = images[0]
     for other in images[1:]:
         if other.shape != first.shape:
             raise DataError(
-                f"{other.file}: is {by(other.shape)}, but {first.file.name} of the same case is {by(first.shape)}; "
-                "resample all channels of a case to one grid"
+                f"{other.file}: is {shape_text(other.shape)}, but {first.file.name} of the same case is "
+                f"{shape_text(first.shape)}; resample all channels of a case to one grid"
             )
         _check_same_place(first, other, "another channel of the case")
 
 
 def _check_same_place(image: Header, other: Header, role: str) -> None:
-    """No corner lies more than half a voxel apart."""
+    """Raise DataError where a corner of one lies more than half a voxel from that of the other."""
     if image.corners is None or other.corners is None:
         if (image.corners is None) is not (other.corners is None):
             raise DataError(
@@ -79,6 +81,6 @@ def _check_same_place(image: Header, other: Header, role: str) -> None:
     if apart_mm > min(image.spacing) / 2:
         raise DataError(
             f"{other.file}: lies elsewhere in the patient than {role} {image.file.name} (up to {apart_mm:.3g} mm "
-            f"apart, shape {by(other.shape)}); their headers must agree: resample one to the other's "
+            f"apart, shape {shape_text(other.shape)}); their headers must agree: resample one to the other's "
             "grid, or mend its header"
         )

@@ -1,4 +1,4 @@
-"""Where a dataset lies, if not quite at the path that was given."""
+"""Hints on paths at which no dataset is recognised: what is missing, or where one may be."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from unetx_evaluators.tasks.sources.formats import ending_of
 from unetx_evaluators.tasks.sources.image_folders import find_parts, folders_in
 from unetx_evaluators.tasks.sources.msd import is_listing
 from unetx_evaluators.tasks.sources.nnunet import IMAGES, LABELS
-from unetx_evaluators.tasks.sources.reading import AS_IT_IS
+from unetx_evaluators.tasks.sources.reading import DEFAULT_READING
 
 _MAX_LISTS = 20
 _MAX_FOLDERS = 200
 
 
 def data_list(folder: Path) -> Path | None:
-    """The JSON file in ``folder`` that lists its cases; None where none does. Raises DataError where several do."""
+    """The JSON file in ``folder`` that lists cases; None where there is none. Raises DataError for several."""
     found = [file for file in islice(sorted(folder.glob("*.json")), _MAX_LISTS) if _is_list(file)]
     if len(found) > 1:
         raise DataError(
@@ -33,7 +33,7 @@ def data_list(folder: Path) -> Path | None:
 
 
 def hint(folder: Path) -> str | None:
-    """What is missing from a folder that is nearly a dataset, or which folder is one; None without any trace."""
+    """A message on what is missing from a folder that is nearly a dataset, or which folder is one; None for others."""
     if (folder / IMAGES).is_dir():
         return (
             f"{folder}: holds {IMAGES}/, but no {DESCRIPTION} beside it, which names channels and classes; nnU-Net's "
@@ -62,12 +62,12 @@ def _is_dataset(folder: Path) -> bool:
     if (folder / DESCRIPTION).is_file() or (folder / IMAGES).is_dir():
         return True
     with suppress(DataError):
-        return bool(find_parts(folder, AS_IT_IS))
+        return bool(find_parts(folder, DEFAULT_READING))
     return False
 
 
 def _example(folder: Path) -> dict[str, object]:
-    """A ``dataset.json`` for the files that are there; names of channels and classes are for the user to say."""
+    """A ``dataset.json`` that fits the files, with placeholders for the names of channels and classes."""
     masks = [file for file in folder.glob(f"{LABELS}/*") if not file.name.startswith(".")]
     endings = Counter(ending_of(file) for file in masks)
     ending = endings.most_common(1)[0][0] if endings else ""

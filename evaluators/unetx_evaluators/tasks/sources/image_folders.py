@@ -1,4 +1,4 @@
-"""Where the images and the masks of a dataset lie: in two folders, in one, in a folder for each case or part."""
+"""Detection of the folders of images and masks: two folders, one for both, or a folder for each case or part."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from unetx_evaluators.tasks.sources.base import check_inside, listed
 from unetx_evaluators.tasks.sources.description import DESCRIPTION
 from unetx_evaluators.tasks.sources.formats import READ, ending_of, stem_of
 from unetx_evaluators.tasks.sources.naming import MASK_SUFFIX, mask_affix
-from unetx_evaluators.tasks.sources.reading import Reading
+from unetx_evaluators.tasks.sources.reading import ReadingOptions
 
 IMAGES, MASK_FOLDERS = "images", ("masks", "labels")
-"""Folders that are taken for what they are called, whatever they hold."""
+"""Names of folders that are recognised whatever they hold."""
 _IMAGE_FOLDERS = ("images", "image", "imgs", "img", "original", "originals", "jpegimages", "inputs", "input")
 _MASK_FOLDERS = (
     *("1stmanual", "masks", "labels", "mask", "label", "gt", "groundtruth", "segmentationclass", "segmentations"),
@@ -27,20 +27,21 @@ _MAX_DEPTH = 2
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Two folders, perhaps one and the same, whose images and masks pair."""
+    """A part of a dataset: a folder of images and one of masks, which may be the same."""
 
     images: Path
     masks: Path
     name: str = ""
-    """What the part is called; empty where it is the whole dataset."""
+    """Name of the part; empty where it is the whole dataset."""
 
     @property
     def is_shared(self) -> bool:
+        """Whether images and masks lie in the same folder."""
         return self.images == self.masks
 
 
-def find_parts(folder: Path, reading: Reading) -> tuple[Part, ...]:
-    """The parts of the dataset; none where nothing looks like images and masks. Raises DataError."""
+def find_parts(folder: Path, reading: ReadingOptions) -> tuple[Part, ...]:
+    """The parts of the dataset in a folder; none where nothing looks like images and masks. Raises DataError."""
     if reading.names_folders:
         return (_stated(folder, reading),)
     whole = _part(folder, "")
@@ -50,7 +51,7 @@ def find_parts(folder: Path, reading: Reading) -> tuple[Part, ...]:
     return found
 
 
-def _stated(folder: Path, reading: Reading) -> Part:
+def _stated(folder: Path, reading: ReadingOptions) -> Part:
     places = []
     for what, stated, usual in (("images", reading.images, _IMAGE_FOLDERS), ("masks", reading.masks, _MASK_FOLDERS)):
         place = _named(folder, usual) if stated is None else _below(folder, stated)
@@ -68,7 +69,7 @@ def _stated(folder: Path, reading: Reading) -> Part:
 
 
 def _below(folder: Path, stated: str) -> Path:
-    """The place as seen from ``folder``, also where it was named in full or as seen from the working folder."""
+    """The path in ``folder`` that ``stated`` names, relative to it, absolute, or relative to the working directory."""
     whole, in_full = folder.resolve(), Path.cwd() / stated
     is_seen_from_here = not (folder / stated).is_dir() or Path(stated).is_absolute()
     return (
@@ -77,7 +78,7 @@ def _below(folder: Path, stated: str) -> Path:
 
 
 def _part(folder: Path, name: str) -> Part | None:
-    """The folder as one part: images beside masks in folders of their own, or both kinds in it."""
+    """The folder as one part: with a folder of images and one of masks, or with both kinds in it; None otherwise."""
     images = _named(folder, _IMAGE_FOLDERS)
     masks = _named(folder, _MASK_FOLDERS) if images else None
     if images is not None and masks is not None:
@@ -91,7 +92,10 @@ def _part(folder: Path, name: str) -> Part | None:
 
 
 def _named(folder: Path, names: Sequence[str]) -> Path | None:
-    """The folder that is called like one of ``names`` and holds what is read. Raises DataError if several may be."""
+    """The folder that has one of ``names`` and holds files that are read; None if there is none.
+
+    Raises DataError if several may be meant.
+    """
     by_name = {re.sub(r"[ _.\-]", "", entry.name).casefold(): entry for entry in folders_in(folder)}
     found = [name for name in names if name in by_name and _holds(by_name[name])]
     found = found or [name for name in (IMAGES, *MASK_FOLDERS) if name in names and (folder / name).is_dir()]
@@ -112,7 +116,7 @@ def _named(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def _parts_below(folder: Path, depth: int) -> tuple[Part, ...]:
-    """A part for every folder that is one, all of one form; a folder that is called test is left alone."""
+    """A part for every folder that is one, all of one form; folders named test are ignored."""
     folders = [entry for entry in folders_in(folder) if not entry.name.casefold().startswith("test")]
     folders = [entry for entry in folders if not (entry / DESCRIPTION).is_file()]
     parts = [part for entry in folders if (part := _part(entry, entry.name))]
@@ -134,12 +138,12 @@ def _parts_below(folder: Path, depth: int) -> tuple[Part, ...]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders of a folder, hidden ones left out, sorted."""
+    """The folders in a folder, without hidden ones, sorted."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of a folder that are read, sorted."""
+    """The files in a folder that are read, sorted."""
     files = (file for file in folder.iterdir() if ending_of(file) in READ and not file.name.startswith("."))
     return sorted(file for file in files if file.is_file())
 
@@ -149,5 +153,5 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _holds(folder: Path) -> bool:
-    """Whether the folder, or one in it, holds what is read."""
+    """Whether the folder, or one in it, holds files that are read."""
     return _holds_images(folder) or any(_holds_images(below) for below in folders_in(folder))

@@ -1,7 +1,7 @@
-"""Images without masks, to be predicted: one file, or those of a folder, in any format that is read.
+"""Images without masks, for prediction: one file, or those of a folder, in any format that is read.
 
-A file is an image. Several are the channels of one where nnU-Net's names say so: ``CASE_0000.nii.gz``,
-``CASE_0001.nii.gz``. Every file's header is looked at before the first image is predicted.
+A file is an image, or a channel of one where it is named as in nnU-Net: ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``. All
+headers are checked before the first image is predicted.
 """
 
 from __future__ import annotations
@@ -39,29 +39,31 @@ class ImageFiles:
 
     name: str
     files: tuple[Path, ...]
-    """Their channels follow each other."""
+    """Files of the image, whose channels are concatenated."""
     spacing: tuple[float, ...]
-    """mm per voxel and axis."""
+    """The mm per voxel and axis."""
 
     @property
     def mask_name(self) -> str:
-        """Of a mask in the same format, but as one file, and of a picture as TIFF or PNG."""
+        """The file name of a mask, which is one file in the image's format, and of pictures TIFF or PNG."""
         ending = ending_of(self.files[0])
         return f"{self.name}{_MASK_ENDINGS.get(ending, ending)}"
 
     def read(self) -> Image:
-        """``[c, *spatial]`` float32. Raises DataError."""
+        """Read the image ``[c, *spatial]`` in float32. Raises DataError."""
         parts = [check_image(array, header.file) for header, array in map(read_image, self.files)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def write_mask(self, file: Path, values: npt.NDArray[Any]) -> None:
-        """A mask on the image's grid, in the format of ``mask_name``."""
+        """Write a mask on the image's grid into ``file``, in the format of ``mask_name``."""
         writer: ModuleType = volume_reader(self.files[0]) or pictures
         writer.write_like(file, self.files[0], values)
 
-    def room(self, file: Path, n: int) -> npt.NDArray[np.float32]:
-        """``n`` float32 arrays on the image's grid in a new ``.npy`` file, mapped: ``[n, *spatial]`` as ``read`` has
-        the axes, while the file has them as the image is stored."""
+    def create_arrays(self, file: Path, n: int) -> npt.NDArray[np.float32]:
+        """Create a ``.npy`` file of ``n`` float32 arrays on the image's grid, and return it memory-mapped.
+
+        The result is ``[n, *spatial]`` in the orientation of ``read``; the file has that of the stored image.
+        """
         volumes = volume_reader(self.files[0])
         grid = volumes.stored_grid(self.files[0]) if volumes else None
         shape = read_header(self.files[0]).shape if grid is None else grid[0]
@@ -72,7 +74,7 @@ class ImageFiles:
 
 
 def list_images(place: Path, dims: int, channels: Sequence[str]) -> tuple[ImageFiles, ...]:
-    """The images at a path, by name. Raises DataError, for all that do not fit at once."""
+    """The images at a path, by name. Raises DataErrors on all that do not have these ``dims`` and ``channels``."""
     files = _files(place)
     headers: dict[Path, Header] = {}
     problems = Problems()
@@ -111,7 +113,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _grouped(headers: Mapping[Path, Header], n_channels: int) -> Iterator[tuple[str, tuple[Path, ...]]]:
-    """Files by image: as nnU-Net names them, where that gives images of the right number of channels; else one each."""
+    """Yield the files of each image: as nnU-Net names them, where the number of channels fits; else one each."""
     by_case: dict[tuple[str, str], dict[int, Path]] = {}
     for file in headers:
         match = CHANNEL.fullmatch(stem_of(file))
@@ -129,7 +131,7 @@ def _grouped(headers: Mapping[Path, Header], n_channels: int) -> Iterator[tuple[
 
 
 def _check_fit(headers: Sequence[Header], dims: int, channels: Sequence[str]) -> None:
-    """Raises DataError where the model reads other images."""
+    """Raise DataError where an image has other dimensions or channels than the model reads."""
     first = headers[0]
     if len(first.shape) != dims:
         raise DataError(

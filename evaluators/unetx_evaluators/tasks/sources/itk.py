@@ -1,8 +1,8 @@
-"""MetaImage (.mha, .mhd) and NRRD volumes as arrays, in the orientation of ``orientation``, by SimpleITK.
+"""Reading and writing of MetaImage (.mha, .mhd) and NRRD volumes by SimpleITK, in the orientation of ``orientation``.
 
-SimpleITK is what nnU-Net reads these formats with; it is an extra, for it takes 260 MB. Its axes, which run to the
-patient's left and back (LPS), are turned to RAS. What it would pass over or only print is checked before it is asked:
-headers that are none, voxels that end early or are damaged, and voxels in other files than a dataset may name.
+nnU-Net, too, reads these formats with SimpleITK; it is an extra, for it takes 260 MB. Its axes, which run to the
+patient's left and back (LPS), are flipped to RAS. Errors that it would ignore or only print are checked before: invalid
+headers, voxels that are incomplete or damaged, and voxels in files outside of the dataset.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _BYTES_OF = {
     **dict.fromkeys(("MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_FLOAT"), 4),
     **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
 }
-"""Per number, by ElementType."""
+"""Bytes per number, by ElementType."""
 
 
 def read_header(file: Path) -> Header:
-    """Shape, spacing and place; no voxel is read."""
+    """The header of a volume: shape, spacing and position; no voxel is read."""
     with _reader(file) as reader:
         return _header(reader, file)
 
 
 def read_array(file: Path) -> tuple[Header, npt.NDArray[Any]]:
-    """``[c, *spatial]`` in the file's own type."""
+    """Header and array ``[c, *spatial]`` of a volume, in the file's own type."""
     import SimpleITK
 
     with _reader(file) as reader:
@@ -60,13 +60,13 @@ def read_array(file: Path) -> tuple[Header, npt.NDArray[Any]]:
 
 
 def stored_grid(file: Path) -> tuple[tuple[int, ...], Affine]:
-    """Voxels along the axes as they are stored, and the affine in RAS."""
+    """The shape of a volume as stored, and its affine in RAS."""
     with _reader(file) as reader:
         return tuple(reader.GetSize())[:3], _affine(reader)
 
 
 def write_like(file: Path, like: Path, values: npt.NDArray[Any]) -> None:
-    """A label map ``[*spatial]`` into ``file``, in the format of the volume ``like`` and on its grid."""
+    """Write a label map ``[*spatial]`` into ``file``, in the format of the volume ``like`` and on its grid."""
     import SimpleITK
 
     shape, affine = stored_grid(like)
@@ -103,7 +103,7 @@ def voxel_file(file: Path) -> Path | None:
 
 @contextmanager
 def _reader(file: Path) -> Iterator[Any]:
-    """SimpleITK's reader, the header read; whatever it finds wrong, now or later, is a DataError."""
+    """SimpleITK's reader, which has read the header; errors that it raises inside become DataErrors."""
     import SimpleITK
 
     with file.open("rb") as stream:
@@ -132,7 +132,7 @@ def _header(reader: Any, file: Path) -> Header:
 
 
 def _affine(image: Any) -> Affine:
-    """``[4, 4]`` in RAS, of a volume of two axes or more; a fourth axis has no place."""
+    """The affine ``[4, 4]`` in RAS of a volume with two axes or more, of which a fourth has no position."""
     n = image.GetDimension()
     affine = np.eye(4)
     m = min(n, 3)
@@ -147,9 +147,9 @@ def _is_metaimage(file: Path) -> bool:
 
 
 def _read_fields(stream: BinaryIO, file: Path) -> dict[str, str]:
-    """MetaImage's header: ``Name = Value`` lines, of which ElementDataFile is the last. Raises DataError.
+    """The fields of MetaImage's header: ``Name = Value`` lines, the last of which is ElementDataFile. Raises DataError.
 
-    The stream is left where voxels that stand in the same file begin.
+    The stream is then at the beginning of the voxels, if they are in the same file.
     """
     fields: dict[str, str] = {}
     while "ElementDataFile" not in fields:
@@ -164,7 +164,7 @@ def _read_fields(stream: BinaryIO, file: Path) -> dict[str, str]:
 
 
 def _check_voxels(file: Path) -> None:
-    """MetaIO takes compressed voxels that are damaged for good ones: their checksum is looked at here."""
+    """Raise DataError where voxels are missing, or compressed ones are damaged, which MetaIO does not notice."""
     with file.open("rb") as stream:
         fields = _read_fields(stream, file)
         expected = _n_bytes(fields, file)
@@ -190,7 +190,7 @@ def _n_bytes(fields: dict[str, str], file: Path) -> int:
 
 
 def _unpacked(stream: BinaryIO, expected: int, file: Path) -> int:
-    """How many bytes the zlib data give, up to the ``expected`` number. Raises DataError where they are damaged."""
+    """The number of bytes that zlib data unpack to, counted up to ``expected``. Raises DataError where damaged."""
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # zlib's own form or gzip's
     n_bytes, waiting = 0, b""
     try:
@@ -206,7 +206,7 @@ def _unpacked(stream: BinaryIO, expected: int, file: Path) -> int:
 
 
 def _check_attached(file: Path) -> None:
-    """An NRRD header ends with an empty line; one that names other files could name any on this machine."""
+    """Raise DataError where an NRRD header, which ends with an empty line, names other files for the voxels."""
     with file.open("rb") as stream:
         for line in stream.read(_MAX_HEADER_BYTES).split(b"\n"):
             if not line.strip():

@@ -1,4 +1,4 @@
-"""What the values of a mask mean."""
+"""The meaning of the values of a mask: values or colours of classes, or a threshold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources.base import listed
-from unetx_evaluators.tasks.sources.reading import UNION, Reading
+from unetx_evaluators.tasks.sources.reading import UNION, ReadingOptions
 from unetx_evaluators.tasks.task import IGNORED, MAX_CLASSES, Label
 from unetx_space.errors import RequestError
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 Value = int | str
 """A mask's value, or a colour as ``#rrggbb``."""
 Labels = Mapping[str, Value | tuple[Value, ...]]
-"""Class names with their mask value, their colour, or several of these. ``background`` is 0 or black unless it is
-named; ``ignore`` names what neither trains nor counts."""
+"""Mask values or colours, one or several, by name of the class. ``background`` is 0 or black unless it is named;
+``ignore`` names values that are ignored in training and scoring."""
 
 BACKGROUND, FOREGROUND, IGNORE = "background", "foreground", "ignore"
-WHOLE_WITHIN = 1e-3
-"""So far from a whole number a float of a label map may lie: scaled headers and interpolation leave 0.9999999."""
+INTEGER_TOLERANCE = 1e-3
+"""Largest distance of a float in a label map from a whole number: scaled headers give values such as 0.9999999."""
 
 MAX_VALUE = 65535
 """The highest value that a label may name."""
 _LABEL = re.compile(r"\s*([^=,]*[^=,\s])\s*=\s*(\d{1,5}|#[0-9a-fA-F]{6})\s*")
 _ENCODED_AT_ONCE = 1 << 22
-"""Voxels; eight bytes are needed for each on the way."""
+"""Number of voxels that are encoded at once, for each of which eight bytes are needed."""
 
 
 def parse_labels(text: str) -> dict[str, Value | tuple[Value, ...]]:
-    """``liver=100,tumour=200`` or ``cell=#ff0000,border=#00ff00`` as ``Labels``. Raises RequestError.
+    """Parse ``liver=100,tumour=200`` or ``cell=#ff0000,border=#00ff00`` as ``Labels``. Raises RequestError.
 
     A class that is named several times has several values: ``cell=1,cell=2``.
     """
@@ -59,27 +59,28 @@ def parse_labels(text: str) -> dict[str, Value | tuple[Value, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Two classes divided by a value of the masks."""
+    """A threshold that divides the values of masks into background and foreground."""
 
     level: float
-    """What is above it is foreground."""
+    """The threshold, above which values are foreground."""
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of both classes."""
         return (BACKGROUND, FOREGROUND)
 
     @property
     def mask_kind(self) -> MaskKind:
-        """How the masks' pixels are to be taken."""
+        """How the masks' pixels are read."""
         return "brightness"
 
     @property
     def stated(self) -> list[Any]:
-        """For the identity of a source."""
+        """JSON values for the identity of a source."""
         return ["above", self.level]
 
     def encode(self, mask: npt.NDArray[Any], file: Path, _remedy: str) -> Label:
-        """uint8 class indices. Raises DataError where the mask holds no numbers."""
+        """The class indices of a mask in uint8. Raises DataError where it holds NaN."""
         if mask.dtype.kind == "f" and np.isnan(mask).any():
             raise DataError(f"{file}: holds NaN, which is neither above nor below {self.level:g}; write it anew")
         return (mask > self.level).astype(np.uint8)
@@ -87,21 +88,21 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class ClassMap:
-    """Which values of a mask file mean which class; ``values[0]`` is the background."""
+    """The values of classes in mask files; ``values[0]`` is the background."""
 
     names: tuple[str, ...]
     values: tuple[int, ...]
-    """Whole numbers, or colours as ``0xRRGGBB``."""
+    """Values of the classes: whole numbers, or colours as ``0xRRGGBB``."""
     ignored: int | None = None
     """The value that becomes ``IGNORED``."""
     coloured: bool = False
     """Whether values are colours."""
     further: tuple[tuple[int, int], ...] = ()
-    """More values with their class index, or ``IGNORED``, where one class has several."""
+    """Further values of classes that have several, with the class index or ``IGNORED``."""
 
     @classmethod
     def from_labels(cls, labels: Labels) -> Self:
-        """Classes in the order of their values. Raises DataError."""
+        """The class map of ``labels``, classes in the order of their values. Raises DataError."""
         meant = {
             BACKGROUND if name.strip().casefold() == BACKGROUND else name: sorted(
                 int(one.removeprefix("#"), 16) if isinstance(one, str) else one for one in _several(value)
@@ -133,22 +134,23 @@ class ClassMap:
 
     @property
     def meaning(self) -> dict[int, int]:
-        """Class index, or ``IGNORED``, by the value in the file."""
+        """The class index, or ``IGNORED``, by the value in the file."""
         known = {value: index for index, value in enumerate(self.values)} | dict(self.further)
         return known if self.ignored is None else {**known, self.ignored: IGNORED}
 
     @property
     def mask_kind(self) -> MaskKind:
-        """How the masks' pixels are to be taken."""
+        """How the masks' pixels are read."""
         return "colour" if self.coloured else "number"
 
     @property
     def stated(self) -> list[Any]:
-        """For the identity of a source."""
+        """JSON values for the identity of a source."""
         return [*self.names, *self.meaning.items()]
 
     def encode(self, mask: npt.NDArray[Any], file: Path, remedy: str) -> Label:
-        """uint8 class indices, ``IGNORED`` where the mask says so. ``mask`` holds whole numbers, perhaps as floats."""
+        """The class indices, or ``IGNORED``, of a mask of whole numbers (perhaps floats), in uint8. Raises
+        DataError."""
         values = np.array(sorted(self.meaning), dtype=np.int64)
         indices = np.array([self.meaning[value] for value in values.tolist()], dtype=np.uint8)
         flat = mask.reshape(-1)
@@ -156,7 +158,7 @@ class ClassMap:
         strange: set[int] = set()
         for start in range(0, flat.size, _ENCODED_AT_ONCE):
             part = slice(start, start + _ENCODED_AT_ONCE)
-            whole = as_whole_numbers(flat[part], file)
+            whole = as_integers(flat[part], file)
             places = np.minimum(np.searchsorted(values, whole), len(values) - 1)
             strange.update(np.unique(whole[values[places] != whole]).tolist())
             label[part] = indices[places]
@@ -168,11 +170,11 @@ class ClassMap:
         return label.reshape(mask.shape)
 
     def _spelled(self, value: int) -> str:
-        return spelled_colour(value) if self.coloured else str(value)
+        return hex_colour(value) if self.coloured else str(value)
 
 
-def classes_said(labels: Labels | None, reading: Reading) -> ClassMap | Threshold | None:
-    """What the user says the masks mean; None where nothing was said. Raises DataError."""
+def classes_from_options(labels: Labels | None, reading: ReadingOptions) -> ClassMap | Threshold | None:
+    """The meaning of masks that the user states; None where none is stated. Raises DataError on contradictions."""
     several = reading.several_masks not in (None, UNION)
     if labels is not None and (several or reading.threshold is not None):
         other = f"--several-masks {reading.several_masks}" if several else f"--threshold {reading.threshold:g}"
@@ -182,8 +184,8 @@ def classes_said(labels: Labels | None, reading: Reading) -> ClassMap | Threshol
     return None if labels is None else ClassMap.from_labels(labels)
 
 
-def as_whole_numbers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64]:
-    """The mask as integers; a value that is none (half, NaN, infinite) is a DataError."""
+def as_integers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64]:
+    """The mask as integers. Raises DataError on values that are not whole (0.5, NaN, infinity)."""
     if mask.dtype.kind in "bui":
         return mask.astype(np.int64)
     if mask.dtype.kind != "f":
@@ -191,7 +193,7 @@ def as_whole_numbers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64
     if not np.isfinite(mask).all():
         raise DataError(f"{file}: a label map holds whole numbers, this one NaN or infinite voxels; write it anew")
     whole = np.rint(mask)
-    odd = mask[np.abs(mask - whole) > WHOLE_WITHIN]
+    odd = mask[np.abs(mask - whole) > INTEGER_TOLERANCE]
     if odd.size:
         raise DataError(
             f"{file}: a label map holds whole numbers, this one {odd.min()!s}; was it resampled with interpolation? "
@@ -200,8 +202,8 @@ def as_whole_numbers(mask: npt.NDArray[Any], file: Path) -> npt.NDArray[np.int64
     return np.asarray(whole, dtype=np.int64)
 
 
-def spelled_colour(value: int) -> str:
-    """``#ff0000`` of 0xff0000."""
+def hex_colour(value: int) -> str:
+    """A colour such as 0xff0000 as a text like ``#ff0000``."""
     return f"#{value:06x}"
 
 

@@ -1,8 +1,8 @@
-"""What the masks of a dataset hold, all together: what their values mean, or what to propose where that is not plain.
+"""Inference of the meaning of mask values from all masks of a dataset, and proposals where it is ambiguous.
 
-One mask may hold background alone or foreground alone, so all are looked at. Palettes are compared: where one index
-stands for one colour in all masks, and 0 for black, the indices are the values; elsewhere colours decide, for editors
-and quantisers number colours in the order in which they meet them.
+A mask may hold background or foreground alone, so all are read. Palettes are compared: where an index is the same
+colour in all masks, and 0 is black, values are indices; else they are colours, for editors and quantisers number
+colours in the order in which they meet them.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ from unetx_evaluators.tasks.sources.labels import (
     BACKGROUND,
     FOREGROUND,
     IGNORE,
+    INTEGER_TOLERANCE,
     MAX_VALUE,
-    WHOLE_WITHIN,
     ClassMap,
-    as_whole_numbers,
-    spelled_colour,
+    as_integers,
+    hex_colour,
 )
 from unetx_evaluators.tasks.sources.pictures import MaskKind
 from unetx_evaluators.tasks.sources.volumes import volume_reader
 
 BLACK = 0
-GREY_WITHIN = 16
-"""So far apart the parts of a colour may lie that is grey but for a JPEG's compression."""
-FEW = 8
-"""Values that somebody may be asked to name one by one."""
+GREY_TOLERANCE = 16
+"""Largest difference between the parts of a colour that is grey except for a JPEG's compression."""
+FEW_VALUES = 8
+"""Largest number of values that a user is asked to name one by one."""
 _NAMED = 24
-"""Colours that are proposed as labels, at most."""
+"""Largest number of colours that are proposed as labels."""
 _EDGE = 0.1
-"""Of the highest value: what lies closer to either end is that end, but for its edges."""
+"""Share of the highest value: values closer to either end count as that end."""
 _AT_THE_TOP = 0.2
-"""Of the foreground, at least, lies near the highest value where values between are edges."""
+"""Smallest share of the foreground near the highest value if values between are those of edges."""
 _NEAR_BLACK = 0.02
-"""Of all colours, at least, are near black where compression or interpolation made them."""
+"""Smallest share of the colours near black if compression or interpolation made them."""
 _LOWEST_TOP = 16
-"""Highest value from which interpolation leaves values between."""
+"""Smallest highest value below which interpolation leaves values between."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaskValues:
-    """What one mask holds."""
+    """The values of one mask."""
 
     file: Path
     kind: Literal["number", "index", "colour"]
-    """How its pixels stand in the file: grey levels or numbers, indices of a palette, or colours."""
+    """What its pixels are: grey levels or numbers, indices of a palette, or colours."""
     counts: Mapping[int, int]
-    """Pixels by level, index or ``0xRRGGBB``."""
+    """Number of pixels by level, index or ``0xRRGGBB``."""
     palette: Mapping[int, int]
-    """Colours of the indices in use."""
+    """Colours of the indices that occur."""
 
     @property
     def colours(self) -> dict[int, int] | None:
-        """Pixels by colour; None where levels are none that a colour has."""
+        """The number of pixels by colour; None where levels exceed those of a colour."""
         if self.kind == "colour":
             return dict(self.counts)
         if self.kind == "number" and not all(0 <= value <= 0xFF for value in self.counts):
@@ -78,7 +78,7 @@ class MaskValues:
 
 
 def read_mask(file: Path, kind: MaskKind) -> tuple[Header, npt.NDArray[Any]]:
-    """``[*spatial]`` numbers of that kind. Raises DataError."""
+    """Header and values ``[*spatial]`` of a mask, read as that kind. Raises DataError."""
     volumes = volume_reader(file)
     if volumes is None:
         return pictures.read_mask(file, kind=kind)
@@ -88,43 +88,46 @@ def read_mask(file: Path, kind: MaskKind) -> tuple[Header, npt.NDArray[Any]]:
     return header, array[0]
 
 
-def meaning_of(masks: Sequence[Path], folder: Path) -> ClassMap:
-    """Background and foreground, if all masks together hold that. Raises DataError with what would be a way in."""
-    held = _held(masks, folder)
+def infer_class_map(masks: Sequence[Path], folder: Path) -> ClassMap:
+    """The class map of background and foreground, if all masks together hold two values.
+
+    Otherwise raises DataError with a proposal.
+    """
+    held = _read_values(masks, folder)
     in_colours = _colours_decide(held)
-    pixels = _together(held, in_colours)
+    pixels = _total_counts(held, in_colours)
     if in_colours and not any(one.kind == "index" for one in held) and all(map(_is_grey, pixels)):
         in_colours, pixels = False, {value & 0xFF: n for value, n in pixels.items()}  # levels, stored as colours
     values = sorted(pixels)
     if len(values) == 2 and values[0] == BLACK and (not in_colours or _is_grey(values[1])):
         return ClassMap((BACKGROUND, FOREGROUND), (values[0], values[1]), coloured=in_colours)
-    spelled = [spelled_colour(value) if in_colours else str(value) for value in values]
+    spelled = [hex_colour(value) if in_colours else str(value) for value in values]
     raise DataError(
         f"{folder}: without --labels the masks hold 0 and one other value, such as 0 and 255; all together hold "
-        f"{listed(spelled, 'colour' if in_colours else 'value')}; {_way_in(held, pixels, spelled, in_colours)}"
+        f"{listed(spelled, 'colour' if in_colours else 'value')}; {_suggestion(held, pixels, spelled, in_colours)}"
     )
 
 
-def check_palettes(masks: Sequence[Path], folder: Path, *, takes_colours: bool) -> None:
-    """Raises DataError where numbers cannot say which class is meant, because indices stand for differing colours.
+def check_palettes(masks: Sequence[Path], folder: Path, *, allows_colours: bool) -> None:
+    """Raise DataError where indices are ambiguous because the palettes of the masks differ.
 
-    ``takes_colours``: whether the layout lets the user name colours instead.
+    ``allows_colours``: whether the layout lets the user name colours instead.
     """
-    indexed = [one for one in _held(masks, folder) if one.kind == "index"]
+    indexed = [one for one in _read_values(masks, folder) if one.kind == "index"]
     if not _differ(indexed):
         return
     colours = sorted({colour for one in indexed for colour in one.palette.values()})
     remedy = "save them with one palette, or as grey levels"
-    if takes_colours:
-        remedy = f"name colours instead of numbers, {_labels_of([spelled_colour(one) for one in colours[:_NAMED]])}"
+    if allows_colours:
+        remedy = f"name colours instead of numbers, {_labels_of([hex_colour(one) for one in colours[:_NAMED]])}"
     raise DataError(
         f"{folder}: the palettes of the masks differ, so that a number stands for another colour in another mask; "
         f"{remedy}"
     )
 
 
-def half_way(masks: Sequence[Path]) -> int:
-    """The threshold that divides masks of black and one brighter level, edges aside."""
+def midpoint_threshold(masks: Sequence[Path]) -> int:
+    """The threshold half-way between black and the brightest level of some masks."""
     top = 0
     for mask in masks:
         with suppress(DataError):
@@ -132,8 +135,8 @@ def half_way(masks: Sequence[Path]) -> int:
     return top // 2
 
 
-def _held(masks: Sequence[Path], folder: Path) -> list[MaskValues]:
-    """Of all masks that can be read; reading its case tells about another. Raises DataError if none can."""
+def _read_values(masks: Sequence[Path], folder: Path) -> list[MaskValues]:
+    """The values of all masks that can be read; others fail when their case is read. Raises DataError if none can."""
     problems, held = Problems(), []
     fractions: dict[str, np.floating[Any]] = {}
     top = 0.0
@@ -144,7 +147,7 @@ def _held(masks: Sequence[Path], folder: Path) -> list[MaskValues]:
             if odd.size:
                 fractions[mask.name], top = odd.min(), max(top, float(array.max()))
             else:
-                values, counts = np.unique(as_whole_numbers(array, mask), return_counts=True)
+                values, counts = np.unique(as_integers(array, mask), return_counts=True)
                 pairs = dict(zip(values.tolist(), counts.tolist(), strict=True))
                 used = {index: palette.get(index, BLACK) for index in pairs} if kind == "index" else {}
                 held.append(MaskValues(mask, kind, pairs, used))
@@ -172,11 +175,11 @@ def _pixels(mask: Path) -> tuple[npt.NDArray[Any], dict[int, int], Literal["numb
 def _fractions(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if array.dtype.kind != "f" or not np.isfinite(array).all():
         return array[:0].reshape(-1)
-    return np.asarray(array[np.abs(array - np.rint(array)) > WHOLE_WITHIN])
+    return np.asarray(array[np.abs(array - np.rint(array)) > INTEGER_TOLERANCE])
 
 
 def _colours_decide(held: Sequence[MaskValues]) -> bool:
-    """Whether the masks are to be taken by their colours rather than by numbers."""
+    """Whether the values of the masks are colours rather than numbers."""
     if any(one.kind == "colour" for one in held):
         return True
     indexed = [one for one in held if one.kind == "index"]
@@ -185,17 +188,17 @@ def _colours_decide(held: Sequence[MaskValues]) -> bool:
         return True
     if by_index and (by_index[0] != BLACK if 0 in by_index else BLACK in by_index.values()):
         return True
-    return 0 < len(indexed) < len(held) and len(_together(held, True)) < len(_together(held, False))
+    return 0 < len(indexed) < len(held) and len(_total_counts(held, True)) < len(_total_counts(held, False))
 
 
 def _differ(indexed: Sequence[MaskValues]) -> bool:
-    """Whether an index stands for one colour here and for another there."""
+    """Whether an index has several colours."""
     pairs = {pair for one in indexed for pair in one.palette.items()}
     return len({index for index, _ in pairs}) < len(pairs)
 
 
-def _together(held: Sequence[MaskValues], in_colours: bool) -> dict[int, int]:
-    """Pixels of all masks by value, or by colour."""
+def _total_counts(held: Sequence[MaskValues], in_colours: bool) -> dict[int, int]:
+    """The number of pixels of all masks by value, or by colour."""
     found: Counter[int] = Counter()
     for one in held:
         found.update(one.colours or {} if in_colours else one.counts)
@@ -206,8 +209,8 @@ def _is_grey(colour: int) -> bool:
     return colour == (colour & 0xFF) * 0x010101
 
 
-def _way_in(held: Sequence[MaskValues], pixels: Mapping[int, int], spelled: Sequence[str], in_colours: bool) -> str:
-    """What somebody may add to the command, so that masks of these values are read."""
+def _suggestion(held: Sequence[MaskValues], pixels: Mapping[int, int], spelled: Sequence[str], in_colours: bool) -> str:
+    """A text on options with which masks of these values can be read."""
     if len(pixels) < 2:
         return "there is nothing to tell apart: give masks that outline something"
     naming = f"say what they mean, {_labels_of(spelled)}"
@@ -216,7 +219,7 @@ def _way_in(held: Sequence[MaskValues], pixels: Mapping[int, int], spelled: Sequ
     if max(pixels) <= 0:
         return naming
     if BLACK not in pixels:
-        return naming if len(pixels) <= FEW else "so many are no classes: are these the masks?"
+        return naming if len(pixels) <= FEW_VALUES else "so many are no classes: are these the masks?"
     objects = f"--threshold 0 makes everything {'but black' if in_colours else 'above 0'} foreground"
     levels = _levels(pixels) if in_colours else pixels
     if all(len(one.colours or {} if in_colours else one.counts) <= 2 for one in held):
@@ -226,13 +229,13 @@ def _way_in(held: Sequence[MaskValues], pixels: Mapping[int, int], spelled: Sequ
             f"most lie near 0 and near {top}, the others as interpolation and compression leave them at edges: "
             f"--threshold {top // 2} makes what is above it foreground"
         )
-    if len(pixels) <= FEW:
+    if len(pixels) <= FEW_VALUES:
         return f"if they number objects, {objects}; if they are classes, {naming}"
     return f"if they number objects, {objects}; classes are named one by one, with --labels NAME=VALUE,NAME=VALUE,..."
 
 
 def _is_marked(spelled: Sequence[str]) -> bool:
-    """Whether the values are classes from 0 without gaps, and 255: what is not to be counted, most often."""
+    """Whether the values are those of classes from 0 without gaps, and 255, which mostly means ignored."""
     return len(spelled) > 2 and list(spelled) == [*map(str, range(len(spelled) - 1)), "255"]
 
 
@@ -245,26 +248,26 @@ def _labels_of(spelled: Sequence[str]) -> str:
 
 
 def _levels(colours: Mapping[int, int]) -> dict[int, int] | None:
-    """Pixels by brightness, if the colours are grey, or so many that compression or interpolation made most of them.
+    """The number of pixels by brightness, if colours are grey, or most of them come from compression or interpolation.
 
-    It leaves colours near black, which nobody draws objects in.
+    These leave colours near black, in which objects are not drawn.
     """
     found: Counter[int] = Counter()
     n_grey = n_near_black = 0
     for colour, n_pixels in colours.items():
         parts = colour.to_bytes(3, "big")
-        n_grey += max(parts) - min(parts) <= GREY_WITHIN
+        n_grey += max(parts) - min(parts) <= GREY_TOLERANCE
         n_near_black += BLACK < max(parts) <= _EDGE * 0xFF
         found[max(parts)] += n_pixels
-    is_blurred = len(colours) > FEW and n_near_black > max(3, _NEAR_BLACK * len(colours))
+    is_blurred = len(colours) > FEW_VALUES and n_near_black > max(3, _NEAR_BLACK * len(colours))
     return dict(found) if n_grey == len(colours) or is_blurred else None
 
 
 def _top_of_edges(levels: Mapping[int, int]) -> int | None:
-    """The highest level, if most of the foreground is near it and what lies between are edges; else None."""
+    """The highest level, if enough of the foreground is near it and levels between are those of edges; else None."""
     top = max(levels)
     between = {level: n for level, n in levels.items() if _EDGE * top < level < (1 - _EDGE) * top}
     near_top = sum(n for level, n in levels.items() if level >= (1 - _EDGE) * top)
     foreground = sum(n for level, n in levels.items() if level > _EDGE * top)
-    is_edge = near_top >= _AT_THE_TOP * foreground and (len(levels) > FEW or not between)
+    is_edge = near_top >= _AT_THE_TOP * foreground and (len(levels) > FEW_VALUES or not between)
     return top if top >= _LOWEST_TOP and min(levels) >= 0 and is_edge else None

@@ -1,10 +1,10 @@
-"""Datasets whose cases a JSON file lists: the Medical Segmentation Decathlon's layout, and MONAI's data lists.
+"""The layouts whose cases a JSON file lists: that of the Medical Segmentation Decathlon, and MONAI's data lists.
 
 ``training`` lists ``{"image": ..., "label": ...}`` pairs, paths in the file's folder. The Decathlon's ``dataset.json``
 (Antonelli et al., Nature Communications 13, 4128, 2022) names the channels (``modality``) and the classes (``labels``)
 too; volumes are 3D, or 4D with the channels last. A data list, as Auto3DSeg and MONAI's tutorials have it, may leave
 both out, list several files as the channels of one image, and mark folds or a ``validation`` part. These are cases like
-the others: which train is for the split to say. ``test`` cases have no labels and are not read.
+the others, and the split decides which train. ``test`` cases have no labels and are not read.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ from typing import Any
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import listed
-from unetx_evaluators.tasks.sources.description import channel_names, numbered, stated_file, unlisted, without_dots
+from unetx_evaluators.tasks.sources.description import (
+    channel_names,
+    numbered_names,
+    stated_file,
+    unlisted,
+    without_dots,
+)
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSY, READ, stem_of
-from unetx_evaluators.tasks.sources.labels import IGNORE, ClassMap, Labels, classes_said
-from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
+from unetx_evaluators.tasks.sources.labels import IGNORE, ClassMap, Labels, classes_from_options
+from unetx_evaluators.tasks.sources.reading import DEFAULT_READING, ReadingOptions
 
 PARTS = ("training", "validation")
 _TESTS = ("test", "testing")
@@ -29,13 +35,13 @@ _FROM_WHERE_DRAWN = "save masks as PNG, from where they were drawn"
 
 
 def open_msd(
-    file: Path, description: dict[str, Any], labels: Labels | None = None, reading: Reading = AS_IT_IS
+    file: Path, description: dict[str, Any], labels: Labels | None = None, reading: ReadingOptions = DEFAULT_READING
 ) -> FileSource:
-    """The dataset that ``file`` lists; ``labels`` or a threshold where it names no classes. Raises DataError."""
+    """The dataset that ``file`` lists; ``labels`` or a threshold state its classes if it does not. Raises DataError."""
     is_msd = "modality" in description
     channels = channel_names(description, "modality", file) if is_msd else None
     names_classes = is_msd or "labels" in description
-    stated = _class_map(description, file) if names_classes else classes_said(labels, reading)
+    stated = _class_map(description, file) if names_classes else classes_from_options(labels, reading)
     problems, entries = Problems(), _entries(description, file)
     by_threshold = "" if names_classes else "; or --threshold 127 makes what is above it foreground"
     takes_jpegs = reading.threshold is not None
@@ -51,21 +57,21 @@ def open_msd(
         name=str(description.get("name") or file.parent.resolve().name),
         stated=stated,
         description=file,
-        takes_labels=not names_classes,
+        accepts_labels=not names_classes,
         reading=reading,
         warnings=(*unlisted([*everything, *_tests(description, file)], file), *_parts(entries, description, file)),
     )
 
 
 def is_listing(description: object) -> bool:
-    """Whether it lists pairs of images and labels."""
+    """Whether a description lists pairs of images and labels."""
     training = description.get("training") if isinstance(description, dict) else None
     return isinstance(training, list) and any(isinstance(entry, dict) and "image" in entry for entry in training)
 
 
 def _class_map(description: dict[str, Any], file: Path) -> ClassMap:
-    """The values of the label files; gaps between them are closed, and ``ignore`` is no class."""
-    labels = numbered(description, "labels", file)
+    """The class map of the label files, whose indices have no gaps; ``ignore`` is no class."""
+    labels = numbered_names(description, "labels", file)
     ignored = next((value for value, name in labels.items() if name == IGNORE and value), None)
     if 0 not in labels or len(labels) < (2 if ignored is None else 3):
         raise DataError(f"{file}: 'labels' names 0 (the background) and at least one class; got {list(labels)}")
@@ -76,7 +82,7 @@ def _class_map(description: dict[str, Any], file: Path) -> ClassMap:
 
 
 def _entries(description: dict[str, Any], file: Path) -> list[tuple[str, Any]]:
-    """The cases with their places in the file, like ``training[3]``."""
+    """The entries of cases with their positions in the file, like ``training[3]``."""
     training = description.get("training")
     if not isinstance(training, list) or not training:
         raise DataError(
@@ -91,9 +97,9 @@ def _entries(description: dict[str, Any], file: Path) -> list[tuple[str, Any]]:
 
 
 def _cases(entries: list[tuple[str, Any]], file: Path, problems: Problems, jpegs: str | None) -> dict[str, CaseFiles]:
-    """By the image's name; where several images share theirs, by the path.
+    """The files of cases by the image's name, or by its path where several images share a name.
 
-    ``jpegs`` is what to do about masks that are JPEGs; None where they are read.
+    ``jpegs`` is the advice on masks that are JPEGs; None where these are read.
     """
     found: list[CaseFiles] = []
     for where, entry in entries:
@@ -131,7 +137,7 @@ def _cases(entries: list[tuple[str, Any]], file: Path, problems: Problems, jpegs
 
 
 def _tests(description: dict[str, Any], file: Path) -> list[Path]:
-    """Files of the parts that are not read, as far as they can be told."""
+    """The files of all parts, those that are not read too, as far as entries name files."""
     entries = [
         entry for part in (*_TESTS, *PARTS) if isinstance(description.get(part), list) for entry in description[part]
     ]
@@ -141,7 +147,7 @@ def _tests(description: dict[str, Any], file: Path) -> list[Path]:
 
 
 def _parts(entries: list[tuple[str, Any]], description: dict[str, Any], file: Path) -> tuple[str, ...]:
-    """A sentence on folds and parts that the list marks, which decide nothing here."""
+    """A warning on folds and parts that the list marks, which have no effect here."""
     marked = [f"'{part}'" for part in PARTS[1:] if any(where.startswith(part) for where, _ in entries)]
     marked += ["'fold'"] if any(isinstance(entry, dict) and "fold" in entry for _, entry in entries) else []
     if not marked:

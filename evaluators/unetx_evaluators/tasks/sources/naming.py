@@ -1,6 +1,6 @@
-"""How the files of images and masks are called: what their names have in common, and what tells them apart.
+"""The naming of image and mask files: the affixes of both kinds, and the keys by which they pair.
 
-Taking an affix (what all names of one kind begin and end with) from a name leaves its key; equal keys pair.
+Names of one kind share an affix, a prefix and a suffix; the rest of a name is its key, and equal keys pair.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _NUMBERED = rf"{_SEPARATOR}?\(?\d+\)?"
 
 @dataclass(frozen=True, slots=True)
 class Affix:
-    """What names of one kind begin and end with."""
+    """The prefix and suffix of names of one kind."""
 
     prefix: str = ""
     suffix: str = ""
 
     def key(self, stem: str) -> str | None:
-        """What tells the file from others of its kind; None if it is not of this kind."""
+        """The part of a stem that differs between files of this kind; None if the file is not of this kind."""
         is_kind = stem.startswith(self.prefix) and stem[len(self.prefix) :].endswith(self.suffix)
         return stem.removeprefix(self.prefix).removesuffix(self.suffix) if is_kind else None
 
     def numbered_key(self, stem: str) -> str | None:
-        """The key of a further file of the kind: of ``a_mask_1`` where ``a_mask`` is the first."""
+        """The key of a further file of the kind, like ``a`` of ``a_mask_1`` beside ``a_mask``; None for others."""
         if not self.suffix:
             return None
         match = re.fullmatch(rf"{re.escape(self.prefix)}(.+){re.escape(self.suffix)}{_NUMBERED}", stem)
@@ -51,22 +51,23 @@ PLAIN = Affix()
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How images are called, and how their masks; the first affix of the masks that leads to an image counts."""
+    """The affixes of images and masks; a mask's key is that by the first affix which leads to an image."""
 
     images: Affix = PLAIN
     masks: tuple[Affix, ...] = (PLAIN, Affix(suffix=MASK_SUFFIX))
 
     @property
     def is_usual(self) -> bool:
+        """Whether it is the default naming."""
         return self == Naming()
 
     def image_keys(self, stems: Iterable[str]) -> dict[str, str]:
-        """Stem by key, of those that are images."""
+        """The stems of images by their keys."""
         keys = {stem: self.images.key(stem) for stem in stems}
         return {key: stem for stem, key in keys.items() if key is not None}
 
     def mask_key(self, stem: str, images: Mapping[str, str]) -> str | None:
-        """The key of the image, one of ``images`` (stem by key), that a mask is called after: its key or its stem."""
+        """The key of the image, among ``images`` (stem by key), whose key or stem a mask's name holds; None if none."""
         keys = [key for affix in self.masks if (key := affix.key(stem)) is not None]
         if (found := next((key for key in keys if key in images), None)) is not None:
             return found
@@ -78,7 +79,7 @@ class Naming:
 
 
 def mask_affix(stems: Sequence[str]) -> Affix | None:
-    """What most masks among ``stems`` are told by: ``_mask`` if that occurs, else another usual word."""
+    """The affix of most masks among ``stems``: ``_mask`` if that occurs, else another usual word; None without any."""
     if any(stem.endswith(MASK_SUFFIX) for stem in stems):
         return Affix(suffix=MASK_SUFFIX)
     found: Counter[Affix] = Counter()
@@ -90,26 +91,26 @@ def mask_affix(stems: Sequence[str]) -> Affix | None:
     return found.most_common(1)[0][0] if found else None
 
 
-def is_other(stem: str, images: Iterable[str]) -> bool:
+def is_other_annotation(stem: str, images: Iterable[str]) -> bool:
     """Whether a file is another observer's mask of one of the ``images``, or a series of frames."""
     is_mask = _MASK_ENDING.fullmatch(stem) is not None and stem.startswith(tuple(images))
     return is_mask or _OTHER.fullmatch(stem) is not None
 
 
-def detected(parts: Sequence[tuple[Sequence[str], Sequence[str]]], masks: Affix | None = None) -> Naming:
-    """The naming by which most masks of ``parts`` (stems of images, stems of masks) pair; the usual one if it does.
+def detect_naming(parts: Sequence[tuple[Sequence[str], Sequence[str]]], masks: Affix | None = None) -> Naming:
+    """The naming by which most masks of ``parts`` (stems of images, stems of masks) pair, by preference the usual one.
 
-    ``masks`` is what the masks are told by, where that is known already.
+    ``masks`` is the affix of masks, where it is known already.
     """
     image_stems = [stem for images, _ in parts for stem in images]
     mask_stems = [stem for _, several in parts for stem in several]
     known = mask_affix(mask_stems) if masks is None else masks
-    told = [(known,)] if known else []
-    candidates = [*([Naming()] if masks is None else []), *(Naming(PLAIN, one) for one in told)]
+    by_affix = [(known,)] if known else []
+    candidates = [*([Naming()] if masks is None else []), *(Naming(PLAIN, one) for one in by_affix)]
     if masks is None and (common := _common_suffix(mask_stems)):
         candidates.append(Naming(PLAIN, (Affix(suffix=common),)))
     for images in _image_affixes(image_stems):  # images that end in a word of their own: only beside masks that do so
-        candidates += [Naming(images, one) for one in told]
+        candidates += [Naming(images, one) for one in by_affix]
     return max(candidates, key=lambda naming: _n_pairs(naming, parts)) if candidates else Naming()
 
 
@@ -124,7 +125,7 @@ def _image_affixes(stems: Sequence[str]) -> list[Affix]:
 
 
 def _common_suffix(stems: Sequence[str]) -> str:
-    """What all end in, from a separator on."""
+    """The common ending of all stems, from a separator on."""
     if len(set(stems)) < 2:
         return ""
     common = _common([stem[::-1] for stem in stems])[::-1]
@@ -133,7 +134,7 @@ def _common_suffix(stems: Sequence[str]) -> str:
 
 
 def _common(names: Sequence[str]) -> str:
-    """What all begin with."""
+    """The common beginning of all names."""
     first, last = min(names), max(names)
     return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 

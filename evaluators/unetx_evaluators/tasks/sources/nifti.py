@@ -1,8 +1,8 @@
-"""NIfTI volumes as arrays, in the orientation of ``orientation``.
+"""Reading and writing of NIfTI volumes, in the orientation of ``orientation``.
 
-The array comes from MONAI's NibabelReader, the header from nibabel. The reader's own opening is passed by: it would
-read a compressed file only as far as the voxels, before the checksum, and where a header contradicts itself (sform
-beside pixdim) it would silently put the volume elsewhere.
+The array comes from MONAI's NibabelReader, the header from nibabel. Files are not opened by the reader: it would read a
+compressed file only as far as the voxels, before the checksum, and where a header contradicts itself (sform and pixdim)
+it would silently change the volume's position.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _MAX_TRAILING_BYTES = 1 << 20
 
 
 def read_header(file: Path) -> Header:
-    """Shape, spacing and place; a compressed file is unpacked no further than that."""
+    """The header of a volume: shape, spacing and position; a compressed file is unpacked no further than that."""
     with _opened(file) as stream:
         return _header(_image(stream), file)
 
 
 def read_array(file: Path) -> tuple[Header, npt.NDArray[Any]]:
-    """``[c, *spatial]`` in the file's own type, or float64 where its header scales the values."""
+    """Header and array ``[c, *spatial]`` of a volume, in the file's own type, or float64 where it scales values."""
     with _opened(file) as stream:
         image = _image(stream)
         header = _header(image, file)
@@ -47,15 +47,15 @@ def read_array(file: Path) -> tuple[Header, npt.NDArray[Any]]:
 
 
 def stored_grid(file: Path) -> tuple[tuple[int, ...], Affine]:
-    """Voxels along the axes as they are stored, and the affine."""
+    """The shape of a volume as stored, and its affine."""
     with _opened(file) as stream:
         image = _image(stream)
     return tuple(int(n) for n in image.shape[:3]), np.asarray(image.affine, dtype=np.float64)
 
 
 def write_like(file: Path, like: Path, values: npt.NDArray[Any]) -> None:
-    """A label map ``[*spatial]`` into ``file`` (``.nii`` or ``.nii.gz``) on the grid of the volume ``like``: the same
-    shape, affine, orientation and units."""
+    """Write a label map ``[*spatial]`` into ``file`` (``.nii`` or ``.nii.gz``) with the shape, affine, orientation and
+    units of the volume ``like``."""
     with _opened(like) as stream:
         image = _image(stream)
     header = image.header.copy()
@@ -74,7 +74,7 @@ def write_like(file: Path, like: Path, values: npt.NDArray[Any]) -> None:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[BufferedIOBase]:
-    """The unpacked bytes; whatever nibabel or gzip finds wrong with them is a DataError, and nothing is logged."""
+    """The unpacked bytes of a file; errors that nibabel or gzip raise inside become DataErrors, and are not logged."""
     import nibabel as nib  # a quarter of a second that a task without NIfTI does not pay
     from nibabel.imageglobals import logger
 
@@ -82,7 +82,7 @@ def _opened(file: Path) -> Iterator[BufferedIOBase]:
     unusable = (nib.orientations.OrientationError, OSError, EOFError, ValueError, TypeError, zlib.error)
     is_packed = file.suffix.lower() == ".gz"
     level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)  # what it logs comes as an exception, too
+    logger.setLevel(logging.CRITICAL + 1)  # it raises what it logs
     try:
         with file.open("rb") as stored:
             refuse_other_contents(file, stored.read(FIRST_BYTES), expected=GZIP if is_packed else NIFTI)
@@ -95,7 +95,7 @@ def _opened(file: Path) -> Iterator[BufferedIOBase]:
 
 
 def _image(stream: BufferedIOBase) -> Any:
-    """nibabel's image, its voxels still in the stream."""
+    """nibabel's image, whose voxels are not read yet."""
     import nibabel as nib
 
     size = stream.read(4)
@@ -114,7 +114,8 @@ def _header(image: Any, file: Path) -> Header:
 
 
 def _place(header: Any) -> str:
-    """Where the header states the affine that nibabel takes: the sform before the qform before the voxels' sizes."""
+    """A text on the header fields of the affine that nibabel uses: the sform, else the qform, else the voxels'
+    sizes."""
     if header["sform_code"] > 0:
         return "its sform (header fields srow_x, srow_y, srow_z)"
     if header["qform_code"] > 0:
@@ -123,7 +124,7 @@ def _place(header: Any) -> str:
 
 
 def _canonical_array(image: Any, file: Path) -> npt.NDArray[Any]:
-    """``[x, y, z, ...]`` in RAS+, by MONAI's reader."""
+    """The array ``[x, y, z, ...]`` in RAS+, by MONAI's reader."""
     from monai.data.image_reader import NibabelReader  # seconds, and torch with it
 
     if image.ndim == 2:  # neither knows how to turn a picture
@@ -135,7 +136,7 @@ def _canonical_array(image: Any, file: Path) -> npt.NDArray[Any]:
 
 
 def _check_end(stream: BufferedIOBase, file: Path) -> None:
-    """Reads to the end, where the checksum of a gzip file stands: a damage shows there if nowhere else."""
+    """Read to the end, where gzip checks its checksum. Raises DataError where too much follows the voxels."""
     n_bytes = 0
     while chunk := stream.read(1 << 16):
         n_bytes += len(chunk)

@@ -1,4 +1,4 @@
-"""nnU-Net's raw layout, version 2 (its documentation/dataset_format.md; Isensee et al., Nature Methods 18, 2021).
+"""The raw layout of nnU-Net, version 2 (its documentation/dataset_format.md; Isensee et al., Nature Methods 18, 2021).
 
 ``dataset.json`` names the channels (``channel_names``), the classes (``labels``) and the ending of all files
 (``file_ending``). Channels are files of their own, ``imagesTr/CASE_0000.nii.gz``, ``..._0001...``; an RGB picture is
@@ -19,18 +19,24 @@ from typing import Any
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.problems import Problems
 from unetx_evaluators.tasks.sources.base import check_inside, check_partners, listed
-from unetx_evaluators.tasks.sources.description import DESCRIPTION, channel_names, stated_file, swapped, unlisted
+from unetx_evaluators.tasks.sources.description import (
+    DESCRIPTION,
+    channel_names,
+    inverted_mapping,
+    stated_file,
+    unlisted,
+)
 from unetx_evaluators.tasks.sources.files import CaseFiles, FileSource
 from unetx_evaluators.tasks.sources.formats import LOSSLESS, LOSSY, READ, conversion, ending_of
 from unetx_evaluators.tasks.sources.labels import ClassMap
-from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
+from unetx_evaluators.tasks.sources.reading import DEFAULT_READING, ReadingOptions
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 CHANNEL = re.compile(r"(.+)_(\d{4})")
-"""The name of an image's file without its ending: case and channel."""
+"""Pattern of the name of an image's file without its ending: case and channel."""
 
 
-def open_nnunet(file: Path, description: dict[str, Any], reading: Reading = AS_IT_IS) -> FileSource:
+def open_nnunet(file: Path, description: dict[str, Any], reading: ReadingOptions = DEFAULT_READING) -> FileSource:
     """The dataset that an nnU-Net v2 ``dataset.json`` describes. Raises DataError."""
     folder = file.parent
     channels, class_map = channel_names(description, "channel_names", file), _class_map(description, file)
@@ -52,7 +58,7 @@ def open_nnunet(file: Path, description: dict[str, Any], reading: Reading = AS_I
         name=str(description.get("name") or folder.resolve().name),
         stated=class_map,
         description=file,
-        takes_labels=False,
+        accepts_labels=False,
         reading=reading,
         warnings=unlisted([path for case in cases.values() for path in case.all], file) if is_listed else (),
     )
@@ -76,7 +82,7 @@ def _class_map(description: dict[str, Any], file: Path) -> ClassMap:
         )
     odd = [name for name, value in plain.items() if not str(value).isdecimal()]
     if odd:
-        turned = swapped(labels)
+        turned = inverted_mapping(labels)
         remedy = "" if turned is None else f"; names and numbers stand as in nnU-Net's version 1: write {turned}"
         raise DataError(
             f"{file}: 'labels' maps names to whole numbers from 0; not so for {listed(odd, 'name')}{remedy}"
@@ -100,7 +106,7 @@ def _ending(description: dict[str, Any], file: Path) -> str:
 
 
 def _check_count(stated: object, n_cases: int, file: Path, problems: Problems) -> None:
-    """Cases that are missing for a reason that is told already are no news."""
+    """Raise DataError where the number of cases is not the stated one, unless other problems explain it."""
     if stated is not None and str(stated).strip() != str(n_cases) and not problems.found:
         raise DataError(
             f"{file}: 'numTraining' says {stated!r}, but there are {n_cases} cases with image and label; "
@@ -111,7 +117,7 @@ def _check_count(stated: object, n_cases: int, file: Path, problems: Problems) -
 def _of_right_channels(
     cases: dict[str, CaseFiles], channels: tuple[str, ...], problems: Problems
 ) -> dict[str, CaseFiles]:
-    """Cases of no more files than there are channels; one file may hold several of them."""
+    """The cases with no more files than there are channels, of which one file may hold several."""
     many = {name: case for name, case in cases.items() if len(case.images) > len(channels)}
     with problems.collecting():
         if many:
@@ -125,7 +131,7 @@ def _of_right_channels(
 
 
 def _listed_cases(listing: object, ending: str, file: Path, problems: Problems) -> dict[str, CaseFiles]:
-    """Cases of the field ``dataset``: ``{CASE: {"images": [...], "label": ...}}``."""
+    """The cases in the field ``dataset``: ``{CASE: {"images": [...], "label": ...}}``."""
     if not isinstance(listing, dict) or not listing:
         raise DataError(
             f'{file}: \'dataset\' maps cases to {{"images": [...], "label": ...}}; got {json.dumps(listing)[:80]}'
@@ -148,7 +154,7 @@ def _listed_cases(listing: object, ending: str, file: Path, problems: Problems) 
 
 
 def _found_cases(folder: Path, ending: str, channels: tuple[str, ...], problems: Problems) -> dict[str, CaseFiles]:
-    """Cases by the names of the files in ``imagesTr`` and ``labelsTr``."""
+    """The cases, by the names of the files in ``imagesTr`` and ``labelsTr``."""
     images: dict[str, dict[int, Path]] = {}
     for file in _files(folder, IMAGES, ending, problems):
         with problems.collecting():
@@ -183,7 +189,7 @@ def _found_cases(folder: Path, ending: str, channels: tuple[str, ...], problems:
 
 
 def _files(folder: Path, part: str, ending: str, problems: Problems) -> list[Path]:
-    """The files of one folder, sorted; images of another format are a problem, anything else is passed over."""
+    """The files of one folder, sorted; images of another format are a problem, other files are ignored."""
     if not (folder / part).is_dir():
         raise DataError(f"{folder / part}: is not there; nnU-Net's layout keeps images in {IMAGES}, labels in {LABELS}")
     files = sorted(file for file in (folder / part).iterdir() if file.is_file() and not file.name.startswith("."))
@@ -201,7 +207,7 @@ def _files(folder: Path, part: str, ending: str, problems: Problems) -> list[Pat
 
 
 def stated_spacing(image: Path, name: str, ending: str) -> tuple[float, ...] | None:
-    """mm per page, row and column, as ``CASE.json`` beside a TIFF states it."""
+    """The mm per page, row and column that ``CASE.json`` beside a TIFF states; None where it states none."""
     file = image.with_name(f"{name}.json")
     if ending.lower() not in (".tif", ".tiff") or not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""From a path to a source: which layout is this?"""
+"""Opening of a dataset: its layout is recognised, and it becomes a source."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from unetx_evaluators.tasks.sources.image_folders import find_parts
 from unetx_evaluators.tasks.sources.labels import Labels
 from unetx_evaluators.tasks.sources.msd import is_listing, open_msd
 from unetx_evaluators.tasks.sources.nnunet import open_nnunet
-from unetx_evaluators.tasks.sources.reading import AS_IT_IS, Reading
+from unetx_evaluators.tasks.sources.reading import DEFAULT_READING, ReadingOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One way in which a dataset lies in a folder."""
+    """A layout of datasets in a folder."""
 
     title: str
     form: str
-    """What lies where, for the list of known layouts; lines after the first are indented under it."""
-    open: Callable[[Path, Labels | None, Reading], Source | None]
-    """The dataset in a folder; None where it lies otherwise. Raises DataError where it lies so, but cannot be read."""
+    """A description for the list of known layouts, in which lines after the first are indented."""
+    open: Callable[[Path, Labels | None, ReadingOptions], Source | None]
+    """Opens the dataset in a folder; None for another layout. Raises DataError where it cannot be read."""
 
 
-def open_source(path: Path | str, *, labels: Labels | None = None, reading: Reading = AS_IT_IS) -> Source:
-    """The dataset at ``path``, its layout recognised, its listing and headers checked; arrays are read case by case.
+def open_source(path: Path | str, *, labels: Labels | None = None, reading: ReadingOptions = DEFAULT_READING) -> Source:
+    """Open the dataset at ``path``: its layout is recognised, listing and headers are checked, arrays are read later.
 
-    ``labels`` says what the values of masks mean, like ``{"background": 0, "liver": 100}``, where no file of the
-    dataset does; ``reading`` where images and masks lie and how they are called, likewise. What is wrong with single
-    cases is in the source's ``problems``. Raises DataError when nothing can be listed.
+    Where no file of the dataset states it, ``labels`` states the meaning of mask values, like ``{"background": 0,
+    "liver": 100}``, and ``reading`` the location and names of images and masks. Errors on single cases are in the
+    source's ``problems``. Raises DataError where nothing can be listed.
     """
     place = Path(path)
     if not place.exists():
@@ -53,7 +53,7 @@ def open_source(path: Path | str, *, labels: Labels | None = None, reading: Read
         raise DataError(f"{place}: cannot be read ({error}); check the path and its permissions") from error
 
 
-def _recognised(folder: Path, labels: Labels | None, reading: Reading) -> Source:
+def _recognised(folder: Path, labels: Labels | None, reading: ReadingOptions) -> Source:
     """The dataset by the first of ``LAYOUTS`` that it fits."""
     for layout in LAYOUTS:
         source = layout.open(folder, labels, reading)
@@ -64,41 +64,41 @@ def _recognised(folder: Path, labels: Labels | None, reading: Reading) -> Source
         return _described(file, read_description(file), labels, reading)
     refuse_dicom(folder)
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
-    told = hint(folder)
-    if told is not None:
-        raise DataError(told)
+    message = hint(folder)
+    if message is not None:
+        raise DataError(message)
     words = f"found {listed(entries, 'entry', 'entries')}" if entries else "the folder is empty"
     raise DataError(f"{folder}: no layout that is known; {words}. Known layouts:\n{_known_layouts()}")
 
 
-def _description(folder: Path, reading: Reading) -> dict[str, Any]:
-    """What the folder's ``dataset.json`` says; nothing where there is none, it may be a JSON file of somebody else's,
-    or the user says where images and masks lie."""
+def _description(folder: Path, reading: ReadingOptions) -> dict[str, Any]:
+    """The content of the folder's ``dataset.json``; empty where there is none, it is not one of ours, or the user
+    states where images and masks lie."""
     try:
-        is_asked = not reading.names_folders and (folder / DESCRIPTION).is_file()
-        return read_description(folder / DESCRIPTION) if is_asked else {}
+        is_used = not reading.names_folders and (folder / DESCRIPTION).is_file()
+        return read_description(folder / DESCRIPTION) if is_used else {}
     except DataError:
         return {}
 
 
-def _open_msd(folder: Path, labels: Labels | None, reading: Reading) -> Source | None:
+def _open_msd(folder: Path, labels: Labels | None, reading: ReadingOptions) -> Source | None:
     description = _description(folder, reading)
     is_msd = is_listing(description) and not _is_nnunet(description)
     return _described(folder / DESCRIPTION, description, labels, reading) if is_msd else None
 
 
-def _open_nnunet(folder: Path, labels: Labels | None, reading: Reading) -> Source | None:
+def _open_nnunet(folder: Path, labels: Labels | None, reading: ReadingOptions) -> Source | None:
     description = _description(folder, reading)
     return _described(folder / DESCRIPTION, description, labels, reading) if _is_nnunet(description) else None
 
 
-def _open_data_list(folder: Path, labels: Labels | None, reading: Reading) -> Source | None:
-    is_asked = not reading.names_folders and not (folder / DESCRIPTION).is_file()
-    file = data_list(folder) if is_asked else None
+def _open_data_list(folder: Path, labels: Labels | None, reading: ReadingOptions) -> Source | None:
+    is_used = not reading.names_folders and not (folder / DESCRIPTION).is_file()
+    file = data_list(folder) if is_used else None
     return None if file is None else _described(file, read_description(file), labels, reading)
 
 
-def _open_folder(folder: Path, labels: Labels | None, reading: Reading) -> Source | None:
+def _open_folder(folder: Path, labels: Labels | None, reading: ReadingOptions) -> Source | None:
     parts, file = find_parts(folder, reading), folder / DESCRIPTION
     if not parts:
         return None
@@ -127,7 +127,7 @@ LAYOUTS: tuple[Layout, ...] = (
         _open_folder,
     ),
 )
-"""In the order in which they are tried: a description goes before what names tell."""
+"""All layouts in the order in which they are tried, those with a description first."""
 
 
 def _known_layouts() -> str:
@@ -138,7 +138,7 @@ def _is_nnunet(description: dict[str, Any]) -> bool:
     return "channel_names" in description or "file_ending" in description
 
 
-def _described(file: Path, description: dict[str, Any], labels: Labels | None, reading: Reading) -> Source:
+def _described(file: Path, description: dict[str, Any], labels: Labels | None, reading: ReadingOptions) -> Source:
     of_classes = {"labels": labels, "threshold": reading.threshold} if "labels" in description else {}
     of_files = ("images", "masks", "image_suffix", "mask_suffix", "several_masks")
     for option, said in {**of_classes, **{option: getattr(reading, option) for option in of_files}}.items():

@@ -1,4 +1,4 @@
-"""Volumes in one orientation, whatever format they come in.
+"""The canonical orientation of volumes of all formats.
 
 Every volume is brought to the closest canonical orientation, RAS+: axis 0 runs to the patient's right, 1 to the front,
 2 to the head, so that arrays are ``[x, y, z]`` however the scanner stored them. Axes are swapped and flipped, voxels
@@ -16,21 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources.base import by
+from unetx_evaluators.tasks.sources.base import shape_text
 from unetx_evaluators.tasks.sources.header import Header
 
 Affine = npt.NDArray[np.float64]
-"""``[4, 4]``: from voxel indices to mm in the patient, RAS+."""
+"""A matrix ``[4, 4]`` from voxel indices to mm in the patient, in RAS+."""
 
 
 def canonical_header(file: Path, stored_shape: Sequence[int], affine: Affine, place: str) -> Header:
-    """Of a volume stored as ``[x, y, z, c]`` (or with fewer axes) at ``affine``, which ``place`` in the file states.
+    """The header of a volume stored as ``[x, y, z, c]`` (or with fewer axes), in canonical orientation.
 
-    Raises DataError where that is no volume, or no place.
+    ``affine`` is stated by ``place``, a text on a part of the file. Raises DataError where shape or affine are invalid.
     """
     extra = [n for n in stored_shape[3:] if n != 1]
     if len(stored_shape) < 2 or len(extra) > 1:
-        raise DataError(f"{file}: has shape {by(stored_shape)}; an image is x*y, x*y*z or x*y*z*channels: split it up")
+        raise DataError(
+            f"{file}: has shape {shape_text(stored_shape)}; an image is x*y, x*y*z or x*y*z*channels: split it up"
+        )
     shape = (*stored_shape, 1, 1)[:3]
     axes = _axes(affine, file, place)
     from nibabel.orientations import inv_ornt_aff
@@ -51,7 +53,7 @@ def canonical_header(file: Path, stored_shape: Sequence[int], affine: Affine, pl
 
 
 def canonical_array(array: npt.NDArray[Any], affine: Affine, header: Header, place: str) -> npt.NDArray[Any]:
-    """``[c, *spatial]`` of an array as stored, ``[x, y, z, c]`` or with fewer axes."""
+    """The canonical array ``[c, *spatial]`` of one as stored, ``[x, y, z, c]`` or with fewer axes."""
     from nibabel.orientations import apply_orientation
 
     whole = array.reshape((*array.shape, 1, 1)[:3] if array.ndim < 3 else array.shape)
@@ -60,12 +62,13 @@ def canonical_array(array: npt.NDArray[Any], affine: Affine, header: Header, pla
 
 
 def channels_first(array: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
-    """``[c, *spatial]`` of ``[x, y, z, ...]``, its header's axis of size 1 left out."""
+    """The array ``[c, *spatial]`` of a canonical one ``[x, y, z, ...]``, without the axis of a single slice."""
     return array.reshape(*array.shape[:3], -1).transpose(3, 0, 1, 2).reshape(-1, *header.shape)
 
 
 def as_stored(array: npt.NDArray[Any], stored_shape: Sequence[int], affine: Affine, file: Path) -> npt.NDArray[Any]:
-    """``[*spatial]`` in canonical orientation as the volume ``file`` of that shape at ``affine`` is stored: a view."""
+    """A view of a canonical array ``[*spatial]`` with the axes of ``file``, a volume stored with that shape and
+    affine."""
     order, flips = _turning(affine, file)
     shape = (*stored_shape, 1, 1)[:3]
     canonical = array.reshape([shape[stored] for stored in np.argsort(order)])
@@ -74,7 +77,7 @@ def as_stored(array: npt.NDArray[Any], stored_shape: Sequence[int], affine: Affi
 
 
 def canonical_view(array: npt.NDArray[Any], affine: Affine, file: Path) -> npt.NDArray[Any]:
-    """``[n, x, y, z]`` in canonical orientation of ``[n, *stored]``: what is written into it lands in ``array``."""
+    """A canonical view ``[n, x, y, z]`` of an array ``[n, *stored]``."""
     order, flips = _turning(affine, file)
     whole = array.reshape((*array.shape, 1, 1)[:4])
     back = whole.transpose([0, *(int(axis) + 1 for axis in np.argsort(order))])
@@ -83,13 +86,13 @@ def canonical_view(array: npt.NDArray[Any], affine: Affine, file: Path) -> npt.N
 
 
 def _turning(affine: Affine, file: Path) -> tuple[list[int], tuple[int, ...]]:
-    """For every stored axis the canonical one, and the canonical axes that are flipped."""
+    """The canonical axis of every stored one, and the canonical axes that are flipped."""
     axes = _axes(affine, file, "its header")
     return [int(axis) for axis, _ in axes], tuple(int(axis) for axis, direction in axes if direction < 0)
 
 
 def _axes(affine: Affine, file: Path, place: str) -> npt.NDArray[np.float64]:
-    """nibabel's orientation: for every stored axis the canonical one, and whether it is flipped."""
+    """nibabel's orientation: the canonical axis of every stored one, and its direction. Raises DataError."""
     from nibabel.orientations import io_orientation
 
     matrix = affine[:3, :3]

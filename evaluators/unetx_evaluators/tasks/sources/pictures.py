@@ -1,9 +1,9 @@
-"""PNG, TIFF, JPEG, BMP and GIF pictures as arrays.
+"""Reading and writing of PNG, TIFF, JPEG, BMP and GIF pictures.
 
 Rows come first: ``[h, w]``; a TIFF's pages are a volume ``[n, h, w]``.
 
-Pillow opens them and MONAI's PILReader gives the array, with its swapping of rows and columns off. What Pillow would
-change without a word is refused: colours of 16 bits (it keeps 8), signed bytes, pixels that a tag wants turned.
+Pillow opens them and MONAI's PILReader gives the array, without swapping rows and columns. Pictures that Pillow would
+silently change are refused: colours of 16 bits (it keeps 8), signed bytes, pixels that a tag wants rotated.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ CHANNELS = {
     "RGB": RGB,
     "RGBA": RGB,
 }
-"""Channels of a picture by Pillow's mode: a palette stands for colours, an opaque alpha channel is dropped."""
+"""Channels of a picture by Pillow's mode: palettes become colours, opaque alpha channels are dropped."""
 
 _EXPANDED = {"P": "RGBA", "PA": "RGBA", "1": "L"}
 _PALETTES = ("P", "PA")
 
 MaskKind = Literal["number", "colour", "brightness"]
-"""How a mask's pixels are taken: as grey levels or palette indices; as ``0xRRGGBB``, by way of the palette; or as grey
-levels, colours by their brightest part."""
+"""How a mask's pixels are read: as grey levels or palette indices; as colours ``0xRRGGBB``, also of the palette; or as
+grey levels, those of colours being their largest component."""
 
 _ORIENTATION, _DESCRIPTION, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 0x0112, 270, 258, 339
 """Tags of TIFF 6.0 and Exif."""
@@ -58,13 +58,13 @@ _UNSIGNED, _SIGNED = 1, 2
 
 
 def read_header(file: Path) -> Header:
-    """Size and channels, without decoding the pixels."""
+    """The header of a picture: size and channels, without decoding pixels."""
     with _opened(file) as picture:
         return _header(picture, file)
 
 
 def read_image(file: Path) -> tuple[Header, npt.NDArray[Any]]:
-    """``[c, *spatial]`` in the file's own number type."""
+    """Header and array ``[c, *spatial]`` of a picture, in its own number type."""
     with _opened(file) as picture:
         header = _header(picture, file)
         pages = [_pixels(page.convert(_EXPANDED.get(page.mode, page.mode)), page) for page in _pages(picture)]
@@ -73,7 +73,7 @@ def read_image(file: Path) -> tuple[Header, npt.NDArray[Any]]:
 
 
 def read_mask(file: Path, *, kind: MaskKind = "number") -> tuple[Header, npt.NDArray[Any]]:
-    """``[*spatial]`` numbers of that ``kind``, whatever the file's mode."""
+    """Header and values ``[*spatial]`` of a mask, read as that ``kind``, whatever the file's mode."""
     with _opened(file) as picture:
         header = _header(picture, file)
         pages = [_pixels(_as_kind(page, kind, file), page) for page in _pages(picture)]
@@ -92,7 +92,8 @@ def read_mask(file: Path, *, kind: MaskKind = "number") -> tuple[Header, npt.NDA
 
 
 def write_like(file: Path, like: Path, values: npt.NDArray[Any]) -> None:
-    """A mask ``[h, w]``, ``[n, h, w]`` or of colours, ``[h, w, 3]``, into ``file``: a TIFF like ``like``, else PNG."""
+    """Write a mask ``[h, w]``, ``[n, h, w]`` or of colours ``[h, w, 3]`` into ``file``: as TIFF if ``like`` is one,
+    else as PNG."""
     from PIL import Image as pillow  # noqa: N813 - a module named like its class
 
     if PICTURES[ending_of(like)] != "TIFF":
@@ -129,7 +130,7 @@ def _header(picture: Image, file: Path) -> Header:
 
 
 def _check_faithful(picture: Any, file: Path) -> None:
-    """Refuses what Pillow would read as something else."""
+    """Raise DataError on pictures whose values Pillow would change."""
     args: Any = picture.tile[0].args if picture.tile else ""
     raw_mode = str(args if isinstance(args, str) else args[0] if args else "")  # as in the file, ``RGB;16B``
     if ";16" in raw_mode and not raw_mode.startswith("I"):
@@ -155,7 +156,7 @@ def _check_faithful(picture: Any, file: Path) -> None:
 
 
 def _bits_of_bmp(file: Path) -> int:
-    """Bits of a pixel by the header (the field biBitCount)."""
+    """The number of bits of a pixel, by the header field biBitCount."""
     with file.open("rb") as stream:
         return int.from_bytes(stream.read(30)[28:], "little")
 
@@ -180,7 +181,7 @@ def _check_tiff(picture: Any, file: Path) -> None:
 
 
 def _pages(picture: Image) -> Iterator[Image]:
-    """The picture at each of its pages in turn; files other than TIFF have one."""
+    """Yield the picture at each of its pages; files other than TIFF have one."""
     n_pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
     for number in range(n_pages):
         if n_pages > 1:
@@ -191,7 +192,7 @@ def _pages(picture: Image) -> Iterator[Image]:
 
 
 def _pixels(converted: Image, page: Any) -> npt.NDArray[Any]:
-    """``[h, w]`` or ``[h, w, c]``, by MONAI's reader."""
+    """The pixels ``[h, w]`` or ``[h, w, c]``, by MONAI's reader."""
     from monai.data.image_reader import PILReader  # seconds, and torch with it
 
     array = np.asarray(PILReader(reverse_indexing=False).get_data(converted)[0])
@@ -215,7 +216,7 @@ def _as_kind(page: Image, kind: MaskKind, file: Path) -> Image:
 
 
 def _without_alpha(array: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
-    """Drops an opaque alpha channel (the last of 2 or 4); one that hides anything is refused."""
+    """The array without an alpha channel (the last of 2 or 4). Raises DataError where that is not opaque."""
     if array.ndim == len(header.shape):
         return array
     if array.shape[-1] in (2, 4):
@@ -229,7 +230,7 @@ def _without_alpha(array: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image]:
-    """The picture; whatever Pillow finds wrong with it, now or when its pixels are decoded, is a DataError."""
+    """The opened picture; errors that Pillow raises inside, also when pixels are decoded, become DataErrors."""
     from PIL import Image as pillow  # noqa: N813 - a module named like its class
 
     kind = PICTURES[ending_of(file)]

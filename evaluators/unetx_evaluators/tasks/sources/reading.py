@@ -1,4 +1,4 @@
-"""What a user may say about how a folder of images and masks is to be read."""
+"""The user's options for reading a folder of images and masks."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ UNION, CLASSES = "union", "classes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """Where images and masks lie, how they are called and what their pixels mean; None: as the data themselves tell."""
+class ReadingOptions:
+    """Location, names and meaning of images and masks; None: inferred from the data."""
 
     threshold: float | None = None
     """Pixels of a mask above it are foreground, the others background."""
     images: str | None = None
-    """Folder of the images, as seen from the dataset's."""
+    """Folder of the images, relative to the dataset's."""
     masks: str | None = None
-    """Folder of the masks, as seen from the dataset's; the images' may be meant."""
+    """Folder of the masks, relative to the dataset's; it may be that of the images."""
     image_suffix: str | None = None
-    """What an image's name ends in, before its format: ``_training`` of ``21_training.tif``."""
+    """Ending of an image's name before its format: ``_training`` of ``21_training.tif``."""
     mask_suffix: str | None = None
-    """What a mask's name ends in, before its format: ``_segmentation`` of ``a_segmentation.png``."""
+    """Ending of a mask's name before its format: ``_segmentation`` of ``a_segmentation.png``."""
     several_masks: str | None = None
-    """Several masks of one image: ``union``, ``classes`` (a class each), or the classes' names in the order in which
-    they are drawn over each other, ``disc,cup``."""
+    """Meaning of several masks of one image: ``union``, ``classes`` (a class each), or the classes' names in the order
+    in which they are drawn over each other, ``disc,cup``."""
     follow_links: bool = False
     """Whether symbolic links may lead out of the dataset's folder."""
 
     @property
     def stated(self) -> dict[str, Any]:
-        """What was said, for the identity of the source: the same files read in another way are other data."""
-        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "follow_links"}
-        return {name: value for name, value in named.items() if value is not None}
+        """The options that the user has set, which are part of the source's identity, as they change the data."""
+        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "follow_links"}
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def names_folders(self) -> bool:
-        """Whether the user says where images or masks lie."""
+        """Whether the user states where images or masks lie."""
         return self.images is not None or self.masks is not None
 
     @property
     def tells_kinds(self) -> bool:
-        """Whether images and masks that share a folder are told apart by what was said."""
+        """Whether the options distinguish images and masks that share a folder."""
         return self.image_suffix is not None or self.mask_suffix is not None or self.several_masks is not None
 
     @property
@@ -59,11 +59,11 @@ class Reading:
 
     @property
     def drawn(self) -> tuple[str, ...] | None:
-        """The classes of ``several_masks`` where it names them: later ones are drawn over earlier ones."""
+        """The classes that ``several_masks`` names, in drawing order; None where it names none."""
         if self.several_masks in (None, UNION, CLASSES):
             return None
         return tuple(name.strip() for name in str(self.several_masks).split(","))
 
 
-AS_IT_IS = Reading()
-"""Nothing was said."""
+DEFAULT_READING = ReadingOptions()
+"""Options of which none is set."""

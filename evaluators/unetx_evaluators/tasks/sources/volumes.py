@@ -1,4 +1,4 @@
-"""Which module reads a volume."""
+"""The choice of the module that reads a volume."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from unetx_evaluators.tasks.sources.formats import is_itk, is_nifti
 
 
 def volume_reader(file: Path) -> ModuleType | None:
-    """``nifti`` or ``itk``, which read headers and arrays alike; None for a picture."""
+    """The module ``nifti`` or ``itk`` that reads a volume, both with the same functions; None for a picture."""
     return nifti if is_nifti(file) else itk if is_itk(file) else None

@@ -1,3 +1,3 @@
-"""Networks computed faster on a CPU: the same numbers, within float rounding."""
+"""Faster kernels on CPUs for the slow modules of a network; results change within float rounding."""
 
-from unetx_evaluators.training.fast_cpu.exchange import fast_on_cpu as fast_on_cpu
+from unetx_evaluators.training.fast_cpu.swaps import fast_on_cpu as fast_on_cpu

@@ -1,4 +1,4 @@
-"""Instance normalisation and activation in one go on a CPU, by the loops of norm_kernels.py."""
+"""Instance normalisation fused with its activation on a CPU, by the loops of norm_kernels.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unetx_evaluators.device import memory_format
+from unetx_evaluators.device import in_memory_format
 from unetx_evaluators.training.fast_cpu import norm_kernels as kernels
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -24,7 +24,7 @@ def norm_act(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) 
 class _NormAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
-        x = x.contiguous(memory_format=memory_format(x.ndim - 2, x.device))
+        x = in_memory_format(x)
         y = torch.empty_like(x)
         mean, rstd = (np.empty(x.shape[:2], np.float32) for _ in range(2))
         kernels.forward(_voxels(x), _numbers(weight), _numbers(bias), eps, slope, _voxels(y), mean, rstd)
@@ -36,7 +36,7 @@ class _NormAct(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, bias = ctx.saved_tensors
         mean, rstd = ctx.statistics
-        dy = upstream[0].to(x.dtype).contiguous(memory_format=memory_format(x.ndim - 2, x.device))
+        dy = in_memory_format(upstream[0].to(x.dtype))
         dx = torch.empty_like(x)
         dweight, dbias = torch.zeros_like(weight), torch.zeros_like(bias)
         kernels.backward(
@@ -55,7 +55,7 @@ class _NormAct(torch.autograd.Function):
 
 
 def _voxels(x: Tensor) -> kernels.Map:
-    """A map that lies channels last as ``[b, n, c]``, in the same memory."""
+    """A channels-last map as ``[b, n, c]``, in the same memory."""
     b, c, *size = x.shape
     flat = x.detach().movedim(1, -1).view(b, math.prod(size), c)
     return flat.view(torch.uint16).numpy() if flat.dtype == torch.bfloat16 else flat.numpy()

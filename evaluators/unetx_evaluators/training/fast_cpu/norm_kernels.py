@@ -28,29 +28,29 @@ Floats = npt.NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., Any])
 
 STRIP = 512
-"""Values in a strip: some kilobytes, with what belongs to them, stay in the nearest cache."""
+"""Number of values in a strip, which stay in the nearest cache with their statistics."""
 STRIPS_A_SUM = 32
-"""Added up in float32 before they go into the float64 totals."""
+"""Number of strips that are summed in float32 before they are added to the float64 totals."""
 
-FREEDOMS = {"reassoc", "contract", "arcp", "nsz"}
-"""Sums may be reordered and products fused; NaN and infinity stay what they are, for divergence must show."""
+FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+"""LLVM's fast-math flags: sums may be reordered and products fused; NaN and infinity stay, for divergence must show."""
 
 
 def _compiled(function: F) -> F:
-    """Compiled at its first call, with machine code kept on disk where any folder for it can be written."""
+    """The function, compiled at its first call; machine code is cached on disk where a folder for it can be written."""
     try:
-        return cast("F", numba.njit(cache=True, fastmath=FREEDOMS)(function))
+        return cast("F", numba.njit(cache=True, fastmath=FASTMATH)(function))
     except RuntimeError:  # neither this folder nor the user's own cache
-        return cast("F", numba.njit(fastmath=FREEDOMS)(function))
+        return cast("F", numba.njit(fastmath=FASTMATH)(function))
 
 
 def widened(value: Any) -> Any:
-    """A stored value as float32; inside compiled code only."""
+    """Convert a stored value to float32; in compiled code only."""
     raise NotImplementedError
 
 
 def store(array: Any, index: int, value: Any) -> None:
-    """Put a float32 into an array, rounded to nearest even where that holds bfloat16; inside compiled code only."""
+    """Store a float32 in an array, rounded to nearest even where that holds bfloat16; in compiled code only."""
     raise NotImplementedError
 
 
@@ -138,7 +138,8 @@ def backward(
     dweight: Floats,
     dbias: Floats,
 ) -> None:
-    """Fill ``dx``, and add to ``dweight`` and ``dbias``, given the gradient ``dy`` of what ``forward`` made of ``x``.
+    """Fill ``dx``, and add to ``dweight`` and ``dbias``, given the gradient ``dy`` of the output of ``forward`` for
+    ``x``.
 
     With g = dy behind the activation and z = (x - mean) * rstd: dbias = sum(g), dweight = sum(g z), and
     dx = weight * rstd * (g - sum(g)/n - z sum(g z)/n), each image by itself.

@@ -1,7 +1,7 @@
-"""1x1 convolutions that one CPU thread computes faster than by torch's own choice.
+"""1x1 convolutions that one CPU thread computes faster than torch does by default.
 
-With one thread and fewer than 16 images torch (2.13) leaves 1x1 convolutions in float32 to a loop over images, whose
-gradients take several times what oneDNN's do; 3D maps always have too few. A row of voxels is as good as an image.
+With one thread and fewer than 16 images torch (2.13) computes 1x1 convolutions in float32 by a loop over images, whose
+gradients take several times as long as oneDNN's; 3D maps always have too few. Here each row of voxels is an image.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from unetx_space.operators.nd import Convolution
 
 MANY_VOXELS = 16_384
-"""In a batch: from here on oneDNN's convolution wins, below it the plain product of matrices."""
+"""Voxels of a batch from which on oneDNN's convolution is faster than a product of matrices."""
 MANY_IMAGES = 16
-"""Where torch takes oneDNN's by itself."""
+"""Number of images from which on torch uses oneDNN by itself."""
 
 
 class Pointwise(nn.Module):
-    """``[b, c, *size] -> [b, c', *size]``; shares its parameters with the convolution it stands in for."""
+    """A 1x1 convolution, ``[b, c, *size] -> [b, c', *size]``, with the parameters of the one it replaces."""
 
     def __init__(self, convolution: Convolution) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Pointwise(nn.Module):
 
 
 def faster_pointwise(module: nn.Module) -> Pointwise | None:
-    """What computes the same as a 1x1 convolution of stride 1; None for any other module."""
+    """The replacement of a 1x1 convolution of stride 1; None for any other module."""
     if type(module) not in (nn.Conv2d, nn.Conv3d):
         return None
     assert isinstance(module, Convolution)

@@ -1,17 +1,17 @@
-"""Instance normalisation with LeakyReLU behind it, by Triton kernels; imports triton.
+"""Triton kernels of instance normalisation followed by LeakyReLU; imports triton.
 
-torch's own needs channels first, and reads each map once more for the activation. These read a map where it lies, plain
-or channels last, twice forward and twice backward. Equations: Ulyanov et al. 2016, arXiv:1607.08022.
+torch's own needs channels first, and reads each map once more for the activation. These read a map in place, plain or
+channels last, twice forward and twice backward. Equations: Ulyanov et al. 2016, arXiv:1607.08022.
 
 Letters: ``b`` images, ``n`` voxels, ``c`` channels. A map is divided into ``parts`` of ``part`` voxels, since a batch
-of volumes has too few channels and images to keep a GPU busy: a first kernel leaves a result for each part, and a
-second merges those, in a fixed order, and walks through its own part. The grid is [parts, groups of CHANNELS, b]; a
+of volumes has too few channels and images to keep a GPU busy: a first kernel writes a result for each part, and a
+second merges those, in a fixed order, and processes its own part. The grid is [parts, groups of CHANNELS, b]; a
 program works on tiles of CHANNELS x VOXELS, whose neighbours lie ``c_stride`` and ``n_stride`` values apart. Statistics
 and arithmetic are float32.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
-# Triton looks annotations up, and knows none but constexpr.
+# Triton evaluates annotations, and supports constexpr alone.
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import triton.language as tl
 
 
 def compiled(kernel: Callable[..., Any]) -> Any:
-    """What compiles itself for each kind of arguments when it is first called with it."""
+    """The kernel, compiled at its first call with each type of arguments."""
     return triton.jit(kernel)
 
 
@@ -41,12 +41,12 @@ def statistics(
     CHANNELS: tl.constexpr,
     VOXELS: tl.constexpr,
 ):
-    """The mean of each part of each channel, and the sum of squared distances from it.
+    """Compute the mean of each part of each channel, and the sum of squared distances from it.
 
-    Each place of a tile has a mean of its own (Welford 1962, Technometrics 4), and all are merged at the end (Chan et
-    al. 1979, STAN-CS-79-773): no large numbers cancel.
+    Each element of a tile has a mean of its own (Welford 1962, Technometrics 4), and all are merged at the end (Chan et
+    al. 1979, STAN-CS-79-773), so that no large numbers cancel.
     """
-    channel, begin, end, offset = _place(c_stride, n_stride, c, n, part, CHANNELS, VOXELS)
+    channel, begin, end, offset = _position(c_stride, n_stride, c, n, part, CHANNELS, VOXELS)
     mean = tl.zeros((CHANNELS, VOXELS), tl.float32)
     square = tl.zeros((CHANNELS, VOXELS), tl.float32)
     taken = 0.0
@@ -60,9 +60,9 @@ def statistics(
     count = (tl.maximum(end - begin - tl.arange(0, VOXELS) + VOXELS - 1, 0) // VOXELS)[None, :]
     merged = tl.sum(mean * count, 1) / (end - begin)
     distance = mean - merged[:, None]
-    at = (tl.program_id(2) * parts + tl.program_id(0)) * c + channel
-    tl.store(means + at, merged, mask=channel < c)
-    tl.store(squares + at, tl.sum(square + count * distance * distance, 1), mask=channel < c)
+    index = (tl.program_id(2) * parts + tl.program_id(0)) * c + channel
+    tl.store(means + index, merged, mask=channel < c)
+    tl.store(squares + index, tl.sum(square + count * distance * distance, 1), mask=channel < c)
 
 
 @compiled
@@ -87,16 +87,13 @@ def normalised(
     VOXELS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """``y``, and of each channel the mean and 1 / sqrt(variance + eps); PARTS is at least ``parts``."""
-    channel, begin, end, offset = _place(c_stride, n_stride, c, n, part, CHANNELS, VOXELS)
-    number = tl.arange(0, PARTS)
-    at = (tl.program_id(2) * parts + number)[None, :] * c + channel[:, None]
-    known = (channel < c)[:, None] & (number < parts)[None, :]
-    count = tl.minimum(tl.maximum(n - number * part, 0), part)[None, :]
-    of_parts = tl.load(means + at, mask=known, other=0.0)
-    mean = tl.sum(of_parts * count, 1) / n
-    distance = of_parts - mean[:, None]
-    square = tl.sum(tl.load(squares + at, mask=known, other=0.0) + count * distance * distance, 1)
+    """Compute ``y``, and the mean and 1 / sqrt(variance + eps) of each channel; PARTS is at least ``parts``."""
+    channel, begin, end, offset = _position(c_stride, n_stride, c, n, part, CHANNELS, VOXELS)
+    part_means = _all_parts(means, channel, c, parts, PARTS)
+    count = tl.minimum(tl.maximum(n - tl.arange(0, PARTS) * part, 0), part)[None, :]
+    mean = tl.sum(part_means * count, 1) / n
+    distance = part_means - mean[:, None]
+    square = tl.sum(_all_parts(squares, channel, c, parts, PARTS) + count * distance * distance, 1)
     rstd = 1 / tl.sqrt(square / n + eps)
     if tl.program_id(0) == 0:
         tl.store(mean_out + tl.program_id(2) * c + channel, mean, mask=channel < c)
@@ -131,8 +128,9 @@ def gradient_sums(
     CHANNELS: tl.constexpr,
     VOXELS: tl.constexpr,
 ):
-    """Of each part of each channel the sums of g, ``dy`` behind the activation, and of g z, z = (x - mean) * rstd."""
-    channel, begin, end, offset = _place(c_stride, n_stride, c, n, part, CHANNELS, VOXELS)
+    """Compute the sums of g, the gradient before the activation, and of g z, with z = (x - mean) * rstd, over each part
+    of each channel."""
+    channel, begin, end, offset = _position(c_stride, n_stride, c, n, part, CHANNELS, VOXELS)
     scale, shift, centre, spread = _of_channels(weight, bias, mean, rstd, channel, c)
     g_sum = tl.zeros((CHANNELS, VOXELS), tl.float32)
     gz_sum = tl.zeros((CHANNELS, VOXELS), tl.float32)
@@ -144,9 +142,9 @@ def gradient_sums(
         g = tl.where(z * scale + shift > 0, g, g * slope)
         g_sum += g
         gz_sum += g * z
-    at = (tl.program_id(2) * parts + tl.program_id(0)) * c + channel
-    tl.store(g_sums + at, tl.sum(g_sum, 1), mask=channel < c)
-    tl.store(gz_sums + at, tl.sum(gz_sum, 1), mask=channel < c)
+    index = (tl.program_id(2) * parts + tl.program_id(0)) * c + channel
+    tl.store(g_sums + index, tl.sum(g_sum, 1), mask=channel < c)
+    tl.store(gz_sums + index, tl.sum(gz_sum, 1), mask=channel < c)
 
 
 @compiled
@@ -171,14 +169,11 @@ def gradient(
     VOXELS: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """dx = weight * rstd * (g - sum(g)/n - z sum(g z)/n), each image by itself."""
-    channel, begin, end, offset = _place(c_stride, n_stride, c, n, part, CHANNELS, VOXELS)
+    """Compute dx = weight * rstd * (g - sum(g)/n - z sum(g z)/n), each image by itself."""
+    channel, begin, end, offset = _position(c_stride, n_stride, c, n, part, CHANNELS, VOXELS)
     scale, shift, centre, spread = _of_channels(weight, bias, mean, rstd, channel, c)
-    number = tl.arange(0, PARTS)
-    at = (tl.program_id(2) * parts + number)[None, :] * c + channel[:, None]
-    known = (channel < c)[:, None] & (number < parts)[None, :]
-    mean_g = (tl.sum(tl.load(g_sums + at, mask=known, other=0.0), 1) / n)[:, None]
-    mean_gz = (tl.sum(tl.load(gz_sums + at, mask=known, other=0.0), 1) / n)[:, None]
+    mean_g = (tl.sum(_all_parts(g_sums, channel, c, parts, PARTS), 1) / n)[:, None]
+    mean_gz = (tl.sum(_all_parts(gz_sums, channel, c, parts, PARTS), 1) / n)[:, None]
     for start in range(begin, end, VOXELS):
         inside = (channel < c)[:, None] & (start + tl.arange(0, VOXELS) < end)[None, :]
         here = offset + start * n_stride
@@ -189,9 +184,9 @@ def gradient(
 
 
 @compiled
-def _place(c_stride, n_stride, c, n, part, CHANNELS: tl.constexpr, VOXELS: tl.constexpr):
-    """A program's channels, the voxels where its part begins and ends, and how far behind the start of the map the
-    values of a tile lie that begins at voxel 0. Maps may have more values than 32 bits can count."""
+def _position(c_stride, n_stride, c, n, part, CHANNELS: tl.constexpr, VOXELS: tl.constexpr):
+    """A program's channels, the voxels where its part begins and ends, and the offsets in the map of the values of a
+    tile that begins at voxel 0. Maps may have more values than 32 bits can count."""
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     begin = tl.program_id(0).to(tl.int64) * part
     along = channel.to(tl.int64)[:, None] * c_stride + tl.arange(0, VOXELS)[None, :] * n_stride
@@ -199,10 +194,19 @@ def _place(c_stride, n_stride, c, n, part, CHANNELS: tl.constexpr, VOXELS: tl.co
 
 
 @compiled
+def _all_parts(results, channel, c, parts, PARTS: tl.constexpr):
+    """The results [CHANNELS, PARTS] of all parts of a program's channels; zero beyond the last part and channel."""
+    number = tl.arange(0, PARTS)
+    index = (tl.program_id(2) * parts + number)[None, :] * c + channel[:, None]
+    return tl.load(results + index, mask=(channel < c)[:, None] & (number < parts)[None, :], other=0.0)
+
+
+@compiled
 def _of_channels(weight, bias, mean, rstd, channel, c):
-    """Columns of scale, shift, mean and 1 / standard deviation, in float32."""
-    at = tl.program_id(2) * c + channel
+    """Columns of scale, shift, mean and 1 / standard deviation of a program's channels, in float32."""
+    index = tl.program_id(2) * c + channel
     scale = tl.load(weight + channel, mask=channel < c, other=0.0).to(tl.float32)
     shift = tl.load(bias + channel, mask=channel < c, other=0.0).to(tl.float32)
-    centre, spread = tl.load(mean + at, mask=channel < c, other=0.0), tl.load(rstd + at, mask=channel < c, other=0.0)
+    centre = tl.load(mean + index, mask=channel < c, other=0.0)
+    spread = tl.load(rstd + index, mask=channel < c, other=0.0)
     return scale[:, None], shift[:, None], centre[:, None], spread[:, None]

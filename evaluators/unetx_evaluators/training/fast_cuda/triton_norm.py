@@ -1,6 +1,6 @@
-"""Instance normalisation and activation in one go on CUDA, by the kernels of triton_kernels.py; imports triton.
+"""Instance normalisation fused with its activation on CUDA, by the kernels of triton_kernels.py; imports triton.
 
-Nothing is tuned at run time and nothing waits for the device, so that a CUDA graph can have it.
+There is no autotuning and no synchronisation, so that CUDA graphs can capture it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from unetx_evaluators.training.fast_cuda import triton_kernels as kernels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE = 2048
-"""Values; 16 for each of a program's 128 threads."""
+"""Number of values in a tile: 16 for each of a program's 128 threads."""
 MOST_CHANNELS = 32
-"""In a tile that lies channels last: more would be read from memory in no longer pieces."""
+"""Largest number of channels in a channels-last tile: more would not make reads from memory longer."""
 MOST_PARTS = 64
 PROGRAMS = 512
-"""About as many as keep a large GPU busy; an estimate, not measured."""
+"""Number of programs that keep a large GPU busy; an estimate, not measured."""
 OPTIONS = {"enable_fp_fusion": True}
-"""What later versions of Triton would not do by themselves: a product and a sum in one."""
+"""Compiler options: products and sums are fused, which later versions of Triton do not do by default."""
 
 
 def norm_act(x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
@@ -67,7 +67,7 @@ class _NormAct(torch.autograd.Function):
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    """The one that the map has, or where it has neither, that of its network."""
+    """The memory format of the map, or where it is neither contiguous nor channels last, that of its network."""
     last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
     for layout in (last, torch.contiguous_format):
         if x.is_contiguous(memory_format=layout):
@@ -77,14 +77,14 @@ def _layout(x: Tensor) -> torch.memory_format:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """How programs divide a map among themselves."""
+    """The division of a map among programs."""
 
     grid: tuple[int, int, int]
-    """Parts, groups of channels, images."""
+    """Number of parts, groups of channels, and images."""
     partial: tuple[int, int, int]
-    """Of what each part leaves: images, parts, channels."""
+    """Shape of partial results: images, parts, channels."""
     arguments: tuple[int, ...]
-    """What every kernel is told, in the order of its last parameters."""
+    """Arguments of every kernel, in the order of its last parameters."""
 
     @classmethod
     def over(cls, x: Tensor, layout: torch.memory_format) -> _Walk:
@@ -104,5 +104,5 @@ class _Walk:
 
 
 def _power_of_2(n: int) -> int:
-    """The least that is not below ``n``."""
+    """The smallest power of 2 that is at least ``n``."""
     return 1 << (n - 1).bit_length()

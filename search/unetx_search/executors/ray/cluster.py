@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal
 
-from unetx_evaluators.signals import signals_held_back
+from unetx_evaluators.signals import signals_blocked
 from unetx_search.executors.engines import CHECKPOINTS, LOGS, Engine
 from unetx_search.executors.slots import Slot, gpu_worker_threads
 from unetx_space.errors import RequestError
@@ -73,7 +73,7 @@ def _connect(address: str | None) -> None:
         if head and head != "local":  # Ray itself would try for minutes
             host, _, port = head.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_ANSWERS_WITHIN_S).close()
-        with signals_held_back():
+        with signals_blocked():
             ray.init(
                 address,
                 include_dashboard=False,

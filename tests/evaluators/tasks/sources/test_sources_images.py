@@ -102,7 +102,7 @@ def test_a_mask_made_in_our_orientation_lies_where_the_image_does(affine: Array,
 def test_probabilities_are_stored_as_the_image_is(tmp_path: Path) -> None:
     save_nifti(tmp_path / "a.nii.gz", volume((6, 5, 4)), SIDEWAYS)
     (one,) = list_images(tmp_path, 3, ("CT",))
-    room = one.room(tmp_path / "a.npy", 2)
+    room = one.create_arrays(tmp_path / "a.npy", 2)
     room[1] = one.read()[0]
     del room
     stored = np.load(tmp_path / "a.npy")

@@ -14,7 +14,7 @@ import pytest
 from task_samples import check_refused, describe_nnunet, label_map, save_nifti, save_png, volume
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources import Reading, open_source
+from unetx_evaluators.tasks.sources import ReadingOptions, open_source
 
 SimpleITK: Any = pytest.importorskip("SimpleITK")
 
@@ -182,7 +182,7 @@ def test_masks_without_names_for_their_values_are_met_with_what_is_proposed_for_
         save_itk(folder / "masks" / f"v{seed}.mha", label_map(SHAPE, 4))
     with pytest.raises(DataError, match=r"4 values.*--threshold 0.*--labels"):
         _ = open_source(folder).classes
-    divided = open_source(folder, reading=Reading(threshold=0)).read("v1").label
+    divided = open_source(folder, reading=ReadingOptions(threshold=0)).read("v1").label
     named = open_source(folder, labels={"a": 1, "b": 2, "c": 3}).read("v1").label
     assert named.max() == 3
     np.testing.assert_array_equal(divided, named > 0)
@@ -205,7 +205,7 @@ def test_voxels_beside_their_header_may_be_a_link_that_the_user_vouches_for(tmp_
         (tmp_path / file.parent.name).mkdir(exist_ok=True)
         file.symlink_to(file.rename(tmp_path / file.parent.name / file.name))
     check_refused(folder, "--follow-links")
-    source = open_source(folder, reading=Reading(follow_links=True))
+    source = open_source(folder, reading=ReadingOptions(follow_links=True))
     assert source.classes == ("background", "foreground")
     np.testing.assert_array_equal(source.read("v1").image, open_source(as_nifti(tmp_path / "nifti")).read("v1").image)
     assert str(tmp_path) in source.identity

@@ -22,7 +22,7 @@ from task_samples import channels_last_folder as volumes_folder
 
 from unetx_evaluators.evaluation import DataError
 from unetx_evaluators.tasks.sources import ClassMap, open_source, parse_labels
-from unetx_evaluators.tasks.sources.labels import as_whole_numbers
+from unetx_evaluators.tasks.sources.labels import as_integers
 from unetx_evaluators.tasks.task import IGNORED
 from unetx_space.errors import RequestError
 
@@ -196,10 +196,10 @@ def test_thousands_of_colours_are_counted_and_few_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", [255 * np.float32(1 / 255), 0.9995, np.float32(1.0009), 0.9999999])
 def test_values_that_a_scale_leaves_beside_a_whole_number_are_read_as_it(tmp_path: Path, scale: float) -> None:
     whole = label_map((14, 12, 9), 2)
-    np.testing.assert_array_equal(as_whole_numbers(whole * scale, tmp_path), whole)
+    np.testing.assert_array_equal(as_integers(whole * scale, tmp_path), whole)
 
 
 @pytest.mark.parametrize(("value", "kind"), [("0.99", np.float32), ("2.0021", np.float64), ("1.25", np.float64)])
 def test_a_value_that_is_refused_is_told_unrounded(tmp_path: Path, value: str, kind: type) -> None:
     with pytest.raises(DataError, match=rf"whole numbers, this one {value}; was it resampled"):
-        as_whole_numbers(np.array([0, value], dtype=kind), tmp_path)
+        as_integers(np.array([0, value], dtype=kind), tmp_path)

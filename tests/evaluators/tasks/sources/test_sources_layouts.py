@@ -21,8 +21,8 @@ from task_samples import (
 )
 
 from unetx_evaluators.evaluation import DataError, DataErrors
-from unetx_evaluators.tasks.sources import Reading, Source, open_source
-from unetx_evaluators.tasks.sources.naming import Affix, Naming, detected
+from unetx_evaluators.tasks.sources import ReadingOptions, Source, open_source
+from unetx_evaluators.tasks.sources.naming import Affix, Naming, detect_naming
 
 SHOWN = mask((16, 20), 0, 1)
 
@@ -131,22 +131,22 @@ def test_what_is_recognised_is_told_without_the_names_of_cases(tmp_path: Path) -
 
 def test_folders_and_suffixes_may_be_said(tmp_path: Path) -> None:
     pairs("raw/scans/p{}_scan.png", "truth/p{}_outline.png", "truth/p{}_other.png")(tmp_path)
-    reading = Reading(images="raw/scans", masks="truth", image_suffix="_scan", mask_suffix="_outline.png")
+    reading = ReadingOptions(images="raw/scans", masks="truth", image_suffix="_scan", mask_suffix="_outline.png")
     source = open_source(tmp_path, reading=reading)
     assert (source.case_names, source.problems) == (("p0", "p1", "p2", "p3"), ())
-    in_full = Reading(**{**reading.stated, "images": str(tmp_path / "raw" / "scans")})
+    in_full = ReadingOptions(**{**reading.stated, "images": str(tmp_path / "raw" / "scans")})
     assert open_source(tmp_path, reading=in_full).case_names == source.case_names
 
 
 def test_a_suffix_tells_masks_from_images_in_one_folder(tmp_path: Path) -> None:
     pairs("x{}.png", "x{}_lungs.png")(tmp_path)
     check_refused(tmp_path, "no layout that is known.*(.|\n)*--mask-suffix")
-    assert open_source(tmp_path, reading=Reading(mask_suffix="_lungs")).case_names == ("x0", "x1", "x2", "x3")
+    assert open_source(tmp_path, reading=ReadingOptions(mask_suffix="_lungs")).case_names == ("x0", "x1", "x2", "x3")
 
 
 def test_the_other_observer_may_be_chosen(tmp_path: Path) -> None:
     RECOGNISED["chase"](tmp_path)
-    source = open_source(tmp_path, reading=Reading(mask_suffix="_2ndHO"))
+    source = open_source(tmp_path, reading=ReadingOptions(mask_suffix="_2ndHO"))
     assert (len(source.case_names), source.problems) == (4, ())
     assert source.identity != open_source(tmp_path).identity
 
@@ -154,13 +154,19 @@ def test_the_other_observer_may_be_chosen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reading", "told"),
     [
-        (Reading(images="nowhere"), r"--images is a folder in it, got 'nowhere'; .* holds 2 folders \(images, masks\)"),
-        (Reading(masks="../x"), r"--masks is a folder in it, got '\.\./x'"),
-        (Reading(mask_suffix="_foo"), r"no mask's name ends in --mask-suffix _foo; there are 1 image file \(a\.png\)"),
-        (Reading(image_suffix="_foo"), r"no image's name ends in --image-suffix _foo"),
+        (
+            ReadingOptions(images="nowhere"),
+            r"--images is a folder in it, got 'nowhere'; .* holds 2 folders \(images, masks\)",
+        ),
+        (ReadingOptions(masks="../x"), r"--masks is a folder in it, got '\.\./x'"),
+        (
+            ReadingOptions(mask_suffix="_foo"),
+            r"no mask's name ends in --mask-suffix _foo; there are 1 image file \(a\.png\)",
+        ),
+        (ReadingOptions(image_suffix="_foo"), r"no image's name ends in --image-suffix _foo"),
     ],
 )
-def test_what_was_said_wrongly_is_told(tmp_path: Path, reading: Reading, told: str) -> None:
+def test_what_was_said_wrongly_is_told(tmp_path: Path, reading: ReadingOptions, told: str) -> None:
     picture_folder(tmp_path / "x", {"a": mask()})
     picture_folder(tmp_path / "set", {"a": mask()})
     with pytest.raises(DataError, match=told):
@@ -170,33 +176,35 @@ def test_what_was_said_wrongly_is_told(tmp_path: Path, reading: Reading, told: s
 def test_folders_that_may_all_hold_the_masks_are_told(tmp_path: Path) -> None:
     pairs("images/c{}.png", "mask/c{}.png", "gt/c{}.png")(tmp_path)
     check_refused(tmp_path, r"2 folders \(gt, mask\) may hold the masks; say which does, like --masks 'gt'")
-    assert len(open_source(tmp_path, reading=Reading(masks="mask")).case_names) == 4
+    assert len(open_source(tmp_path, reading=ReadingOptions(masks="mask")).case_names) == 4
 
 
 def test_a_field_of_view_is_not_taken_for_the_mask(tmp_path: Path) -> None:
     pairs("images/{}_dr.jpg", "manual1/{}_dr.tif", "mask/{}_dr_mask.tif")(tmp_path)
     check_refused(tmp_path, r"2 folders \(manual1, mask\) may hold the masks; say which does, like --masks 'manual1'")
-    assert len(open_source(tmp_path, reading=Reading(masks="manual1")).case_names) == 4
+    assert len(open_source(tmp_path, reading=ReadingOptions(masks="manual1")).case_names) == 4
 
 
 def test_a_described_dataset_takes_no_suffix_unless_folders_are_said(tmp_path: Path) -> None:
     folder = nnunet_folder(picture_folder(tmp_path, {"a": mask()}, suffix="_x"), 1)
     with pytest.raises(DataError, match=r"already names the files; leave --mask-suffix out, or .*with --images"):
-        open_source(folder, reading=Reading(mask_suffix="_x"))
-    assert open_source(folder, reading=Reading(mask_suffix="_x", images="images", masks="masks")).case_names == ("a",)
+        open_source(folder, reading=ReadingOptions(mask_suffix="_x"))
+    assert open_source(folder, reading=ReadingOptions(mask_suffix="_x", images="images", masks="masks")).case_names == (
+        "a",
+    )
 
 
 def test_names_of_differing_kinds_do_not_pair_by_chance() -> None:
     stems = ["train_1", "train_2", "train_3"]
-    assert detected([(stems, ["val_1", "val_2", "val_3"])]) == Naming()
-    assert detected([(["a1", "a2"], ["b1", "b2"])]) == Naming()
-    found = detected([(["1_left", "2_left"], ["1_right", "2_right"])])
+    assert detect_naming([(stems, ["val_1", "val_2", "val_3"])]) == Naming()
+    assert detect_naming([(["a1", "a2"], ["b1", "b2"])]) == Naming()
+    found = detect_naming([(["1_left", "2_left"], ["1_right", "2_right"])])
     assert found.mask_key("1_right", found.image_keys(["1_left", "2_left"])) is None
 
 
 def test_a_usual_naming_is_kept_where_it_pairs_as_many() -> None:
-    assert detected([(["a", "b_mask"], ["a", "b_mask"])]) == Naming()
-    assert detected([(["a_mask", "b_mask"], ["a_mask_mask", "b_mask_mask"])]) == Naming()
+    assert detect_naming([(["a", "b_mask"], ["a", "b_mask"])]) == Naming()
+    assert detect_naming([(["a_mask", "b_mask"], ["a_mask_mask", "b_mask_mask"])]) == Naming()
     assert Affix(suffix="_mask").numbered_key("a_mask_2") == "a"
 
 
@@ -223,9 +231,9 @@ def test_several_masks_of_an_image_are_united_or_a_class_each(tmp_path: Path, la
         DataError, match=r"4 images \(c0, c1, c2, c3\) have several masks.*union.*--several-masks classes"
     ):
         raise_first(open_source(tmp_path))
-    united = open_source(tmp_path, reading=Reading(several_masks="union"))
+    united = open_source(tmp_path, reading=ReadingOptions(several_masks="union"))
     assert united.read("c0").label.min() == 1
-    layered = open_source(tmp_path, reading=Reading(several_masks="classes"))
+    layered = open_source(tmp_path, reading=ReadingOptions(several_masks="classes"))
     assert layered.classes == ("background", "liver", "tumour")
     np.testing.assert_array_equal(layered.read("c2").label, 2 - SHOWN)
     assert layered.identity != united.identity
@@ -242,7 +250,7 @@ def test_further_masks_are_numbered(tmp_path: Path) -> None:
     check_refused(
         tmp_path, r"b \(2\)_mask_1\.png: image 'b \(2\)' has another mask, b \(2\)_mask\.png; .*several-masks"
     )
-    source = open_source(tmp_path, reading=Reading(several_masks="union"))
+    source = open_source(tmp_path, reading=ReadingOptions(several_masks="union"))
     assert (len(source.case_names), int(source.read("b (2)").label.min())) == (4, 1)
 
 
@@ -253,20 +261,20 @@ def test_overlapping_classes_are_drawn_in_the_order_that_the_user_names(tmp_path
     for number in range(4):
         save_png(tmp_path / "masks" / f"c{number}_cup.png", cup)
     with pytest.raises(DataError, match=r"c0_disc\.png: overlaps.*--several-masks 'disc,cup'$"):
-        open_source(tmp_path, reading=Reading(several_masks="classes")).read("c0")
-    source = open_source(tmp_path, reading=Reading(several_masks="disc,cup"))
+        open_source(tmp_path, reading=ReadingOptions(several_masks="classes")).read("c0")
+    source = open_source(tmp_path, reading=ReadingOptions(several_masks="disc,cup"))
     assert source.classes == ("background", "disc", "cup")
     np.testing.assert_array_equal(source.read("c0").label, np.where(cup > 0, 2, SHOWN))
     with pytest.raises(DataError, match=r"names a, b, but the masks are called 2 words \(cup, disc\)"):
-        open_source(tmp_path, reading=Reading(several_masks="a,b"))
+        open_source(tmp_path, reading=ReadingOptions(several_masks="a,b"))
 
 
 def test_masks_whose_names_add_nothing_name_no_classes(tmp_path: Path) -> None:
     folder = picture_folder(tmp_path, {"a": mask(), "b": mask()})
     with pytest.raises(DataError, match=r"a\.png: --several-masks classes names classes by.*this one adds nothing"):
-        open_source(folder, reading=Reading(several_masks="classes"))
+        open_source(folder, reading=ReadingOptions(several_masks="classes"))
     with pytest.raises(DataError, match="leave --labels out"):
-        open_source(folder, labels={"x": 255}, reading=Reading(several_masks="classes"))
+        open_source(folder, labels={"x": 255}, reading=ReadingOptions(several_masks="classes"))
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -280,7 +288,7 @@ def test_links_are_followed_if_the_user_vouches_for_them(tmp_path: Path, whole: 
             link.symlink_to(store / link.relative_to(folder))
     with pytest.raises(DataErrors, match=r"a\.png: leaves the dataset's folder.*--follow-links.*the same of 4 more"):
         open_source(folder)
-    source = open_source(folder, reading=Reading(follow_links=True))
+    source = open_source(folder, reading=ReadingOptions(follow_links=True))
     np.testing.assert_array_equal(source.read("a").label, mask() == 255)
 
 
@@ -296,7 +304,7 @@ def test_links_of_a_listed_dataset_are_followed_and_its_cases_called_by_their_pl
         entries.append({what: f"./case{number}/{of}.nii.gz" for what, of in (("image", "image"), ("label", "truth"))})
     (folder / "list.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
     check_refused(folder, "--follow-links")
-    source = open_source(folder, reading=Reading(follow_links=True))
+    source = open_source(folder, reading=ReadingOptions(follow_links=True))
     assert source.case_names == ("case0_image", "case1_image", "case2_image")
     np.testing.assert_array_equal(source.read("case1_image").image, volume(seed=1)[None])
 
@@ -307,11 +315,11 @@ def test_links_of_a_described_dataset_are_followed_too_but_no_path_that_leaves_i
     (folder / "labelsTr").symlink_to(tmp_path / "labels")
     with pytest.raises(DataError, match="--follow-links"):
         open_source(folder)
-    assert open_source(folder, reading=Reading(follow_links=True)).case_names == ("ct_000", "ct_001")
+    assert open_source(folder, reading=ReadingOptions(follow_links=True)).case_names == ("ct_000", "ct_001")
     listing = {"x": {"images": ["imagesTr/../../a_0000.nii.gz"], "label": "labelsTr/ct_000.nii.gz"}}
     nnunet_folder(folder, 0, dataset=listing)
     with pytest.raises(DataError, match="leaves the dataset's folder") as error:
-        open_source(folder, reading=Reading(follow_links=True))
+        open_source(folder, reading=ReadingOptions(follow_links=True))
     assert "--follow-links" not in str(error.value)
 
 

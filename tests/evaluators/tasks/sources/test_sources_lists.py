@@ -22,7 +22,7 @@ from task_samples import (
 )
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources import Reading, open_source
+from unetx_evaluators.tasks.sources import ReadingOptions, open_source
 from unetx_evaluators.tasks.task import IGNORED
 
 
@@ -59,9 +59,10 @@ def test_classes_of_a_list_are_named_by_its_labels_or_by_the_user(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "reading", [Reading(mask_suffix="_x"), Reading(several_masks="union"), Reading(images="imagesTr")]
+    "reading",
+    [ReadingOptions(mask_suffix="_x"), ReadingOptions(several_masks="union"), ReadingOptions(images="imagesTr")],
 )
-def test_a_list_names_its_files_itself(tmp_path: Path, reading: Reading) -> None:
+def test_a_list_names_its_files_itself(tmp_path: Path, reading: ReadingOptions) -> None:
     file = list_folder(tmp_path) / "dataset_0.json"
     flag = next(iter(reading.stated)).replace("_", "-")
     with pytest.raises(DataError, match=rf"its dataset_0\.json already names the files; leave --{flag} out, or give"):
@@ -71,7 +72,7 @@ def test_a_list_names_its_files_itself(tmp_path: Path, reading: Reading) -> None
 def test_a_list_without_classes_takes_a_threshold(tmp_path: Path) -> None:
     folder = list_folder(tmp_path)
     save_nifti(folder / "labelsTr" / "a1.nii.gz", label_map(n_classes=4))
-    source = open_source(folder, reading=Reading(threshold=1))
+    source = open_source(folder, reading=ReadingOptions(threshold=1))
     np.testing.assert_array_equal(source.read("a1").label, label_map(n_classes=4) > 1)
     with pytest.raises(DataError, match=r"4 values.*--threshold 0.*--labels"):
         _ = open_source(folder).classes
@@ -84,7 +85,7 @@ def test_masks_of_a_list_may_be_jpegs_where_a_threshold_divides_them(tmp_path: P
     entries = [{"image": f"images/{name}.png", "label": f"masks/{name}.jpg"} for name in "abc"]
     (folder / "list.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
     check_refused(folder, r"training\[0\]\.label, .* --threshold 127")
-    source = open_source(folder, reading=Reading(threshold=127))
+    source = open_source(folder, reading=ReadingOptions(threshold=127))
     np.testing.assert_array_equal(source.read("a").label, mask() == 255)
 
 
@@ -93,7 +94,7 @@ def test_a_list_goes_before_names_unless_the_user_says_where_images_and_masks_li
     entries = [{"image": f"images/{name}.png", "label": f"masks/{name}.png"} for name in "abc"]
     (folder / "list.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
     assert open_source(folder).case_names == ("a", "b", "c")
-    said = open_source(folder, reading=Reading(images="images", masks="masks"))
+    said = open_source(folder, reading=ReadingOptions(images="images", masks="masks"))
     assert (said.case_names, said.warnings) == (("a", "b", "c", "d"), ())
 
 
@@ -158,7 +159,7 @@ def test_a_description_of_somebody_elses_gives_way_to_images_and_masks(tmp_path:
     source = open_source(folder, labels={"cell": 255})
     assert (source.layout, source.classes) == ("image/mask folder", ("background", "cell"))
     assert "dataset.json: is in no form that is known here, and not read" in source.warnings[0]
-    assert open_source(folder, reading=Reading(threshold=0)).classes == ("background", "foreground")
+    assert open_source(folder, reading=ReadingOptions(threshold=0)).classes == ("background", "foreground")
 
 
 def test_a_missing_description_is_told_with_its_form(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from task_samples import Array, check_refused, describe_nnunet, mask, picture, picture_folder, save_png
 
 from unetx_evaluators.evaluation import DataError
-from unetx_evaluators.tasks.sources import Reading, open_source, parse_labels
+from unetx_evaluators.tasks.sources import ReadingOptions, open_source, parse_labels
 
 BLACK, WHITE, RED, GREEN = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0)
 Colour = tuple[int, int, int]
@@ -103,7 +103,7 @@ def test_differing_palettes_of_a_described_dataset_are_refused(tmp_path: Path) -
 
 def test_a_threshold_takes_a_palette_by_its_brightest_part(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [indexed(SHOWN, BLACK, RED), indexed(1 - SHOWN, GREEN, BLACK)])
-    source = open_source(folder, reading=Reading(threshold=0))
+    source = open_source(folder, reading=ReadingOptions(threshold=0))
     for name in source.case_names:
         np.testing.assert_array_equal(source.read(name).label, SHOWN)
 

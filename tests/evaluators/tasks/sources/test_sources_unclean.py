@@ -13,8 +13,8 @@ from PIL import Image
 from task_samples import Array, check_refused, label_map, mask, msd_folder, nib, picture, save_nifti, save_png
 from task_samples import channels_last_folder as volumes_folder
 
-from unetx_evaluators.evaluation import DataError, DataErrors, said_once
-from unetx_evaluators.tasks.sources import Reading, open_source, parse_labels
+from unetx_evaluators.evaluation import DataError, DataErrors, distinct_messages
+from unetx_evaluators.tasks.sources import ReadingOptions, open_source, parse_labels
 from unetx_evaluators.tasks.sources.labels import Threshold
 
 SHAPE = (32, 32)
@@ -43,7 +43,7 @@ def through_jpeg(drawn: Array) -> Array:
     return np.array(Image.open(stream))
 
 
-def proposed(folder: Path) -> Reading:
+def proposed(folder: Path) -> ReadingOptions:
     """What the refusal proposes as threshold."""
     source = open_source(folder)
     with pytest.raises(DataError, match="--threshold ") as error:
@@ -51,7 +51,7 @@ def proposed(folder: Path) -> Reading:
     told = re.search(r"--threshold ([0-9.]+)", str(error.value))
     assert told
     assert str(error.value).count("\n") == 0
-    return Reading(threshold=float(told[1]))
+    return ReadingOptions(threshold=float(told[1]))
 
 
 OBJECTS = np.repeat(np.repeat(np.arange(16).reshape(4, 4), 8, axis=0), 8, axis=1).astype(np.uint16)
@@ -88,7 +88,7 @@ def test_jpeg_masks_are_told_once_with_a_threshold_that_reads_them(tmp_path: Pat
     folder = folder_of(tmp_path, [grey(DISK)] * 5, ".jpg")
     with pytest.raises(DataError, match=r": 5 masks \(c0\.jpg, .* are each a JPEG.*--threshold 127 makes"):
         open_source(folder)
-    source = open_source(folder, reading=Reading(threshold=127))
+    source = open_source(folder, reading=ReadingOptions(threshold=127))
     np.testing.assert_array_equal(source.read("c3").label, DISK)
 
 
@@ -112,13 +112,13 @@ def test_values_that_no_label_can_name_are_not_proposed_as_labels(tmp_path: Path
 
 def test_labels_and_a_threshold_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="leave --labels out"):
-        open_source(folder_of(tmp_path, [grey(DISK)]), labels={"a": 1}, reading=Reading(threshold=3))
+        open_source(folder_of(tmp_path, [grey(DISK)]), labels={"a": 1}, reading=ReadingOptions(threshold=3))
 
 
 def test_a_threshold_reads_volumes_and_is_part_of_the_identity(tmp_path: Path) -> None:
     folder = volumes_folder(tmp_path, 1)
     save_nifti(folder / "masks" / "v0.nii.gz", label_map((14, 12, 9), 3))
-    sources = [open_source(folder, reading=Reading(threshold=level)) for level in (0, 1)]
+    sources = [open_source(folder, reading=ReadingOptions(threshold=level)) for level in (0, 1)]
     for level, source in enumerate(sources):
         np.testing.assert_array_equal(source.read("v0").label, label_map((14, 12, 9), 3) > level)
     assert sources[0].identity != sources[1].identity
@@ -127,13 +127,13 @@ def test_a_threshold_reads_volumes_and_is_part_of_the_identity(tmp_path: Path) -
 def test_a_mask_of_one_bit_is_black_and_white_to_a_threshold(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [grey(DISK), grey(DISK)])
     Image.fromarray(grey(DISK)).convert("1").save(folder / "masks" / "c1.png")
-    source = open_source(folder, reading=Reading(threshold=127))
+    source = open_source(folder, reading=ReadingOptions(threshold=127))
     np.testing.assert_array_equal(source.read("c1").label, source.read("c0").label)
 
 
 def test_a_described_dataset_takes_no_threshold(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="already names the labels; leave --threshold out"):
-        open_source(msd_folder(tmp_path), reading=Reading(threshold=0))
+        open_source(msd_folder(tmp_path), reading=ReadingOptions(threshold=0))
 
 
 def test_what_is_neither_above_nor_below_is_refused() -> None:
@@ -156,9 +156,9 @@ def test_a_label_map_that_its_header_scales_is_read(tmp_path: Path) -> None:
 def test_a_reason_that_holds_for_many_files_is_told_once_with_their_number() -> None:
     errors = [DataError(f"/data/c{number}.png: is broken; mend it") for number in range(6)]
     other = DataError("/data/x.png: is empty")
-    assert said_once([*errors[:2], other]) == [str(errors[0]), str(errors[1]), str(other)]
+    assert distinct_messages([*errors[:2], other]) == [str(errors[0]), str(errors[1]), str(other)]
     told = "/data/c0.png: is broken; mend it (the same of 5 more: c1.png, c2.png, c3.png, ...)"
-    assert said_once([other, *errors]) == [str(other), told]
+    assert distinct_messages([other, *errors]) == [str(other), told]
     assert str(DataErrors([other, *errors])) == f"{other}\n{told}"
 
 

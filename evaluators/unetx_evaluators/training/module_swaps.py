@@ -1,7 +1,7 @@
-"""Modules that stand in for those of a network for a while, computing the same in another way.
+"""Modules of a network temporarily replaced by faster ones that compute the same function.
 
-Only how the numbers come about changes, and that within float rounding. Parameters, their names and the network itself
-stay; what hooks into its modules must do so outside.
+Results change within float rounding. Parameters, their names and the network itself stay; hooks must be registered
+outside.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ InstanceNorm = nn.InstanceNorm2d | nn.InstanceNorm3d
 
 
 @contextmanager
-def exchanged(network: nn.Module, stand_ins: Callable[[nn.Module], Iterable[tuple[str, nn.Module]]]) -> Iterator[None]:
-    """Inside, ``stand_ins`` of each module, by their names, are in the place of its direct children."""
+def swapped_modules(
+    network: nn.Module, replacements: Callable[[nn.Module], Iterable[tuple[str, nn.Module]]]
+) -> Iterator[None]:
+    """Inside, direct children of every module are replaced by those that ``replacements(module)`` gives, by name."""
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     try:
         for owner in list(network.modules()):
-            for name, stand_in in stand_ins(owner):
+            for name, replacement in replacements(owner):
                 replaced.append((owner, name, owner._modules[name]))  # type: ignore[arg-type]  # no child is None
-                owner._modules[name] = stand_in
+                owner._modules[name] = replacement
         yield
     finally:
         for owner, name, module in replaced:
@@ -35,15 +37,16 @@ def exchanged(network: nn.Module, stand_ins: Callable[[nn.Module], Iterable[tupl
 
 @dataclass(frozen=True, slots=True)
 class NormWithActivation:
-    """A way of computing LeakyReLU(instance_norm(x) * weight + bias) in one go."""
+    """A fused implementation of LeakyReLU(instance_norm(x) * weight + bias)."""
 
     compute: Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
-    """Of ``x`` ``[b, c, *size]``, weight, bias, eps, and slope: 1 leaves the activation out."""
+    """A function of ``x`` ``[b, c, *size]``, weight, bias, eps, and slope; a slope of 1 is no activation."""
     dtypes: Collection[torch.dtype]
-    """Of maps that it takes."""
+    """Types of ``x`` that it supports."""
 
-    def stand_ins(self, owner: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        """For the norms among a module's children, and for the LeakyReLU behind each of them in a sequence."""
+    def replacements(self, owner: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        """Yield replacements of the norms among a module's children, and of the activation behind each in a
+        sequence."""
         for (name, module), (next_name, follower) in pairwise([*owner.named_children(), ("", nn.Identity())]):
             if can_be_fused(module):
                 is_activated = isinstance(owner, nn.Sequential) and isinstance(follower, nn.LeakyReLU | nn.ReLU)
@@ -53,27 +56,27 @@ class NormWithActivation:
 
 
 def can_be_fused(module: nn.Module) -> TypeGuard[InstanceNorm]:
-    """An instance normalisation with a scale and a shift of its own, and no running statistics."""
+    """Whether a module is an instance normalisation with scale and shift, and without running statistics."""
     return isinstance(module, InstanceNorm) and module.affine and not module.track_running_stats
 
 
 class FusedNorm(nn.Module):
-    """``[b, c, *size] -> [b, c, *size]``; shares its parameters with the module it stands in for.
+    """A fused norm and activation, ``[b, c, *size] -> [b, c, *size]``, with the parameters of the norm it replaces.
 
-    Maps of a single voxel, or of another precision, go through that.
+    Maps of a single voxel, or of a type that is not supported, go through the replaced modules.
     """
 
-    def __init__(self, norm: InstanceNorm, activation: nn.Module | None, way: NormWithActivation) -> None:
-        """``activation`` is a LeakyReLU or a ReLU."""
+    def __init__(self, norm: InstanceNorm, activation: nn.Module | None, implementation: NormWithActivation) -> None:
+        """Replace ``norm``, and the LeakyReLU or ReLU ``activation`` behind it, by ``implementation``."""
         super().__init__()
         self.weight, self.bias = norm.weight, norm.bias
         self._slope = 1.0 if activation is None else float(getattr(activation, "negative_slope", 0.0))
         self._plain = [norm] if activation is None else [norm, activation]  # a list: registered nowhere else
-        self._eps, self._way = norm.eps, way
+        self._eps, self._implementation = norm.eps, implementation
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype not in self._way.dtypes or x[0, 0].numel() == 1:
+        if x.dtype not in self._implementation.dtypes or x[0, 0].numel() == 1:
             for module in self._plain:
                 x = module(x)
             return x
-        return self._way.compute(x, self.weight, self.bias, self._eps, self._slope)
+        return self._implementation.compute(x, self.weight, self.bias, self._eps, self._slope)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from unetx_evaluators.device import DeviceProfile, profile
-from unetx_evaluators.gpu_trial import compared, runs_on, tried
-from unetx_evaluators.training.rounds import ChosenRound
+from unetx_evaluators.gpu_self_test import compare_captured, runs_on, self_test
+from unetx_evaluators.training.iteration import ChosenIteration
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -39,23 +39,23 @@ def test_a_gpu_runs_the_code_of_its_major_version_and_any_earlier_ptx(
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_same_steps_on_a_cpu_differ_by_nothing() -> None:
-    chosen, difference = compared(DeviceProfile(torch.device("cpu"), None))
-    assert (chosen.run_as, difference) == ("", 0.0)
-    assert isinstance(chosen, ChosenRound)
+    chosen, difference = compare_captured(DeviceProfile(torch.device("cpu"), None))
+    assert (chosen.mode, difference) == ("", 0.0)
+    assert isinstance(chosen, ChosenIteration)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_without_a_gpu_the_reason_is_one_line_of_json() -> None:
-    assert tried().trouble
-    done = subprocess.run([sys.executable, "-m", "unetx_evaluators.gpu_trial"], capture_output=True, text=True)
+    assert self_test().trouble
+    done = subprocess.run([sys.executable, "-m", "unetx_evaluators.gpu_self_test"], capture_output=True, text=True)
     found = json.loads(done.stdout)
-    assert (found["trouble"], found["difference"]) == (tried().trouble, None)
+    assert (found["trouble"], found["difference"]) == (self_test().trouble, None)
 
 
 @pytest.mark.gpu
 @NEEDS_CUDA
 def test_a_real_gpu_is_fit() -> None:
-    found = tried()
+    found = self_test()
     assert (found.trouble, found.steps) == ("", "graph")
     assert found.difference is not None
     assert found.difference < 0.05
