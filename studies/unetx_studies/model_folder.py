@@ -23,6 +23,7 @@ from unetx_space.canonical import key
 from unetx_space.documents import load
 from unetx_space.errors import RequestError
 from unetx_space.files import read_object, write_whole
+from unetx_studies.weights import REMEDY, STAMP, check_stamp, digest, load_weights, stamp_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,6 @@ VERSION = 1
 PLAN, ARCHITECTURE, TRAINING, SCORES = "plan.json", "architecture.json", "training.json", "scores.json"
 VERDICT = "verdict.json"
 _WEIGHTS = re.compile(r"weights-fold(\d+)\.safetensors")
-_REMEDY = "train the model again, or copy its folder anew"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ModelFolder:
         try:
             plan = ModelPlan.from_json(data["plan"])
         except (KeyError, TypeError, ValueError) as error:
-            raise RequestError(f"{path / PLAN} is damaged: {error!r} in its plan; {_REMEDY}") from error
+            raise RequestError(f"{path / PLAN} is damaged: {error!r} in its plan; {REMEDY}") from error
         architecture = load(path / ARCHITECTURE)
         backbone = architecture.backbone
         for what, has, needs in (
@@ -75,7 +75,7 @@ class ModelFolder:
         ):
             if has != needs:
                 raise RequestError(
-                    f"{path / ARCHITECTURE}: has {has} {what}, and the {PLAN} beside it needs {needs}; {_REMEDY}"
+                    f"{path / ARCHITECTURE}: has {has} {what}, and the {PLAN} beside it needs {needs}; {REMEDY}"
                 )
         return cls(path, plan, architecture)
 
@@ -92,8 +92,6 @@ class ModelFolder:
         """Write the weights of a fold, whole or not at all."""
         from safetensors.torch import save
 
-        from unetx_studies.export.weights import STAMP, digest
-
         stamp = {**self._stamp(), "fold": str(fold), "sha256": digest(tensors)}
         text = json.dumps(stamp, sort_keys=True)  # one entry, for safetensors keeps several in no order
         write_whole(self.weights_file(fold), save(dict(tensors), {STAMP: text}))
@@ -104,7 +102,6 @@ class ModelFolder:
         Raises RequestError on a fold that is not there, weights of another architecture or plan, and damaged files.
         """
         from unetx_space.network import build
-        from unetx_studies.export.weights import load_weights
 
         there = self.folds
         missing = [fold for fold in folds or () if fold not in there]
@@ -130,8 +127,6 @@ class ModelFolder:
         }
 
     def _check_stamp(self, fold: int, tensors: Mapping[str, Tensor]) -> None:
-        from unetx_studies.export.weights import check_stamp, stamp_of
-
         file = self.weights_file(fold)
         stamp = stamp_of(file)
         check_version(file, stamp.get("format"), stamp.get("version"))
@@ -145,15 +140,15 @@ def write_json(file: Path, data: Mapping[str, Any]) -> None:
 
 def read_json(file: Path, fields: Mapping[str, type]) -> dict[str, Any]:
     """Read what ``write_json`` wrote. Raises RequestError where the file is damaged, something else or too new."""
-    data = read_object(file, {}, _REMEDY)
+    data = read_object(file, {}, REMEDY)
     check_version(file, data.get("format"), data.get("version"))
-    return read_object(file, fields, _REMEDY)
+    return read_object(file, fields, REMEDY)
 
 
 def check_version(file: Path, form: object, version: object) -> None:
     """Raises RequestError unless a file is of a model, and of a version that can be read."""
     if form != FORMAT or not str(version).isdecimal():
-        raise RequestError(f"{file}: is not of a model of unetx-search (its format is {form!r}); {_REMEDY}")
+        raise RequestError(f"{file}: is not of a model of unetx-search (its format is {form!r}); {REMEDY}")
     if int(str(version)) > VERSION:
         raise RequestError(
             f"{file}: was written by a newer unetx-search (version {version} of the format, this one reads up to "

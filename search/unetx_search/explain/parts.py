@@ -26,7 +26,7 @@ from unetx_space.files import write_whole
 from unetx_space.genome import Genome
 from unetx_space.network import SkipUNet
 from unetx_studies.explanation import SeedObservations
-from unetx_studies.export.weights import load_weights
+from unetx_studies.weights import load_weights
 
 if TYPE_CHECKING:
     from unetx_evaluators.tasks import Task

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from unetx_space import Architecture, RequestError, build, faults, key
 from unetx_space.network import SkipUNet
-from unetx_studies.export.weights import check_stamp, load_weights, stamp_of
+from unetx_studies.weights import check_stamp, load_weights, stamp_of
 
 DOCUMENT = "architecture.json"
 """The document's name in every folder that is exported; no other folder is ever replaced."""

@@ -27,7 +27,7 @@ from unetx_studies.drawing import to_svg
 from unetx_studies.export import FORMATS, Exported, export, traced
 from unetx_studies.export import formats as formats_module
 from unetx_studies.export.model import Model
-from unetx_studies.export.weights import load_weights
+from unetx_studies.weights import load_weights
 
 PATCHES: dict[int, tuple[int, ...]] = {2: (37, 34), 3: (19, 20, 17)}
 SMALL = Architecture(

@@ -6,17 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from unetx_space import RequestError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 STAMP = "unetx.model"
 """Key of the header's entry that names the model to which the numbers belong, with their digest."""
 REMEDY = "train the model again, or copy its folder anew"
+"""The way out for a damaged file of a trained model."""
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -24,6 +26,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
     Raises RequestError naming the file and the first parameter that does not fit; the network is then as before.
     """
+    from safetensors.torch import load_file  # here, as it loads torch
+
     try:
         found = load_file(path)
     except OSError as error:
