@@ -368,6 +368,12 @@ def work_off(part: str, dataset: str, data: Path, out: Path, n_workers: int, end
     file = RESULTS / f"proxies-{dataset}.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     done = {(row["part"], row["variant"], row["design"], row["seed"]) for row in rows}
+    if part == "agreement":  # the spread's runs are those from scratch
+        of_spread = [{**row, "part": part, "variant": "scratch"} for row in rows if row["part"] == "spread"]
+        same = [row for row in of_spread if (part, "scratch", row["design"], row["seed"]) not in done]
+        with file.open("a") as results:
+            results.writelines(json.dumps(row) + "\n" for row in same)
+        done |= {(part, "scratch", row["design"], row["seed"]) for row in same}
     waiting = [run for run in runs(part, dataset) if (run.part, run.variant, run.design, run.seed) not in done]
     print(f"{dataset}: {len(done)} runs are there, {len(waiting)} to do", file=sys.stderr)
     if not waiting or time.monotonic() >= ends:
