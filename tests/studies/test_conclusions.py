@@ -40,6 +40,7 @@ def test_the_sentence_says_what_the_interval_does(gain: float, noise: float, beg
     found = finals(gain, noise=noise)
     assert begin in found.conclusion
     assert "95 % interval" in found.conclusion
+    assert ", corrected for choosing the best of 2" in found.conclusion
     assert found.conclusion.endswith(".")
 
 

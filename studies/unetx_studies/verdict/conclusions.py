@@ -173,6 +173,8 @@ def conclusion(chosen: Chosen | None, margin: float, cost: float | None = None) 
         return f"No conclusion: one seed and one patient do not say how far {name} and {other} would differ on others."
     low, high = chosen.difference.interval()
     numbers = f"{chosen.difference.mean:+.4f} Dice, 95 % interval {low:+.4f} to {high:+.4f}"
+    if chosen.n_rivals > 1:
+        numbers += f", corrected for choosing the best of {chosen.n_rivals}"
     if low > margin:
         found = f"{name} is better than {other} by more than the margin of {margin:g}: {numbers}."
     elif low > 0.0:
