@@ -158,9 +158,10 @@ class OptunaMirror:
             self._attach_to(trial, architecture)
             for name, value in _failure_attributes(trial).items():
                 storage.set_trial_user_attr(trial_id, name, value)
-            violated = create_trial(state=TrialState.RUNNING, constraints=dict(optuna_constraints(trial)))
-            for name, value in violated.system_attrs.items():
-                storage.set_trial_system_attr(trial_id, name, value)
+            if violated := optuna_constraints(trial):
+                attributes = create_trial(state=TrialState.RUNNING, constraints=dict(violated)).system_attrs
+                for name, value in attributes.items():
+                    storage.set_trial_system_attr(trial_id, name, value)
             storage.set_trial_state_values(trial_id, state, None if final is None else [final])
 
     def _append(self, trial: TrialRecord, system_attrs: Mapping[str, Any]) -> None:
@@ -177,6 +178,7 @@ class OptunaMirror:
                 "macs": trial.macs,
             },
             system_attrs=dict(system_attrs),
+            constraints={},
         )
         template.datetime_start = trial.asked_at.astimezone().replace(tzinfo=None)  # Optuna knows local times only
         self._written[trial.number] = self._opened().create_new_trial(self._study_id, template), {}
