@@ -136,9 +136,10 @@ class SearchProposals:
 
     def _replicate(self, horizon: int | None, *, is_exhausted: bool = False) -> Replicate | None:
         """Which known design comes next, and with which seed, by the scores up to the horizon."""
-        n_new = self._n_trials - self._setup.n_replicates(self._n_trials, self._reseeding.share)
-        has_replicates = len(self._trials) > len(self._designs)
-        if len(self._designs) < (n_new if has_replicates else min(n_new, FIRST_DESIGNS)) and not is_exhausted:
+        n_replicates = self._setup.n_replicates(self._n_trials, self._reseeding.share)
+        n_new = self._n_trials - n_replicates
+        is_first = n_replicates > 0 and len(self._trials) == len(self._designs)
+        if len(self._designs) < (min(n_new, FIRST_DESIGNS) if is_first else n_new) and not is_exhausted:
             return None  # as below, at no cost
         return next_replicate(
             (
