@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unetx_search.converters import MAX_NAME_BYTES
 from unetx_space.architecture import Architecture
-from unetx_space.backbone import MAX_LEVELS, isotropic_backbone
+from unetx_space.backbone import MAX_LEVELS, Backbone, isotropic_backbone
 from unetx_space.canonical import key
 from unetx_space.cost import cost
 from unetx_space.design_space import DesignSpace, space_facts
@@ -29,9 +29,7 @@ def named_architecture(name: str, n_levels: int = 5) -> Architecture:
     if name in PRESETS:
         if not 2 <= n_levels <= MAX_LEVELS:
             raise RequestError(f"--levels must lie in 2..{MAX_LEVELS}, got {n_levels}")
-        backbone = isotropic_backbone(2, n_levels=n_levels)
-        provenance = {"preset": PRESETS[name].title, "task": {"patch": list(DEFAULT_PATCH[2])}}
-        return Architecture(backbone, PRESETS[name].genome(backbone.n_levels), provenance=provenance)
+        return preset_on(isotropic_backbone(2, n_levels=n_levels), name, DEFAULT_PATCH[2])
     path = Path(name)
     if Path(path.name) == path and path.suffix == "" and (len(name) > MAX_NAME_BYTES or not path.exists()):
         error = RequestError(f"{unknown_name('preset', name, PRESETS)}; and there is no file of that name")
@@ -51,9 +49,13 @@ def named_architectures(name: str, other: str, n_levels: int = 5) -> tuple[Archi
 
 def _preset_like(found: Architecture, preset: str) -> Architecture:
     """The preset on the backbone, and for the patch, of another architecture."""
-    patch = found.searched_patch or DEFAULT_PATCH[found.backbone.dims]
+    return preset_on(found.backbone, preset, found.searched_patch or DEFAULT_PATCH[found.backbone.dims])
+
+
+def preset_on(backbone: Backbone, preset: str, patch: Sequence[int]) -> Architecture:
+    """Return a preset on a backbone, with its title and the patch that its costs refer to."""
     provenance = {"preset": PRESETS[preset].title, "task": {"patch": list(patch)}}
-    return Architecture(found.backbone, PRESETS[preset].genome(found.backbone.n_levels), provenance=provenance)
+    return Architecture(backbone, PRESETS[preset].genome(backbone.n_levels), provenance=provenance)
 
 
 def load_with_hint(path: Path) -> Architecture:

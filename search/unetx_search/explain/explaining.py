@@ -14,7 +14,7 @@ from unetx_evaluators.budgets import check_rankable
 from unetx_evaluators.evaluation import Budget
 from unetx_evaluators.pilot import with_steps
 from unetx_evaluators.tasks import task_in_use
-from unetx_search.architectures import named_architecture
+from unetx_search.architectures import named_architecture, preset_on
 from unetx_search.config import MARGIN, SearchConfig, differing_data, read_request, read_settings
 from unetx_search.data_choices import DataChoices, at_least, check_rules
 from unetx_search.executors.engines import check_torch
@@ -101,7 +101,7 @@ def explain(
         budget = replace(budget, validation_cases=validation_cases or len(task.splits.validation))
         budget = budget if steps is None else with_steps(budget, steps)
         check_rankable(task, budget)
-        architecture = subject.architecture or _preset_on(task, what)
+        architecture = subject.architecture or preset_on(task.backbone(), what, task.patch)
         with task_in_use(task), StageDisplay(console) as progress:
             work = Work(
                 architecture, task, budget, case_groups(source, choices), slot.device, slot.n_threads, target, progress
@@ -227,12 +227,6 @@ def _own_budget(architecture: Architecture, task: Task) -> Budget | None:
         return Budget.from_json(architecture.score["budget"])
     except (KeyError, TypeError, ValueError, AttributeError):  # a stranger's file may say anything
         return None
-
-
-def _preset_on(task: Task, preset: str) -> Architecture:
-    genome = PRESETS[preset].genome(len(task.strides))
-    provenance = {"preset": PRESETS[preset].title, "task": {"patch": list(task.patch)}}
-    return Architecture(task.backbone(), genome, provenance=provenance)
 
 
 def explanation_json(done: Explained, task: Task, budget: Budget) -> str:

@@ -49,8 +49,8 @@ def examine_model(
     data = _training_data(model, begun, replace(choices, folds=folds, fold=0), source, console)
     task = data.folds[fold]
     told: dict[str, Any] = {one.name: begun[one.name] for one in fields(Budget)}
-    budget = replace(Budget.from_json(told), max_seconds=math.inf)
-    budget = replace(budget, validation_cases=validation_cases or len(task.splits.validation))
+    n_cases = validation_cases or len(task.splits.validation)
+    budget = replace(Budget.from_json(told), max_seconds=math.inf, validation_cases=n_cases)
     weights = hashlib.sha256(model.weights_file(fold).read_bytes()).hexdigest()
     groups = case_groups(data.source, choices)
     with task_in_use(task), StageDisplay(console) as progress:

@@ -99,16 +99,12 @@ class MpsDaemon:
 
     def servers(self) -> list[str]:
         """Return the service's server processes; there are none before somebody has computed through it."""
-        return self._answer_to("get_server_list").split()
-
-    def _answer_to(self, command: str) -> str:
-        """Its answer; empty where it gives none."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(
-                [CONTROL], input=f"{command}\n", env=self._own, capture_output=True, text=True, timeout=END_S
+                [CONTROL], input="get_server_list\n", env=self._own, capture_output=True, text=True, timeout=END_S
             )
-            return done.stdout if done.returncode == 0 else ""
-        return ""
+            return done.stdout.split() if done.returncode == 0 else []
+        return []
 
     def end(self) -> None:
         """End the service and remove its folders."""
